@@ -1,0 +1,22 @@
+//! The words every Tirami crate shares: units, times, ids, keys, signed bytes and model shapes.
+//!
+//! This crate does no I/O, reads no clock and draws no randomness. Money is in integers only;
+//! where a result is rounded, the function's name says in which direction.
+
+mod flop;
+mod id;
+mod key;
+mod model;
+mod signed;
+mod time;
+mod trm;
+
+pub use flop::Flop;
+pub use id::{AgentId, Digest, DocumentId, IdError, JobId, MeshId, ModelDigest, PartyId};
+pub use key::{KeyError, PublicKey, SecretKey, Signature};
+pub use model::ModelShape;
+pub use signed::{
+    Document, SIGNED_BYTES_MAX, Signed, SignedError, decode_body, signing_message,
+};
+pub use time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
+pub use trm::{Ppm, TRM_MICRO, Trm, TrmError};
