@@ -1,1 +1,13 @@
-//! infer.
+//! Inference: engines behind one trait, GGUF files, chat templates, the catalogue and downloads.
+//!
+//! Engines know no TRM. Whoever runs a generation is told which tokens were produced and never
+//! what they cost.
+
+pub mod digest;
+pub mod engine;
+#[cfg(feature = "fake-engine")]
+pub mod fake;
+pub mod gguf;
+#[cfg(feature = "llama")]
+pub mod llama;
+pub mod template;

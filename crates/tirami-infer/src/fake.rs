@@ -1,0 +1,212 @@
+//! A scripted engine for load tests: no model, chosen speed, unlimited concurrency.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tirami_core::{ModelDigest, ModelShape};
+use tokio::sync::mpsc;
+
+use crate::engine::{
+    Conversation, Engine, EngineLoad, Finish, Generation, ModelInfo, PIECES_AHEAD_MAX, Piece,
+    PrepareError, Prompt, Sampling, StartError,
+};
+
+/// What a [`FakeEngine`] does with each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FakeScript {
+    /// Tokens of each answer; a request may ask for fewer.
+    pub tokens_per_answer: u32,
+    /// Pause before each token.
+    pub delay: Duration,
+    /// Tokens after which every answer fails; none to never fail.
+    pub fail_after: Option<u32>,
+}
+
+/// An engine that answers `word ` over and over.
+#[derive(Debug)]
+pub struct FakeEngine {
+    info: ModelInfo,
+    script: FakeScript,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    running: AtomicU32,
+    completion_tokens_total: AtomicU64,
+    prompt_tokens_total: AtomicU64,
+}
+
+impl FakeEngine {
+    /// An engine with a small model of its own.
+    pub fn new(script: FakeScript) -> Self {
+        let shape = ModelShape {
+            parameters_active: 1_000_000,
+            layers: 2,
+            attention_width: 64,
+            context_max: 4_096,
+        };
+        Self::with_model(
+            script,
+            ModelInfo {
+                name: "fake".to_owned(),
+                digest: ModelDigest::from_bytes([0xfa; 32]),
+                shape,
+                architecture: "fake".to_owned(),
+                quantisation: "F32".to_owned(),
+                size_bytes: 4_000_000,
+                context_tokens: 4_096,
+                build: "fake".to_owned(),
+            },
+        )
+    }
+
+    /// An engine that says it has loaded `info`.
+    pub fn with_model(script: FakeScript, info: ModelInfo) -> Self {
+        Self { info, script, counters: Arc::default() }
+    }
+}
+
+impl Engine for FakeEngine {
+    fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// One token for each four bytes of the messages' texts.
+    fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
+        if conversation.messages.is_empty() {
+            return Err(PrepareError::Template { reason: "there are no messages".to_owned() });
+        }
+        let text = conversation.messages.iter().flat_map(|message| message.content.bytes());
+        let mut bytes = text.collect::<Vec<_>>();
+        bytes.resize(bytes.len().next_multiple_of(4).max(4), 0);
+        let tokens = bytes.chunks(4).map(|four| four.iter().map(|byte| u32::from(*byte)).sum());
+        let tokens = tokens.collect::<Vec<_>>();
+        let context_tokens = self.info.context_tokens;
+        if tokens.len() >= context_tokens as usize {
+            let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+            return Err(PrepareError::ContextLength { prompt_tokens, context_tokens });
+        }
+        Ok(Prompt { tokens })
+    }
+
+    /// Starts a task on the caller's runtime; without one the engine counts as stopped.
+    fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
+        let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
+        let room = u64::from(self.info.context_tokens).saturating_sub(prompt.tokens.len() as u64);
+        let completion_max =
+            sampling.completion_max.min(u32::try_from(room).unwrap_or(u32::MAX)).max(1);
+        let script = self.script.clone();
+        let counters = Arc::clone(&self.counters);
+        counters.prompt_tokens_total.fetch_add(prompt.tokens.len() as u64, Ordering::Relaxed);
+        runtime.spawn(async move {
+            counters.running.fetch_add(1, Ordering::Relaxed);
+            // A reader that has gone needs no answer.
+            tokio::select! {
+                () = sender.closed() => {}
+                () = answer(&sender, &script, completion_max, &counters) => {}
+            }
+            counters.running.fetch_sub(1, Ordering::Relaxed);
+        });
+        Ok(Generation { pieces })
+    }
+
+    fn load(&self) -> EngineLoad {
+        EngineLoad {
+            running: self.counters.running.load(Ordering::Relaxed),
+            queued: 0,
+            completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),
+            prompt_tokens_total: self.counters.prompt_tokens_total.load(Ordering::Relaxed),
+        }
+    }
+}
+
+async fn answer(
+    sender: &mpsc::Sender<Piece>,
+    script: &FakeScript,
+    completion_max: u32,
+    counters: &Counters,
+) {
+    let count = script.tokens_per_answer.min(completion_max);
+    for produced in 0..count {
+        if script.fail_after == Some(produced) {
+            let reason = "the script fails here".to_owned();
+            let _ = sender.send(Piece::Failed { reason }).await;
+            return;
+        }
+        if !script.delay.is_zero() {
+            tokio::time::sleep(script.delay).await;
+        }
+        counters.completion_tokens_total.fetch_add(1, Ordering::Relaxed);
+        let delta = Piece::Delta { tokens: vec![produced], text: "word ".to_owned() };
+        if sender.send(delta).await.is_err() {
+            return;
+        }
+    }
+    let finish =
+        if count < script.tokens_per_answer { Finish::Length } else { Finish::Stop };
+    let _ = sender.send(Piece::End { text: String::new(), finish }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Message;
+
+    fn sampling(completion_max: u32) -> Sampling {
+        let stop = Vec::new();
+        Sampling { completion_max, temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0, stop }
+    }
+
+    fn prompt(engine: &FakeEngine) -> Prompt {
+        let message = Message { role: "user".to_owned(), content: "12345".to_owned() };
+        let prompt = engine.prepare(&Conversation { messages: vec![message] }).unwrap();
+        assert_eq!(prompt.tokens.len(), 2);
+        prompt
+    }
+
+    async fn collect(mut generation: Generation) -> (usize, Option<Piece>) {
+        let (mut deltas, mut last) = (0, None);
+        while let Some(piece) = generation.pieces.recv().await {
+            deltas += usize::from(matches!(piece, Piece::Delta { .. }));
+            last = Some(piece);
+        }
+        (deltas, last)
+    }
+
+    #[tokio::test]
+    async fn the_script_is_followed() {
+        let end = |finish| Piece::End { text: String::new(), finish };
+        let failed = Piece::Failed { reason: "the script fails here".to_owned() };
+        for (fail_after, completion_max, deltas, last) in [
+            (None, 9, 3, end(Finish::Stop)),
+            (None, 2, 2, end(Finish::Length)),
+            (Some(1), 9, 1, failed),
+        ] {
+            let script = FakeScript { tokens_per_answer: 3, delay: Duration::ZERO, fail_after };
+            let engine = FakeEngine::new(script);
+            let generation = engine.start(prompt(&engine), sampling(completion_max)).unwrap();
+            assert_eq!(collect(generation).await, (deltas, Some(last)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_leaves_ends_the_work_and_a_slow_one_pauses_it() {
+        let script =
+            FakeScript { tokens_per_answer: 1_000, delay: Duration::ZERO, fail_after: None };
+        let engine = FakeEngine::new(script);
+        let generation = engine.start(prompt(&engine), sampling(1_000)).unwrap();
+        while engine.load().completion_tokens_total < PIECES_AHEAD_MAX as u64 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(engine.load().completion_tokens_total <= PIECES_AHEAD_MAX as u64 + 1);
+        assert_eq!(engine.load().running, 1);
+        drop(generation);
+        while engine.load().running > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Headers made by hand, and thousands of damaged ones.

@@ -1,0 +1,98 @@
+//! The native library: started once, its log caught, its settings in one place.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::num::NonZeroU32;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+
+/// Tokens in one pass at most. Below the size at which the engine's attention changes its order
+/// of additions, so a token's logits are the same bits in a long pass, a short one or alone.
+pub const PASS_TOKENS_MAX: usize = 32;
+
+/// The engine rounds a sequence's room up to this many tokens.
+const ROOM_STEP: u32 = 256;
+
+static BACKEND: LazyLock<Option<LlamaBackend>> = LazyLock::new(|| {
+    // SAFETY: the callback is a plain function, keeps no pointer it is given, and needs no data.
+    unsafe { llama_cpp_sys_2::llama_log_set(Some(keep_log), std::ptr::null_mut()) };
+    LlamaBackend::init().ok()
+});
+
+/// The last complaint of the native library, for the sentence about a file it refuses.
+static COMPLAINT: Mutex<Option<String>> = Mutex::new(None);
+
+/// The started library; none when another part of the process holds it.
+pub(super) fn backend() -> Option<&'static LlamaBackend> {
+    BACKEND.as_ref()
+}
+
+/// Takes the last complaint.
+pub(super) fn take_complaint() -> Option<String> {
+    COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+unsafe extern "C" fn keep_log(
+    level: llama_cpp_sys_2::ggml_log_level,
+    text: *const c_char,
+    _: *mut c_void,
+) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: the library passes a text that ends with a zero byte and lives during the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let text = text.trim_end();
+    if text.is_empty() {
+        return;
+    }
+    tracing::debug!(target: "llama.cpp", "{text}");
+    if level == llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR {
+        let mut complaint = COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first complaint names the cause; those after it only say that loading failed.
+        complaint.get_or_insert_with(|| text.to_owned());
+    }
+}
+
+/// How a context is set up; the same for serving and for measuring.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setting {
+    pub(super) threads: u32,
+    pub(super) context_tokens: u32,
+    pub(super) sequences: u32,
+    pub(super) on_gpu: bool,
+}
+
+impl Setting {
+    /// A context with separate room for each sequence.
+    ///
+    /// Each sequence's cache is its own and is filled in order, so what other sequences do moves
+    /// nothing in it and its additions keep their order. Keys and values have different types of
+    /// 16 bits: with equal ones the engine's attention divides a long cache among the threads
+    /// when one sequence is alone, and the number of threads and of sequences changes the bits.
+    pub(super) fn context<'m>(&self, model: &'m LlamaModel) -> Result<LlamaContext<'m>, String> {
+        let backend = backend().ok_or("the native library could not be started")?;
+        let room = self.context_tokens.next_multiple_of(ROOM_STEP);
+        let cells = room.checked_mul(self.sequences).ok_or("the context is too large")?;
+        let threads = i32::try_from(self.threads).unwrap_or(i32::MAX);
+        let pass = u32::try_from(PASS_TOKENS_MAX).unwrap_or(u32::MAX);
+        let values = if self.on_gpu { KvCacheType::F16 } else { KvCacheType::BF16 };
+        let parameters = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(cells))
+            .with_n_batch(pass)
+            .with_n_ubatch(pass)
+            .with_n_seq_max(self.sequences)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_kv_unified(false)
+            .with_type_k(KvCacheType::F16)
+            .with_type_v(values)
+            .with_no_perf(true);
+        model.new_context(backend, parameters).map_err(|error| {
+            take_complaint().unwrap_or_else(|| error.to_string())
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! The llama.cpp engine: one thread owns the model's context, requests join and leave between
+//! decode steps.
+
+mod backend;
+mod bare;
+mod sampler;
+mod text;
+mod tokens;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use tirami_core::ModelDigest;
+use tokio::sync::mpsc;
+
+pub use backend::PASS_TOKENS_MAX;
+pub use bare::BareRun;
+use backend::Setting;
+use tokens::Tokenizer;
+use worker::{Job, Worker};
+
+use crate::digest::file_digest;
+use crate::engine::{
+    Conversation, Engine, EngineLoad, Generation, ModelInfo, PIECES_AHEAD_MAX, PrepareError,
+    Prompt, Sampling, StartError,
+};
+use crate::gguf::{GgufError, GgufFile};
+
+/// Context of one sequence where the operator names none, in tokens, or what the model has.
+pub const CONTEXT_TOKENS_DEFAULT: u32 = 4_096;
+/// Sequences that can run at once.
+pub const SEQUENCES_MAX: u32 = 32;
+/// Requests that can wait.
+pub const QUEUE_MAX: u32 = 65_536;
+
+/// What the receipts name as the producer of an answer.
+const BUILD: &str = "llama.cpp/llama-cpp-2 0.1.160";
+
+/// How to load a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LlamaOptions {
+    /// The name clients ask for; the file's stem if none.
+    pub name: Option<String>,
+    /// Threads that compute; one less than the machine's cores (at least 1) if none.
+    pub threads: Option<u32>,
+    /// Tokens one sequence may hold; [`CONTEXT_TOKENS_DEFAULT`] if none. Never more than the
+    /// model was trained for.
+    pub context_tokens: Option<u32>,
+    /// Generations that run at once, 1 to [`SEQUENCES_MAX`]. Each has its own full context.
+    pub sequences: u32,
+    /// Layers to put on a GPU, where the build has one.
+    pub gpu_layers: Option<u32>,
+    /// Generations that may wait, up to [`QUEUE_MAX`].
+    pub queue_max: u32,
+    /// Folder that remembers digests of large files by size and time of change; none if none.
+    pub digest_cache: Option<PathBuf>,
+}
+
+impl Default for LlamaOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            threads: None,
+            context_tokens: None,
+            sequences: 4,
+            gpu_layers: None,
+            queue_max: 64,
+            digest_cache: None,
+        }
+    }
+}
+
+/// Why a model was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// An option is out of range.
+    #[error("{0}")]
+    Options(&'static str),
+    /// The file is not a model that can be used.
+    #[error("cannot use {}: {reason}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: GgufError,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The file system's error.
+        source: std::io::Error,
+    },
+    /// The native engine refuses the file.
+    #[error("cannot use {}: the engine refuses it: {reason}", .path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The engine's own words.
+        reason: String,
+    },
+    /// There is no context for the model, usually for want of memory.
+    #[error(
+        "cannot hold a context of {sequences} × {context_tokens} tokens: {reason}; choose fewer \
+         sequences or a shorter context"
+    )]
+    Context {
+        /// Tokens one sequence was to hold.
+        context_tokens: u32,
+        /// Sequences that were to run at once.
+        sequences: u32,
+        /// The engine's own words.
+        reason: String,
+    },
+    /// The operating system gives no thread.
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A model in llama.cpp.
+pub struct LlamaEngine {
+    info: ModelInfo,
+    tokenizer: Tokenizer,
+    setting: Setting,
+    worker: Worker,
+    model: Arc<LlamaModel>,
+}
+
+impl std::fmt::Debug for LlamaEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LlamaEngine").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl LlamaEngine {
+    /// Loads the GGUF file at `path` and starts its thread. Takes as long as reading the file.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] says in one sentence what is wrong and what to do.
+    pub fn load(path: &Path, options: &LlamaOptions) -> Result<Self, LoadError> {
+        if !(1..=SEQUENCES_MAX).contains(&options.sequences) {
+            return Err(LoadError::Options("an engine runs 1 to 32 sequences at once"));
+        }
+        if options.threads == Some(0) || options.threads > Some(1_024) {
+            return Err(LoadError::Options("an engine has 1 to 1024 threads"));
+        }
+        if options.queue_max > QUEUE_MAX {
+            return Err(LoadError::Options("at most 65536 requests can wait for a model"));
+        }
+        let file = GgufFile::open(path)
+            .map_err(|reason| LoadError::File { path: path.to_owned(), reason })?;
+        let context_tokens =
+            options.context_tokens.unwrap_or(CONTEXT_TOKENS_DEFAULT).min(file.shape.context_max);
+        if context_tokens < 2 {
+            return Err(LoadError::Options("a context holds at least 2 tokens"));
+        }
+        let digest = file_digest(&file, options.digest_cache.as_deref())
+            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let setting = Setting {
+            threads: options.threads.unwrap_or_else(threads_default),
+            context_tokens,
+            sequences: options.sequences,
+            on_gpu: options.gpu_layers.is_some_and(|layers| layers > 0),
+        };
+        let model = Arc::new(load_model(&file, options.gpu_layers)?);
+        let tokenizer = Tokenizer::new(&model, file.chat_template.as_deref(), context_tokens)
+            .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
+        let info = model_info(path, &file, digest, options, &setting);
+        let worker = Worker::start(Arc::clone(&model), setting, options.queue_max)?;
+        Ok(Self { info, tokenizer, setting, worker, model })
+    }
+
+    /// The text of `token`, as it stands in an answer; empty for control tokens.
+    pub fn token_text(&self, token: u32) -> Vec<u8> {
+        self.tokenizer.piece(&self.model, token)
+    }
+}
+
+impl Engine for LlamaEngine {
+    fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
+        self.tokenizer.prepare(&self.model, conversation)
+    }
+
+    fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
+        let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
+        self.worker.submit(Job { prompt, sampling, sender })?;
+        Ok(Generation { pieces })
+    }
+
+    fn load(&self) -> EngineLoad {
+        self.worker.load()
+    }
+}
+
+/// One core stays free: with all of them the threads that wait for each other starve on a busy
+/// machine, and decoding becomes a hundred times slower.
+fn threads_default() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cores.saturating_sub(1)).unwrap_or(1).max(1)
+}
+
+fn load_model(file: &GgufFile, gpu_layers: Option<u32>) -> Result<LlamaModel, LoadError> {
+    let path = file.paths.first().cloned().unwrap_or_default();
+    let refused = |reason: String| LoadError::Refused { path: path.clone(), reason };
+    let backend = backend::backend()
+        .ok_or_else(|| refused("the native library could not be started".to_owned()))?;
+    let parameters = LlamaModelParams::default().with_n_gpu_layers(gpu_layers.unwrap_or(0));
+    backend::take_complaint();
+    LlamaModel::load_from_file(backend, &path, &parameters)
+        .map_err(|error| refused(backend::take_complaint().unwrap_or_else(|| error.to_string())))
+}
+
+fn model_info(
+    path: &Path,
+    file: &GgufFile,
+    digest: ModelDigest,
+    options: &LlamaOptions,
+    setting: &Setting,
+) -> ModelInfo {
+    let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let device = if setting.on_gpu { "gpu" } else { "cpu" };
+    ModelInfo {
+        name: options.name.clone().unwrap_or_else(stem),
+        digest,
+        shape: file.shape,
+        architecture: file.architecture.clone(),
+        quantisation: file.quantisation.clone(),
+        size_bytes: file.size_bytes,
+        context_tokens: setting.context_tokens,
+        build: format!("{BUILD} {device} ubatch={PASS_TOKENS_MAX}"),
+    }
+}

@@ -1,0 +1,144 @@
+//! From a conversation to tokens, and from a token to its bytes.
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+
+use crate::engine::{Conversation, PrepareError, Prompt};
+use crate::template::{ChatTemplate, ControlTexts, Segment};
+
+/// Texts up to this many bytes are tokenised on the caller's stack.
+const OWN_STACK_BYTES_MAX: usize = 4_096;
+/// Stack for longer texts: some vocabularies split text by recursion, some frames for each byte.
+const STACK_BYTES_MIN: usize = 16 << 20;
+const STACK_BYTES_FOR_TEXT_BYTE: usize = 2_048;
+/// The most stack that is asked for; it is only reserved until used.
+const STACK_BYTES_MAX: usize = 2 << 30;
+
+/// What turns conversations into prompts for one model.
+#[derive(Debug)]
+pub(super) struct Tokenizer {
+    template: ChatTemplate,
+    controls: ControlTexts,
+    context_tokens: u32,
+    /// The begin token, where the model wants one.
+    bos: Option<LlamaToken>,
+    /// Bytes of the longest token.
+    token_bytes_max: usize,
+}
+
+impl Tokenizer {
+    pub(super) fn new(
+        model: &LlamaModel,
+        template: Option<&str>,
+        context_tokens: u32,
+    ) -> Result<Self, String> {
+        let vocab = model.vocab();
+        let count = vocab.n_tokens();
+        let valid = |token: LlamaToken| (0..count).contains(&token.0).then_some(token);
+        let text = |token: LlamaToken| {
+            let text = valid(token).and_then(|token| vocab.text(token));
+            text.map_or_else(String::new, |text| text.to_string_lossy().into_owned())
+        };
+        let template = ChatTemplate::new(template, &text(vocab.bos()), &text(vocab.eos()))
+            .map_err(|error| error.to_string())?;
+        let controls = vocab.tokens().filter(|token| vocab.is_control(*token)).map(text);
+        // The spelling in the vocabulary is never shorter than the bytes it stands for.
+        let token_bytes_max = vocab.tokens().map(|token| text(token).len()).max().unwrap_or(1);
+        Ok(Self {
+            template,
+            controls: ControlTexts::new(controls),
+            context_tokens,
+            bos: valid(vocab.bos()).filter(|_| vocab.should_add_bos()),
+            token_bytes_max: token_bytes_max.max(1),
+        })
+    }
+
+    pub(super) fn prepare(
+        &self,
+        model: &LlamaModel,
+        conversation: &Conversation,
+    ) -> Result<Prompt, PrepareError> {
+        let segments = self.controls.render_shielded(&self.template, conversation)?;
+        let bytes = segments.iter().map(|segment| segment.text().len()).sum::<usize>();
+        // A text that cannot fit is refused before it is tokenised.
+        let tokens_min = bytes / self.token_bytes_max;
+        let tokens = if tokens_min > self.context_tokens as usize {
+            return Err(self.too_long(tokens_min));
+        } else if bytes <= OWN_STACK_BYTES_MAX {
+            self.tokenize(model, &segments)
+        } else {
+            self.tokenize_with_stack(model, &segments, bytes)?
+        };
+        if tokens.is_empty() {
+            let reason = "it renders these messages to nothing".to_owned();
+            return Err(PrepareError::Template { reason });
+        }
+        if tokens.len() >= self.context_tokens as usize {
+            return Err(self.too_long(tokens.len()));
+        }
+        Ok(Prompt { tokens: tokens.into_iter().map(|token| token.0.cast_unsigned()).collect() })
+    }
+
+    fn too_long(&self, tokens: usize) -> PrepareError {
+        PrepareError::ContextLength {
+            prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            context_tokens: self.context_tokens,
+        }
+    }
+
+    fn tokenize_with_stack(
+        &self,
+        model: &LlamaModel,
+        segments: &[Segment],
+        bytes: usize,
+    ) -> Result<Vec<LlamaToken>, PrepareError> {
+        let stack = bytes.saturating_mul(STACK_BYTES_FOR_TEXT_BYTE).max(STACK_BYTES_MIN);
+        let stack = stack.min(STACK_BYTES_MAX);
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("tirami-tokens".to_owned())
+                .stack_size(stack)
+                .spawn_scoped(scope, || self.tokenize(model, segments))
+                .ok()
+                .and_then(|thread| thread.join().ok())
+        })
+        .ok_or_else(|| PrepareError::Template {
+            reason: "the machine has no memory to read this much text".to_owned(),
+        })
+    }
+
+    fn tokenize(&self, model: &LlamaModel, segments: &[Segment]) -> Vec<LlamaToken> {
+        let vocab = model.vocab();
+        let mut tokens = Vec::new();
+        for segment in segments {
+            let control = matches!(segment, Segment::Template(_));
+            vocab.tokenize_into(segment.text().as_bytes(), &mut tokens, false, control);
+        }
+        // Many templates write the begin token themselves.
+        if let Some(bos) = self.bos.filter(|bos| tokens.first() != Some(bos)) {
+            tokens.insert(0, bos);
+        }
+        tokens
+    }
+
+    pub(super) fn piece(&self, model: &LlamaModel, token: u32) -> Vec<u8> {
+        piece(model, LlamaToken(token.cast_signed()))
+    }
+}
+
+/// The bytes of a token in an answer; nothing for control tokens and unknown ids.
+pub(super) fn piece(model: &LlamaModel, token: LlamaToken) -> Vec<u8> {
+    let vocab = model.vocab();
+    if !(0..vocab.n_tokens()).contains(&token.0) {
+        return Vec::new();
+    }
+    vocab.token_to_piece(token, false, None)
+}
+
+impl Segment {
+    fn text(&self) -> &str {
+        match self {
+            Self::Template(text) | Self::Quoted(text) => text,
+        }
+    }
+}

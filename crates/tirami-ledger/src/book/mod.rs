@@ -1,0 +1,399 @@
+//! The book: a node's private accounts, holds, budgets, API keys, approvals and kill switch.
+//!
+//! Agents have balances that are never negative. The node's own account is not kept but derived:
+//! the money of its chain less the sum of its agents', so that both always agree (MONEY §12.7).
+//! The book decides commands into events and applies events; it reads no clock of its own, and
+//! time never goes back in it.
+
+mod account;
+mod admit;
+mod approvals;
+mod defaults;
+mod holds;
+mod keys;
+mod manage;
+mod meter;
+mod words;
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+use tirami_core::{AgentId, JobId, Ppm, Timestamp, Trm};
+
+pub use account::{AGENTS_MAX, Account};
+pub use admit::{
+    Admission, BUILD_MAX_CHARS, CLAIM_WITHIN_MS, Charge, Ending, JOB_TOKENS_MAX, Opening, Payer,
+    START_WITHIN_MS, Waiting,
+};
+pub use approvals::{
+    AGENT_APPROVALS_MAX, APPROVAL_LAPSE_MS, APPROVALS_MAX, Approval, ApprovalState,
+};
+pub use defaults::{
+    ANSWER_TOKENS, APPROVAL_ANSWERS, BREAKER_ERRORS, BREAKER_OPEN_MS, BREAKER_SPENDS_PER_MINUTE,
+    DAY_ANSWERS, HOUR_ANSWERS, LINE_ANSWERS, LINE_MIN, MINUTE_ANSWERS, PERSONAL_ANSWERS,
+    REQUEST_ANSWERS, answer_cost, default_limits, founder_line, personal_funds,
+};
+pub use holds::{HOLDS_MAX, Hold, VoucherHead};
+pub use keys::{ApiKey, Caller, GRACE_MAX_MS, KEYS_MAX};
+pub use meter::Usage;
+pub use words::{ApprovalId, KeyId, Level, Limits, Period, Scope, Target};
+
+use crate::Rejection;
+use crate::event::{BookEvent, HoldOpened, HoldPosted};
+use approvals::Approvals;
+use holds::{Holds, outcome_of};
+use keys::{Keys, NewKey};
+use meter::Meter;
+
+/// Characters of an agent's name or a key's label at most.
+pub const NAME_MAX_CHARS: usize = 64;
+/// Characters of a kill switch's reason at most.
+pub const REASON_MAX_CHARS: usize = 256;
+
+/// The kill switch while it is on.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Kill {
+    /// Since when nothing is spent.
+    #[n(0)]
+    pub since: Timestamp,
+    /// The reason given.
+    #[n(1)]
+    pub reason: String,
+}
+
+/// A node's private accounts.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Book {
+    /// The latest time of any event.
+    #[n(0)]
+    clock: Timestamp,
+    #[n(1)]
+    price: Ppm,
+    #[n(2)]
+    kill: Option<Kill>,
+    /// The node's own limits, over all agents together.
+    #[n(3)]
+    limits: Limits,
+    #[n(4)]
+    meter: Meter,
+    #[n(5)]
+    agents: BTreeMap<AgentId, Account>,
+    /// The sum of all agents' balances.
+    #[n(6)]
+    agents_total: Trm,
+    /// Charged ever, for how many jobs.
+    #[n(7)]
+    charged_total: Trm,
+    #[n(8)]
+    jobs_charged: u64,
+    #[n(9)]
+    keys: Keys,
+    #[n(10)]
+    approvals: Approvals,
+    #[n(11)]
+    holds: Holds,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self {
+            clock: Timestamp::default(),
+            price: Ppm::ONE,
+            kill: None,
+            limits: Limits::default(),
+            meter: Meter::default(),
+            agents: BTreeMap::new(),
+            agents_total: Trm::ZERO,
+            charged_total: Trm::ZERO,
+            jobs_charged: 0,
+            keys: Keys::default(),
+            approvals: Approvals::default(),
+            holds: Holds::default(),
+        }
+    }
+}
+
+impl Book {
+    /// Changes the book by a fact. Cannot fail: a fact about something unknown changes nothing.
+    pub fn apply(&mut self, event: &BookEvent) {
+        match event {
+            BookEvent::AgentCreated { agent, name, at } => {
+                self.tell_time(*at);
+                self.agents.entry(*agent).or_insert_with(|| Account::new(name.clone(), *at));
+            }
+            BookEvent::AgentFunded { agent, amount, at } => {
+                self.tell_time(*at);
+                if let Some(account) = self.agents.get_mut(agent) {
+                    account.balance = account.balance.saturating_add(*amount);
+                    self.agents_total = self.agents_total.saturating_add(*amount);
+                }
+            }
+            BookEvent::AgentDefunded { agent, amount, at } => {
+                self.tell_time(*at);
+                if let Some(account) = self.agents.get_mut(agent) {
+                    account.balance = account.balance.saturating_sub(*amount);
+                    self.agents_total = self.agents_total.saturating_sub(*amount);
+                }
+            }
+            BookEvent::KeyCreated { .. }
+            | BookEvent::KeyExpirySet { .. }
+            | BookEvent::KeyRevoked { .. } => self.apply_key(event),
+            BookEvent::LimitsSet { target, limits } => self.set_limits(*target, *limits),
+            BookEvent::PriceSet { price } => self.price = *price,
+            BookEvent::KillSet { on, reason, at } => {
+                self.tell_time(*at);
+                self.kill = on.then(|| Kill { since: *at, reason: reason.clone() });
+            }
+            BookEvent::BreakerOpened { agent, until, .. } => self.set_breaker(*agent, Some(*until)),
+            BookEvent::BreakerReset { agent } => self.set_breaker(*agent, None),
+            BookEvent::ApprovalRequested { .. }
+            | BookEvent::ApprovalDecided { .. }
+            | BookEvent::ApprovalClosed { .. } => self.apply_approval(event),
+            BookEvent::HoldOpened(opened) => self.open_hold(opened),
+            BookEvent::VoucherRaised { job, n, amount, tokens } => {
+                let head = VoucherHead { n: *n, amount: *amount, tokens: *tokens };
+                self.holds.set_voucher(*job, head);
+            }
+            BookEvent::HoldPosted(posted) => self.post_hold(posted),
+            BookEvent::HoldVoided { job, failed, at } => {
+                self.tell_time(*at);
+                let outcome =
+                    if *failed { account::JobOutcome::Failure } else { account::JobOutcome::Neither };
+                self.end_hold(*job, Trm::ZERO, outcome);
+            }
+            BookEvent::HoldExpired { job, at } => {
+                self.tell_time(*at);
+                self.end_hold(*job, Trm::ZERO, account::JobOutcome::Neither);
+            }
+        }
+    }
+
+    fn apply_key(&mut self, event: &BookEvent) {
+        match event {
+            BookEvent::KeyCreated {
+                key,
+                secret,
+                label,
+                scope,
+                agent,
+                limits,
+                expires_at,
+                at,
+                replaces,
+            } => {
+                self.tell_time(*at);
+                let created = NewKey {
+                    secret: *secret,
+                    label: label.clone(),
+                    scope: *scope,
+                    agent: *agent,
+                    limits: *limits,
+                    expires_at: *expires_at,
+                    at: *at,
+                };
+                self.keys.insert(*key, created, *replaces);
+            }
+            BookEvent::KeyExpirySet { key, expires_at } => self.keys.set_expiry(*key, *expires_at),
+            BookEvent::KeyRevoked { key, at } => {
+                self.tell_time(*at);
+                self.keys.revoke(*key, *at);
+            }
+            _ => {}
+        }
+    }
+
+    fn apply_approval(&mut self, event: &BookEvent) {
+        match event {
+            BookEvent::ApprovalRequested {
+                approval,
+                agent,
+                key,
+                request,
+                max_amount,
+                at,
+                expires_at,
+            } => {
+                self.tell_time(*at);
+                let entry = Approval {
+                    agent: *agent,
+                    key: *key,
+                    request: *request,
+                    max_amount: *max_amount,
+                    at: *at,
+                    expires_at: *expires_at,
+                    state: ApprovalState::Waiting,
+                };
+                self.approvals.insert(*approval, entry);
+            }
+            BookEvent::ApprovalDecided { approval, approve, at } => {
+                self.tell_time(*at);
+                self.approvals.answer(*approval, *approve);
+            }
+            BookEvent::ApprovalClosed { approval } => self.approvals.close(*approval),
+            _ => {}
+        }
+    }
+
+    fn set_limits(&mut self, target: Target, limits: Limits) {
+        match target {
+            Target::Node => self.limits = limits,
+            Target::Agent(agent) => {
+                if let Some(account) = self.agents.get_mut(&agent) {
+                    account.limits = limits;
+                }
+            }
+            Target::Key(key) => self.keys.set_limits(key, limits),
+        }
+    }
+
+    fn set_breaker(&mut self, agent: AgentId, open_until: Option<Timestamp>) {
+        if let Some(account) = self.agents.get_mut(&agent) {
+            account.set_breaker(open_until);
+        }
+    }
+
+    fn open_hold(&mut self, opened: &HoldOpened) {
+        self.tell_time(opened.at);
+        let Some(account) = self.agents.get_mut(&opened.agent) else { return };
+        account.hold(opened.at, opened.max_amount);
+        self.meter.hold(opened.at, opened.max_amount);
+        let budget = opened.key.and_then(|key| self.keys.budget_of(key)).map(|(id, _)| id);
+        if let Some(budget) = budget.and_then(|id| self.keys.budget_mut(id)) {
+            budget.meter.hold(opened.at, opened.max_amount);
+        }
+        self.holds.insert(opened.job, Hold::new(opened, budget));
+    }
+
+    fn post_hold(&mut self, posted: &HoldPosted) {
+        self.tell_time(posted.at);
+        if self.end_hold(posted.job, posted.amount, outcome_of(posted.finish)) {
+            self.agents_total = self.agents_total.saturating_sub(posted.amount);
+            self.charged_total = self.charged_total.saturating_add(posted.amount);
+            self.jobs_charged = self.jobs_charged.saturating_add(1);
+        }
+    }
+
+    /// Frees a hold after charging a part of it; `false` when there is no such hold.
+    fn end_hold(&mut self, job: JobId, charged: Trm, outcome: account::JobOutcome) -> bool {
+        let Some(hold) = self.holds.remove(job) else { return false };
+        let rest = hold.max_amount.saturating_sub(charged);
+        if let Some(account) = self.agents.get_mut(&hold.agent) {
+            account.release(hold.at, hold.max_amount, charged);
+            account.count_outcome(outcome);
+        }
+        self.meter.give_back(hold.at, rest);
+        if let Some(budget) = hold.budget.and_then(|id| self.keys.budget_mut(id)) {
+            budget.meter.give_back(hold.at, rest);
+        }
+        true
+    }
+
+    fn tell_time(&mut self, at: Timestamp) {
+        self.clock = self.clock.max(at);
+    }
+}
+
+/// What the book holds, for reading.
+impl Book {
+    /// The latest time of any event. Decisions are never dated before it.
+    pub const fn clock(&self) -> Timestamp {
+        self.clock
+    }
+
+    /// What the node asks for its work, µTRM for 10⁹ FLOP.
+    pub const fn price(&self) -> Ppm {
+        self.price
+    }
+
+    /// The kill switch; `None` while it is off.
+    pub const fn kill(&self) -> Option<&Kill> {
+        self.kill.as_ref()
+    }
+
+    /// All agents' accounts.
+    pub const fn agents(&self) -> &BTreeMap<AgentId, Account> {
+        &self.agents
+    }
+
+    /// The sum of all agents' balances.
+    pub const fn agents_total(&self) -> Trm {
+        self.agents_total
+    }
+
+    /// Charged to agents ever; saturates at [`Trm::MAX`].
+    pub const fn charged_total(&self) -> Trm {
+        self.charged_total
+    }
+
+    /// Jobs charged ever.
+    pub const fn jobs_charged(&self) -> u64 {
+        self.jobs_charged
+    }
+
+    /// All API keys the book remembers.
+    pub fn keys(&self) -> &BTreeMap<KeyId, ApiKey> {
+        self.keys.all()
+    }
+
+    /// The approval queue.
+    pub fn approvals(&self) -> &BTreeMap<ApprovalId, Approval> {
+        self.approvals.all()
+    }
+
+    /// All open holds.
+    pub fn holds(&self) -> &BTreeMap<JobId, Hold> {
+        self.holds.all()
+    }
+
+    /// The limits of the node, an agent or a key; `None` when there is no such agent or key.
+    pub fn limits(&self, target: Target) -> Option<&Limits> {
+        match target {
+            Target::Node => Some(&self.limits),
+            Target::Agent(agent) => self.agents.get(&agent).map(Account::limits),
+            Target::Key(key) => self.keys.budget_of(key).map(|(_, budget)| &budget.limits),
+        }
+    }
+
+    /// What was spent and is held in each period; `None` when there is no such agent or key.
+    pub fn usage(&self, target: Target, now: Timestamp) -> Option<Usage> {
+        let meter = match target {
+            Target::Node => &self.meter,
+            Target::Agent(agent) => &self.agents.get(&agent)?.meter,
+            Target::Key(key) => &self.keys.budget_of(key)?.1.meter,
+        };
+        Some(meter.usage(now))
+    }
+
+    /// When the next hold or approval ends by itself.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let ends = [self.holds.next_deadline(), self.approvals.next_deadline()];
+        ends.into_iter().flatten().min()
+    }
+
+    pub(crate) fn account(&self, agent: AgentId) -> Result<&Account, Rejection> {
+        self.agents.get(&agent).ok_or(Rejection::UnknownAgent { agent })
+    }
+
+    /// Whether everything kept twice agrees and every bound holds. O(state); for tests, `doctor`
+    /// and start-up.
+    pub fn is_consistent(&self) -> bool {
+        let mut held: BTreeMap<AgentId, u128> = BTreeMap::new();
+        for hold in self.holds.all().values() {
+            *held.entry(hold.agent).or_default() += u128::from(hold.max_amount.micro());
+        }
+        let sum: u128 = self.agents.values().map(|account| u128::from(account.balance.micro())).sum();
+        let held_as_counted = |(agent, account): (&AgentId, &Account)| {
+            held.get(agent).copied().unwrap_or_default() == u128::from(account.held.micro())
+        };
+        sum == u128::from(self.agents_total.micro())
+            && self.agents.iter().all(held_as_counted)
+            && held.keys().all(|agent| self.agents.contains_key(agent))
+            && self.agents.values().all(Account::is_consistent)
+            && self.agents.len() <= AGENTS_MAX as usize
+            && self.meter.is_consistent()
+            && self.keys.is_consistent()
+            && self.approvals.is_consistent()
+            && self.holds.is_consistent()
+    }
+}

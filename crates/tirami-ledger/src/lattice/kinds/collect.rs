@@ -1,0 +1,45 @@
+//! `collect`: a payee takes final payments onto its chain.
+
+use minicbor::{Decode, Encode};
+use tirami_core::DocumentId;
+
+use super::{Effect, Outcome, Past, Rules, each_once};
+use crate::lattice::rejection::EntryRejection;
+
+/// The most items one `collect` names (MONEY §5).
+pub(super) const ITEMS_MAX: usize = 256;
+
+/// Takes payments to this party out of transit. Each is collected once.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Collect {
+    /// The entries that paid, 1 to [`Collect::IDS_MAX`], each once.
+    #[n(0)]
+    pub ids: Vec<DocumentId>,
+}
+
+impl Collect {
+    /// The most entries one `collect` names.
+    pub const IDS_MAX: usize = ITEMS_MAX;
+}
+
+impl Rules for Collect {
+    fn names(&self) -> &[DocumentId] {
+        &self.ids
+    }
+
+    fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {
+        each_once(self.ids.iter(), ITEMS_MAX)?;
+        let mut sum = 0_i128;
+        for id in &self.ids {
+            sum += past.item(*id)?.signed();
+        }
+        Ok(Outcome {
+            balance: past.balance() + sum,
+            effect: Effect {
+                collected: self.ids.clone(),
+                ..Effect::default()
+            },
+        })
+    }
+}

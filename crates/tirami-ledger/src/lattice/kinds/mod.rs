@@ -1,0 +1,266 @@
+//! The table of entry kinds (MONEY §5). A new kind is one file here and one row of the table.
+
+use minicbor::decode::Error as DecodeError;
+use minicbor::encode::{Error as EncodeError, Write};
+use minicbor::{Decode, Encode, Encoder};
+use tirami_core::{DocumentId, PartyId, PublicKey, Timestamp, Trm};
+
+use super::Lattice;
+use super::charter::Charter;
+use super::rejection::EntryRejection;
+use super::state::{ChainState, FinalEntry};
+
+pub(super) use checkpoint::epoch;
+
+macro_rules! kinds {
+    ($($number:literal $file:ident $Kind:ident $(($item:ident))? #[doc = $doc:literal])+) => {
+        $(mod $file; pub use $file::{$Kind $(, $item)?};)+
+
+        /// What an entry does. The number is the one in the signed bytes and never changes.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum EntryKind {
+            $(#[doc = $doc] $Kind($Kind),)+
+        }
+
+        impl EntryKind {
+            /// The kind's number in the signed bytes.
+            pub const fn number(&self) -> u8 {
+                match self { $(Self::$Kind(_) => $number,)+ }
+            }
+
+            /// The kind's name, as in MONEY §5.
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$Kind(_) => stringify!($file),)+ }
+            }
+
+            /// The rules of the kind.
+            pub(super) fn rules(&self) -> &dyn Rules {
+                match self { $(Self::$Kind(fields) => fields,)+ }
+            }
+
+            /// The fields of a kind; `None` when this build does not know the kind.
+            pub(super) fn decode_fields(
+                kind: u32,
+                bytes: &[u8],
+            ) -> Result<Option<Self>, DecodeError> {
+                match kind {
+                    $($number => minicbor::decode(bytes).map(|fields| Some(Self::$Kind(fields))),)+
+                    _ => Ok(None),
+                }
+            }
+
+            pub(super) fn encode_fields<W: Write>(
+                &self,
+                e: &mut Encoder<W>,
+            ) -> Result<(), EncodeError<W::Error>> {
+                match self { $(Self::$Kind(fields) => e.encode(fields)?,)+ };
+                Ok(())
+            }
+        }
+
+        $(impl From<$Kind> for EntryKind {
+            fn from(fields: $Kind) -> Self {
+                Self::$Kind(fields)
+            }
+        })+
+    };
+}
+
+kinds! {
+    0 open Open #[doc = "A party begins its chain."]
+    1 enrol Enrol #[doc = "The registrar grants a party a right to overdraw."]
+    2 line Line #[doc = "A party takes up an enrolment after it began."]
+    3 pay Pay (PayItem) #[doc = "A consumer pays a provider for jobs."]
+    4 transfer Transfer #[doc = "A party gives TRM to another."]
+    5 collect Collect #[doc = "A payee takes final payments onto its chain."]
+    6 checkpoint Checkpoint #[doc = "The clerk states time, heads and supply."]
+    7 rekey Rekey #[doc = "A party changes its key."]
+}
+
+/// What a kind decides.
+pub(super) trait Rules {
+    /// The entries that must be final before this one can be judged.
+    fn names(&self) -> &[DocumentId];
+
+    /// What the entry does, given its causal past and nothing else.
+    fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection>;
+
+    /// Another key that may sign this entry instead of the chain's current one.
+    fn other_signer(&self, _state: &ChainState) -> Option<PublicKey> {
+        None
+    }
+}
+
+/// The causal past of an entry: its chain before it, final entries it names, its charter.
+pub(super) struct Past<'a> {
+    pub(super) chain: PartyId,
+    pub(super) prev: Option<DocumentId>,
+    pub(super) state: &'a ChainState,
+    pub(super) charter: &'a Charter,
+    pub(super) lattice: &'a Lattice,
+}
+
+impl<'a> Past<'a> {
+    /// A named entry, which is final.
+    pub(super) fn named(&self, id: DocumentId) -> Result<&'a FinalEntry, EntryRejection> {
+        self.lattice
+            .final_entry(id)
+            .ok_or(EntryRejection::Missing { entry: id })
+    }
+
+    /// The enrolment of this party that `id` names: the line granted.
+    pub(super) fn grant(&self, id: DocumentId) -> Result<Trm, EntryRejection> {
+        match self.named(id)?.effect.change {
+            Change::Enrolled { party, line } if party == self.chain => Ok(line),
+            _ => Err(EntryRejection::NotMyGrant { entry: id }),
+        }
+    }
+
+    /// The amount of the payment to this party that `id` names, if it was not collected before.
+    pub(super) fn item(&self, id: DocumentId) -> Result<Trm, EntryRejection> {
+        let payout = self
+            .named(id)?
+            .effect
+            .payout
+            .filter(|payout| payout.payee == self.chain);
+        let payout = payout.ok_or(EntryRejection::NotMyItem { entry: id })?;
+        if self.lattice.was_collected(id, self.chain, self.prev) {
+            return Err(EntryRejection::AlreadyCollected { entry: id });
+        }
+        Ok(payout.amount)
+    }
+
+    /// The balance less `debit`, if the line allows it.
+    pub(super) fn debit(&self, debit: i128) -> Result<i128, EntryRejection> {
+        let after = i128::from(self.state.balance) - debit;
+        let short = -self.state.line.signed() - after;
+        if short > 0 {
+            return Err(EntryRejection::BelowFloor {
+                short_micro: short.unsigned_abs(),
+            });
+        }
+        Ok(after)
+    }
+
+    /// The balance as it is.
+    pub(super) fn balance(&self) -> i128 {
+        i128::from(self.state.balance)
+    }
+}
+
+/// What an entry does and where it leaves the balance.
+pub(super) struct Outcome {
+    pub(super) balance: i128,
+    pub(super) effect: Effect,
+}
+
+impl Outcome {
+    /// No money moves; the chain's state changes.
+    pub(super) fn change(past: &Past<'_>, change: Change) -> Self {
+        Self {
+            balance: past.balance(),
+            effect: Effect {
+                change,
+                ..Effect::default()
+            },
+        }
+    }
+}
+
+/// What a final entry does to the lattice: the closed vocabulary of all kinds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Effect {
+    /// µTRM that cease to exist.
+    #[n(0)]
+    pub burned: Trm,
+    /// TRM put in transit under the entry's id.
+    #[n(1)]
+    pub payout: Option<Payout>,
+    /// The items taken out of transit.
+    #[n(2)]
+    pub collected: Vec<DocumentId>,
+    /// What changes about the chain besides its balance.
+    #[n(3)]
+    pub change: Change,
+}
+
+/// TRM on their way to a payee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Payout {
+    /// Who may collect them.
+    #[n(0)]
+    pub payee: PartyId,
+    /// How much.
+    #[n(1)]
+    pub amount: Trm,
+}
+
+/// What an entry changes about its chain besides the balance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub enum Change {
+    /// Nothing.
+    #[default]
+    #[n(0)]
+    None,
+    /// The chain begins.
+    #[n(1)]
+    Opened {
+        /// Its line.
+        #[n(0)]
+        line: Trm,
+        /// The key that may replace its key.
+        #[n(1)]
+        recovery: Option<PublicKey>,
+    },
+    /// The registrar granted a line.
+    #[n(2)]
+    Enrolled {
+        /// To whom.
+        #[n(0)]
+        party: PartyId,
+        /// How much.
+        #[n(1)]
+        line: Trm,
+    },
+    /// The chain's line is at least this.
+    #[n(3)]
+    Line {
+        /// The line granted.
+        #[n(0)]
+        line: Trm,
+    },
+    /// The chain's key is another one.
+    #[n(4)]
+    Key {
+        /// The new key.
+        #[n(0)]
+        key: PublicKey,
+    },
+    /// The clerk stated a checkpoint.
+    #[n(5)]
+    Checkpoint {
+        /// Its number.
+        #[n(0)]
+        number: u64,
+        /// Its time.
+        #[n(1)]
+        time: Timestamp,
+        /// The root of its cut.
+        #[n(2)]
+        cut: tirami_core::Digest,
+    },
+}
+
+/// Refuses a list of items that is empty, too long, or names one twice.
+fn each_once<T: Ord>(items: impl Iterator<Item = T>, max: usize) -> Result<(), EntryRejection> {
+    let mut items: Vec<T> = items.collect();
+    let count = items.len();
+    items.sort_unstable();
+    items.dedup();
+    if items.is_empty() || count > max || items.len() < count {
+        return Err(EntryRejection::ItemCount { count, max });
+    }
+    Ok(())
+}

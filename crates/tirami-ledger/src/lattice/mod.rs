@@ -1,0 +1,440 @@
+//! The lattice: all chains of a mesh, what is final of them, and what a witness may sign.
+//!
+//! The state has three parts. *Shared* state is a pure function of the set of final entries and
+//! is the same on every node that knows the same set; [`Lattice::state_hash`] covers it and
+//! nothing else. *Held* entries are valid but not final, or wait for something they rest on.
+//! *Own* state is what this node's witness signed.
+//!
+//! Change has one door: a `receive_…` method, [`Lattice::acknowledge`], or
+//! [`Lattice::propose_charter`] decides into [`LatticeEvent`]s and changes nothing;
+//! [`Lattice::apply`] applies one event and cannot fail. What an event makes possible (a parked
+//! entry whose dependency came, a pending entry whose certificate is complete) is decided by
+//! [`Lattice::resume`]: after applying events call it until it returns none, or let
+//! [`Lattice::absorb`] do both.
+//!
+//! Memory: about 600 bytes for each final entry and its indexes, 32 more for each item that a
+//! `collect` names, 100 for each payment not collected, 500 for each chain. What is not final is
+//! bounded by [`HELD_MAX`] entries of at most 16 KiB. Final entries are kept as records without
+//! their bytes, which are in the store.
+
+mod acknowledge;
+mod apply;
+mod certificate;
+mod charter;
+mod cuts;
+mod entry;
+mod event;
+mod invariants;
+mod kinds;
+mod merkle;
+mod pending;
+mod receive;
+mod rejection;
+mod shared;
+mod state;
+mod succession;
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+use tirami_core::{
+    Digest, DocumentId, MeshId, PartyId, PublicKey, Signed, Timestamp, Trm, signing_message,
+};
+
+pub use certificate::{Acknowledgement, Certificate};
+pub use charter::{
+    AUDITORS_MAX, Charter, CharterApproval, CharterError, NAME_BYTES_MAX, Params, REOPENED_MAX,
+    WITNESSES_MAX,
+};
+pub use entry::{Entry, SignedEntry};
+pub use event::LatticeEvent;
+pub use kinds::{
+    Change, Checkpoint, Collect, Effect, Enrol, EntryKind, Line, Open, Pay, PayItem, Payout, Rekey,
+    Transfer,
+};
+pub use pending::{EARLY_PER_WITNESS_MAX, HELD_MAX, RIVALS_MAX};
+pub use rejection::{AcknowledgeRefusal, CutRejection, EntryRejection};
+pub use state::{
+    Chain, ChainState, Contradiction, CutHead, Dependency, DoubleSignProof, FinalEntry,
+    ParkedEntry, PendingEntry, Slot, Totals,
+};
+
+use pending::{Parking, Pending};
+use shared::Shared;
+
+/// All chains of a mesh as this node knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Lattice {
+    #[n(0)]
+    mesh: MeshId,
+    /// Every version of the charter; the last one is in force.
+    #[n(1)]
+    charters: BTreeMap<u32, CharterRecord>,
+    #[n(2)]
+    shared: Shared,
+    #[n(3)]
+    pending: Pending,
+    #[n(4)]
+    parking: Parking,
+    /// What this node's witness acknowledged in slots that are not final, and under which charter.
+    #[n(5)]
+    own_acks: BTreeMap<(Slot, PublicKey), (DocumentId, u32)>,
+    /// The successor that this node's witness signed, by the version it follows.
+    #[n(6)]
+    approved: BTreeMap<(PublicKey, u32), DocumentId>,
+    /// What the witnesses before the last charter change had acknowledged.
+    #[n(7)]
+    carried: BTreeMap<(Slot, DocumentId), SignedEntry>,
+    /// The first proof of signing twice for each party.
+    #[n(8)]
+    proofs: BTreeMap<PartyId, DoubleSignProof>,
+    /// The heads covered by the newest checkpoints, by number and id.
+    #[n(9)]
+    cuts: BTreeMap<(u64, DocumentId), BTreeMap<PartyId, u64>>,
+}
+
+/// A version of the charter.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct CharterRecord {
+    #[n(0)]
+    id: DocumentId,
+    #[n(1)]
+    charter: Charter,
+}
+
+impl Lattice {
+    /// The empty lattice of the mesh that `charter` founds. The mesh's id is the charter's.
+    ///
+    /// # Errors
+    ///
+    /// [`CharterError`] when the charter is not valid, is no first version, or is not signed by
+    /// its first witness, for the mesh of [`Charter::founding_mesh`].
+    pub fn found(charter: &Signed<Charter>) -> Result<Self, CharterError> {
+        let body = charter.body();
+        body.validate()?;
+        if body.version != 1 || body.previous.is_some() || !body.reopens.is_empty() {
+            return Err(CharterError::NotFirst);
+        }
+        let founder = body
+            .witnesses
+            .first()
+            .ok_or(CharterError::Witnesses { count: 0 })?;
+        let message = signing_message(
+            <Charter as tirami_core::Document>::KIND,
+            Charter::founding_mesh(),
+            charter.bytes(),
+        );
+        founder.verify(&message, &charter.signature())?;
+        let record = CharterRecord {
+            id: charter.id(),
+            charter: body.clone(),
+        };
+        Ok(Self {
+            mesh: MeshId::from_bytes(*charter.id().as_bytes()),
+            charters: BTreeMap::from([(1, record.clone())]),
+            shared: Shared::default(),
+            pending: Pending::default(),
+            parking: Parking::default(),
+            own_acks: BTreeMap::new(),
+            approved: BTreeMap::new(),
+            carried: BTreeMap::new(),
+            proofs: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+        })
+    }
+
+    /// The mesh.
+    pub const fn mesh(&self) -> MeshId {
+        self.mesh
+    }
+
+    /// The charter in force.
+    pub fn charter(&self) -> &Charter {
+        &self.current().charter
+    }
+
+    /// The id of the charter in force.
+    pub fn charter_id(&self) -> DocumentId {
+        self.current().id
+    }
+
+    /// A party's chain as far as it is final and counts; `None` before its first final entry.
+    pub fn chain(&self, party: PartyId) -> Option<&Chain> {
+        self.shared.chains.get(&party)
+    }
+
+    /// All chains, in the order of their parties.
+    pub fn chains(&self) -> impl Iterator<Item = (PartyId, &Chain)> {
+        self.shared
+            .chains
+            .iter()
+            .map(|(party, chain)| (*party, chain))
+    }
+
+    /// The free balance after the last entry that `party` signed and this node knows to be valid,
+    /// pending ones included, in µTRM.
+    pub fn signed_balance(&self, party: PartyId) -> i64 {
+        match self.pending.tail(party) {
+            Some((pending, _)) => pending.after.balance,
+            None => self.chain(party).map_or(0, Chain::balance),
+        }
+    }
+
+    /// How far below zero the final balance of `party` may go.
+    pub fn line(&self, party: PartyId) -> Trm {
+        self.chain(party).map_or(Trm::ZERO, Chain::line)
+    }
+
+    /// The final payments to `party` that it has not collected: the entry that paid, the amount.
+    ///
+    /// An item that a pending `collect` of the party names is still among them.
+    pub fn uncollected(&self, party: PartyId) -> impl Iterator<Item = (DocumentId, Trm)> {
+        let first = (party, DocumentId::from_bytes([0; 32]));
+        let last = (party, DocumentId::from_bytes([255; 32]));
+        self.shared
+            .payable
+            .range(first..=last)
+            .map(|((_, id), amount)| (*id, *amount))
+    }
+
+    /// Those of [`Lattice::uncollected`] that no pending `collect` names: what to collect next.
+    pub fn collectable(&self, party: PartyId) -> impl Iterator<Item = (DocumentId, Trm)> {
+        self.uncollected(party)
+            .filter(|(id, _)| !self.pending.claims.contains_key(id))
+    }
+
+    /// The sum of [`Lattice::uncollected`] in µTRM. Does not walk them.
+    pub fn uncollected_sum(&self, party: PartyId) -> i128 {
+        self.shared.payable_sums.get(&party).map_or(0, |sum| sum.0)
+    }
+
+    /// Where all TRM of the mesh are.
+    pub const fn totals(&self) -> Totals {
+        self.shared.totals
+    }
+
+    /// A final entry, whether it counts or not.
+    pub fn final_entry(&self, id: DocumentId) -> Option<&FinalEntry> {
+        self.shared.finals.get(&id)
+    }
+
+    /// The final entry that counts at a place.
+    pub fn final_at(&self, slot: Slot) -> Option<DocumentId> {
+        self.shared.slots.get(&slot).copied()
+    }
+
+    /// How many entries are final.
+    pub fn final_count(&self) -> usize {
+        self.shared.finals.len()
+    }
+
+    /// A valid entry that is not final.
+    pub fn pending_entry(&self, id: DocumentId) -> Option<&PendingEntry> {
+        self.pending.entries.get(&id)
+    }
+
+    /// The entries of `party` that may still become final, in the order of the chain.
+    pub fn pending_of(&self, party: PartyId) -> impl Iterator<Item = &PendingEntry> {
+        let first = (
+            Slot {
+                chain: party,
+                seq: 0,
+            },
+            DocumentId::from_bytes([0; 32]),
+        );
+        let last = (
+            Slot {
+                chain: party,
+                seq: u64::MAX,
+            },
+            DocumentId::from_bytes([255; 32]),
+        );
+        let ids = self.pending.live.range(first..=last);
+        ids.filter_map(|(_, id)| self.pending.entries.get(id))
+    }
+
+    /// How many entries are held that are not final: valid ones, and parked ones.
+    pub fn held(&self) -> (usize, usize) {
+        (self.pending.entries.len(), self.parking.entries.len())
+    }
+
+    /// What parked entries wait for, so that it can be fetched.
+    pub fn missing(&self) -> impl Iterator<Item = Dependency> {
+        let parked = self.parking.entries.values();
+        parked
+            .filter(|parked| !self.parking.ready.contains(&parked.number))
+            .map(|p| p.waits)
+    }
+
+    /// Proofs that a party signed two entries for one slot: the first one known of each party.
+    pub fn double_sign_proofs(&self) -> impl Iterator<Item = &DoubleSignProof> {
+        self.proofs.values()
+    }
+
+    /// The proof that `party` signed two entries for one slot.
+    pub fn double_sign_proof(&self, party: PartyId) -> Option<&DoubleSignProof> {
+        self.proofs.get(&party)
+    }
+
+    /// The chains that are frozen, why, and the witnesses found in more than one certificate.
+    pub fn contradictions(
+        &self,
+    ) -> impl Iterator<Item = (PartyId, &Contradiction, Vec<PublicKey>)> {
+        self.shared.chains.iter().filter_map(|(party, chain)| {
+            let frozen = chain.frozen.as_ref()?;
+            Some((*party, frozen, self.guilty(frozen)))
+        })
+    }
+
+    /// The last checkpoint: its number, id and time.
+    pub fn last_checkpoint(&self) -> Option<(u64, DocumentId, Timestamp)> {
+        let ((number, id), time) = self.shared.checkpoints.last_key_value()?;
+        Some((*number, *id, *time))
+    }
+
+    /// The hash of shared state: every chain's head, what froze chains, and the totals.
+    ///
+    /// A head's id stands for its whole chain. O(chains). Call [`Lattice::resume`] until it
+    /// returns nothing first: what is ready but not applied is not in it.
+    pub fn state_hash(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"tirami/state/1");
+        hasher.update(self.mesh.as_bytes());
+        for (party, chain) in &self.shared.chains {
+            hasher.update(party.as_bytes());
+            hasher.update(&chain.state.next.to_be_bytes());
+            hasher.update(
+                chain
+                    .state
+                    .head
+                    .map_or([0; 32], |head| *head.as_bytes())
+                    .as_slice(),
+            );
+            hasher.update(&chain.state.balance.to_be_bytes());
+            hasher.update(&self.uncollected_sum(*party).to_be_bytes());
+            let rivals = chain.frozen.iter().flat_map(|frozen| &frozen.entries);
+            hasher.update(&(rivals.clone().count() as u64).to_be_bytes());
+            for rival in rivals {
+                hasher.update(rival.as_bytes());
+            }
+        }
+        let Totals {
+            free,
+            locked,
+            transit,
+            minted,
+            burned,
+            loss,
+        } = self.shared.totals;
+        for total in [free, locked, transit, minted, burned, loss] {
+            hasher.update(&total.to_be_bytes());
+        }
+        Digest::from_bytes(*hasher.finalize().as_bytes())
+    }
+
+    fn current(&self) -> &CharterRecord {
+        // `found` puts version 1 in and nothing is ever taken out.
+        #[expect(
+            clippy::expect_used,
+            reason = "a lattice without a charter cannot be built"
+        )]
+        self.charters
+            .values()
+            .next_back()
+            .expect("a lattice has a charter")
+    }
+
+    /// Witnesses that signed more than one of the entries that contradict each other.
+    fn guilty(&self, frozen: &Contradiction) -> Vec<PublicKey> {
+        let mut times = BTreeMap::<PublicKey, usize>::new();
+        for record in frozen
+            .entries
+            .iter()
+            .filter_map(|id| self.shared.finals.get(id))
+        {
+            if let Some(charter) = self.charters.get(&record.charter_version) {
+                for witness in charter.charter.witnesses_in(record.signers) {
+                    *times.entry(witness).or_default() += 1;
+                }
+            }
+        }
+        times
+            .into_iter()
+            .filter(|(_, times)| *times > 1)
+            .map(|(witness, _)| witness)
+            .collect()
+    }
+
+    /// Whether `item` was collected on `chain` at or before `prev`.
+    fn was_collected(&self, item: DocumentId, chain: PartyId, prev: Option<DocumentId>) -> bool {
+        if !self.shared.payable.contains_key(&(chain, item)) {
+            return self.collected_in_counted_past(item, chain, prev);
+        }
+        let claims = [
+            self.shared.claims.get(&item),
+            self.pending.claims.get(&item),
+        ];
+        claims
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|claimant| self.is_before(*claimant, prev))
+    }
+
+    /// The counted `collect` of `item` is in the past of `prev`, unless `prev` is the branch of a
+    /// certified rival below it. Only then is the chain walked.
+    fn collected_in_counted_past(
+        &self,
+        item: DocumentId,
+        chain: PartyId,
+        prev: Option<DocumentId>,
+    ) -> bool {
+        let head = self.chain(chain).and_then(Chain::head);
+        let below_head = prev != head
+            && prev.map_or(head.is_some(), |prev| {
+                self.shared
+                    .finals
+                    .get(&prev)
+                    .is_some_and(|record| self.shared.slots.get(&record.slot) == Some(&prev))
+            });
+        if !below_head {
+            return true;
+        }
+        let mut at = prev;
+        while let Some(record) = at.and_then(|id| self.shared.finals.get(&id)) {
+            if record.effect.collected.contains(&item) {
+                return true;
+            }
+            at = record.prev;
+        }
+        false
+    }
+
+    /// Whether the entry `earlier` is `tip` or before it on its branch.
+    fn is_before(&self, earlier: DocumentId, tip: Option<DocumentId>) -> bool {
+        let Some((lowest, _)) = self.place(earlier) else {
+            return false;
+        };
+        let mut at = tip;
+        while let Some((slot, prev)) = at.and_then(|id| self.place(id)) {
+            if slot.chain != lowest.chain || slot.seq < lowest.seq {
+                return false;
+            }
+            if at == Some(earlier) {
+                return true;
+            }
+            at = prev;
+        }
+        false
+    }
+
+    fn place(&self, id: DocumentId) -> Option<(Slot, Option<DocumentId>)> {
+        if let Some(record) = self.shared.finals.get(&id) {
+            return Some((record.slot, record.prev));
+        }
+        let entry = self.pending.entries.get(&id)?.entry.entry();
+        Some((entry.slot(), entry.prev))
+    }
+}

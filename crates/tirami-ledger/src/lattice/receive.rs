@@ -1,0 +1,540 @@
+//! Receiving entries, acknowledgements and certificates; resuming what waited; drafting.
+
+use std::borrow::Cow;
+
+use tirami_core::{DocumentId, PartyId, PublicKey, Signature, Timestamp};
+
+use super::certificate::{Acknowledgement, Certificate};
+use super::charter::Charter;
+use super::entry::{Entry, Unverified};
+use super::event::LatticeEvent;
+use super::kinds::{Effect, EntryKind, Past};
+use super::pending::{HELD_MAX, RIVALS_MAX};
+use super::rejection::EntryRejection;
+use super::state::{ChainState, Dependency, ParkedEntry, Slot};
+use super::{CharterRecord, Lattice};
+
+/// A certificate that was checked.
+struct Proof {
+    version: u32,
+    signers: u32,
+    certificate: Certificate,
+}
+
+impl Lattice {
+    /// What receiving an entry would change; changes nothing. Nothing when it is known.
+    ///
+    /// An entry that rests on something unknown is parked, its signature unchecked.
+    ///
+    /// # Errors
+    ///
+    /// The first [`EntryRejection`] that applies.
+    pub fn receive_entry(
+        &self,
+        bytes: &[u8],
+        signature: Signature,
+    ) -> Result<Vec<LatticeEvent>, EntryRejection> {
+        let read = Unverified::read(self.mesh, bytes, signature)?;
+        if self.shared.finals.contains_key(&read.id) {
+            return Ok(Vec::new());
+        }
+        // Acknowledgements that came before the entry may be a certificate already.
+        let proof = self.early_proof(read.id);
+        if proof.is_none() && self.pending.entries.contains_key(&read.id) {
+            return Ok(Vec::new());
+        }
+        if let Some(waits) = self.missing_dependency(&read) {
+            return self.park(&read, bytes, None, waits);
+        }
+        self.weigh(read, self.charter(), proof)
+    }
+
+    /// What receiving an entry with its certificate would change; changes nothing. Nothing when
+    /// the entry is known to be final.
+    ///
+    /// Reads the bytes once, hashes them once and verifies each signature once.
+    ///
+    /// # Errors
+    ///
+    /// The first [`EntryRejection`] that applies.
+    pub fn receive_certified(
+        &self,
+        bytes: &[u8],
+        signature: Signature,
+        certificate: &Certificate,
+    ) -> Result<Vec<LatticeEvent>, EntryRejection> {
+        let read = Unverified::read(self.mesh, bytes, signature)?;
+        if self.shared.finals.contains_key(&read.id) {
+            return Ok(Vec::new());
+        }
+        let version = certificate
+            .charter_version()
+            .ok_or(EntryRejection::CertificateMismatch)?;
+        let Some(CharterRecord { charter, .. }) = self.charters.get(&version) else {
+            return self.park(
+                &read,
+                bytes,
+                Some(certificate),
+                Dependency::Charter(version),
+            );
+        };
+        let known = self.pending.entries.get(&read.id);
+        if known.is_some_and(|known| known.certified.is_some()) {
+            return Ok(Vec::new());
+        }
+        let missing = if known.is_some() {
+            None
+        } else {
+            self.missing_dependency(&read)
+        };
+        if let Some(waits) = missing {
+            return self.park(&read, bytes, Some(certificate), waits);
+        }
+        let signers = certificate.check(self.mesh, charter, read.id)?;
+        let proof = Proof {
+            version,
+            signers,
+            certificate: certificate.clone(),
+        };
+        if known.is_some() {
+            return Ok(vec![proof.certified(read.id)]);
+        }
+        self.weigh(read, charter, Some(proof))
+    }
+
+    /// What receiving an acknowledgement would change; changes nothing. Nothing when it is known.
+    /// One that comes before its entry is kept for it.
+    ///
+    /// # Errors
+    ///
+    /// [`EntryRejection::MissingCharter`], [`EntryRejection::NotAWitness`] or
+    /// [`EntryRejection::BadAcknowledgement`].
+    pub fn receive_acknowledgement(
+        &self,
+        ack: &Acknowledgement,
+    ) -> Result<Vec<LatticeEvent>, EntryRejection> {
+        let version = ack.charter_version;
+        let record = self.charters.get(&version);
+        let record = record.ok_or(EntryRejection::MissingCharter { version })?;
+        let witness = ack.witness;
+        record
+            .charter
+            .witness_bit(&witness)
+            .ok_or(EntryRejection::NotAWitness { witness })?;
+        let known = match self.pending.entries.get(&ack.entry) {
+            Some(pending) => pending.acks.contains_key(&(version, witness)),
+            None => self.pending.early_of(ack.entry).any(|early| early == *ack),
+        };
+        if known || self.shared.finals.contains_key(&ack.entry) {
+            return Ok(Vec::new());
+        }
+        ack.verify(self.mesh)
+            .map_err(|_| EntryRejection::BadAcknowledgement { witness })?;
+        Ok(vec![LatticeEvent::Acknowledged {
+            acknowledgement: *ack,
+        }])
+    }
+
+    /// What has become possible by the events applied so far: one entry made final, or taken out
+    /// of parking, at a time. Nothing when nothing waits that could go on.
+    pub fn resume(&self) -> Vec<LatticeEvent> {
+        if let Some((_, id)) = self.pending.ready.first() {
+            return self.finish(*id);
+        }
+        let Some(number) = self.parking.ready.first() else {
+            return Vec::new();
+        };
+        let mut events = vec![LatticeEvent::Unparked { number: *number }];
+        if let Some(parked) = self.parking.entries.get(number) {
+            let again = match &parked.certificate {
+                Some(certificate) => {
+                    self.receive_certified(&parked.bytes, parked.signature, certificate)
+                }
+                None => self.receive_entry(&parked.bytes, parked.signature),
+            };
+            // What turned out to be refused is dropped: it was never known to anybody.
+            events.extend(again.unwrap_or_default());
+        }
+        events
+    }
+
+    /// Applies `events` and then everything they make possible; gives all of it, in order.
+    pub fn absorb(&mut self, events: Vec<LatticeEvent>) -> Vec<LatticeEvent> {
+        let mut all = Vec::new();
+        let mut next = events;
+        while !next.is_empty() {
+            for event in &next {
+                self.apply(event);
+            }
+            all.append(&mut next);
+            next = self.resume();
+        }
+        all
+    }
+
+    /// The next entry of `chain`, after its own pending entries, checked and ready to be signed.
+    ///
+    /// # Errors
+    ///
+    /// [`EntryRejection::Frozen`], [`EntryRejection::SlotTaken`] when rivals stand where the
+    /// chain goes on, [`EntryRejection::Missing`], or what the kind's rules say.
+    pub fn draft(
+        &self,
+        chain: PartyId,
+        time: Timestamp,
+        kind: EntryKind,
+    ) -> Result<Entry, EntryRejection> {
+        if self
+            .chain(chain)
+            .is_some_and(|chain| chain.frozen.is_some())
+        {
+            return Err(EntryRejection::Frozen);
+        }
+        let state = match self.pending.tail(chain) {
+            Some((last, true)) => Cow::Borrowed(&last.after),
+            Some((rival, false)) => {
+                return Err(EntryRejection::SlotTaken {
+                    seq: rival.entry.entry().seq,
+                });
+            }
+            None => self.chain(chain).map_or_else(
+                || Cow::Owned(ChainState::before_first(chain)),
+                |chain| Cow::Borrowed(&chain.state),
+            ),
+        };
+        if (state.next == 0) != matches!(kind, EntryKind::Open(_)) {
+            return Err(EntryRejection::OutOfPlace);
+        }
+        let mut entry = Entry {
+            chain,
+            seq: state.next,
+            prev: state.head,
+            time_ms: time,
+            kind,
+            balance: 0,
+        };
+        (entry.balance, _) = self.outcome(&entry, &state, self.charter())?;
+        Ok(entry)
+    }
+
+    /// Judges an entry whose dependencies are known.
+    fn weigh(
+        &self,
+        read: Unverified<'_>,
+        charter: &Charter,
+        proof: Option<Proof>,
+    ) -> Result<Vec<LatticeEvent>, EntryRejection> {
+        let charter = match &proof {
+            Some(proof) => self
+                .charters
+                .get(&proof.version)
+                .map_or(charter, |r| &r.charter),
+            None => charter,
+        };
+        let slot = read.entry.slot();
+        if proof.is_none()
+            && let Some(known) = self.final_at(slot)
+        {
+            return self.double_signed_below(read, known);
+        }
+        let state = self.state_at(&read.entry)?;
+        verify_author(&read, &state)?;
+        if proof.is_none() {
+            self.admit_rival(slot)?;
+        }
+        let effect = self.effect(&read.entry, &state, charter)?;
+        let rival = self
+            .pending
+            .rivals(slot)
+            .next()
+            .or_else(|| self.final_at(slot));
+        let id = read.id;
+        let prev_is_final = read
+            .entry
+            .prev
+            .is_none_or(|prev| self.shared.finals.contains_key(&prev));
+        let mut events = Vec::with_capacity(2);
+        let entry = read.into_signed();
+        if let Some(known) = rival.filter(|_| !self.proofs.contains_key(&slot.chain)) {
+            events.push(LatticeEvent::DoubleSigned {
+                known,
+                rival: entry.clone(),
+            });
+        }
+        match proof {
+            Some(proof) if prev_is_final => {
+                let cut = self.cut_now(&effect, id);
+                let Proof {
+                    version: charter_version,
+                    signers,
+                    certificate,
+                } = proof;
+                let certificate = Some(certificate);
+                events.push(LatticeEvent::EntryFinal {
+                    entry,
+                    effect,
+                    charter_version,
+                    signers,
+                    certificate,
+                });
+                events.extend(cut);
+            }
+            proof => {
+                events.extend(self.make_room()?);
+                let cut = self.cut_now(&effect, id);
+                events.push(LatticeEvent::EntryPending { entry, effect });
+                events.extend(cut);
+                events.extend(proof.map(|proof| proof.certified(id)));
+            }
+        }
+        Ok(events)
+    }
+
+    /// A pending entry whose certificate and predecessor are there becomes final.
+    fn finish(&self, id: DocumentId) -> Vec<LatticeEvent> {
+        let discarded = vec![LatticeEvent::Discarded { entry: id }];
+        let Some(pending) = self.pending.entries.get(&id) else {
+            return discarded;
+        };
+        let Some(certified) = &pending.certified else {
+            return discarded;
+        };
+        let Some(record) = self.charters.get(&certified.charter_version) else {
+            return discarded;
+        };
+        let entry = pending.entry.entry();
+        let effect = self
+            .state_at(entry)
+            .and_then(|state| self.effect(entry, &state, &record.charter));
+        // A quorum that certified an invalid entry changes nothing for anybody.
+        let Ok(effect) = effect else { return discarded };
+        let cut = self.cut_now(&effect, id);
+        let mut events = vec![LatticeEvent::EntryFinal {
+            entry: pending.entry.clone(),
+            effect,
+            charter_version: certified.charter_version,
+            signers: certified.signers,
+            certificate: certified.certificate.clone(),
+        }];
+        events.extend(cut);
+        events
+    }
+
+    /// The effect of an entry, whose balance must be right.
+    pub(super) fn effect(
+        &self,
+        entry: &Entry,
+        state: &ChainState,
+        charter: &Charter,
+    ) -> Result<Effect, EntryRejection> {
+        let (expected, effect) = self.outcome(entry, state, charter)?;
+        if entry.balance != expected {
+            return Err(EntryRejection::WrongBalance {
+                expected,
+                given: entry.balance,
+            });
+        }
+        Ok(effect)
+    }
+
+    fn outcome(
+        &self,
+        entry: &Entry,
+        state: &ChainState,
+        charter: &Charter,
+    ) -> Result<(i64, Effect), EntryRejection> {
+        let (chain, prev) = (entry.chain, entry.prev);
+        let past = Past {
+            chain,
+            prev,
+            state,
+            charter,
+            lattice: self,
+        };
+        let outcome = entry.kind.rules().outcome(&past)?;
+        let balance = i64::try_from(outcome.balance).map_err(|_| EntryRejection::Overflow)?;
+        Ok((balance, outcome.effect))
+    }
+
+    /// The state of the chain that `entry` extends.
+    pub(super) fn state_at(&self, entry: &Entry) -> Result<Cow<'_, ChainState>, EntryRejection> {
+        let Some(prev) = entry.prev else {
+            return Ok(Cow::Owned(ChainState::before_first(entry.chain)));
+        };
+        let before = entry
+            .seq
+            .checked_sub(1)
+            .ok_or(EntryRejection::WrongPredecessor)?;
+        let expected = Slot {
+            chain: entry.chain,
+            seq: before,
+        };
+        if let Some(pending) = self.pending.entries.get(&prev) {
+            return match pending.entry.entry().slot() == expected {
+                true => Ok(Cow::Borrowed(&pending.after)),
+                false => Err(EntryRejection::WrongPredecessor),
+            };
+        }
+        let missing = EntryRejection::Missing { entry: prev };
+        let record = self.shared.finals.get(&prev).ok_or(missing.clone())?;
+        if record.slot != expected {
+            return Err(EntryRejection::WrongPredecessor);
+        }
+        if let Some(state) = self.shared.uncounted.get(&prev) {
+            return Ok(Cow::Borrowed(state));
+        }
+        match self.shared.chains.get(&entry.chain) {
+            Some(chain) if chain.state.head == Some(prev) => Ok(Cow::Borrowed(&chain.state)),
+            _ => self
+                .shared
+                .state_after(expected)
+                .map(Cow::Owned)
+                .ok_or(missing),
+        }
+    }
+
+    /// The first thing that `read` rests on and that is not known.
+    fn missing_dependency(&self, read: &Unverified<'_>) -> Option<Dependency> {
+        let is_final = |id: &DocumentId| self.shared.finals.contains_key(id);
+        let prev = read
+            .entry
+            .prev
+            .filter(|prev| !is_final(prev) && !self.pending.entries.contains_key(prev));
+        let named = || {
+            read.entry
+                .kind
+                .rules()
+                .names()
+                .iter()
+                .find(|id| !is_final(id))
+        };
+        prev.map(Dependency::Known)
+            .or_else(|| named().copied().map(Dependency::Final))
+    }
+
+    /// Parks an entry; the oldest one gives way when there is no room.
+    fn park(
+        &self,
+        read: &Unverified<'_>,
+        bytes: &[u8],
+        certificate: Option<&Certificate>,
+        waits: Dependency,
+    ) -> Result<Vec<LatticeEvent>, EntryRejection> {
+        let mut events = Vec::with_capacity(2);
+        match self.parking.by_id.get(&(read.id, read.signature)) {
+            // On resuming, the entry being judged is itself still there: it is parked anew.
+            Some(number) if !self.parking.ready.contains(number) => {
+                let held = self.parking.entries.get(number);
+                let better =
+                    certificate.is_some() && held.is_some_and(|held| held.certificate.is_none());
+                if !better {
+                    return Ok(events);
+                }
+                events.push(LatticeEvent::Unparked { number: *number });
+            }
+            Some(_) => {}
+            None => events.extend(self.make_room()?),
+        }
+        let parked = ParkedEntry {
+            number: self.parking.next,
+            id: read.id,
+            bytes: bytes.to_vec(),
+            signature: read.signature,
+            certificate: certificate.cloned(),
+            waits,
+        };
+        events.push(LatticeEvent::Parked { parked });
+        Ok(events)
+    }
+
+    /// What has to give way for one more entry: the oldest parked one, else one that lost its
+    /// slot.
+    fn make_room(&self) -> Result<Option<LatticeEvent>, EntryRejection> {
+        if self.pending.entries.len() + self.parking.entries.len() < HELD_MAX {
+            return Ok(None);
+        }
+        if let Some(number) = self.parking.entries.keys().next() {
+            return Ok(Some(LatticeEvent::Unparked { number: *number }));
+        }
+        let (_, entry) = self.pending.lost.first().ok_or(EntryRejection::Full)?;
+        Ok(Some(LatticeEvent::Discarded { entry: *entry }))
+    }
+
+    /// Whether one more entry without a certificate is kept for `slot`, which is not final.
+    fn admit_rival(&self, slot: Slot) -> Result<(), EntryRejection> {
+        if self
+            .chain(slot.chain)
+            .is_some_and(|chain| chain.frozen.is_some())
+        {
+            return Err(EntryRejection::Frozen);
+        }
+        if self.pending.rivals(slot).count() >= RIVALS_MAX {
+            return Err(EntryRejection::TooManyRivals { seq: slot.seq });
+        }
+        Ok(())
+    }
+
+    /// A second signature for a slot that is final: a proof, the first time.
+    fn double_signed_below(
+        &self,
+        read: Unverified<'_>,
+        known: DocumentId,
+    ) -> Result<Vec<LatticeEvent>, EntryRejection> {
+        let slot = read.entry.slot();
+        let taken = EntryRejection::SlotTaken { seq: slot.seq };
+        let chain = self.chain(slot.chain).ok_or(taken.clone())?;
+        chain
+            .key_at(slot.chain, slot.seq)
+            .verify(&read.message, &read.signature)?;
+        if self.proofs.contains_key(&slot.chain) {
+            return Err(taken);
+        }
+        Ok(vec![LatticeEvent::DoubleSigned {
+            known,
+            rival: read.into_signed(),
+        }])
+    }
+
+    /// Acknowledgements that came before their entry, when they are a quorum.
+    fn early_proof(&self, id: DocumentId) -> Option<Proof> {
+        let mut by_version = std::collections::BTreeMap::<u32, Vec<Acknowledgement>>::new();
+        for ack in self.pending.early_of(id) {
+            by_version.entry(ack.charter_version).or_default().push(ack);
+        }
+        by_version
+            .into_iter()
+            .find_map(|(version, acknowledgements)| {
+                let charter = &self.charters.get(&version)?.charter;
+                let bits = acknowledgements
+                    .iter()
+                    .filter_map(|ack| charter.witness_bit(&ack.witness));
+                let signers: u32 = bits.sum();
+                (signers.count_ones() >= u32::from(charter.quorum)).then_some(Proof {
+                    version,
+                    signers,
+                    certificate: Certificate { acknowledgements },
+                })
+            })
+    }
+}
+
+impl Proof {
+    fn certified(self, entry: DocumentId) -> LatticeEvent {
+        LatticeEvent::Certified {
+            entry,
+            charter_version: self.version,
+            certificate: self.certificate,
+            signers: self.signers,
+        }
+    }
+}
+
+/// The chain's key signed the entry, or another key that the kind admits.
+fn verify_author(read: &Unverified<'_>, state: &ChainState) -> Result<(), EntryRejection> {
+    let verify = |key: PublicKey| key.verify(&read.message, &read.signature);
+    let first = verify(state.key);
+    match (first, read.entry.kind.rules().other_signer(state)) {
+        (Err(_), Some(other)) => Ok(verify(other)?),
+        (first, _) => Ok(first?),
+    }
+}

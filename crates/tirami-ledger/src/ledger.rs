@@ -1,0 +1,264 @@
+//! The ledger of a node: the lattice it shares with its mesh and its private book, behind one
+//! door. A command is decided into events, which changes nothing; events are applied, which cannot
+//! fail. Replaying all events from the same beginning gives the same ledger.
+
+mod chain;
+mod jobs;
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+use tirami_core::{AgentId, Digest, PartyId, SecretKey, Timestamp, Trm};
+
+use crate::Rejection;
+use crate::book::{Book, Payer};
+use crate::command::{Actor, Command, Outcome};
+use crate::event::{BookEvent, Event};
+use crate::lattice::Lattice;
+
+/// The secret keys a node signs with.
+#[derive(Debug, Clone)]
+pub struct Keyring {
+    /// The current key of the node's own chain. It signs entries, acknowledgements and receipts.
+    pub node: SecretKey,
+    /// The keys of the agents this node hosts. They sign orders and vouchers.
+    pub agents: BTreeMap<AgentId, SecretKey>,
+}
+
+impl Keyring {
+    /// A keyring of a node that hosts no agent yet.
+    pub const fn new(node: SecretKey) -> Self {
+        Self { node, agents: BTreeMap::new() }
+    }
+
+    /// Adds an agent's key.
+    pub fn add_agent(&mut self, key: SecretKey) {
+        self.agents.insert(key.public().agent(), key);
+    }
+
+    fn agent(&self, agent: AgentId) -> Result<&SecretKey, Rejection> {
+        self.agents.get(&agent).ok_or(Rejection::KeyNotHeld)
+    }
+}
+
+/// What a decision rests on beside the ledger.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The time. A time before that of an earlier event counts as that event's time.
+    pub now: Timestamp,
+    /// What the node can sign with.
+    pub keys: &'a Keyring,
+}
+
+/// What an accepted command leads to. Nothing has happened until the events are applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// To be stored together, then applied in this order. Empty when nothing changes.
+    pub events: Vec<Event>,
+    /// The answer, to be given after the events are stored.
+    pub outcome: Outcome,
+}
+
+impl Decision {
+    fn done(events: impl IntoIterator<Item = BookEvent>) -> Self {
+        let events = events.into_iter().map(Event::Book).collect();
+        Self { events, outcome: Outcome::Done }
+    }
+}
+
+/// Why bytes are no snapshot of a ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The bytes cannot be read.
+    #[error("the snapshot cannot be read; restore the data directory from a backup")]
+    Malformed(#[from] minicbor::decode::Error),
+    /// Something follows the snapshot.
+    #[error("the snapshot is followed by other bytes; restore the data directory from a backup")]
+    TrailingBytes,
+}
+
+/// The ledger of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Ledger {
+    #[n(0)]
+    party: PartyId,
+    #[n(1)]
+    lattice: Lattice,
+    #[n(2)]
+    book: Book,
+}
+
+impl Ledger {
+    /// The ledger of `party` with an empty book.
+    pub fn new(lattice: Lattice, party: PartyId) -> Self {
+        Self { party, lattice, book: Book::default() }
+    }
+
+    /// Decides a command. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Rejection`] that applies, in the order of its variants.
+    pub fn decide(
+        &self,
+        context: &Context<'_>,
+        actor: &Actor,
+        command: &Command,
+    ) -> Result<Decision, Rejection> {
+        let now = context.now.max(self.book.clock());
+        self.authorize(now, actor, command)?;
+        match command {
+            Command::OpenChain { line } => self.open_chain(now, context.keys, *line),
+            Command::SignEntry { kind } => self.sign_entry(now, context.keys, kind),
+            Command::ReceiveEntry { bytes, signature } => self.receive_entry(bytes, *signature),
+            Command::Acknowledge { entry } => self.acknowledge(now, context.keys, *entry),
+            Command::ReceiveAcknowledgement { acknowledgement } => {
+                self.receive_acknowledgement(acknowledgement)
+            }
+            Command::StartJob(start) => {
+                self.start_job(now, context.keys, payer(actor)?, start)
+            }
+            Command::Deliver { job, completion_tokens, stream } => {
+                self.deliver(now, context.keys, *job, (*completion_tokens, *stream))
+            }
+            Command::FinishJob(finish) => self.finish_job(now, context.keys, finish),
+            Command::VoidJob { job, failed } => {
+                Ok(Decision::done(self.book.void(now, *job, *failed)?))
+            }
+            Command::Recover => Ok(Decision::done(self.book.recovered(now))),
+            Command::Tick => self.tick(now, context.keys),
+            Command::CreateAgent { agent, .. } => {
+                let events = self.book.manage(now, command, Trm::ZERO)?;
+                context.keys.agent(*agent)?;
+                Ok(Decision::done(events))
+            }
+            _ => Ok(Decision::done(self.book.manage(now, command, self.fundable())?)),
+        }
+    }
+
+    /// Changes the ledger by a fact. Cannot fail.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Lattice(event) => self.lattice.apply(event),
+            Event::Book(event) => self.book.apply(event),
+            Event::Document(_) => {}
+        }
+    }
+
+    /// Kill switch, scope, key: what every command passes first. A caller with a key has no more
+    /// rights than the key.
+    fn authorize(
+        &self,
+        now: Timestamp,
+        actor: &Actor,
+        command: &Command,
+    ) -> Result<(), Rejection> {
+        if command.spends() {
+            self.book.check_kill()?;
+        }
+        let Actor::Caller { key, agent, scope } = actor else { return Ok(()) };
+        let recorded = key.and_then(|key| self.book.keys().get(&key));
+        let held = recorded.map_or(*scope, |key| key.scope().min(*scope));
+        let needed = command.scope();
+        if held < needed {
+            return Err(Rejection::Scope { needed, held });
+        }
+        match key {
+            Some(key) if self.book.check_key(now, *key)?.agent != *agent => {
+                Err(Rejection::KeyInvalid)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The whole ledger as bytes. The same ledger always gives the same bytes.
+    pub fn snapshot(&self) -> Vec<u8> {
+        // Writing into a vector cannot fail.
+        minicbor::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a snapshot back.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`] when the bytes are not exactly one snapshot.
+    pub fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
+        let mut decoder = minicbor::Decoder::new(bytes);
+        let ledger = decoder.decode()?;
+        if decoder.position() != bytes.len() {
+            return Err(RestoreError::TrailingBytes);
+        }
+        Ok(ledger)
+    }
+
+    /// The digest of everything, private state included. O(state).
+    pub fn state_hash(&self) -> Digest {
+        Digest::of(&self.snapshot())
+    }
+}
+
+fn payer(actor: &Actor) -> Result<Payer, Rejection> {
+    match actor {
+        Actor::Caller { key, agent: Some(agent), .. } => Ok(Payer { key: *key, agent: *agent }),
+        Actor::Node | Actor::Caller { agent: None, .. } => Err(Rejection::NoAgent),
+    }
+}
+
+/// What the ledger holds, for reading.
+impl Ledger {
+    /// The node's party.
+    pub const fn party(&self) -> PartyId {
+        self.party
+    }
+
+    /// The state shared with the mesh.
+    pub const fn lattice(&self) -> &Lattice {
+        &self.lattice
+    }
+
+    /// The node's private accounts.
+    pub const fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// The balance of the node's own account in µTRM: its chain's balance with pending entries,
+    /// and final payments to it that it has not collected, less its agents' balances. What its
+    /// agents pay for answers stays in it. May be negative down to the node's line.
+    pub fn own_balance(&self) -> i128 {
+        let chain = self.chain_balance() + self.lattice.uncollected_sum(self.party);
+        chain - self.book.agents_total().signed()
+    }
+
+    /// What the node can still give to agents or pay: its chain's balance and line, less its
+    /// agents' balances.
+    pub fn fundable(&self) -> Trm {
+        let line = self.lattice.line(self.party).signed();
+        let left = self.chain_balance() + line - self.book.agents_total().signed();
+        Trm::from_micro(u64::try_from(left.max(0)).unwrap_or(u64::MAX))
+    }
+
+    fn chain_balance(&self) -> i128 {
+        i128::from(self.lattice.signed_balance(self.party))
+    }
+
+    /// When the next hold or approval ends by itself. The next checkpoint is apart, in
+    /// [`Ledger::checkpoint_due`]: at its time there may be nothing to write.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.book.next_deadline()
+    }
+
+    /// Checks everything that must hold after every step (MONEY §12). O(state).
+    ///
+    /// # Errors
+    ///
+    /// The first sentence that is not true.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        self.lattice.check_invariants()?;
+        if self.book.is_consistent() {
+            Ok(())
+        } else {
+            Err("the book's sums do not agree with its accounts and holds".to_owned())
+        }
+    }
+}

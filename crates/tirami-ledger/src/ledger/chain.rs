@@ -1,0 +1,195 @@
+//! The node's own chain and its part as a witness: opening the chain, signing entries, taking
+//! entries and acknowledgements from others, checkpoints.
+
+use tirami_core::{Document, DocumentId, SecretKey, Signature, Signed, Timestamp, Trm};
+
+use super::{Context, Decision, Keyring, Ledger};
+use crate::Rejection;
+use crate::command::Outcome;
+use crate::event::Event;
+use crate::lattice::{
+    Acknowledgement, Enrol, Entry, EntryKind, Lattice, LatticeEvent, Line, Open,
+};
+
+/// Whom a founder enrols itself as.
+const FOUNDER_LABEL: &str = "founder";
+
+impl Ledger {
+    pub(super) fn open_chain(
+        &self,
+        now: Timestamp,
+        keys: &Keyring,
+        line: Trm,
+    ) -> Result<Decision, Rejection> {
+        let is_pending = self.lattice.pending_of(self.party).next().is_some();
+        if is_pending || self.lattice.chain(self.party).is_some() {
+            return Err(Rejection::Exists { what: "the chain" });
+        }
+        // Each entry rests on the one before being final, so they are tried on a copy, which at
+        // this point is small: a mesh of one whose only chain is not open.
+        let mut founding = Founding { lattice: self.lattice.clone(), events: Vec::new(), now };
+        founding.sign(self, keys, Open { enrol: None, recovery: None }.into())?;
+        let enrol = Enrol { party: self.party, owner: FOUNDER_LABEL.to_owned(), line };
+        let enrol = founding.sign(self, keys, enrol.into())?;
+        let entry = founding.sign(self, keys, Line { enrol }.into())?;
+        let events = founding.events.into_iter().map(Event::Lattice).collect();
+        Ok(Decision { events, outcome: Outcome::Entry { entry, acknowledgement: None } })
+    }
+
+    pub(super) fn sign_entry(
+        &self,
+        now: Timestamp,
+        keys: &Keyring,
+        kind: &EntryKind,
+    ) -> Result<Decision, Rejection> {
+        let entry = self.lattice.draft(self.party, now, kind.clone())?;
+        // What belongs to the agents is not the node's to pay with.
+        let debit = self.chain_balance() - i128::from(entry.balance);
+        let available = self.fundable();
+        if debit > available.signed() {
+            let needed = Trm::from_micro(u64::try_from(debit).unwrap_or(u64::MAX));
+            return Err(Rejection::Insufficient { needed, available });
+        }
+        let (entry, events) = self.signed_entry(&keys.node, entry)?;
+        let outcome = Outcome::Entry { entry, acknowledgement: None };
+        Ok(Decision { events: events.into_iter().map(Event::Lattice).collect(), outcome })
+    }
+
+    fn signed_entry(
+        &self,
+        key: &SecretKey,
+        entry: Entry,
+    ) -> Result<(DocumentId, Vec<LatticeEvent>), Rejection> {
+        let signed = self.sign(key, entry)?;
+        let events = self.lattice.receive_entry(signed.bytes(), signed.signature())?;
+        Ok((signed.id(), events))
+    }
+
+    pub(super) fn receive_entry(
+        &self,
+        bytes: &[u8],
+        signature: Signature,
+    ) -> Result<Decision, Rejection> {
+        let events = self.lattice.receive_entry(bytes, signature)?;
+        Ok(Decision {
+            events: events.into_iter().map(Event::Lattice).collect(),
+            outcome: Outcome::Done,
+        })
+    }
+
+    pub(super) fn acknowledge(
+        &self,
+        now: Timestamp,
+        keys: &Keyring,
+        entry: DocumentId,
+    ) -> Result<Decision, Rejection> {
+        let (events, acknowledgement) = self.lattice.acknowledge(now, &keys.node, entry)?;
+        let outcome = Outcome::Entry { entry, acknowledgement: Some(Box::new(acknowledgement)) };
+        Ok(Decision { events: events.into_iter().map(Event::Lattice).collect(), outcome })
+    }
+
+    pub(super) fn receive_acknowledgement(
+        &self,
+        acknowledgement: &Acknowledgement,
+    ) -> Result<Decision, Rejection> {
+        let events = self.lattice.receive_acknowledgement(acknowledgement)?;
+        Ok(Decision {
+            events: events.into_iter().map(Event::Lattice).collect(),
+            outcome: Outcome::Done,
+        })
+    }
+
+    /// What is due: the ends of holds and approvals, and the clerk's next checkpoint.
+    pub(super) fn tick(&self, now: Timestamp, keys: &Keyring) -> Result<Decision, Rejection> {
+        let mut decision = Decision::done(self.book.due(now));
+        if self.is_clerk()
+            && let Some(entry) = self.lattice.draft_checkpoint(now)
+        {
+            let (_, events) = self.signed_entry(&keys.node, entry)?;
+            decision.events.extend(events.into_iter().map(Event::Lattice));
+        }
+        Ok(decision)
+    }
+
+    fn is_clerk(&self) -> bool {
+        self.lattice.charter().clerk == self.party
+    }
+
+    /// The earliest time of the next checkpoint when this node is the clerk; none when nothing
+    /// is on its chain yet. At that time [`crate::command::Command::Tick`] writes one if anything
+    /// changed.
+    pub fn checkpoint_due(&self) -> Option<Timestamp> {
+        self.lattice.chain(self.party).filter(|_| self.is_clerk())?;
+        let interval_ms = self.lattice.charter().params.checkpoint_ms;
+        let last = self.lattice.last_checkpoint();
+        Some(last.map_or(Timestamp::default(), |(_, _, time)| time.plus_ms(interval_ms)))
+    }
+
+    /// What the events applied so far made possible: entries that became final or need to wait no
+    /// longer, and this witness's acknowledgement of the node's own entries. Nothing when nothing
+    /// is left to do. The events are stored with those before them.
+    pub fn resume(&self, context: &Context<'_>) -> Vec<Event> {
+        let mut events = self.lattice.resume();
+        if events.is_empty() {
+            events = self.own_acknowledgement(context).unwrap_or_default();
+        }
+        events.into_iter().map(Event::Lattice).collect()
+    }
+
+    fn own_acknowledgement(&self, context: &Context<'_>) -> Option<Vec<LatticeEvent>> {
+        let witness = context.keys.node.public();
+        let version = self.lattice.charter().version;
+        let mut pending = self.lattice.pending_of(self.party);
+        let open = pending.find(|own| own.acknowledged_by(version).all(|by| by != witness))?;
+        // A refusal is no fault: this node may be no witness, or the entry has to wait.
+        let decided = self.lattice.acknowledge(context.now, &context.keys.node, open.entry().id());
+        decided.ok().map(|(events, _)| events)
+    }
+
+    /// Applies `events` and then everything they make possible; gives all of it, in order, to be
+    /// stored together.
+    pub fn absorb(&mut self, context: &Context<'_>, events: Vec<Event>) -> Vec<Event> {
+        let touches_lattice = events.iter().any(|event| matches!(event, Event::Lattice(_)));
+        events.iter().for_each(|event| self.apply(event));
+        let mut all = events;
+        while touches_lattice {
+            let next = self.resume(context);
+            if next.is_empty() {
+                break;
+            }
+            next.iter().for_each(|event| self.apply(event));
+            all.extend(next);
+        }
+        all
+    }
+
+    pub(super) fn sign<T: Document>(&self, key: &SecretKey, body: T) -> Result<Signed<T>, Rejection> {
+        // Every text and list in a body is bounded far below the limit of signed bytes.
+        Signed::sign(self.lattice.mesh(), key, body)
+            .map_err(|_| Rejection::OutOfRange { field: "document", range: "at most 16 KiB" })
+    }
+}
+
+/// The first entries of a founder's chain, each made final before the next is written.
+struct Founding {
+    lattice: Lattice,
+    events: Vec<LatticeEvent>,
+    now: Timestamp,
+}
+
+impl Founding {
+    fn sign(
+        &mut self,
+        ledger: &Ledger,
+        keys: &Keyring,
+        kind: EntryKind,
+    ) -> Result<DocumentId, Rejection> {
+        let entry = self.lattice.draft(ledger.party, self.now, kind)?;
+        let entry = ledger.sign(&keys.node, entry)?;
+        let pending = self.lattice.receive_entry(entry.bytes(), entry.signature())?;
+        self.events.extend(self.lattice.absorb(pending));
+        let (made, _) = self.lattice.acknowledge(self.now, &keys.node, entry.id())?;
+        self.events.extend(self.lattice.absorb(made));
+        Ok(entry.id())
+    }
+}

@@ -1,0 +1,181 @@
+//! Why the ledger refuses a command.
+
+use tirami_core::{AgentId, JobId, Timestamp, Trm};
+
+use crate::book::{ApprovalId, Level, Period, Scope};
+use crate::lattice::{AcknowledgeRefusal, EntryRejection};
+
+/// Why a command was refused. Nothing has changed when one is returned.
+///
+/// Variants are in order of precedence: when several apply, the first is returned (MONEY §10).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// Spending is frozen.
+    #[error("the kill switch is on since {} ms ({reason}); turn it off to spend again", since.ms())]
+    KillSwitch {
+        /// Since when.
+        since: Timestamp,
+        /// The reason given.
+        reason: String,
+    },
+    /// The caller may not do this.
+    #[error("this needs the scope {needed}, the caller has {held}")]
+    Scope {
+        /// The scope the command needs.
+        needed: Scope,
+        /// The caller's.
+        held: Scope,
+    },
+    /// The API key is unknown, expired or revoked.
+    #[error("the API key is unknown, expired or revoked")]
+    KeyInvalid,
+    /// The caller is bound to no agent that could pay.
+    #[error("the API key is bound to no agent; create a key with an agent to spend")]
+    NoAgent,
+    /// No such agent.
+    #[error("there is no agent {agent}")]
+    UnknownAgent {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// No such key.
+    #[error("there is no such API key")]
+    UnknownKey,
+    /// No such job is open.
+    #[error("no job {job} is open")]
+    UnknownJob {
+        /// The job.
+        job: JobId,
+    },
+    /// No such approval waits.
+    #[error("no approval {approval} is waiting")]
+    UnknownApproval {
+        /// The approval.
+        approval: ApprovalId,
+    },
+    /// The thing exists already.
+    #[error("{what} exists already")]
+    Exists {
+        /// What exists.
+        what: &'static str,
+    },
+    /// A value is outside its range.
+    #[error("{field} must be {range}")]
+    OutOfRange {
+        /// The field.
+        field: &'static str,
+        /// The allowed range in words.
+        range: &'static str,
+    },
+    /// A bound of the book is reached.
+    #[error("the node keeps at most {max} {what}; end some first")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound.
+        max: u32,
+    },
+    /// One request may not cost this much.
+    #[error("the request may cost up to {needed} TRM and {level} allows {max} TRM per request")]
+    RequestLimit {
+        /// Whose limit.
+        level: Level,
+        /// The limit.
+        max: Trm,
+        /// What the request may cost.
+        needed: Trm,
+    },
+    /// A budget would be overrun.
+    #[error(
+        "the request may cost up to {needed} TRM; {level} has spent or set aside {used} TRM \
+         of {max} TRM for the {period}"
+    )]
+    BudgetLimit {
+        /// Whose budget.
+        level: Level,
+        /// Hour, day or lifetime; the sliding minute is the velocity limit.
+        period: Period,
+        /// The budget.
+        max: Trm,
+        /// Spent and held in the period.
+        used: Trm,
+        /// What the request may cost.
+        needed: Trm,
+    },
+    /// The agent's circuit breaker is open.
+    #[error("the agent's circuit breaker is open until {} ms", until.ms())]
+    BreakerOpen {
+        /// When it closes by itself.
+        until: Timestamp,
+    },
+    /// A person said no to this request.
+    #[error("the request was denied by the node's operator (approval {approval})")]
+    ApprovalDenied {
+        /// The approval.
+        approval: ApprovalId,
+    },
+    /// There is not enough TRM.
+    #[error("{needed} TRM are needed and {available} TRM are available")]
+    Insufficient {
+        /// What is needed.
+        needed: Trm,
+        /// What is there beside all holds.
+        available: Trm,
+    },
+    /// A voucher or a finish contradicts what was signed before.
+    #[error("{reason}")]
+    Contradicts {
+        /// What does not fit.
+        reason: &'static str,
+    },
+    /// The node does not hold the key that has to sign.
+    #[error("the node does not hold the secret key that has to sign this")]
+    KeyNotHeld,
+    /// An entry was refused.
+    #[error(transparent)]
+    Entry(#[from] EntryRejection),
+    /// An acknowledgement was refused.
+    #[error(transparent)]
+    Acknowledge(#[from] AcknowledgeRefusal),
+}
+
+impl Rejection {
+    /// The stable code sent to clients. A released code is never renamed.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::KillSwitch { .. } => "kill_switch",
+            Self::Scope { .. } => "insufficient_scope",
+            Self::KeyInvalid => "invalid_api_key",
+            Self::NoAgent => "no_agent",
+            Self::UnknownAgent { .. } => "unknown_agent",
+            Self::UnknownKey => "unknown_key",
+            Self::UnknownJob { .. } => "unknown_job",
+            Self::UnknownApproval { .. } => "unknown_approval",
+            Self::Exists { .. } => "exists",
+            Self::OutOfRange { .. } => "out_of_range",
+            Self::TooMany { .. } => "too_many",
+            Self::RequestLimit { .. } => "request_limit",
+            Self::BudgetLimit { period: Period::Minute, .. } => "velocity_limit",
+            Self::BudgetLimit { .. } => "budget_limit",
+            Self::BreakerOpen { .. } => "breaker_open",
+            Self::ApprovalDenied { .. } => "approval_denied",
+            Self::Insufficient { .. } => "insufficient_balance",
+            Self::Contradicts { .. } => "contradicts",
+            Self::KeyNotHeld => "key_not_held",
+            Self::Entry(_) => "entry_refused",
+            Self::Acknowledge(_) => "acknowledge_refused",
+        }
+    }
+
+    /// Whether the same command may succeed later without the caller changing it.
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::KillSwitch { .. }
+                | Self::TooMany { .. }
+                | Self::BudgetLimit { .. }
+                | Self::BreakerOpen { .. }
+                | Self::Insufficient { .. }
+        )
+    }
+}

@@ -1,0 +1,284 @@
+//! The table of settings: name, type, range, default and meaning of each.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Names a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `data_dir`
+    DataDir,
+    /// `models_dir`
+    ModelsDir,
+    /// `model`
+    Model,
+    /// `bind`
+    Bind,
+    /// `port`
+    Port,
+    /// `threads`
+    Threads,
+    /// `context_tokens`
+    ContextTokens,
+    /// `sequences`
+    Sequences,
+    /// `gpu_layers`
+    GpuLayers,
+    /// `body_max_bytes`
+    BodyMaxBytes,
+    /// `drain_ms`
+    DrainMs,
+    /// `price_ppm`
+    PricePpm,
+    /// `personal_agent_answers`
+    PersonalAgentAnswers,
+    /// `log`
+    Log,
+}
+
+/// The type of a setting and what is allowed in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory; `~/` is the home directory.
+    Directory,
+    /// Any text that is not empty.
+    Text,
+    /// An IP address.
+    Address,
+    /// A whole number within these bounds, both allowed.
+    Number {
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+    },
+}
+
+/// The value of a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Of [`Kind::Directory`].
+    Directory(PathBuf),
+    /// Of [`Kind::Text`].
+    Text(String),
+    /// Of [`Kind::Address`].
+    Address(IpAddr),
+    /// Of [`Kind::Number`].
+    Number(u64),
+}
+
+/// Everything there is to know about one setting.
+#[derive(Debug)]
+pub struct Field {
+    /// Which setting.
+    pub key: Key,
+    /// Its name in the config file.
+    pub name: &'static str,
+    /// The environment variable that sets it.
+    pub env: &'static str,
+    /// The flag that sets it, without the dashes.
+    pub flag: &'static str,
+    /// Type and range.
+    pub kind: Kind,
+    /// The default, as it would be written in the environment.
+    pub default: &'static str,
+    /// What it does, in one or two sentences.
+    pub doc: &'static str,
+}
+
+/// Every setting, in the order in which people meet them.
+pub const FIELDS: [Field; 14] = [
+    Field {
+        key: Key::DataDir,
+        name: "data_dir",
+        env: "TIRAMI_DATA_DIR",
+        flag: "data-dir",
+        kind: Kind::Directory,
+        default: "~/.tirami",
+        doc: "Where the store, the keys and the admin API key are kept.",
+    },
+    Field {
+        key: Key::ModelsDir,
+        name: "models_dir",
+        env: "TIRAMI_MODELS_DIR",
+        flag: "models-dir",
+        kind: Kind::Directory,
+        default: "~/.tirami/models",
+        doc: "Where models are downloaded to and looked for.",
+    },
+    Field {
+        key: Key::Model,
+        name: "model",
+        env: "TIRAMI_MODEL",
+        flag: "model",
+        kind: Kind::Text,
+        default: "smollm2:135m",
+        doc: "The model to serve: a name from `tirami models list` or the path of a GGUF file.",
+    },
+    Field {
+        key: Key::Bind,
+        name: "bind",
+        env: "TIRAMI_BIND",
+        flag: "bind",
+        kind: Kind::Address,
+        default: "127.0.0.1",
+        doc: "The address the HTTP API listens on. On any other than a loopback address every \
+              request needs an API key.",
+    },
+    Field {
+        key: Key::Port,
+        name: "port",
+        env: "TIRAMI_PORT",
+        flag: "port",
+        kind: Kind::Number { min: 0, max: 65_535 },
+        default: "3000",
+        doc: "The port of the HTTP API. 0 lets the system choose a free one.",
+    },
+    Field {
+        key: Key::Threads,
+        name: "threads",
+        env: "TIRAMI_THREADS",
+        flag: "threads",
+        kind: Kind::Number { min: 0, max: 1_024 },
+        default: "0",
+        doc: "Threads that compute answers. 0 is one less than the machine has cores; using all \
+              of them makes answers many times slower when the machine does anything else.",
+    },
+    Field {
+        key: Key::ContextTokens,
+        name: "context_tokens",
+        env: "TIRAMI_CONTEXT_TOKENS",
+        flag: "context-tokens",
+        kind: Kind::Number { min: 0, max: 1_048_576 },
+        default: "0",
+        doc: "Tokens one conversation may hold, question and answer together. 0 takes the \
+              model's own number, at most 4096.",
+    },
+    Field {
+        key: Key::Sequences,
+        name: "sequences",
+        env: "TIRAMI_SEQUENCES",
+        flag: "sequences",
+        kind: Kind::Number { min: 1, max: 32 },
+        default: "4",
+        doc: "Requests that are answered at the same time; more wait in a queue.",
+    },
+    Field {
+        key: Key::GpuLayers,
+        name: "gpu_layers",
+        env: "TIRAMI_GPU_LAYERS",
+        flag: "gpu-layers",
+        kind: Kind::Number { min: 0, max: 10_000 },
+        default: "0",
+        doc: "Layers of the model kept on a GPU. It needs a build with a GPU back-end.",
+    },
+    Field {
+        key: Key::BodyMaxBytes,
+        name: "body_max_bytes",
+        env: "TIRAMI_BODY_MAX_BYTES",
+        flag: "body-max-bytes",
+        kind: Kind::Number { min: 1_024, max: 67_108_864 },
+        default: "4194304",
+        doc: "Bytes the body of a request may have; a larger one is answered with 413.",
+    },
+    Field {
+        key: Key::DrainMs,
+        name: "drain_ms",
+        env: "TIRAMI_DRAIN_MS",
+        flag: "drain-ms",
+        kind: Kind::Number { min: 0, max: 600_000 },
+        default: "10000",
+        doc: "How long running answers may go on after Ctrl-C, in milliseconds. What is cut \
+              then costs what was delivered.",
+    },
+    Field {
+        key: Key::PricePpm,
+        name: "price_ppm",
+        env: "TIRAMI_PRICE_PPM",
+        flag: "price-ppm",
+        kind: Kind::Number { min: 1, max: 1_000_000_000 },
+        default: "1000000",
+        doc: "The price of work in µTRM for 10⁹ FLOP. 1000000 is par: 1 TRM for 10⁹ FLOP.",
+    },
+    Field {
+        key: Key::PersonalAgentAnswers,
+        name: "personal_agent_answers",
+        env: "TIRAMI_PERSONAL_AGENT_ANSWERS",
+        flag: "personal-agent-answers",
+        kind: Kind::Number { min: 0, max: 1_000_000 },
+        default: "100",
+        doc: "So many answers of 1000 tokens the personal agent can pay for after the first \
+              start; the node's own account funds it.",
+    },
+    Field {
+        key: Key::Log,
+        name: "log",
+        env: "TIRAMI_LOG",
+        flag: "log",
+        kind: Kind::Text,
+        default: "info",
+        doc: "What is logged to stderr: off, error, warn, info, debug or trace, or levels per \
+              part such as tirami_node=debug,warn.",
+    },
+];
+
+impl Key {
+    /// What is known about the setting.
+    pub fn field(self) -> &'static Field {
+        // The table has one row per key, in the order of the enum; a test walks it.
+        &FIELDS[self as usize]
+    }
+}
+
+impl Field {
+    /// Reads a value as it stands in the environment or behind a flag.
+    ///
+    /// # Errors
+    ///
+    /// What would be accepted, as the end of the sentence "it must be …".
+    pub fn parse(&self, text: &str) -> Result<Value, String> {
+        let text = text.trim();
+        match self.kind {
+            _ if text.is_empty() => Err(self.allowed()),
+            Kind::Directory => Ok(Value::Directory(PathBuf::from(text))),
+            Kind::Text => Ok(Value::Text(text.to_owned())),
+            Kind::Address => match text {
+                "localhost" => Ok(Value::Address(IpAddr::from([127, 0, 0, 1]))),
+                _ => text.parse().map(Value::Address).map_err(|_| self.allowed()),
+            },
+            Kind::Number { min, max } => match text.replace('_', "").parse::<u64>() {
+                Ok(number) if (min..=max).contains(&number) => Ok(Value::Number(number)),
+                _ => Err(self.allowed()),
+            },
+        }
+    }
+
+    /// What is accepted, for messages and reference pages.
+    pub fn allowed(&self) -> String {
+        match self.kind {
+            Kind::Directory => "a directory".to_owned(),
+            Kind::Text => "a text that is not empty".to_owned(),
+            Kind::Address => "an IP address such as 127.0.0.1 or ::1".to_owned(),
+            Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
+        }
+    }
+}
+
+/// The names of all settings.
+pub(super) fn key_names() -> Vec<&'static str> {
+    FIELDS.iter().map(|field| field.name).collect()
+}
+
+/// The candidate that was probably meant by `written`, if one is near enough.
+pub(super) fn nearest<'a>(
+    written: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    /// Below this likeness a suggestion confuses more than it helps.
+    const LIKENESS_MIN: f64 = 0.8;
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(written, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+        .max_by(|one, other| one.0.total_cmp(&other.0))
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,72 @@
+//! What an owner can set: one table of settings, read from file, environment and flags.
+//!
+//! A setting is described once, in [`FIELDS`]. The file parser, the environment, the command's
+//! flags, `config show`, the generated default file and the reference pages all read that table.
+
+mod error;
+mod field;
+mod layer;
+mod page;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+pub use error::ConfigError;
+pub use field::{FIELDS, Field, Key, Kind, Value};
+pub use layer::Origin;
+pub use page::{config_markdown, default_file, env_markdown};
+pub use resolve::{ENV_API_KEY, ENV_CONFIG, ENV_URL, Resolved, Sources, resolve};
+
+/// The directory below the home directory in which everything is kept by default.
+pub const HOME_DIR: &str = ".tirami";
+
+/// The name of the config file in [`HOME_DIR`].
+pub const CONFIG_FILE: &str = "config.toml";
+
+/// Every setting with its final value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the store, the keys and the admin API key are.
+    pub data_dir: PathBuf,
+    /// Where models are downloaded to and looked for.
+    pub models_dir: PathBuf,
+    /// A catalogue name or the path of a GGUF file.
+    pub model: String,
+    /// The address the HTTP API listens on.
+    pub bind: IpAddr,
+    /// The port of the HTTP API; 0 lets the system choose.
+    pub port: u16,
+    /// Threads that compute; 0 is one less than there are cores.
+    pub threads: u32,
+    /// Tokens one conversation may hold; 0 is what the model was trained for, within reason.
+    pub context_tokens: u32,
+    /// Requests answered at the same time; at least 1.
+    pub sequences: u32,
+    /// Layers of the model kept on a GPU.
+    pub gpu_layers: u32,
+    /// Bytes a request's body may have.
+    pub body_max_bytes: usize,
+    /// How long running answers may go on after a stop was asked for, in milliseconds.
+    pub drain_ms: u64,
+    /// The price of work: µTRM for 10⁹ FLOP; 1 000 000 is par.
+    pub price_ppm: u32,
+    /// So many answers of 1 000 tokens the personal agent is given at the first start.
+    pub personal_agent_answers: u32,
+    /// What is logged: a level, or levels per part such as `tirami_node=debug,warn`.
+    pub log: String,
+}
+
+impl Config {
+    /// What holds when nothing is set, for the owner of the directory `home`.
+    pub fn defaults(home: &Path) -> Self {
+        resolve::config_of(&layer::defaults(home))
+    }
+
+    /// Address and port of the HTTP API.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.bind, self.port)
+    }
+}

@@ -1,0 +1,116 @@
+//! The default config file and the reference pages, written from the table.
+
+use std::fmt::Write as _;
+
+use super::field::{FIELDS, Field, Kind};
+use super::resolve::{ENV_API_KEY, ENV_CONFIG, ENV_URL};
+
+/// Columns of a comment in the default file.
+const COMMENT_COLUMNS: usize = 88;
+
+/// Variables that set no row of the table, with what they do.
+const OTHER_ENV: [(&str, &str); 4] = [
+    (ENV_CONFIG, "The config file, like `--config`."),
+    (ENV_URL, "The node the commands talk to, like `--url`."),
+    (ENV_API_KEY, "The API key the commands use, like `--api-key`."),
+    ("NO_COLOR", "Set to anything: no colour in the output."),
+];
+
+/// A config file that sets nothing: every setting with its meaning, its default in a comment.
+pub fn default_file() -> String {
+    let mut page = String::from(
+        "# Settings of a Tirami node. Every line is a default; remove the `#` before a key to \
+         change it.\n\
+         # Environment variables (TIRAMI_*) win over this file, flags win over both.\n\
+         # `tirami config show` tells where each value comes from.\n",
+    );
+    for field in &FIELDS {
+        page.push('\n');
+        for line in wrap(field.doc) {
+            let _ = writeln!(page, "# {line}");
+        }
+        let _ = writeln!(page, "# It is {}.", field.allowed());
+        let _ = writeln!(page, "#{} = {}", field.name, literal(field));
+    }
+    page
+}
+
+/// The reference page of the config file.
+pub fn config_markdown() -> String {
+    let mut page = String::from(
+        "# The config file\n\n\
+         `~/.tirami/config.toml`, or the file named by `--config` or `TIRAMI_CONFIG`. It is TOML; \
+         an unknown key is refused. `tirami config init` writes one with every default and its \
+         meaning, `tirami config show` tells the value of every setting and where it was set.\n\n\
+         Precedence: config file < environment < flags.\n\n\
+         | key | allowed | default | flag | variable |\n|---|---|---|---|---|\n",
+    );
+    for field in &FIELDS {
+        let _ = writeln!(
+            page,
+            "| [`{0}`](#{0}) | {1} | `{2}` | `--{3}` | `{4}` |",
+            field.name,
+            field.allowed(),
+            literal(field),
+            field.flag,
+            field.env,
+        );
+    }
+    for field in &FIELDS {
+        let _ = writeln!(page, "\n## {}\n\n{}", field.name, field.doc);
+    }
+    page.push_str(
+        "\nIn a directory, `~/` is the home directory; a relative directory in the file is meant \
+         from where the file is.\n",
+    );
+    page
+}
+
+/// The reference page of the environment variables.
+pub fn env_markdown() -> String {
+    let mut page = String::from(
+        "# Environment variables\n\n\
+         They win over the [config file](config.md); flags win over them. A variable that is set \
+         to nothing counts as not set.\n\n\
+         | variable | meaning |\n|---|---|\n",
+    );
+    for field in &FIELDS {
+        let _ = writeln!(
+            page,
+            "| `{}` | {} It is {}. Default `{}`. |",
+            field.env,
+            field.doc,
+            field.allowed(),
+            field.default
+        );
+    }
+    for (name, meaning) in OTHER_ENV {
+        let _ = writeln!(page, "| `{name}` | {meaning} |");
+    }
+    page
+}
+
+fn literal(field: &Field) -> String {
+    match field.kind {
+        Kind::Number { .. } => field.default.to_owned(),
+        Kind::Directory | Kind::Text | Kind::Address => format!("{:?}", field.default),
+    }
+}
+
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let full =
+            lines.last().is_some_and(|line| line.len() + word.len() + 1 > COMMENT_COLUMNS);
+        if full {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}

@@ -1,0 +1,136 @@
+//! Merges file, environment and flags, in this order: what comes later wins.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use super::error::ConfigError;
+use super::field::{FIELDS, Key, Value, nearest};
+use super::layer::{self, Layer, Origin};
+use super::{CONFIG_FILE, Config, HOME_DIR};
+
+/// The variable that names the config file.
+pub const ENV_CONFIG: &str = "TIRAMI_CONFIG";
+/// The variable that names the node the commands talk to.
+pub const ENV_URL: &str = "TIRAMI_URL";
+/// The variable that holds the API key the commands use.
+pub const ENV_API_KEY: &str = "TIRAMI_API_KEY";
+
+/// Variables with this prefix belong to tests and are nobody's typing error.
+const ENV_TEST_PREFIX: &str = "TIRAMI_TEST_";
+
+/// Everything settings can come from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The home directory; `None` when there is none.
+    pub home: Option<PathBuf>,
+    /// The config file that was asked for on the command line.
+    pub file: Option<PathBuf>,
+    /// All environment variables that are valid UTF-8.
+    pub env: Vec<(String, String)>,
+    /// What was set on the command line.
+    pub flags: Vec<(Key, Value)>,
+}
+
+/// Settings and where each of them was set.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The settings.
+    pub config: Config,
+    /// The config file that was read, or would be read if it existed.
+    pub file: PathBuf,
+    /// Variables that look like settings and are none, with the one that was probably meant.
+    pub unknown_env: Vec<(String, Option<&'static str>)>,
+    layer: Layer,
+}
+
+impl Resolved {
+    /// Every setting in the order of the table, with its value and where it was set.
+    pub fn rows(&self) -> impl Iterator<Item = (Key, &Value, &Origin)> {
+        self.layer.iter().map(|(key, (value, origin))| (*key, value, origin))
+    }
+}
+
+/// Reads all sources and merges them.
+///
+/// The file is the one of the flag, else the one of [`ENV_CONFIG`], else
+/// `~/.tirami/config.toml`; only the last may be missing.
+///
+/// # Errors
+///
+/// The first of [`ConfigError`]'s variants that applies; nothing is half used.
+pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
+    let home = sources.home.as_deref().ok_or(ConfigError::NoHome)?;
+    let asked = sources.file.clone().or_else(|| file_of_env(&sources.env));
+    let file = asked.clone().unwrap_or_else(|| home.join(HOME_DIR).join(CONFIG_FILE));
+
+    let mut layer = layer::defaults(home);
+    if asked.is_some() || file.exists() {
+        layer.extend(layer::from_file(&file, home)?);
+    }
+    layer.extend(layer::from_env(&sources.env, home)?);
+    layer.extend(layer::from_flags(&sources.flags, home));
+
+    let config = config_of(&layer);
+    Ok(Resolved { config, file, unknown_env: unknown_env(&sources.env), layer })
+}
+
+/// The settings in a layer that has all of them.
+pub(super) fn config_of(layer: &Layer) -> Config {
+    Config {
+        data_dir: directory(layer, Key::DataDir),
+        models_dir: directory(layer, Key::ModelsDir),
+        model: text(layer, Key::Model),
+        bind: match layer.get(&Key::Bind) {
+            Some((Value::Address(address), _)) => *address,
+            _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        },
+        port: number(layer, Key::Port),
+        threads: number(layer, Key::Threads),
+        context_tokens: number(layer, Key::ContextTokens),
+        sequences: number(layer, Key::Sequences),
+        gpu_layers: number(layer, Key::GpuLayers),
+        body_max_bytes: number(layer, Key::BodyMaxBytes),
+        drain_ms: number(layer, Key::DrainMs),
+        price_ppm: number(layer, Key::PricePpm),
+        personal_agent_answers: number(layer, Key::PersonalAgentAnswers),
+        log: text(layer, Key::Log),
+    }
+}
+
+fn directory(layer: &Layer, key: Key) -> PathBuf {
+    match layer.get(&key) {
+        Some((Value::Directory(path), _)) => path.clone(),
+        _ => Path::new(key.field().default).to_path_buf(),
+    }
+}
+
+fn text(layer: &Layer, key: Key) -> String {
+    match layer.get(&key) {
+        Some((Value::Text(text), _)) => text.clone(),
+        _ => key.field().default.to_owned(),
+    }
+}
+
+/// The table's bounds keep every number within the type it is used as; a test tries both ends.
+fn number<T: TryFrom<u64> + Default>(layer: &Layer, key: Key) -> T {
+    match layer.get(&key) {
+        Some((Value::Number(number), _)) => T::try_from(*number).unwrap_or_default(),
+        _ => T::default(),
+    }
+}
+
+fn file_of_env(env: &[(String, String)]) -> Option<PathBuf> {
+    let (_, path) = env.iter().find(|(name, path)| name == ENV_CONFIG && !path.is_empty())?;
+    Some(PathBuf::from(path))
+}
+
+fn unknown_env(env: &[(String, String)]) -> Vec<(String, Option<&'static str>)> {
+    let known =
+        || FIELDS.iter().map(|field| field.env).chain([ENV_CONFIG, ENV_URL, ENV_API_KEY]);
+    env.iter()
+        .map(|(name, _)| name)
+        .filter(|name| name.starts_with("TIRAMI_") && !name.starts_with(ENV_TEST_PREFIX))
+        .filter(|name| !known().any(|one| one == name.as_str()))
+        .map(|name| (name.clone(), nearest(name, known())))
+        .collect()
+}

@@ -1,0 +1,136 @@
+//! Precedence, messages, and the promise that one table drives everything.
+
+use std::path::Path;
+
+use super::*;
+
+const HOME: &str = "/home/ada";
+
+fn sources(file: Option<&Path>, env: &[(&str, &str)], flags: &[(Key, &str)]) -> Sources {
+    Sources {
+        home: Some(HOME.into()),
+        file: file.map(Into::into),
+        env: env.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect(),
+        flags: flags.iter().map(|(key, text)| (*key, key.field().parse(text).unwrap())).collect(),
+    }
+}
+
+fn with_file<T>(content: &str, check: impl FnOnce(&Path) -> T) -> T {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tirami.toml");
+    std::fs::write(&path, content).unwrap();
+    check(&path)
+}
+
+#[test]
+fn the_table_has_one_row_per_key_in_order_and_its_defaults_parse() {
+    for (index, field) in FIELDS.iter().enumerate() {
+        assert_eq!(field.key as usize, index, "{}", field.name);
+        assert!(field.parse(field.default).is_ok(), "{}", field.name);
+        assert_eq!(field.env, format!("TIRAMI_{}", field.name.to_uppercase()));
+        assert_eq!(field.flag, field.name.replace('_', "-"));
+    }
+}
+
+#[test]
+fn both_ends_of_every_range_arrive_unchanged() {
+    for field in &FIELDS {
+        let Kind::Number { min, max } = field.kind else { continue };
+        for end in [min, max] {
+            let text = end.to_string();
+            let resolved = resolve(&sources(None, &[(field.env, text.as_str())], &[])).unwrap();
+            let config = format!("{:?}", resolved.config);
+            assert!(config.contains(&format!("{}: {end}", field.name)), "{config}");
+        }
+        assert!(field.parse(&(max + 1).to_string()).is_err(), "{}", field.name);
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_the_environment_over_the_file() {
+    with_file("port = 1\nthreads = 1\nsequences = 1\n", |path| {
+        let env = [("TIRAMI_PORT", "2"), ("TIRAMI_THREADS", "2")];
+        let resolved = resolve(&sources(Some(path), &env, &[(Key::Port, "3")])).unwrap();
+        let config = &resolved.config;
+        assert_eq!((config.port, config.threads, config.sequences), (3, 2, 1));
+        assert_eq!(config.gpu_layers, Config::defaults(Path::new(HOME)).gpu_layers);
+        let origins: Vec<String> =
+            resolved.rows().map(|(_, _, origin)| origin.to_string()).collect();
+        assert_eq!(origins[Key::Port as usize], "flag --port");
+        assert_eq!(origins[Key::Threads as usize], "env TIRAMI_THREADS");
+        assert_eq!(origins[Key::Sequences as usize], format!("{}:3", path.display()));
+        assert_eq!(origins[Key::Bind as usize], "default");
+    });
+}
+
+#[test]
+fn every_refusal_names_place_key_and_what_is_allowed() {
+    let cases = [
+        ("prot = 3000", ":1: unknown key `prot`; did you mean `port`?"),
+        ("\n\nzzz = 1", ":3: unknown key `zzz`; the keys are data_dir, models_dir"),
+        ("[port]\nx = 1", ":1: port must be a whole number from 0 to 65535, not"),
+        ("port = \"3000\"", ":1: port must be a whole number from 0 to 65535, not \"3000\""),
+        ("# a\nport = -1", ":2: port must be a whole number from 0 to 65535, not -1"),
+        ("port = 65536", ":1: port must be a whole number from 0 to 65535, not 65536"),
+        ("bind = \"here\"", ":1: bind must be an IP address such as 127.0.0.1 or ::1, not"),
+        ("model = \"\"", ":1: model must be a text that is not empty, not \"\""),
+        ("port = 1\nport = 2", ":2: duplicate key"),
+        ("port = ", ":1: "),
+    ];
+    for (content, expected) in cases {
+        with_file(content, |path| {
+            let error = resolve(&sources(Some(path), &[], &[])).unwrap_err().to_string();
+            let expected = format!("{}{expected}", path.display());
+            assert!(error.starts_with(&expected), "{content:?}\n {error}\n {expected}");
+        });
+    }
+    let error = resolve(&sources(None, &[("TIRAMI_PORT", "x")], &[])).unwrap_err().to_string();
+    assert_eq!(error, "TIRAMI_PORT: port must be a whole number from 0 to 65535, not \"x\"");
+    let error = resolve(&sources(Some(Path::new("/nowhere.toml")), &[], &[])).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read the config file /nowhere.toml: "));
+}
+
+#[test]
+fn the_default_file_parses_and_equals_the_defaults_as_it_is_and_with_every_line_active() {
+    let page = default_file();
+    let active: String = page
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert_eq!(active.lines().filter(|line| !line.starts_with('#')).count(), FIELDS.len() * 2);
+    for content in [page, active] {
+        with_file(&content, |path| {
+            let resolved = resolve(&sources(Some(path), &[], &[])).unwrap();
+            assert_eq!(resolved.config, Config::defaults(Path::new(HOME)));
+        });
+    }
+}
+
+#[test]
+fn directories_know_the_home_directory_and_where_the_file_is() {
+    with_file("data_dir = \"store\"\nmodels_dir = \"~/m\"\n", |path| {
+        let config = resolve(&sources(Some(path), &[], &[])).unwrap().config;
+        assert_eq!(config.data_dir, path.parent().unwrap().join("store"));
+        assert_eq!(config.models_dir, Path::new("/home/ada/m"));
+    });
+    let config = Config::defaults(Path::new(HOME));
+    assert_eq!(config.data_dir, Path::new("/home/ada/.tirami"));
+}
+
+#[test]
+fn a_mistyped_variable_is_named_with_the_one_that_was_meant() {
+    let env = [("TIRAMI_PROT", "1"), ("TIRAMI_TEST_MODEL", "x"), ("TIRAMI_URL", "y")];
+    let resolved = resolve(&sources(None, &env, &[])).unwrap();
+    assert_eq!(resolved.unknown_env, [("TIRAMI_PROT".to_owned(), Some("TIRAMI_PORT"))]);
+}
+
+#[test]
+fn the_reference_pages_name_every_setting() {
+    for field in &FIELDS {
+        assert!(config_markdown().contains(&format!("## {}\n", field.name)));
+        assert!(env_markdown().contains(&format!("| `{}` |", field.env)));
+    }
+}

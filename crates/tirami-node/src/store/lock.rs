@@ -1,0 +1,49 @@
+//! One node per data directory: an exclusive lock that ends with the process.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use super::StoreError;
+
+/// The lock's file in the data directory.
+const LOCK_FILE: &str = "node.lock";
+
+/// Holds the data directory until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Takes the directory and writes this process's id into the lock file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Locked`] when another process has it, [`StoreError::ReadOnly`] or
+    /// [`StoreError::Io`] when the lock file cannot be made.
+    pub fn take(data_dir: &Path) -> Result<Self, StoreError> {
+        let path = data_dir.join(LOCK_FILE);
+        let io = |error| StoreError::io(&path, "locked", error);
+        let mut file = File::options()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // The id is a courtesy; without it the sentence is still right.
+                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                return Err(StoreError::Locked { path, pid });
+            }
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+        file.set_len(0).map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(Self { _file: file })
+    }
+}

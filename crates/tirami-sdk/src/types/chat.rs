@@ -1,0 +1,290 @@
+//! Chat completions in OpenAI's shapes, and what Tirami adds to an answer.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Amount;
+
+/// A chat to be continued. Fields Tirami does not know are ignored, as OpenAI does; fields that
+/// would change the answer and are not supported here are refused.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ChatRequest {
+    /// The model's name or digest, as in `GET /v1/models`.
+    pub model: String,
+    /// The messages, oldest first; at least one.
+    pub messages: Vec<ChatMessage>,
+    /// Completion tokens at most, at least 1. The older name of `max_completion_tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub max_tokens: Option<u32>,
+    /// Completion tokens at most, at least 1. Unset is what the context has room for, up to the
+    /// node's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub max_completion_tokens: Option<u32>,
+    /// 0 always takes the likeliest token; 1 follows the model's own probabilities. 0 to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 2)]
+    pub temperature: Option<f32>,
+    /// Only the likeliest tokens that together have this probability. Above 0, at most 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1)]
+    pub top_p: Option<f32>,
+    /// Only so many of the likeliest tokens; 0 is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Seed of the sampler: the same request on the same build gives the same answer. Unset
+    /// draws one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u32>,
+    /// Texts that end the answer and are not part of it; at most 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
+    /// Answers per request; only 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1)]
+    pub n: Option<u32>,
+    /// Whether the answer comes piece by piece as server-sent events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<bool>,
+    /// What a stream carries besides text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_options: Option<StreamOptions>,
+    /// A name for the end user; not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+impl ChatRequest {
+    /// A request to `model` without messages yet.
+    pub fn new(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The request with a message of the user appended.
+    #[must_use]
+    pub fn user(self, text: impl Into<String>) -> Self {
+        self.message("user", text)
+    }
+
+    /// The request with a message of `role` appended.
+    #[must_use]
+    pub fn message(mut self, role: &str, text: impl Into<String>) -> Self {
+        self.messages.push(ChatMessage::new(role, text));
+        self
+    }
+}
+
+/// One message of a chat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChatMessage {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// The text.
+    pub content: Content,
+}
+
+impl ChatMessage {
+    /// A message of `role`.
+    pub fn new(role: &str, text: impl Into<String>) -> Self {
+        Self {
+            role: role.to_owned(),
+            content: Content::Text(text.into()),
+        }
+    }
+}
+
+/// A message's text, whole or in parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Content {
+    /// The whole text.
+    Text(String),
+    /// Parts that are joined without a separator.
+    Parts(Vec<ContentPart>),
+}
+
+impl Content {
+    /// The whole text.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Parts(parts) => parts.iter().map(|part| part.text.as_str()).collect(),
+        }
+    }
+}
+
+/// A part of a message; only text is understood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ContentPart {
+    /// `text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text.
+    pub text: String,
+}
+
+/// One stop text or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Stop {
+    /// One text.
+    One(String),
+    /// At most 16 texts.
+    Many(Vec<String>),
+}
+
+/// What a stream carries besides text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct StreamOptions {
+    /// Whether a last chunk without choices tells the usage.
+    #[serde(default)]
+    pub include_usage: bool,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChatResponse {
+    /// `chatcmpl-` and the job's id.
+    pub id: String,
+    /// `chat.completion`.
+    pub object: String,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// The model that answered.
+    pub model: String,
+    /// Engine, version and back-end that answered.
+    pub system_fingerprint: String,
+    /// One answer.
+    pub choices: Vec<ChatChoice>,
+    /// Tokens read and written.
+    pub usage: Usage,
+    /// What the answer cost, who gave it and how it can be verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x_tirami: Option<TiramiInfo>,
+}
+
+impl ChatResponse {
+    /// The answer's text.
+    pub fn text(&self) -> String {
+        self.choices
+            .first()
+            .map(|choice| choice.message.content.text())
+            .unwrap_or_default()
+    }
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChoice {
+    /// Counts from 0.
+    pub index: u32,
+    /// The answer.
+    pub message: ChatMessage,
+    /// `stop` or `length`.
+    pub finish_reason: String,
+    /// Always null.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub logprobs: Option<()>,
+}
+
+/// A piece of a streamed answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChunk {
+    /// The same in all chunks of an answer.
+    pub id: String,
+    /// `chat.completion.chunk`.
+    pub object: String,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// The model that answers.
+    pub model: String,
+    /// Engine, version and back-end that answer.
+    pub system_fingerprint: String,
+    /// One piece; none in the usage chunk.
+    pub choices: Vec<ChatChunkChoice>,
+    /// Tokens read and written; only in the usage chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Only in the last chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x_tirami: Option<TiramiInfo>,
+}
+
+impl ChatChunk {
+    /// The piece's text; empty when it has none.
+    pub fn text(&self) -> &str {
+        self.choices
+            .first()
+            .and_then(|choice| choice.delta.content.as_deref())
+            .unwrap_or_default()
+    }
+}
+
+/// One piece of one answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChunkChoice {
+    /// Counts from 0.
+    pub index: u32,
+    /// What is new.
+    pub delta: ChatDelta,
+    /// `stop` or `length` in the last piece.
+    #[serde(default)]
+    pub finish_reason: Option<String>,
+}
+
+/// What is new in a piece.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ChatDelta {
+    /// `assistant`; only in the first piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// New text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+/// Tokens read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// Tokens of the rendered prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer.
+    pub completion_tokens: u32,
+    /// Their sum.
+    pub total_tokens: u32,
+}
+
+/// What an answer cost, who gave it and how it can be verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TiramiInfo {
+    /// What was charged.
+    pub trm_cost: Amount,
+    /// What the paying agent has left beside all its holds.
+    pub effective_balance: Amount,
+    /// The party that answered, 64 hexadecimal characters.
+    pub provider: String,
+    /// The trade, for `GET /v1/tirami/trades/{id}`.
+    pub trade_id: String,
+    /// The work in floating-point operations.
+    pub flops: u64,
+    /// Who was chosen and why.
+    pub route: Route,
+}
+
+/// Who was chosen to answer, out of how many, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Route {
+    /// The party that answered.
+    pub provider: String,
+    /// Digest of the model that answered.
+    pub model: String,
+    /// Providers that could have answered.
+    pub candidates: u32,
+    /// Why this one.
+    pub reason: String,
+}

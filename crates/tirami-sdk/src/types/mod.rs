@@ -1,0 +1,33 @@
+//! What travels in requests and answers. Names are those of the JSON.
+
+mod agents;
+mod chat;
+mod economy;
+mod error;
+mod keys;
+mod models;
+mod safety;
+mod status;
+
+pub use agents::{
+    Agent, AgentList, Bundle, CreateAgent, Cryption, ExportAgent, FundAgent, ImportAgent,
+};
+pub use chat::{
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatMessage, ChatRequest, ChatResponse,
+    Content, ContentPart, Route, Stop, StreamOptions, TiramiInfo, Usage,
+};
+pub use economy::{
+    Balance, Estimate, EstimateRequest, Network, Pricing, SignedDocument, Trade, TradeDetail,
+    TradeList,
+};
+pub use error::{ErrorBody, ErrorDetail, ErrorExtra};
+pub use keys::{CreateKey, CreatedKey, KeyInfo, KeyList, RotateKey, Scope};
+pub use models::{Model, ModelDetail, ModelList};
+pub use safety::{
+    Approval, ApprovalDecision, ApprovalList, Done, KillRequest, KillStatus, LimitAmount, Limits,
+    LimitsReport, PolicyRequest, PolicyStatus, Safety, Spending,
+};
+pub use status::{EngineStatus, Health, Ready, ReadyComponents, Status};
+
+/// Completion tokens that make one answer where a cost or a limit is shown in answers.
+pub const ANSWER_TOKENS: u32 = 1_000;
