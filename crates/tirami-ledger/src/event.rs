@@ -12,7 +12,7 @@ use crate::lattice::LatticeEvent;
 pub enum Event {
     /// The lattice changed.
     #[n(0)]
-    Lattice(#[n(0)] LatticeEvent),
+    Lattice(#[n(0)] Box<LatticeEvent>),
     /// The book changed.
     #[n(1)]
     Book(#[n(0)] BookEvent),

@@ -157,7 +157,8 @@ impl<'b> Frame<'b> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedEntry {
     id: DocumentId,
-    entry: Entry,
+    // Boxed: events and pending entries that carry it stay small.
+    entry: Box<Entry>,
     bytes: Vec<u8>,
     signature: Signature,
 }
@@ -169,7 +170,7 @@ impl SignedEntry {
     }
 
     /// What the bytes say.
-    pub const fn entry(&self) -> &Entry {
+    pub fn entry(&self) -> &Entry {
         &self.entry
     }
 
@@ -214,11 +215,11 @@ impl<'b, C> Decode<'b, C> for SignedEntry {
         let id = d.decode()?;
         let bytes = d.bytes()?.to_vec();
         let signature = d.decode()?;
-        let entry = tirami_core::decode_body(&bytes)
+        let entry: Entry = tirami_core::decode_body(&bytes)
             .map_err(|_| DecodeError::message("the bytes are not an entry"))?;
         Ok(Self {
             id,
-            entry,
+            entry: Box::new(entry),
             bytes,
             signature,
         })
@@ -273,7 +274,7 @@ impl<'b> Unverified<'b> {
     pub(super) fn into_signed(self) -> SignedEntry {
         SignedEntry {
             id: self.id,
-            entry: self.entry,
+            entry: Box::new(self.entry),
             bytes: self.bytes.to_vec(),
             signature: self.signature,
         }

@@ -32,7 +32,7 @@ impl Ledger {
         let enrol = Enrol { party: self.party, owner: FOUNDER_LABEL.to_owned(), line };
         let enrol = founding.sign(self, keys, enrol.into())?;
         let entry = founding.sign(self, keys, Line { enrol }.into())?;
-        let events = founding.events.into_iter().map(Event::Lattice).collect();
+        let events = lattice_events(founding.events);
         Ok(Decision { events, outcome: Outcome::Entry { entry, acknowledgement: None } })
     }
 
@@ -52,7 +52,7 @@ impl Ledger {
         }
         let (entry, events) = self.signed_entry(&keys.node, entry)?;
         let outcome = Outcome::Entry { entry, acknowledgement: None };
-        Ok(Decision { events: events.into_iter().map(Event::Lattice).collect(), outcome })
+        Ok(Decision { events: lattice_events(events), outcome })
     }
 
     fn signed_entry(
@@ -72,7 +72,7 @@ impl Ledger {
     ) -> Result<Decision, Rejection> {
         let events = self.lattice.receive_entry(bytes, signature)?;
         Ok(Decision {
-            events: events.into_iter().map(Event::Lattice).collect(),
+            events: lattice_events(events),
             outcome: Outcome::Done,
         })
     }
@@ -85,7 +85,7 @@ impl Ledger {
     ) -> Result<Decision, Rejection> {
         let (events, acknowledgement) = self.lattice.acknowledge(now, &keys.node, entry)?;
         let outcome = Outcome::Entry { entry, acknowledgement: Some(Box::new(acknowledgement)) };
-        Ok(Decision { events: events.into_iter().map(Event::Lattice).collect(), outcome })
+        Ok(Decision { events: lattice_events(events), outcome })
     }
 
     pub(super) fn receive_acknowledgement(
@@ -94,7 +94,7 @@ impl Ledger {
     ) -> Result<Decision, Rejection> {
         let events = self.lattice.receive_acknowledgement(acknowledgement)?;
         Ok(Decision {
-            events: events.into_iter().map(Event::Lattice).collect(),
+            events: lattice_events(events),
             outcome: Outcome::Done,
         })
     }
@@ -106,7 +106,7 @@ impl Ledger {
             && let Some(entry) = self.lattice.draft_checkpoint(now)
         {
             let (_, events) = self.signed_entry(&keys.node, entry)?;
-            decision.events.extend(events.into_iter().map(Event::Lattice));
+            decision.events.extend(lattice_events(events));
         }
         Ok(decision)
     }
@@ -133,7 +133,7 @@ impl Ledger {
         if events.is_empty() {
             events = self.own_acknowledgement(context).unwrap_or_default();
         }
-        events.into_iter().map(Event::Lattice).collect()
+        lattice_events(events)
     }
 
     fn own_acknowledgement(&self, context: &Context<'_>) -> Option<Vec<LatticeEvent>> {
@@ -152,13 +152,11 @@ impl Ledger {
         let touches_lattice = events.iter().any(|event| matches!(event, Event::Lattice(_)));
         events.iter().for_each(|event| self.apply(event));
         let mut all = events;
-        while touches_lattice {
-            let next = self.resume(context);
-            if next.is_empty() {
-                break;
-            }
+        let mut next = if touches_lattice { self.resume(context) } else { Vec::new() };
+        while !next.is_empty() {
             next.iter().for_each(|event| self.apply(event));
-            all.extend(next);
+            all.append(&mut next);
+            next = self.resume(context);
         }
         all
     }
@@ -168,6 +166,10 @@ impl Ledger {
         Signed::sign(self.lattice.mesh(), key, body)
             .map_err(|_| Rejection::OutOfRange { field: "document", range: "at most 16 KiB" })
     }
+}
+
+fn lattice_events(events: Vec<LatticeEvent>) -> Vec<Event> {
+    events.into_iter().map(|event| Event::Lattice(Box::new(event))).collect()
 }
 
 /// The first entries of a founder's chain, each made final before the next is written.

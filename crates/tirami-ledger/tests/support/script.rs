@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 
 /// One line of a scenario.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// Line in the file, counted from 1, for messages.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What to do.
-    pub verb: String,
+    pub(crate) verb: String,
     /// Words after the verb without `=`.
-    pub args: Vec<String>,
+    pub(crate) args: Vec<String>,
     /// Words of the form `key=value`.
-    pub named: BTreeMap<String, String>,
+    pub(crate) named: BTreeMap<String, String>,
     /// What should come of it; `None` when the line says nothing.
-    pub expect: Option<String>,
+    pub(crate) expect: Option<String>,
 }
 
 /// The steps of a scenario, in order.
@@ -27,7 +27,7 @@ pub struct Step {
 ///
 /// When a line has no verb, an empty expectation, or one key twice: a scenario that is not
 /// understood must not pass.
-pub fn read(text: &str) -> Vec<Step> {
+pub(crate) fn read(text: &str) -> Vec<Step> {
     text.lines()
         .enumerate()
         .filter_map(|(index, line)| step(index + 1, line))
