@@ -1,162 +1,218 @@
-//! The kernel: inputs in, effects out.
+//! Input → effects.
 
 use tirami_core::{JobId, SecretKey, Timestamp};
-use tirami_ledger::book::Hold;
+use tirami_ledger::book::{AGENTS_MAX, KeyId};
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::event::{BookEvent, Event};
 use tirami_ledger::{Context, Keyring, Ledger, Rejection};
 
-/// The shortest time between two wishes to be woken, in milliseconds.
-const TICK_MIN_MS: u64 = 1_000;
+#[cfg(test)]
+mod tests;
 
-/// Matches a reply with its request; chosen by whoever asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
+/// Names a request, so that its answer finds the one who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(u64);
 
-/// What may happen to a node.
+impl RequestId {
+    /// The request with this number.
+    pub const fn new(id: u64) -> Self {
+        Self(id)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Everything that can happen to a kernel.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// Somebody asks for a change.
+    /// Somebody asks for a change of the ledger. It is answered, once.
     Command {
-        /// For the reply.
+        /// Whom to answer.
         request: RequestId,
         /// Who asks.
         actor: Actor,
         /// What is asked.
         command: Command,
     },
-    /// The node holds an agent's key from now on. Comes before the agent's account is created,
-    /// after the key is durable.
+    /// The node holds the secret key of an agent. It comes before the agent's `CreateAgent`, and
+    /// after a start once for each agent: the kernel stores no secret. Beyond as many agents as a
+    /// book can keep it changes nothing.
     AddAgentKey(SecretKey),
-    /// Time has passed.
+    /// The time that was asked for in [`Effects::wake_at`] has come, or any other.
     Tick,
 }
 
-/// What has to be done outside, in this order.
-#[derive(Debug, Default)]
+/// What an input leads to. To be carried out in the order of the fields.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Effects {
-    /// To be stored together, durably, before the reply is sent or a job is told to stop.
+    /// To be stored, together and in this order. The kernel has applied them already.
     pub append: Vec<Event>,
-    /// The answer to the request; only after `append` is durable.
+    /// The answer to a command. It may be sent only after `append`, and what earlier inputs
+    /// appended, is durable: a crash must not take back what somebody was told.
     pub reply: Option<(RequestId, Result<Outcome, Rejection>)>,
-    /// Jobs whose generation must stop. Those still open are then finished with what they
-    /// delivered.
+    /// Jobs to stop. Those whose hold is still open are then finished or voided as usual, with
+    /// what was delivered until then; of the others nothing more can be charged.
     pub cancel: Vec<JobId>,
-    /// When to come back with [`Input::Tick`] if nothing else happens; replaces earlier wishes.
+    /// When to give [`Input::Tick`] if nothing comes before; none when nothing will fall due.
+    /// Each effect replaces what the one before said.
     pub wake_at: Option<Timestamp>,
 }
 
-/// The decisions of one node.
+/// All decisions of one node.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     ledger: Ledger,
     keys: Keyring,
+    /// The latest time seen.
     clock: Timestamp,
+    /// When the last checkpoint was tried: with nothing to write it stays due.
+    checkpoint_tried: Option<Timestamp>,
 }
 
 impl Kernel {
-    /// A kernel over a ledger as it was stored.
+    /// A kernel over a ledger and the keys its node signs with.
     pub fn new(ledger: Ledger, keys: Keyring) -> Self {
         let clock = ledger.book().clock();
-        Self { ledger, keys, clock }
+        Self {
+            ledger,
+            keys,
+            clock,
+            checkpoint_tried: None,
+        }
     }
 
-    /// A kernel over `ledger` and the events stored after it, in order.
-    pub fn replay<'e>(
+    /// The kernel after `events`, which is the tail of the store after `ledger`: the one that
+    /// [`Ledger::restore`] read from the newest snapshot, or an empty one.
+    pub fn replay(
         mut ledger: Ledger,
-        events: impl IntoIterator<Item = &'e Event>,
         keys: Keyring,
+        events: impl IntoIterator<Item = Event>,
     ) -> Self {
-        events.into_iter().for_each(|event| ledger.apply(event));
+        for event in events {
+            ledger.apply(&event);
+        }
         Self::new(ledger, keys)
     }
 
-    /// Takes one input. A time before an earlier input's counts as that input's time.
+    /// Takes one input. What fell due before it is decided first. A `now` before one that was
+    /// given earlier counts as that one.
+    #[must_use = "effects that are not carried out are lost, and with them money"]
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Effects {
         self.clock = self.clock.max(now);
-        let mut effects = match input {
-            Input::Command { request, actor, command } => self.command(request, &actor, &command),
+        let mut effects = Effects::default();
+        self.tick(&mut effects);
+        match input {
+            Input::Command {
+                request,
+                actor,
+                command,
+            } => {
+                let decided = self.decide(&actor, &command);
+                let outcome = decided.map(|(events, outcome)| {
+                    self.take(events, &mut effects);
+                    outcome
+                });
+                effects.reply = Some((request, outcome));
+            }
             Input::AddAgentKey(key) => {
-                self.keys.add_agent(key);
-                Effects::default()
+                let is_known = self.keys.agents.contains_key(&key.public().agent());
+                if is_known || self.keys.agents.len() < AGENTS_MAX as usize {
+                    self.keys.add_agent(key);
+                }
             }
-            Input::Tick => self.tick(),
-        };
-        // A deadline that passed with nothing to do, such as that of a checkpoint nothing changed
-        // for, must not wake the node all the time.
-        let soonest = self.clock.plus_ms(TICK_MIN_MS);
-        effects.wake_at = self.ledger.next_deadline().map(|deadline| deadline.max(soonest));
+            Input::Tick => {}
+        }
+        effects.wake_at = self.wake_at();
         effects
     }
 
-    fn command(&mut self, request: RequestId, actor: &Actor, command: &Command) -> Effects {
-        let decided = self.ledger.decide(&self.context(), actor, command);
-        let (mut effects, reply) = match decided {
-            Ok(decision) => (self.take(decision.events), Ok(decision.outcome)),
-            Err(rejection) => (Effects::default(), Err(rejection)),
-        };
-        effects.reply = Some((request, reply));
-        effects
-    }
-
-    fn tick(&mut self) -> Effects {
-        match self.ledger.decide(&self.context(), &Actor::Node, &Command::Tick) {
-            Ok(decision) => self.take(decision.events),
-            // What could not be decided now stays due.
-            Err(_) => Effects::default(),
-        }
-    }
-
-    /// Applies events and all that follows from them.
-    fn take(&mut self, events: Vec<Event>) -> Effects {
-        let cancel = self.stopped_by(&events);
-        let context = Context { now: self.clock, keys: &self.keys };
-        let append = self.ledger.absorb(&context, events);
-        Effects { append, cancel, ..Effects::default() }
-    }
-
-    /// The jobs that may not go on after `events`, which are not applied yet.
-    fn stopped_by(&self, events: &[Event]) -> Vec<JobId> {
-        let mut stopped = Vec::new();
-        for event in events {
-            match event {
-                Event::Book(BookEvent::KillSet { on: true, .. }) => {
-                    stopped.extend(self.open_jobs(|_| true));
-                }
-                Event::Book(BookEvent::KeyRevoked { key, .. }) => {
-                    stopped.extend(self.open_jobs(|hold| hold.key == Some(*key)));
-                }
-                Event::Book(BookEvent::HoldPosted(posted)) => stopped.push(posted.job),
-                Event::Book(
-                    BookEvent::HoldExpired { job, .. } | BookEvent::HoldVoided { job, .. },
-                ) => stopped.push(*job),
-                _ => {}
-            }
-        }
-        stopped
-    }
-
-    fn open_jobs(&self, which: impl Fn(&Hold) -> bool) -> impl Iterator<Item = JobId> {
-        let holds = self.ledger.book().holds().iter();
-        holds.filter(move |(_, hold)| which(hold)).map(|(job, _)| *job)
-    }
-
-    fn context(&self) -> Context<'_> {
-        Context { now: self.clock, keys: &self.keys }
-    }
-
-    /// The state, for reading.
+    /// The ledger, for reading.
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The latest time the kernel was told.
+    /// The latest time seen: what reading by time is to be asked with.
     pub const fn clock(&self) -> Timestamp {
         self.clock
     }
 
-    /// The whole state as bytes, for the store. The keys are not in it.
+    /// The whole ledger as bytes, for [`Ledger::restore`]. Secret keys are not in it.
     pub fn snapshot(&self) -> Vec<u8> {
         self.ledger.snapshot()
+    }
+
+    fn decide(&self, actor: &Actor, command: &Command) -> Result<(Vec<Event>, Outcome), Rejection> {
+        let context = Context {
+            now: self.clock,
+            keys: &self.keys,
+        };
+        let decision = self.ledger.decide(&context, actor, command)?;
+        Ok((decision.events, decision.outcome))
+    }
+
+    fn tick(&mut self, effects: &mut Effects) {
+        if self.wake_at().is_none_or(|due| self.clock < due) {
+            return;
+        }
+        if self.checkpoint_due().is_some_and(|due| due <= self.clock) {
+            self.checkpoint_tried = Some(self.clock);
+        }
+        // The node's own tick is never refused.
+        if let Ok((events, _)) = self.decide(&Actor::Node, &Command::Tick) {
+            self.take(events, effects);
+        }
+    }
+
+    /// Applies events, and lists the jobs they stop.
+    fn take(&mut self, events: Vec<Event>, effects: &mut Effects) {
+        for event in &events {
+            if let Event::Book(event) = event {
+                self.stopped_by(event, &mut effects.cancel);
+            }
+        }
+        let context = Context {
+            now: self.clock,
+            keys: &self.keys,
+        };
+        effects.append.extend(self.ledger.absorb(&context, events));
+    }
+
+    fn stopped_by(&self, event: &BookEvent, cancel: &mut Vec<JobId>) {
+        let holds = self.ledger.book().holds();
+        match event {
+            BookEvent::KillSet { on: true, .. } => cancel.extend(holds.keys()),
+            BookEvent::KeyRevoked { key, .. } => cancel.extend(self.jobs_of(*key)),
+            BookEvent::HoldExpired { job, .. } => cancel.push(*job),
+            // A charge without a receipt: the time ran out, or the node starts again.
+            BookEvent::HoldPosted(posted) if posted.receipt.is_none() => cancel.push(posted.job),
+            _ => {}
+        }
+    }
+
+    fn jobs_of(&self, key: KeyId) -> impl Iterator<Item = JobId> {
+        let holds = self.ledger.book().holds().iter();
+        holds
+            .filter(move |(_, hold)| hold.key == Some(key))
+            .map(|(job, _)| *job)
+    }
+
+    fn wake_at(&self) -> Option<Timestamp> {
+        [self.ledger.next_deadline(), self.checkpoint_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn checkpoint_due(&self) -> Option<Timestamp> {
+        let interval_ms = self.ledger.lattice().charter().params.checkpoint_ms;
+        let again = self
+            .checkpoint_tried
+            .map(|tried| tried.plus_ms(interval_ms));
+        self.ledger
+            .checkpoint_due()
+            .map(|due| again.map_or(due, |again| due.max(again)))
     }
 }

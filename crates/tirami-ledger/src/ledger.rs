@@ -127,7 +127,7 @@ impl Ledger {
                 Ok(Decision::done(self.book.void(now, *job, *failed)?))
             }
             Command::Recover => Ok(Decision::done(self.book.recovered(now))),
-            Command::Tick => self.tick(now, context.keys),
+            Command::Tick => Ok(self.tick(now, context.keys)),
             Command::CreateAgent { agent, .. } => {
                 let events = self.book.manage(now, command, Trm::ZERO)?;
                 context.keys.agent(*agent)?;

@@ -4,6 +4,12 @@
 //! byte. After the last one, the same events give the same lattice, and the same final entries
 //! in the opposite order give the same shared state.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops where something is not as it should be"
+)]
+#![expect(clippy::disallowed_methods, reason = "the scenarios are files")]
+
 mod lattice_world;
 #[path = "support/script.rs"]
 mod script;
@@ -32,10 +38,15 @@ fn every_scenario_holds() {
         .filter_map(|file| {
             let name = file.file_stem().unwrap().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(&file).unwrap();
-            std::panic::catch_unwind(|| run(&name, &text)).is_err().then_some(name)
+            std::panic::catch_unwind(|| run(&name, &text))
+                .is_err()
+                .then_some(name)
         })
         .collect();
-    assert!(broken.is_empty(), "these scenarios do not hold: {broken:#?}");
+    assert!(
+        broken.is_empty(),
+        "these scenarios do not hold: {broken:#?}"
+    );
 }
 
 fn run(name: &str, text: &str) {

@@ -102,7 +102,13 @@ mod tests {
     fn the_personal_agent_gets_at_most_half() {
         let much = Trm::from_micro(u64::MAX);
         let answer = answer_cost(&SHAPE, Ppm::ONE).micro();
-        assert_eq!(personal_funds(&SHAPE, Ppm::ONE, much).micro(), answer * 1_000);
-        assert_eq!(personal_funds(&SHAPE, Ppm::ONE, Trm::from_micro(9)).micro(), 4);
+        assert_eq!(
+            personal_funds(&SHAPE, Ppm::ONE, much).micro(),
+            answer * 1_000
+        );
+        assert_eq!(
+            personal_funds(&SHAPE, Ppm::ONE, Trm::from_micro(9)).micro(),
+            4
+        );
     }
 }

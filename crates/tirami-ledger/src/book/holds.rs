@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use minicbor::{Decode, Encode};
 use tirami_core::{AgentId, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Timestamp, Trm};
 
+use super::KeyId;
 use super::account::JobOutcome;
 use super::keys::BudgetId;
-use super::KeyId;
 use crate::Rejection;
 use crate::command::FinishJob;
 use crate::documents::FinishReason;
@@ -102,22 +102,34 @@ impl Hold {
     /// The work and the charge when `completion_tokens` were delivered. The charge is at most what
     /// is set aside.
     pub fn charge(&self, completion_tokens: u32) -> (Flop, Trm) {
-        let flop = self.shape.work(0, self.prompt_tokens.saturating_add(completion_tokens));
+        let flop = self
+            .shape
+            .work(0, self.prompt_tokens.saturating_add(completion_tokens));
         (flop, flop.cost_ceil(self.price).min(self.max_amount))
     }
 
     /// The voucher that follows when `tokens` completion tokens were handed over in all.
-    pub(crate) fn next_voucher(&self, now: Timestamp, tokens: u32) -> Result<VoucherHead, Rejection> {
+    pub(crate) fn next_voucher(
+        &self,
+        now: Timestamp,
+        tokens: u32,
+    ) -> Result<VoucherHead, Rejection> {
         self.check_delivery(now, tokens)?;
         if tokens == 0 {
             return contradicts("a voucher needs at least one delivered token");
         }
         let n = match self.voucher {
             None => 0,
-            Some(VoucherHead { n: u32::MAX, .. }) => return contradicts("no voucher number is left"),
+            Some(VoucherHead { n: u32::MAX, .. }) => {
+                return contradicts("no voucher number is left");
+            }
             Some(before) => before.n + 1,
         };
-        Ok(VoucherHead { n, amount: self.charge(tokens).1, tokens })
+        Ok(VoucherHead {
+            n,
+            amount: self.charge(tokens).1,
+            tokens,
+        })
     }
 
     /// Whether the job may end with what `finish` reports.
@@ -197,7 +209,10 @@ impl Holds {
             return Err(Rejection::Exists { what: "the job" });
         }
         if self.open.len() >= HOLDS_MAX as usize {
-            return Err(Rejection::TooMany { what: "open jobs", max: HOLDS_MAX });
+            return Err(Rejection::TooMany {
+                what: "open jobs",
+                max: HOLDS_MAX,
+            });
         }
         Ok(())
     }
@@ -205,14 +220,21 @@ impl Holds {
     /// The ends of all open holds, each by its highest voucher or voided.
     pub(super) fn recovered(&self, at: Timestamp) -> impl Iterator<Item = BookEvent> {
         self.open.iter().map(move |(job, hold)| {
-            let voided = BookEvent::HoldVoided { job: *job, failed: false, at };
+            let voided = BookEvent::HoldVoided {
+                job: *job,
+                failed: false,
+                at,
+            };
             hold.settle_by_voucher(*job, at).unwrap_or(voided)
         })
     }
 
     /// The ends of the holds whose time ran out by `now`.
     pub(super) fn expired(&self, now: Timestamp) -> impl Iterator<Item = BookEvent> {
-        let due = self.deadlines.iter().take_while(move |(claim_by, _)| *claim_by <= now);
+        let due = self
+            .deadlines
+            .iter()
+            .take_while(move |(claim_by, _)| *claim_by <= now);
         due.filter_map(move |(_, job)| {
             let hold = self.open.get(job)?;
             let expired = BookEvent::HoldExpired { job: *job, at: now };
@@ -242,10 +264,16 @@ impl Holds {
     }
 
     pub(super) fn is_consistent(&self) -> bool {
-        let mut deadlines: Vec<_> =
-            self.open.iter().map(|(job, hold)| (hold.claim_by, *job)).collect();
+        let mut deadlines: Vec<_> = self
+            .open
+            .iter()
+            .map(|(job, hold)| (hold.claim_by, *job))
+            .collect();
         deadlines.sort_unstable();
-        let bounded = |hold: &Hold| hold.voucher.is_none_or(|head| head.amount <= hold.max_amount);
+        let bounded = |hold: &Hold| {
+            hold.voucher
+                .is_none_or(|head| head.amount <= hold.max_amount)
+        };
         self.open.len() <= HOLDS_MAX as usize
             && deadlines.iter().eq(self.deadlines.iter())
             && self.open.values().all(bounded)

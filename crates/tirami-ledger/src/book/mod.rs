@@ -120,7 +120,9 @@ impl Book {
         match event {
             BookEvent::AgentCreated { agent, name, at } => {
                 self.tell_time(*at);
-                self.agents.entry(*agent).or_insert_with(|| Account::new(name.clone(), *at));
+                self.agents
+                    .entry(*agent)
+                    .or_insert_with(|| Account::new(name.clone(), *at));
             }
             BookEvent::AgentFunded { agent, amount, at } => {
                 self.tell_time(*at);
@@ -143,7 +145,10 @@ impl Book {
             BookEvent::PriceSet { price } => self.price = *price,
             BookEvent::KillSet { on, reason, at } => {
                 self.tell_time(*at);
-                self.kill = on.then(|| Kill { since: *at, reason: reason.clone() });
+                self.kill = on.then(|| Kill {
+                    since: *at,
+                    reason: reason.clone(),
+                });
             }
             BookEvent::BreakerOpened { agent, until, .. } => self.set_breaker(*agent, Some(*until)),
             BookEvent::BreakerReset { agent } => self.set_breaker(*agent, None),
@@ -151,15 +156,27 @@ impl Book {
             | BookEvent::ApprovalDecided { .. }
             | BookEvent::ApprovalClosed { .. } => self.apply_approval(event),
             BookEvent::HoldOpened(opened) => self.open_hold(opened),
-            BookEvent::VoucherRaised { job, n, amount, tokens } => {
-                let head = VoucherHead { n: *n, amount: *amount, tokens: *tokens };
+            BookEvent::VoucherRaised {
+                job,
+                n,
+                amount,
+                tokens,
+            } => {
+                let head = VoucherHead {
+                    n: *n,
+                    amount: *amount,
+                    tokens: *tokens,
+                };
                 self.holds.set_voucher(*job, head);
             }
             BookEvent::HoldPosted(posted) => self.post_hold(posted),
             BookEvent::HoldVoided { job, failed, at } => {
                 self.tell_time(*at);
-                let outcome =
-                    if *failed { account::JobOutcome::Failure } else { account::JobOutcome::Neither };
+                let outcome = if *failed {
+                    account::JobOutcome::Failure
+                } else {
+                    account::JobOutcome::Neither
+                };
                 self.end_hold(*job, Trm::ZERO, outcome);
             }
             BookEvent::HoldExpired { job, at } => {
@@ -226,7 +243,11 @@ impl Book {
                 };
                 self.approvals.insert(*approval, entry);
             }
-            BookEvent::ApprovalDecided { approval, approve, at } => {
+            BookEvent::ApprovalDecided {
+                approval,
+                approve,
+                at,
+            } => {
                 self.tell_time(*at);
                 self.approvals.answer(*approval, *approve);
             }
@@ -255,10 +276,15 @@ impl Book {
 
     fn open_hold(&mut self, opened: &HoldOpened) {
         self.tell_time(opened.at);
-        let Some(account) = self.agents.get_mut(&opened.agent) else { return };
+        let Some(account) = self.agents.get_mut(&opened.agent) else {
+            return;
+        };
         account.hold(opened.at, opened.max_amount);
         self.meter.hold(opened.at, opened.max_amount);
-        let budget = opened.key.and_then(|key| self.keys.budget_of(key)).map(|(id, _)| id);
+        let budget = opened
+            .key
+            .and_then(|key| self.keys.budget_of(key))
+            .map(|(id, _)| id);
         if let Some(budget) = budget.and_then(|id| self.keys.budget_mut(id)) {
             budget.meter.hold(opened.at, opened.max_amount);
         }
@@ -276,7 +302,9 @@ impl Book {
 
     /// Frees a hold after charging a part of it; `false` when there is no such hold.
     fn end_hold(&mut self, job: JobId, charged: Trm, outcome: account::JobOutcome) -> bool {
-        let Some(hold) = self.holds.remove(job) else { return false };
+        let Some(hold) = self.holds.remove(job) else {
+            return false;
+        };
         let rest = hold.max_amount.saturating_sub(charged);
         if let Some(account) = self.agents.get_mut(&hold.agent) {
             account.release(hold.at, hold.max_amount, charged);
@@ -372,7 +400,9 @@ impl Book {
     }
 
     pub(crate) fn account(&self, agent: AgentId) -> Result<&Account, Rejection> {
-        self.agents.get(&agent).ok_or(Rejection::UnknownAgent { agent })
+        self.agents
+            .get(&agent)
+            .ok_or(Rejection::UnknownAgent { agent })
     }
 
     /// Whether everything kept twice agrees and every bound holds. O(state); for tests, `doctor`
@@ -382,7 +412,11 @@ impl Book {
         for hold in self.holds.all().values() {
             *held.entry(hold.agent).or_default() += u128::from(hold.max_amount.micro());
         }
-        let sum: u128 = self.agents.values().map(|account| u128::from(account.balance.micro())).sum();
+        let sum: u128 = self
+            .agents
+            .values()
+            .map(|account| u128::from(account.balance.micro()))
+            .sum();
         let held_as_counted = |(agent, account): (&AgentId, &Account)| {
             held.get(agent).copied().unwrap_or_default() == u128::from(account.held.micro())
         };

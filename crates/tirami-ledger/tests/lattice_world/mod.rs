@@ -1,5 +1,7 @@
 //! A mesh in one lattice for scenarios: named parties, named entries, honest and forging witnesses.
 
+#![allow(dead_code, reason = "each test file uses its part of this")]
+
 use std::collections::BTreeMap;
 
 use tirami_core::{
@@ -47,7 +49,12 @@ pub(crate) fn sign(lattice: &Lattice, entry: &Entry, by: &SecretKey) -> Sent {
 }
 
 /// A certificate by these witnesses, whatever they may have promised.
-pub(crate) fn certificate(lattice: &Lattice, version: u32, id: DocumentId, by: &[&str]) -> Certificate {
+pub(crate) fn certificate(
+    lattice: &Lattice,
+    version: u32,
+    id: DocumentId,
+    by: &[&str],
+) -> Certificate {
     let ack = |name: &&str| Acknowledgement::sign(lattice.mesh(), version, id, &key(name));
     Certificate {
         acknowledgements: by.iter().map(ack).collect(),

@@ -1,0 +1,106 @@
+//! The bytes of one signed entry of every kind, so that the format cannot drift unnoticed.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops where something is not as it should be"
+)]
+
+mod lattice_world;
+
+use lattice_world::{charter, found, key, party, sign, trm};
+use tirami_core::{Digest, DocumentId, JobId, Ppm, Timestamp, Trm};
+use tirami_ledger::lattice::{
+    Checkpoint, Collect, Enrol, Entry, EntryKind, Lattice, Line, Open, Params, Pay, PayItem, Rekey,
+    Transfer,
+};
+
+#[test]
+fn entries_have_the_bytes_they_always_had() {
+    let golden = include_str!("golden/entries.txt");
+    let lattice = found(charter(1, 1, trm("1000")));
+    let lines: Vec<String> = kinds()
+        .into_iter()
+        .map(|kind| line(&lattice, kind))
+        .collect();
+    let expected: Vec<&str> = golden
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    assert_eq!(
+        lines,
+        expected,
+        "the format of an entry changed:\n{}\n",
+        lines.join("\n")
+    );
+}
+
+/// `kind body id signature`, in hexadecimal.
+fn line(lattice: &Lattice, kind: EntryKind) -> String {
+    let name = kind.name();
+    let first = name == "open";
+    let entry = Entry {
+        chain: party("ann"),
+        seq: if first { 0 } else { 7 },
+        prev: (!first).then_some(DocumentId::from_bytes([6; 32])),
+        time_ms: Timestamp::from_ms(1_700_000_000_000),
+        kind,
+        balance: if first { 0 } else { -1_500_000 },
+    };
+    let sent = sign(lattice, &entry, &key("ann"));
+    assert_eq!(minicbor::decode::<Entry>(&sent.bytes).unwrap(), entry);
+    let hex: String = sent
+        .bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{name} {hex} {} {}", sent.id, sent.signature)
+}
+
+fn kinds() -> [EntryKind; 8] {
+    let id = |byte| DocumentId::from_bytes([byte; 32]);
+    let items = [1_u8, 2].map(|n| PayItem {
+        job: JobId::from_bytes([n; 16]),
+        amount: Trm::from_micro(1_000_000 * u64::from(n)),
+    });
+    let checkpoint = Checkpoint {
+        number: 3,
+        previous: Some(id(5)),
+        time: Timestamp::from_ms(1_700_000_600_000),
+        cut: Digest::of(b"cut"),
+        minted: Trm::ZERO,
+        burned: trm("0.5"),
+        loss: trm("0.25"),
+        epoch: 0,
+        params: Params::default(),
+        decisions: Digest::of(b"decisions"),
+    };
+    [
+        Open {
+            enrol: Some(id(1)),
+            recovery: Some(key("safe").public()),
+        }
+        .into(),
+        Enrol {
+            party: party("bob"),
+            owner: "Bob's lab".to_owned(),
+            line: trm("1000"),
+        }
+        .into(),
+        Line { enrol: id(1) }.into(),
+        Pay::new(party("bob"), items.to_vec(), Ppm::new(1_000)).into(),
+        Transfer {
+            payee: party("bob"),
+            amount: trm("12.5"),
+        }
+        .into(),
+        Collect {
+            ids: vec![id(2), id(3)],
+        }
+        .into(),
+        checkpoint.into(),
+        Rekey {
+            key: key("new").public(),
+        }
+        .into(),
+    ]
+}
