@@ -1,2 +1,86 @@
-//! cli.
-fn main() {}
+//! `cargo xtask`: demonstrates, tests, measures and tidies Tirami, each with one command.
+//!
+//! It depends on nothing but the standard library, so that it is built in seconds on a machine
+//! that has only a Rust toolchain, and can then fetch what else is needed.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "this is a command for people; it talks to the terminal"
+)]
+
+mod bench;
+mod clients;
+mod codegen;
+mod demo;
+mod http;
+mod json;
+mod model;
+mod node;
+mod process;
+mod rust_source;
+mod setup;
+mod suite;
+mod tidy;
+mod workspace;
+
+use std::fmt;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  demo               build, start a node, ask it, kill it, and show that its accounts are right
+  test               everything that must pass, from layout to outside clients
+  ci                 `test`, and no tracked file may have changed by it
+  tidy               layout, layers, sizes, words
+  bench              measure, and write docs/reference/bench.md
+  codegen [--check]  write the reference pages from the code, or fail when they are stale
+";
+
+/// Why a command stopped: one or more sentences for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Failure(String);
+
+impl Failure {
+    fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What every part of this tool answers with.
+type Outcome<T> = Result<T, Failure>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["demo"] => demo::demo(),
+        ["test"] => suite::test(),
+        ["ci"] => suite::ci(),
+        ["tidy"] => tidy::tidy(),
+        ["bench"] => bench::bench(),
+        ["codegen"] => codegen::codegen(codegen::Mode::Write),
+        ["codegen", "--check"] => codegen::codegen(codegen::Mode::Check),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            print!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            println!("\nFAILED: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -3,11 +3,15 @@
 //! Engines know no TRM. Whoever runs a generation is told which tokens were produced and never
 //! what they cost.
 
+pub mod catalogue;
 pub mod digest;
+pub mod download;
 pub mod engine;
 #[cfg(feature = "fake-engine")]
 pub mod fake;
 pub mod gguf;
 #[cfg(feature = "llama")]
 pub mod llama;
+pub mod models;
 pub mod template;
+pub mod wheel;

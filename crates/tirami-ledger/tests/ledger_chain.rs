@@ -1,5 +1,5 @@
 //! The node's own chain seen from its book: opening it, paying without touching what belongs to
-//! agents, acknowledging its own entries, and the golden bytes of documents and events.
+//! agents, acknowledging its own entries, and what is refused.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,19 +9,11 @@
 
 mod book_support;
 
-use std::fmt::Write as _;
-
 use book_support::{LINE_TRM, TOKEN_IS_ONE_TRM, World, agent_key, founded};
-use tirami_core::{
-    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, Ppm, SecretKey, Signature, Timestamp,
-    Trm,
-};
-use tirami_ledger::book::{ApprovalId, KeyId, Limits, Scope, Target};
+use tirami_core::{AgentId, Digest, DocumentId, JobId, ModelDigest, SecretKey, Timestamp, Trm};
+use tirami_ledger::book::Scope;
 use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
-use tirami_ledger::event::{
-    BookEvent, BreakerCause, DocumentKind, DocumentRecord, Event, HoldOpened, HoldPosted,
-};
 use tirami_ledger::lattice::{Collect, Transfer};
 use tirami_ledger::{Context, Keyring, Ledger, Rejection, RestoreError};
 
@@ -254,181 +246,4 @@ fn a_snapshot_that_was_cut_or_extended_is_refused() {
         Ledger::restore(&bytes),
         Err(RestoreError::Malformed(_))
     ));
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
-}
-
-/// Compares lines of name and hex with the golden file.
-fn golden(found: &[(String, String)], file: &str) {
-    let found: String = found
-        .iter()
-        .map(|(name, hex)| format!("{name} {hex}\n"))
-        .collect();
-    assert_eq!(
-        found, file,
-        "the stored form changed; old stores could not be read any more"
-    );
-}
-
-#[test]
-fn documents_keep_their_bytes() {
-    let mut world = with_alice(100);
-    let (actor, command) = start();
-    world.run(&actor, &command).unwrap();
-    let deliver = Command::Deliver {
-        job: JobId::from_bytes([5; 16]),
-        completion_tokens: 2,
-        stream: Digest::of(b"stream"),
-    };
-    world.run(&Actor::Node, &deliver).unwrap();
-    world.run(&Actor::Node, &finish(4)).unwrap();
-    let documents = world.log.iter().filter_map(|event| match event {
-        Event::Document(record) => Some((format!("{:?}", record.kind), hex(&record.bytes))),
-        _ => None,
-    });
-    golden(
-        &documents.collect::<Vec<_>>(),
-        include_str!("ledger_golden/documents.txt"),
-    );
-}
-
-#[test]
-fn events_keep_their_bytes() {
-    let found: Vec<(String, String)> = one_event_of_each_kind()
-        .into_iter()
-        .map(|event| {
-            let bytes = minicbor::to_vec(&event).unwrap();
-            assert_eq!(minicbor::decode::<Event>(&bytes).unwrap(), event);
-            let name = match &event {
-                Event::Book(event) => format!("{event:?}"),
-                event => format!("{event:?}"),
-            };
-            let end = name.find([' ', '(']).unwrap_or(name.len());
-            (name[..end].to_owned(), hex(&bytes))
-        })
-        .collect();
-    golden(&found, include_str!("ledger_golden/events.txt"));
-}
-
-fn one_event_of_each_kind() -> Vec<Event> {
-    let (agent, at) = (AgentId::from_bytes([1; 32]), Timestamp::from_ms(2));
-    let (key, approval) = (KeyId::new(3), ApprovalId::new(4));
-    let (job, amount) = (JobId::from_bytes([5; 16]), Trm::from_micro(6));
-    let limits = Limits {
-        request_max: Some(amount),
-        breaker_errors: Some(7),
-        ..Limits::default()
-    };
-    let mut events: Vec<Event> = [
-        BookEvent::AgentCreated {
-            agent,
-            name: "n".into(),
-            at,
-        },
-        BookEvent::AgentFunded { agent, amount, at },
-        BookEvent::AgentDefunded { agent, amount, at },
-        BookEvent::KeyCreated {
-            key,
-            secret: Digest::from_bytes([8; 32]),
-            label: "l".into(),
-            scope: Scope::Economy,
-            agent: Some(agent),
-            limits,
-            expires_at: Some(at),
-            at,
-            replaces: Some(KeyId::new(9)),
-        },
-        BookEvent::KeyExpirySet {
-            key,
-            expires_at: at,
-        },
-        BookEvent::KeyRevoked { key, at },
-        BookEvent::LimitsSet {
-            target: Target::Agent(agent),
-            limits,
-        },
-        BookEvent::PriceSet {
-            price: Ppm::new(10),
-        },
-        BookEvent::KillSet {
-            on: true,
-            reason: "r".into(),
-            at,
-        },
-        BookEvent::BreakerOpened {
-            agent,
-            cause: BreakerCause::Spends,
-            until: at,
-        },
-        BookEvent::BreakerReset { agent },
-        BookEvent::ApprovalRequested {
-            approval,
-            agent,
-            key: None,
-            request: Digest::from_bytes([11; 32]),
-            max_amount: amount,
-            at,
-            expires_at: at,
-        },
-        BookEvent::ApprovalDecided {
-            approval,
-            approve: true,
-            at,
-        },
-        BookEvent::ApprovalClosed { approval },
-        BookEvent::HoldOpened(HoldOpened {
-            job,
-            agent,
-            key: Some(key),
-            order: DocumentId::from_bytes([12; 32]),
-            model: ModelDigest::from_bytes([13; 32]),
-            shape: TOKEN_IS_ONE_TRM,
-            price: Ppm::ONE,
-            prompt_tokens: 14,
-            completion_max: 15,
-            max_amount: amount,
-            claim_by: at,
-            at,
-        }),
-        BookEvent::VoucherRaised {
-            job,
-            n: 16,
-            amount,
-            tokens: 17,
-        },
-        BookEvent::HoldPosted(HoldPosted {
-            job,
-            agent,
-            order: DocumentId::from_bytes([12; 32]),
-            receipt: Some(DocumentId::from_bytes([18; 32])),
-            model: ModelDigest::from_bytes([13; 32]),
-            prompt_tokens: 14,
-            completion_tokens: 19,
-            flop: Flop::new(20),
-            amount,
-            finish: FinishReason::Failed,
-            at,
-        }),
-        BookEvent::HoldVoided {
-            job,
-            failed: true,
-            at,
-        },
-        BookEvent::HoldExpired { job, at },
-    ]
-    .map(Event::Book)
-    .into();
-    events.push(Event::Document(DocumentRecord {
-        id: DocumentId::from_bytes([12; 32]),
-        kind: DocumentKind::Voucher,
-        job,
-        bytes: vec![21, 22],
-        signature: Signature::from_bytes([23; 64]),
-    }));
-    events
 }

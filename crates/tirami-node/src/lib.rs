@@ -1,3 +1,14 @@
-//! node.
+//! A Tirami node: everything that touches the outside. HTTP, storage, keys, the clock and the
+//! settings live here, around a kernel that decides and does no I/O.
 
+pub mod bundle;
 pub mod config;
+mod driver;
+pub mod handle;
+pub mod http;
+pub mod keys;
+pub mod metrics;
+pub mod node;
+pub mod store;
+
+pub use driver::{DriverStats, SNAPSHOT_EVERY_EVENTS};

@@ -174,7 +174,8 @@ impl Client {
         self.get(Operation::Model, &[id], &[]).await
     }
 
-    /// What the caller's agent, the agent with this DID, or the node has.
+    /// What an account has: the caller's own agent's, that of the agent with this DID, or with
+    /// `node` the node's own.
     ///
     /// # Errors
     ///

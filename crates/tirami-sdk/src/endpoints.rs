@@ -162,7 +162,8 @@ const ADMIN: Access = Access::Scope(Scope::Admin);
 const AGENT: Query = Query {
     name: "agent",
     number: false,
-    description: "An agent's DID. Callers below the scope economy see only their own agent.",
+    description: "An agent's DID, or `node` for the node's own account. Callers below the scope \
+                  economy see only their own agent.",
 };
 const LIMIT: Query = Query {
     name: "limit",

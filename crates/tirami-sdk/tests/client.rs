@@ -1,5 +1,10 @@
 //! The client against a socket: every route has a method, and failures say what happened.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers fail by panicking, as tests do"
+)]
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -36,37 +41,46 @@ fn answer(status: &str, kind: &str, body: &str) -> String {
     )
 }
 
+fn import() -> ImportAgent {
+    let cryption = Cryption {
+        algorithm: String::new(),
+        memory_kib: 0,
+        passes: 0,
+        lanes: 0,
+        salt: String::new(),
+        nonce: String::new(),
+    };
+    let bundle = Bundle {
+        format: String::new(),
+        did: String::new(),
+        name: String::new(),
+        cryption,
+        ciphertext: String::new(),
+    };
+    ImportAgent {
+        passphrase: String::new(),
+        bundle,
+        name: None,
+    }
+}
+
+fn key() -> CreateKey {
+    let label = "k".to_owned();
+    CreateKey {
+        label,
+        scope: Scope::Read,
+        agent: None,
+        limits: None,
+        expires_at_ms: None,
+    }
+}
+
 #[tokio::test]
 async fn every_row_of_the_table_has_a_method() {
     let (url, lines) = serve(answer("418 I'm a teapot", "text/plain", "")).await;
     let client = Client::new(&url, Some("tirami_00000001_x")).unwrap();
     let chat = ChatRequest::new("m").user("hi");
-    let bundle = Bundle {
-        format: String::new(),
-        did: String::new(),
-        name: String::new(),
-        cryption: Cryption {
-            algorithm: String::new(),
-            memory_kib: 0,
-            passes: 0,
-            lanes: 0,
-            salt: String::new(),
-            nonce: String::new(),
-        },
-        ciphertext: String::new(),
-    };
-    let import = ImportAgent {
-        passphrase: String::new(),
-        bundle,
-        name: None,
-    };
-    let key = CreateKey {
-        label: "k".into(),
-        scope: Scope::Read,
-        agent: None,
-        limits: None,
-        expires_at_ms: None,
-    };
+    let (import, key) = (import(), key());
     let policy = PolicyRequest {
         target: "node".into(),
         limits: Limits::default(),

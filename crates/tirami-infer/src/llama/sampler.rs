@@ -113,7 +113,14 @@ mod tests {
 
     fn sampler(temperature: f32, top_p: f32, top_k: u32, seed: u32) -> Sampler {
         let stop = Vec::new();
-        Sampler::new(&Sampling { completion_max: 1, temperature, top_p, top_k, seed, stop })
+        Sampler::new(&Sampling {
+            completion_max: 1,
+            temperature,
+            top_p,
+            top_k,
+            seed,
+            stop,
+        })
     }
 
     /// How often each of the tokens is chosen in `draws`.
@@ -174,7 +181,11 @@ mod tests {
             (0.0, 0, [false, false, false, true]),
         ] {
             let counts = counts(sampler(1.0, top_p, top_k, 5), &logits, 4_000);
-            assert_eq!(counts.iter().map(|n| *n > 0).collect::<Vec<_>>(), possible, "{top_p} {top_k}");
+            assert_eq!(
+                counts.iter().map(|n| *n > 0).collect::<Vec<_>>(),
+                possible,
+                "{top_p} {top_k}"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@
 #[path = "../support/script.rs"]
 pub(crate) mod script;
 
+pub(crate) mod model;
 pub(crate) mod play;
 
 use tirami_core::{

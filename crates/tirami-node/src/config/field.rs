@@ -207,8 +207,8 @@ pub const FIELDS: [Field; 14] = [
         flag: "personal-agent-answers",
         kind: Kind::Number { min: 0, max: 1_000_000 },
         default: "100",
-        doc: "So many answers of 1000 tokens the personal agent can pay for after the first \
-              start; the node's own account funds it.",
+        doc: "Every start fills the personal agent's account up to so many answers of 1000 \
+              tokens, from the node's own account; 0 leaves it as it is.",
     },
     Field {
         key: Key::Log,

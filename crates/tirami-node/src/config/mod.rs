@@ -53,7 +53,7 @@ pub struct Config {
     pub drain_ms: u64,
     /// The price of work: µTRM for 10⁹ FLOP; 1 000 000 is par.
     pub price_ppm: u32,
-    /// So many answers of 1 000 tokens the personal agent is given at the first start.
+    /// Up to so many answers of 1 000 tokens a start fills the personal agent's account.
     pub personal_agent_answers: u32,
     /// What is logged: a level, or levels per part such as `tirami_node=debug,warn`.
     pub log: String,

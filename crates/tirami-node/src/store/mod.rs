@@ -9,8 +9,8 @@
 //!                  verifies, reads only                  first write
 //! ```
 //!
-//! Until [`Opening::start`] nothing in the data directory is changed, so a file that is refused
-//! is left exactly as it was found.
+//! Until [`Opening::start`] the book is only read, so a file that is refused is left exactly as
+//! it was found. (A file of an older version is first brought up to date, whole or not at all.)
 
 pub mod doctor;
 mod error;
@@ -47,6 +47,7 @@ pub use reader::{Page, StoreReader, TRADES_PAGE_MAX, TradeDetail, TradeFilter, T
 pub use writer::Done;
 
 use head::{Checksum, Head, Note};
+use schema::Standing;
 use writer::{Task, What, Writer};
 
 /// The database's file in the data directory.
@@ -118,7 +119,9 @@ impl Opening {
         // SQLite would fall back to reading only, and to reporting that at the first payment.
         let writable = File::options().read(true).write(true).open(&path);
         writable.map_err(|error| StoreError::io(&path, "opened", error))?;
-        schema::check(&path)?;
+        if schema::check(&path)? == Standing::Older {
+            schema::upgrade(&path)?;
+        }
         // The note first: what is acknowledged meanwhile only makes the database longer.
         let note = head::read_note(data_dir);
         let db = schema::open_reading(&path).map_err(|error| StoreError::sqlite(&path, error))?;
@@ -129,7 +132,15 @@ impl Opening {
         check_journal(&db, &path, root, head, snapshots.first())?;
         let snapshot = snapshots.into_iter().next().map(|(snapshot, _)| snapshot);
         let data_dir = data_dir.to_path_buf();
-        Ok(Found::Book(Box::new(Self { data_dir, path, db, genesis, head, snapshot, lock })))
+        Ok(Found::Book(Box::new(Self {
+            data_dir,
+            path,
+            db,
+            genesis,
+            head,
+            snapshot,
+            lock,
+        })))
     }
 
     /// Makes the book of a data directory that has none. It appears whole or not at all.
@@ -205,12 +216,20 @@ impl Opening {
         self.start_with(stats, |_| Ok(()))
     }
 
-    fn start_with(
+    pub(crate) fn start_with(
         self,
         stats: StoreStats,
         configure: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<(Store, StoreReader), StoreError> {
-        let Self { data_dir, path, db, genesis, head, lock, .. } = self;
+        let Self {
+            data_dir,
+            path,
+            db,
+            genesis,
+            head,
+            lock,
+            ..
+        } = self;
         drop(db);
         let failed = |error| StoreError::sqlite(&path, error);
         let db = schema::open_writing(&path).map_err(failed)?;
@@ -218,12 +237,26 @@ impl Opening {
         let note = Note::open(&data_dir, head)?;
         let reader = StoreReader::new(path.clone(), genesis.party);
         let (sender, tasks) = mpsc::channel(WRITE_QUEUE_MAX);
-        let writer = Writer { db, path: path.clone(), note, head, stats, body: Vec::new() };
+        let writer = Writer {
+            db,
+            path: path.clone(),
+            note,
+            head,
+            stats,
+            body: Vec::new(),
+        };
         let thread = std::thread::Builder::new()
             .name("tirami-store".to_owned())
             .spawn(move || writer.run(tasks))
             .map_err(|error| StoreError::io(&path, "written in a thread of its own", error))?;
-        Ok((Store { sender, thread, _lock: lock }, reader))
+        Ok((
+            Store {
+                sender,
+                thread,
+                _lock: lock,
+            },
+            reader,
+        ))
     }
 }
 
@@ -246,7 +279,11 @@ impl Store {
     ///
     /// [`StoreError::Closed`] when the writer has ended; `done` is dropped.
     pub async fn append(&self, events: Vec<Event>, done: Done) -> Result<(), StoreError> {
-        self.send(Task { what: What::Events(events), done }).await
+        self.send(Task {
+            what: What::Events(events),
+            done,
+        })
+        .await
     }
 
     /// Queues a snapshot of the state after the events queued before.
@@ -261,8 +298,17 @@ impl Store {
         body: Vec<u8>,
         done: Done,
     ) -> Result<(), StoreError> {
-        let snapshot = Snapshot { n: 0, at, state_hash, body };
-        self.send(Task { what: What::Snapshot(snapshot), done }).await
+        let snapshot = Snapshot {
+            n: 0,
+            at,
+            state_hash,
+            body,
+        };
+        self.send(Task {
+            what: What::Snapshot(snapshot),
+            done,
+        })
+        .await
     }
 
     async fn send(&self, task: Task) -> Result<(), StoreError> {
@@ -290,7 +336,10 @@ fn exists(data_dir: &Path, path: &Path) -> Result<bool, StoreError> {
             let log = data_dir.join(format!("{STORE_FILE}-wal"));
             let records = head::read_note(data_dir).map_or(0, |head| head.n);
             if records > 0 || log.exists() {
-                return Err(StoreError::Missing { path: path.to_path_buf(), records });
+                return Err(StoreError::Missing {
+                    path: path.to_path_buf(),
+                    records,
+                });
             }
             Ok(false)
         }
@@ -339,25 +388,38 @@ fn check_journal(
     if let Some((snapshot, _)) = snapshot
         && snapshot.n > head.n
     {
-        let what = format!("its snapshot is of record {}, its head is {}", snapshot.n, head.n);
+        let what = format!(
+            "its snapshot is of record {}, its head is {}",
+            snapshot.n, head.n
+        );
         return Err(StoreError::damaged(path, what));
     }
     if head.n <= VERIFY_RECORDS_MAX {
-        check_pages(db, path, "PRAGMA quick_check(1)")?;
+        check_pages(db, path)?;
         return check_whole(db, path, root, head, snapshot);
     }
     let from = match snapshot {
-        Some((snapshot, checksum)) => Head { n: snapshot.n, checksum: *checksum },
-        None => Head { n: 0, checksum: root },
+        Some((snapshot, checksum)) => Head {
+            n: snapshot.n,
+            checksum: *checksum,
+        },
+        None => Head {
+            n: 0,
+            checksum: root,
+        },
     };
     journal::check_chain(db, path, from, head, |_, _| Ok(()))
 }
 
-fn check_pages(db: &Connection, path: &Path, pragma: &str) -> Result<(), StoreError> {
+fn check_pages(db: &Connection, path: &Path) -> Result<(), StoreError> {
     let verdict: String = db
-        .query_row(pragma, [], |row| row.get(0))
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
         .map_err(|error| StoreError::reading(path, error))?;
-    if verdict == "ok" { Ok(()) } else { Err(StoreError::damaged(path, verdict)) }
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(StoreError::damaged(path, verdict))
+    }
 }
 
 fn check_whole(
@@ -368,16 +430,25 @@ fn check_whole(
     snapshot: Option<&(Snapshot, Checksum)>,
 ) -> Result<(), StoreError> {
     let mut trades = 0_i64;
-    journal::check_chain(db, path, Head { n: 0, checksum: root }, head, |cells, checksum| {
-        trades += i64::from(cells.kind == names::TRADE);
-        match snapshot {
-            Some((snapshot, stood_on)) if snapshot.n == cells.n && stood_on != checksum => {
-                let what = format!("its snapshot at record {} is of another journal", cells.n);
-                Err(StoreError::damaged(path, what))
+    journal::check_chain(
+        db,
+        path,
+        Head {
+            n: 0,
+            checksum: root,
+        },
+        head,
+        |cells, checksum| {
+            trades += i64::from(cells.kind == names::TRADE);
+            match snapshot {
+                Some((snapshot, stood_on)) if snapshot.n == cells.n && stood_on != checksum => {
+                    let what = format!("its snapshot at record {} is of another journal", cells.n);
+                    Err(StoreError::damaged(path, what))
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
-        }
-    })?;
+        },
+    )?;
     let indexed: i64 = db
         .query_row("SELECT count(*) FROM trades", [], |row| row.get(0))
         .map_err(|error| StoreError::reading(path, error))?;
@@ -391,5 +462,9 @@ fn check_whole(
 
 /// Makes a directory's own entries durable: files created in it, and renames.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+    if cfg!(unix) {
+        File::open(dir)?.sync_all()
+    } else {
+        Ok(())
+    }
 }

@@ -16,15 +16,17 @@ pub(super) const fn document(kind: DocumentKind) -> &'static str {
 }
 
 /// The name of a lattice event, and the place in a chain it is about when it has one.
-pub(super) const fn lattice(event: &LatticeEvent) -> (&'static str, Option<(&PartyId, u64)>) {
+pub(super) fn lattice(event: &LatticeEvent) -> (&'static str, Option<(&PartyId, u64)>) {
     use LatticeEvent as E;
     match event {
-        E::EntryPending { entry, .. } => {
-            ("entry_pending", Some((&entry.entry().chain, entry.entry().seq)))
-        }
-        E::EntryFinal { entry, .. } => {
-            ("entry_final", Some((&entry.entry().chain, entry.entry().seq)))
-        }
+        E::EntryPending { entry, .. } => (
+            "entry_pending",
+            Some((&entry.entry().chain, entry.entry().seq)),
+        ),
+        E::EntryFinal { entry, .. } => (
+            "entry_final",
+            Some((&entry.entry().chain, entry.entry().seq)),
+        ),
         E::Acknowledged { .. } => ("acknowledged", None),
         E::AcknowledgementMade { slot, .. } => {
             ("acknowledgement_made", Some((&slot.chain, slot.seq)))
@@ -33,9 +35,10 @@ pub(super) const fn lattice(event: &LatticeEvent) -> (&'static str, Option<(&Par
         E::Parked { .. } => ("parked", None),
         E::Unparked { .. } => ("unparked", None),
         E::Discarded { .. } => ("discarded", None),
-        E::DoubleSigned { rival, .. } => {
-            ("double_signed", Some((&rival.entry().chain, rival.entry().seq)))
-        }
+        E::DoubleSigned { rival, .. } => (
+            "double_signed",
+            Some((&rival.entry().chain, rival.entry().seq)),
+        ),
         E::CharterApproved { .. } => ("charter_approved", None),
         E::CharterAdopted { .. } => ("charter_adopted", None),
         E::CutKnown { .. } => ("cut_known", None),

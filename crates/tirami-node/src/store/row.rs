@@ -124,11 +124,7 @@ pub(super) fn cells<'a>(
     })
 }
 
-fn book_cells<'a>(
-    n: u64,
-    event: &BookEvent,
-    body: &'a mut Vec<u8>,
-) -> rusqlite::Result<Cells<'a>> {
+fn book_cells<'a>(n: u64, event: &BookEvent, body: &'a mut Vec<u8>) -> rusqlite::Result<Cells<'a>> {
     let (kind, at) = names::book(event);
     Ok(Cells {
         table: Table::BookEvents,
@@ -146,12 +142,18 @@ fn encode<'a>(value: &impl Encode<()>, body: &'a mut Vec<u8>) -> rusqlite::Resul
     body.clear();
     match minicbor::encode(value, &mut *body) {
         Ok(()) => Ok(body),
-        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(error.to_string().into())),
+        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(
+            error.to_string().into(),
+        )),
     }
 }
 
 fn document_kind(name: &str) -> Option<DocumentKind> {
-    [DocumentKind::Order, DocumentKind::Voucher, DocumentKind::Receipt]
-        .into_iter()
-        .find(|kind| names::document(*kind) == name)
+    [
+        DocumentKind::Order,
+        DocumentKind::Voucher,
+        DocumentKind::Receipt,
+    ]
+    .into_iter()
+    .find(|kind| names::document(*kind) == name)
 }

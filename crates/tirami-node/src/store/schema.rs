@@ -108,51 +108,83 @@ fn writing(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Refuses a database of something else, of a newer build, or whose tables are not ours, and
-/// brings an older one up to date.
-pub(super) fn check(path: &Path) -> Result<(), StoreError> {
+/// How a database stands to the newest version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Current,
+    Older,
+}
+
+/// Brings an older database up to date.
+pub(super) fn upgrade(path: &Path) -> Result<(), StoreError> {
+    let upgraded = open_writing(path).and_then(|mut db| migrate(&mut db, MIGRATIONS));
+    upgraded.map_err(|error| StoreError::sqlite(path, error))
+}
+
+/// Refuses a database of something else, of a newer build, or whose tables are not ours.
+pub(super) fn check(path: &Path) -> Result<Standing, StoreError> {
     let reading = |error| StoreError::reading(path, error);
     let db = open_reading(path).map_err(|error| StoreError::sqlite(path, error))?;
-    let id: i32 =
-        db.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(reading)?;
+    let id: i32 = db
+        .pragma_query_value(None, "application_id", |row| row.get(0))
+        .map_err(reading)?;
     if id != APPLICATION_ID {
         let what = "it is a database of something else".to_owned();
-        return Err(StoreError::NotABook { path: path.to_path_buf(), what });
+        return Err(StoreError::NotABook {
+            path: path.to_path_buf(),
+            what,
+        });
     }
     let (found, known) = (version(&db).map_err(reading)?, MIGRATIONS.len() as u32);
     if found > known {
-        return Err(StoreError::Newer { path: path.to_path_buf(), found, known });
+        return Err(StoreError::Newer {
+            path: path.to_path_buf(),
+            found,
+            known,
+        });
     }
     if found == 0 {
         return Err(StoreError::damaged(path, "its schema version is missing"));
     }
     if found < known {
-        drop(db);
-        let mut db = open_writing(path).map_err(|error| StoreError::sqlite(path, error))?;
-        return migrate(&mut db, MIGRATIONS).map_err(|error| StoreError::sqlite(path, error));
+        return Ok(Standing::Older);
     }
     let mut wanted = Connection::open_in_memory().map_err(reading)?;
     migrate(&mut wanted, MIGRATIONS).map_err(reading)?;
     if shape(&db).map_err(reading)? == shape(&wanted).map_err(reading)? {
-        Ok(())
+        Ok(Standing::Current)
     } else {
-        Err(StoreError::damaged(path, "its tables are not those of its schema version"))
+        Err(StoreError::damaged(
+            path,
+            "its tables are not those of its schema version",
+        ))
     }
 }
 
 /// Everything the meaning of the tables depends on.
-fn shape(db: &Connection) -> rusqlite::Result<(String, i64, i64, Vec<[Option<String>; 4]>)> {
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    encoding: String,
+    auto_vacuum: i64,
+    page_size: i64,
+    /// Type, name, table and definition of each object.
+    objects: Vec<[Option<String>; 4]>,
+}
+
+fn shape(db: &Connection) -> rusqlite::Result<Shape> {
     let mut statement =
         db.prepare("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid")?;
     let objects = statement
-        .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
+        .query_map([], |row| {
+            Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+        })?
         .collect::<rusqlite::Result<_>>()?;
-    Ok((
-        db.pragma_query_value(None, "encoding", |row| row.get(0))?,
-        db.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?,
-        db.pragma_query_value(None, "page_size", |row| row.get(0))?,
+    Ok(Shape {
+        encoding: db.pragma_query_value(None, "encoding", |row| row.get(0))?,
+        auto_vacuum: db.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?,
+        page_size: db.pragma_query_value(None, "page_size", |row| row.get(0))?,
         objects,
-    ))
+    })
 }
 
 #[cfg(test)]
@@ -174,7 +206,9 @@ mod tests {
         db.execute("INSERT INTO meta VALUES ('a', 1)", []).unwrap();
         migrate(&mut db, &[create, add_colour]).unwrap();
         assert_eq!(version(&db).unwrap(), 2);
-        let kept: i64 = db.query_row("SELECT value FROM meta", [], |row| row.get(0)).unwrap();
+        let kept: i64 = db
+            .query_row("SELECT value FROM meta", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(kept, 1);
     }
 

@@ -1,0 +1,17 @@
+//! The commands, one file each.
+
+pub(crate) mod agents;
+pub(crate) mod approve;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod doctor;
+pub(crate) mod identity;
+pub(crate) mod keys;
+pub(crate) mod kill;
+pub(crate) mod limits;
+pub(crate) mod models;
+pub(crate) mod policy;
+pub(crate) mod start;
+pub(crate) mod status;
+pub(crate) mod trades;

@@ -1,0 +1,173 @@
+//! `tirami models`: what is on disk and what can be downloaded. Works without a node.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tirami_infer::models::{ModelCard, ModelStore};
+
+use crate::exit::{Exit, Failure};
+use crate::model::{failed, pull};
+use crate::output::{Output, bytes};
+use crate::settings::{Global, ModelsSetting};
+
+/// What to do with models.
+#[derive(Debug, Args)]
+pub(crate) struct ModelsArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the models that have a name, and the other files of the models' directory.
+    List {
+        #[command(flatten)]
+        dir: ModelsSetting,
+    },
+    /// Download a model and verify it; an interrupted download is continued.
+    Pull {
+        /// A name from `tirami models list`.
+        name: String,
+        #[command(flatten)]
+        dir: ModelsSetting,
+    },
+    /// Remove a model's file.
+    Rm {
+        /// A name from `tirami models list`.
+        name: String,
+        #[command(flatten)]
+        dir: ModelsSetting,
+    },
+    /// Describe a model, and the file if it is on disk.
+    Show {
+        /// A name from `tirami models list`, or the path of a GGUF file.
+        name: String,
+        #[command(flatten)]
+        dir: ModelsSetting,
+    },
+}
+
+/// Runs the command.
+pub(crate) async fn run(global: &Global, args: ModelsArgs, out: Output) -> Result<Exit, Failure> {
+    let store = |dir: &ModelsSetting| {
+        global
+            .resolve(&dir.0)
+            .map(|resolved| ModelStore::new(resolved.config.models_dir))
+    };
+    match args.action {
+        Action::List { dir } => list(&store(&dir)?, out)?,
+        Action::Pull { name, dir } => {
+            let path = pull(&store(&dir)?, &name, out).await?;
+            out.answer(&json!({"name": name, "path": path}), |out| {
+                out.line(path.display())
+            });
+        }
+        Action::Rm { name, dir } => {
+            store(&dir)?.remove(&name).map_err(failed)?;
+            out.answer(&json!({"name": name, "removed": true}), |out| {
+                out.line(format_args!("removed {name}"));
+            });
+        }
+        Action::Show { name, dir } => {
+            let store = store(&dir)?;
+            // The digest reads the whole file.
+            let card = tokio::task::spawn_blocking(move || store.show(&name))
+                .await
+                .map_err(|error| Failure::new(Exit::Unexpected, error))?
+                .map_err(failed)?;
+            show(&card, out);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn list(store: &ModelStore, out: Output) -> Result<(), Failure> {
+    let cards = store.list().map_err(failed)?;
+    let models: Vec<Value> = cards.iter().map(as_json).collect();
+    out.answer(
+        &json!({"models_dir": store.folder(), "models": models}),
+        |out| {
+            let rows: Vec<Vec<String>> = cards
+                .iter()
+                .map(|card| {
+                    let state = match (&card.path, &card.fault) {
+                        (_, Some(_)) => "unusable",
+                        (Some(_), None) => "on disk",
+                        (None, None) => "-",
+                    };
+                    vec![
+                        card.name.clone(),
+                        state.to_owned(),
+                        card.size_bytes.map_or_else(|| "-".to_owned(), bytes),
+                        card.licence.clone().unwrap_or_else(|| "-".to_owned()),
+                        card.source.clone(),
+                    ]
+                })
+                .collect();
+            out.table(
+                &["name", "state", "size", "licence", "source"],
+                &["size"],
+                &rows,
+            );
+        },
+    );
+    Ok(())
+}
+
+fn show(card: &ModelCard, out: Output) {
+    out.answer(&as_json(card), |out| {
+        let unknown = || "unknown".to_owned();
+        let mut rows = vec![
+            ("name", card.name.clone()),
+            ("source", card.source.clone()),
+            ("file", card.file.clone()),
+            ("size", card.size_bytes.map_or_else(unknown, bytes)),
+            ("licence", card.licence.clone().unwrap_or_else(unknown)),
+        ];
+        if let Some(sha256) = &card.sha256 {
+            rows.push(("sha256", sha256.clone()));
+        }
+        match &card.path {
+            Some(path) => rows.push(("on disk", path.display().to_string())),
+            None => rows.push(("on disk", format!("no; tirami models pull {}", card.name))),
+        }
+        if let Some(details) = &card.details {
+            let tenths = details.shape.parameters_active / 100_000;
+            rows.push(("architecture", details.architecture.clone()));
+            rows.push(("quantisation", details.quantisation.clone()));
+            rows.push((
+                "active parameters",
+                format!("{}.{} million", tenths / 10, tenths % 10),
+            ));
+            rows.push(("context", format!("{} tokens", details.shape.context_max)));
+            if let Some(digest) = details.digest {
+                rows.push(("digest", digest.to_string()));
+            }
+        }
+        if let Some(fault) = &card.fault {
+            rows.push(("cannot be used", fault.to_string()));
+        }
+        out.pairs(&rows);
+    });
+}
+
+fn as_json(card: &ModelCard) -> Value {
+    json!({
+        "name": card.name,
+        "source": card.source,
+        "file": card.file,
+        "size_bytes": card.size_bytes,
+        "licence": card.licence,
+        "sha256": card.sha256,
+        "downloaded": card.path.is_some(),
+        "path": card.path,
+        "details": card.details.as_ref().map(|details| json!({
+            "architecture": details.architecture,
+            "quantisation": details.quantisation,
+            "parameters_active": details.shape.parameters_active,
+            "layers": details.shape.layers,
+            "context_max": details.shape.context_max,
+            "digest": details.digest.map(|digest| digest.to_string()),
+        })),
+        "fault": card.fault.as_ref().map(ToString::to_string),
+    })
+}

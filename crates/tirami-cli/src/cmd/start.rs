@@ -1,0 +1,200 @@
+//! `tirami start`: loads a model, opens the account book, answers requests until told to stop.
+
+use std::io::IsTerminal;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+use tirami_infer::engine::Engine;
+use tirami_node::config::Config;
+use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
+use tirami_node::store::DirLock;
+use tracing_subscriber::EnvFilter;
+
+use super::config::note_unknown_env;
+use crate::client::API_KEY_FILE;
+use crate::exit::{Exit, Failure};
+use crate::model;
+use crate::output::{Output, duration};
+use crate::settings::{AllSettings, Global};
+
+/// With which settings to start.
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    settings: AllSettings,
+}
+
+/// Runs a node until Ctrl-C, SIGTERM, or a failure of its store.
+pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result<Exit, Failure> {
+    let resolved = global.resolve(&args.settings.0)?;
+    note_unknown_env(&resolved, out);
+    let config = resolved.config;
+    log_to_stderr(&config.log)?;
+    check_free(&config)?;
+
+    out.answer(&json!({"data_dir": config.data_dir}), |out| {
+        out.line(format_args!("data dir: {}", config.data_dir.display()));
+    });
+    let engine = model::load(&config, out).await?;
+    let info = engine.model();
+    out.answer(
+        &json!({"model": info.name, "digest": info.digest.to_string()}),
+        |out| {
+            out.line(format_args!(
+                "model: {} (digest {})",
+                info.name, info.digest
+            ));
+        },
+    );
+
+    // From here on there is something to settle, so a signal no longer just ends the process.
+    let mut signals = Signals::listen()?;
+    let node = start(&config, engine).await?;
+    let url = format!("http://{}", node.api);
+    let key_file = config.data_dir.join(API_KEY_FILE);
+    out.answer(&json!({"api": url}), |out| {
+        out.line(format_args!("API: {url}"))
+    });
+    out.answer(&json!({"api_key": key_file}), |out| {
+        out.line(format_args!("API key: {}", key_file.display()));
+    });
+    if !config.bind.is_loopback() {
+        out.note(format_args!(
+            "warning: {} can be reached from other machines; every request needs an API key",
+            node.api
+        ));
+    }
+    out.answer(&json!({"ready": true}), |out| out.line("ready"));
+    until_stopped(node, &mut signals, &config, out).await
+}
+
+async fn start(config: &Config, engine: Arc<dyn Engine>) -> Result<RunningNode, Failure> {
+    let options = NodeOptions {
+        data_dir: config.data_dir.clone(),
+        bind: config.address(),
+        engine,
+        config: config.clone(),
+    };
+    Node::start(options).await.map_err(|error| match error {
+        StartError::Bind { .. } => in_use_or(config, &error.to_string()),
+        error => Failure::new(Exit::Store, error),
+    })
+}
+
+/// Serves until a signal comes; then lets running answers end, settles and closes the book.
+async fn until_stopped(
+    node: RunningNode,
+    signals: &mut Signals,
+    config: &Config,
+    out: Output,
+) -> Result<Exit, Failure> {
+    tokio::select! {
+        () = signals.next() => {}
+        reason = node.failed() => return Err(Failure::new(Exit::Store, reason)),
+    }
+    out.note(format_args!(
+        "stopping: running answers have {} to end; Ctrl-C again stops at once",
+        duration(config.drain_ms)
+    ));
+    tokio::select! {
+        closed = node.shutdown() => {
+            closed.map_err(|error| Failure::new(Exit::Store, error))?;
+            out.note("stopped: every answer is settled and the account book is closed");
+            Ok(Exit::Done)
+        }
+        () = signals.next() => {
+            out.note("stopped at once; what was cut is settled at the next start");
+            // Nothing may delay this: neither the model's threads nor an open connection.
+            std::process::exit(i32::from(Exit::Interrupted.code()));
+        }
+    }
+}
+
+fn log_to_stderr(log: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(log).map_err(|error| {
+        Failure::new(
+            Exit::Config,
+            format_args!(
+                "log: {error}; use off, error, warn, info, debug or trace, or levels per part \
+                 such as tirami_node=debug,warn"
+            ),
+        )
+    })?;
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .init();
+    Ok(())
+}
+
+/// Finds out whether directory and port are free before a large model is loaded for nothing.
+fn check_free(config: &Config) -> Result<(), Failure> {
+    if config.data_dir.is_dir() {
+        DirLock::take(&config.data_dir).map_err(|error| Failure::new(Exit::Store, error))?;
+    }
+    match TcpListener::bind(config.address()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(in_use_or(config, &error.to_string())),
+    }
+}
+
+fn in_use_or(config: &Config, reason: &str) -> Failure {
+    let address = config.address();
+    Failure::new(
+        Exit::Config,
+        format_args!(
+            "cannot listen on {address} ({reason}); stop what listens there, or choose another \
+             port with --port"
+        ),
+    )
+}
+
+/// Ctrl-C, and where there is one, SIGTERM.
+struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn listen() -> Result<Self, Failure> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |error| {
+            Failure::new(
+                Exit::Unexpected,
+                format_args!("cannot listen for signals: {error}"),
+            )
+        };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+        })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn listen() -> Result<Self, Failure> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Without signals the process is ended from outside, and recovery settles.
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `tirami status`: the node at a glance.
+
+use serde_json::json;
+
+use crate::client::{Need, connect};
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Output, count, duration, trm};
+use crate::settings::Global;
+
+/// Runs the command.
+pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
+    let client = connect(global, Need::Personal)?;
+    let status = client.status().await?;
+    let balance = client.balance(None).await?;
+    let safety = client.safety(None).await?;
+    let answer = json!({"status": status, "balance": balance, "safety": safety});
+    out.answer(&answer, |out| {
+        let state = match &safety.kill_switch_reason {
+            Some(reason) if safety.kill_switch_active => {
+                format!("{}: all spending is frozen ({reason})", status.status)
+            }
+            _ => status.status.clone(),
+        };
+        let breaker = match safety.circuit_open_until_ms {
+            Some(until_ms) => format!("open until {} UTC", output::moment(until_ms)),
+            None => "closed".to_owned(),
+        };
+        let mut rows = vec![
+            ("node", client.base_url().to_owned()),
+            ("state", state),
+            ("version", status.version.clone()),
+            ("up", duration(status.uptime_ms)),
+            (
+                "model",
+                format!("{} ({})", status.model, output::short(&status.model_digest)),
+            ),
+            (
+                "load",
+                format!(
+                    "{} running, {} waiting",
+                    status.engine.running, status.engine.queued
+                ),
+            ),
+            (
+                "written",
+                count(status.engine.completion_tokens_total, "token"),
+            ),
+            (
+                "account",
+                balance
+                    .agent
+                    .clone()
+                    .unwrap_or_else(|| "the node's own".to_owned()),
+            ),
+            (
+                "available",
+                trm(balance.effective_balance, balance.effective_balance_answers),
+            ),
+            ("reserved", format!("{} TRM", balance.reserved)),
+            ("spent", format!("{} TRM", balance.consumed)),
+        ];
+        if let Some(policy) = &safety.policy {
+            rows.push(("request limit", output::limit(policy.request_max)));
+            rows.push(("day limit", output::limit(policy.day_max)));
+        }
+        rows.push(("breaker", breaker));
+        rows.push(("trades", status.total_trades.to_string()));
+        rows.push(("running jobs", status.open_holds.to_string()));
+        rows.push(("waiting approvals", status.approvals_waiting.to_string()));
+        out.pairs(&rows);
+    });
+    Ok(Exit::Done)
+}

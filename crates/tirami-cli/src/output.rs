@@ -1,0 +1,263 @@
+//! Everything that is printed: for people, or with `--json` for programs.
+//!
+//! Answers go to stdout, remarks and errors to stderr. A reader that has gone (`| head`) is no
+//! error.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+use tirami_sdk::types::LimitAmount;
+
+use crate::exit::Failure;
+
+/// Where and how a command prints.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    json: bool,
+    colour: bool,
+}
+
+impl Output {
+    /// Prints JSON when `json` is set. Colour only for a person at a terminal who did not
+    /// object.
+    pub(crate) fn new(json: bool) -> Self {
+        let objected = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colour = !json && !objected && std::io::stdout().is_terminal();
+        Self { json, colour }
+    }
+
+    /// Whether a program reads this.
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// The answer of a command: `value` for programs, what `human` prints for people.
+    pub(crate) fn answer(self, value: &impl Serialize, human: impl FnOnce(Self)) {
+        if self.json {
+            self.json(value);
+        } else {
+            human(self);
+        }
+    }
+
+    /// One JSON value on its own line.
+    pub(crate) fn json(self, value: &impl Serialize) {
+        // Serialising our own types fails only on a map with keys that are no texts.
+        if let Ok(text) = serde_json::to_string(value) {
+            self.line(text);
+        }
+    }
+
+    /// One line on stdout, at once.
+    pub(crate) fn line(self, text: impl Display) {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{text}");
+        let _ = out.flush();
+    }
+
+    /// A piece of an answer on stdout, at once.
+    pub(crate) fn piece(self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes());
+        let _ = out.flush();
+    }
+
+    /// A remark for people on stderr.
+    pub(crate) fn note(self, text: impl Display) {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
+    /// The reason why a command failed, on stderr.
+    pub(crate) fn failure(self, failure: &Failure) {
+        if self.json {
+            let error = serde_json::json!({"error": {
+                "message": failure.message,
+                "code": failure.code,
+                "exit_code": failure.exit.code(),
+            }});
+            self.note(error);
+        } else {
+            self.note(format_args!("error: {}", failure.message));
+        }
+    }
+
+    /// Lines of `name  value`, the values under each other.
+    pub(crate) fn pairs(self, pairs: &[(&str, String)]) {
+        let width = pairs
+            .iter()
+            .map(|(name, _)| columns(name))
+            .max()
+            .unwrap_or(0);
+        for (name, value) in pairs {
+            let gap = " ".repeat(width - columns(name));
+            self.line(format_args!("{}{gap}  {value}", self.dim(name)));
+        }
+    }
+
+    /// A table; columns named in `right` are aligned to the right.
+    pub(crate) fn table(self, head: &[&str], right: &[&str], rows: &[Vec<String>]) {
+        let width = |index: usize, name: &str| {
+            let cells = rows
+                .iter()
+                .filter_map(|row| row.get(index))
+                .map(|cell| columns(cell));
+            cells.max().unwrap_or(0).max(columns(name))
+        };
+        let widths: Vec<usize> = head
+            .iter()
+            .enumerate()
+            .map(|(index, name)| width(index, name))
+            .collect();
+        let render = |cells: &[String]| {
+            let mut line = String::new();
+            for ((cell, width), name) in cells.iter().zip(&widths).zip(head) {
+                let gap = " ".repeat(width - columns(cell));
+                let cell = if right.contains(name) {
+                    format!("{gap}{cell}")
+                } else {
+                    format!("{cell}{gap}")
+                };
+                line.push_str(&cell);
+                line.push_str("  ");
+            }
+            line.trim_end().to_owned()
+        };
+        let titles: Vec<String> = head.iter().map(|name| name.to_uppercase()).collect();
+        self.line(self.dim(&render(&titles)));
+        for row in rows {
+            self.line(render(row));
+        }
+    }
+
+    /// Text that stands back, at a terminal.
+    pub(crate) fn dim(self, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[2m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// Text that stands out, at a terminal.
+    pub(crate) fn bold(self, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[1m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// An amount with the answers of 1 000 tokens it pays for.
+pub(crate) fn trm(amount: impl Display, answers: u64) -> String {
+    format!("{amount} TRM ({})", count(answers, "answer"))
+}
+
+/// A limit, or that there is none.
+pub(crate) fn limit(limit: Option<LimitAmount>) -> String {
+    limit.map_or_else(|| "none".to_owned(), |limit| trm(limit.trm, limit.answers))
+}
+
+/// A number with its noun in the right form.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
+}
+
+/// A size for people.
+pub(crate) fn bytes(size_bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    for (unit, name) in UNITS {
+        if size_bytes >= unit {
+            let tenths = u128::from(size_bytes) * 10 / u128::from(unit);
+            return format!("{}.{} {name}", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{size_bytes} B")
+}
+
+/// A length of time for people, in its two largest units.
+pub(crate) fn duration(ms: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let mut seconds = ms / 1_000;
+    let mut parts = Vec::new();
+    for (unit, name) in UNITS {
+        if seconds >= unit && parts.len() < 2 {
+            parts.push(format!("{} {name}", seconds / unit));
+            seconds %= unit;
+        }
+    }
+    if parts.is_empty() {
+        format!("{ms} ms")
+    } else {
+        parts.join(" ")
+    }
+}
+
+/// A moment as `2026-01-31 12:00:00`, in UTC.
+pub(crate) fn moment(at_ms: u64) -> String {
+    let seconds = at_ms / 1_000;
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+/// Year, month and day of a number of days since 1970, in the Gregorian calendar.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // Counted from 1 March of year 0, so that the leap day is the last of its year.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+/// The first characters of a long id, enough to tell it from others on one screen.
+pub(crate) fn short(id: &str) -> String {
+    const SHOWN: usize = 12;
+    let tail = id.rsplit(':').next().unwrap_or(id);
+    tail.chars().take(SHOWN).collect()
+}
+
+fn columns(text: &str) -> usize {
+    text.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_written_for_people() {
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(98_362_432), "98.3 MB");
+        assert_eq!(duration(250), "250 ms");
+        assert_eq!(duration(93_784_000), "1 d 2 h");
+        assert_eq!(count(1, "answer"), "1 answer");
+        assert_eq!(trm("0.5", 2), "0.5 TRM (2 answers)");
+        assert_eq!(short("did:tirami:0123456789abcdef"), "0123456789ab");
+    }
+
+    #[test]
+    fn moments_follow_the_calendar() {
+        for (at_ms, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400_000, "2000-02-29 00:00:00"),
+            (1_709_251_199_000, "2024-02-29 23:59:59"),
+            (4_107_542_400_000, "2100-03-01 00:00:00"),
+        ] {
+            assert_eq!(moment(at_ms), text);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The settings of this run: the flags made from the node's table, and where they come together.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use tirami_node::config::{FIELDS, Field, Key, Kind, Resolved, Sources, Value, resolve};
+
+use crate::exit::Failure;
+
+/// The heading of the flags every command has.
+const EVERYWHERE: &str = "Flags of every command";
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Print JSON and nothing else on stdout; errors are JSON on stderr.
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    pub(crate) json: bool,
+
+    /// The node to talk to [default: address and port of the settings].
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "URL", env = "TIRAMI_URL")]
+    pub(crate) url: Option<String>,
+
+    /// The API key to use [default: none; where that is not enough and the node is on this
+    /// machine, the admin key in the data directory].
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "TIRAMI_API_KEY",
+        hide_env_values = true
+    )]
+    pub(crate) api_key: Option<String>,
+
+    /// The config file [default: ~/.tirami/config.toml].
+    #[arg(
+        long,
+        global = true,
+        help_heading = EVERYWHERE,
+        value_name = "FILE",
+        env = "TIRAMI_CONFIG"
+    )]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Where the store, the keys and the admin API key are kept [default: ~/.tirami] [env:
+    /// TIRAMI_DATA_DIR].
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl Global {
+    /// All settings, with `flags` of the command on top.
+    pub(crate) fn resolve(&self, flags: &[(Key, Value)]) -> Result<Resolved, Failure> {
+        let mut flags = flags.to_vec();
+        if let Some(dir) = &self.data_dir {
+            flags.push((Key::DataDir, Value::Directory(dir.clone())));
+        }
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let file = self
+            .config
+            .clone()
+            .filter(|path| !path.as_os_str().is_empty());
+        Ok(resolve(&Sources {
+            home: std::env::home_dir(),
+            file,
+            env,
+            flags,
+        })?)
+    }
+}
+
+/// A flag for every setting except the data directory, which every command has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AllSettings(pub(crate) Vec<(Key, Value)>);
+
+/// The flag for the models' directory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ModelsSetting(pub(crate) Vec<(Key, Value)>);
+
+fn all() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| field.key != Key::DataDir)
+}
+
+fn models_only() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| field.key == Key::ModelsDir)
+}
+
+fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Command {
+    fields.fold(command, |command, field| {
+        let value_name = match field.kind {
+            Kind::Directory => "DIR",
+            Kind::Text if field.key == Key::Model => "NAME|PATH",
+            Kind::Text => "TEXT",
+            Kind::Address => "ADDR",
+            Kind::Number { .. } => "N",
+        };
+        let help = format!(
+            "{} [default: {}] [env: {}]",
+            field.doc, field.default, field.env
+        );
+        command.arg(
+            Arg::new(field.name)
+                .long(field.flag)
+                .value_name(value_name)
+                .help(help)
+                .allow_hyphen_values(matches!(field.kind, Kind::Number { .. }))
+                .value_parser(move |text: &str| {
+                    field
+                        .parse(text)
+                        .map_err(|allowed| format!("it must be {allowed}"))
+                }),
+        )
+    })
+}
+
+fn values(matches: &ArgMatches, fields: impl Iterator<Item = &'static Field>) -> Vec<(Key, Value)> {
+    fields
+        .filter_map(|field| Some((field.key, matches.get_one::<Value>(field.name)?.clone())))
+        .collect()
+}
+
+/// Makes a type's flags from rows of the table.
+macro_rules! flags_from_table {
+    ($type:ident, $fields:ident) => {
+        impl Args for $type {
+            fn augment_args(command: Command) -> Command {
+                augment(command, $fields())
+            }
+
+            fn augment_args_for_update(command: Command) -> Command {
+                augment(command, $fields())
+            }
+        }
+
+        impl FromArgMatches for $type {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok(Self(values(matches, $fields())))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                self.0 = values(matches, $fields());
+                Ok(())
+            }
+        }
+    };
+}
+
+flags_from_table!(AllSettings, all);
+flags_from_table!(ModelsSetting, models_only);

@@ -1,0 +1,321 @@
+//! The one task that owns the kernel: it feeds it requests and the time, hands what it decided to
+//! the store, and lets answers out only after the sync.
+//!
+//! While the store syncs one batch the kernel decides the next. Answers ride with their batch
+//! through the store's queue, so they come in order and never before their batch is durable.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tirami_core::{JobId, Timestamp};
+use tirami_kernel::{Input, Kernel, RequestId};
+use tirami_ledger::Rejection;
+use tirami_ledger::command::{Command, Outcome};
+use tirami_ledger::event::Event;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::handle::{Handle, INPUT_QUEUE_MAX, JobTokens, Reply, Request, SubmitError, Tell};
+use crate::store::{Store, StoreError};
+
+#[cfg(test)]
+mod tests;
+
+/// Events after which a snapshot is taken.
+pub const SNAPSHOT_EVERY_EVENTS: usize = 20_000;
+/// Requests decided before their events are handed to the store. Small, so that the store begins
+/// early; it writes several batches with one sync.
+const BATCH_REQUESTS_MAX: usize = 128;
+/// The least and the most time between two looks at the clock when nothing else happens. The most
+/// bounds what a clock that was set back can delay.
+const WAKE_WITHIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+
+/// What the kernel's task measures.
+#[derive(Debug, Clone)]
+pub struct DriverStats {
+    /// Seconds of one decision, applying it included, without any sync.
+    pub decision_seconds: Histogram,
+    /// Seconds it took to write a snapshot's bytes; nothing is decided meanwhile.
+    pub snapshot_seconds: Histogram,
+}
+
+impl Default for DriverStats {
+    fn default() -> Self {
+        Self {
+            decision_seconds: Histogram::new(exponential_buckets(0.000_001, 2.0, 22)),
+            snapshot_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+        }
+    }
+}
+
+/// The task and what stops it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) handle: Handle,
+    pub(crate) failure: watch::Receiver<Option<String>>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Running {
+    /// Decides what is still queued, takes a snapshot, closes the store.
+    pub(crate) async fn stop(self) -> Result<(), StoreError> {
+        self.stop.cancel();
+        self.task.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+/// Starts the task.
+pub(crate) fn start(kernel: Kernel, store: Store, stats: DriverStats) -> Running {
+    let (sender, requests) = mpsc::channel(INPUT_QUEUE_MAX);
+    let (failed, failure) = watch::channel(None);
+    let (jobs, stop) = (JobTokens::default(), CancellationToken::new());
+    let names = (kernel.ledger().party(), kernel.ledger().lattice().mesh());
+    let handle = Handle::new(sender, jobs.clone(), failure.clone(), names);
+    let driver = Driver {
+        kernel,
+        store,
+        requests,
+        jobs,
+        stats,
+        failed: Failed(failed),
+        stop: stop.clone(),
+        wake_at: Some(Timestamp::default()),
+        requests_taken: 0,
+        events_since_snapshot: 0,
+    };
+    Running {
+        handle,
+        failure,
+        stop,
+        task: tokio::spawn(driver.run()),
+    }
+}
+
+struct Driver {
+    kernel: Kernel,
+    store: Store,
+    requests: mpsc::Receiver<Request>,
+    jobs: JobTokens,
+    stats: DriverStats,
+    failed: Failed,
+    stop: CancellationToken,
+    wake_at: Option<Timestamp>,
+    requests_taken: u64,
+    events_since_snapshot: usize,
+}
+
+/// Says why the node cannot go on, once. Dropped without a word (a defect ended the task), it
+/// says that.
+struct Failed(watch::Sender<Option<String>>);
+
+impl Failed {
+    fn say(sender: &watch::Sender<Option<String>>, reason: String) {
+        sender.send_if_modified(|said| {
+            let first = said.is_none();
+            said.get_or_insert(reason);
+            first
+        });
+    }
+}
+
+impl Drop for Failed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let reason = "the node met a defect in itself and stopped; what was acknowledged is \
+                          kept; start it again";
+            Self::say(&self.0, reason.to_owned());
+        }
+    }
+}
+
+/// What several requests led to, to be made durable together.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Event>,
+    cancel: Vec<JobId>,
+    tell: Vec<Tell>,
+    requests: usize,
+}
+
+impl Driver {
+    async fn run(mut self) -> Result<(), StoreError> {
+        let mut failure = self.failed.0.subscribe();
+        loop {
+            let sleep = self.sleep();
+            let first = tokio::select! {
+                biased;
+                _ = failure.wait_for(Option::is_some) => break,
+                () = self.stop.cancelled() => break,
+                request = self.requests.recv() => match request {
+                    Some(request) => Some(request),
+                    None => break,
+                },
+                () = tokio::time::sleep(sleep) => None,
+            };
+            let batch = self.decide(first);
+            if self.write(batch).await.is_err() {
+                break;
+            }
+        }
+        self.end().await
+    }
+
+    /// How long nothing falls due.
+    fn sleep(&self) -> Duration {
+        let (least, most) = WAKE_WITHIN;
+        let due = self
+            .wake_at
+            .map_or(most, |at| Duration::from_millis(at.since_ms(now())));
+        due.clamp(least, most)
+    }
+
+    /// Decides `first`, or what fell due, and what else waits.
+    fn decide(&mut self, first: Option<Request>) -> Batch {
+        let mut batch = Batch::default();
+        match first {
+            Some(request) => self.take(request, &mut batch),
+            None => self.handle(Input::Tick, None, &mut batch),
+        }
+        while batch.requests < BATCH_REQUESTS_MAX
+            && let Ok(request) = self.requests.try_recv()
+        {
+            self.take(request, &mut batch);
+        }
+        batch
+    }
+
+    fn take(&mut self, request: Request, batch: &mut Batch) {
+        batch.requests += 1;
+        match request {
+            Request::Command {
+                actor,
+                command,
+                reply,
+            } => {
+                self.requests_taken += 1;
+                let request = RequestId::new(self.requests_taken);
+                let command: Command = *command;
+                self.handle(
+                    Input::Command {
+                        request,
+                        actor,
+                        command,
+                    },
+                    Some(reply),
+                    batch,
+                );
+            }
+            Request::AddAgentKey { key, tell } => {
+                self.handle(Input::AddAgentKey(key), None, batch);
+                batch.tell.push(tell);
+            }
+            Request::Read(read) => batch.tell.push(read(&self.kernel, now())),
+        }
+    }
+
+    fn handle(&mut self, input: Input, reply: Option<Reply>, batch: &mut Batch) {
+        let started = Instant::now();
+        let effects = self.kernel.handle(now(), input);
+        self.stats
+            .decision_seconds
+            .observe(started.elapsed().as_secs_f64());
+        self.wake_at = effects.wake_at;
+        batch.events.extend(effects.append);
+        batch.cancel.extend(effects.cancel);
+        if let (Some(reply), Some((_, decided))) = (reply, effects.reply) {
+            batch
+                .tell
+                .push(Box::new(move |durable| answer(reply, decided, durable)));
+        }
+    }
+
+    /// Hands a batch to the store, and a snapshot when one is due.
+    async fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
+        let Batch {
+            events,
+            cancel,
+            tell,
+            ..
+        } = batch;
+        self.events_since_snapshot += events.len();
+        if events.is_empty() && cancel.is_empty() && tell.is_empty() {
+            return Ok(());
+        }
+        let (jobs, failed) = (self.jobs.clone(), self.failed.0.clone());
+        let done = Box::new(move |result: Result<(), StoreError>| {
+            let reason = result.err().map(|error| error.to_string());
+            match &reason {
+                None => jobs.cancel(&cancel),
+                Some(reason) => Failed::say(&failed, reason.clone()),
+            }
+            for tell in tell {
+                tell(reason.as_deref().map_or(Ok(()), Err));
+            }
+        });
+        self.store.append(events, done).await?;
+        if self.events_since_snapshot >= SNAPSHOT_EVERY_EVENTS {
+            self.snapshot().await?;
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self) -> Result<(), StoreError> {
+        self.events_since_snapshot = 0;
+        let started = Instant::now();
+        let state_hash = self.kernel.ledger().state_hash();
+        let body = self.kernel.snapshot();
+        self.stats
+            .snapshot_seconds
+            .observe(started.elapsed().as_secs_f64());
+        let failed = self.failed.0.clone();
+        let done = Box::new(move |result: Result<(), StoreError>| {
+            if let Err(error) = result {
+                Failed::say(&failed, error.to_string());
+            }
+        });
+        self.store.snapshot(now(), state_hash, body, done).await
+    }
+
+    /// Decides what was queued before the end, takes a last snapshot, and closes the store. After
+    /// a failure nothing more is decided: who waits hears why.
+    async fn end(mut self) -> Result<(), StoreError> {
+        self.requests.close();
+        if self.failed.0.borrow().is_none() {
+            while let Some(request) = self.requests.recv().await {
+                let batch = self.decide(Some(request));
+                self.write(batch).await?;
+            }
+            if self.events_since_snapshot > 0 {
+                self.snapshot().await?;
+            }
+        }
+        let (store, failed) = (self.store, self.failed);
+        let closed = tokio::task::spawn_blocking(move || store.close());
+        let closed = closed.await.unwrap_or(Err(StoreError::Closed));
+        if let Err(error) = &closed {
+            Failed::say(&failed.0, error.to_string());
+        }
+        closed
+    }
+}
+
+fn answer(reply: Reply, decided: Result<Outcome, Rejection>, durable: Result<(), &str>) {
+    let answer = match durable {
+        Ok(()) => decided.map_err(SubmitError::Rejected),
+        Err(reason) => Err(SubmitError::Stopped {
+            reason: reason.to_owned(),
+        }),
+    };
+    // Whoever does not wait for the answer any more does not need it.
+    drop(reply.send(answer));
+}
+
+/// The time. A clock before 1970 counts as 1970.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,166 @@
+//! The kernel's task over a real store.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tirami_core::{MeshId, SecretKey, Signed, Trm};
+use tirami_ledger::book::{Limits, Target};
+use tirami_ledger::command::Actor;
+use tirami_ledger::event::BookEvent;
+use tirami_ledger::lattice::{Charter, Lattice};
+use tirami_ledger::{Keyring, Ledger};
+
+use super::*;
+use crate::store::{DirLock, Found, Genesis, Opening, StoreStats};
+
+/// A node's kernel over a new book whose file may have so many pages.
+fn running(dir: &Path, pages: u32) -> Running {
+    let node = SecretKey::from_seed([1; 32]);
+    let charter = Charter::founder("test", node.public(), Trm::from_micro(1 << 50));
+    let charter = Signed::sign(Charter::founding_mesh(), &node, charter).unwrap();
+    let genesis = Genesis {
+        mesh: MeshId::from_bytes(*charter.id().as_bytes()),
+        party: node.public().party(),
+        personal: node.public().agent(),
+        charter: charter.bytes().to_vec(),
+        charter_signature: charter.signature(),
+        created_at: now(),
+    };
+    let opening = Opening::create(dir, &genesis, DirLock::take(dir).unwrap()).unwrap();
+    let configure = |db: &rusqlite::Connection| {
+        db.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+    };
+    let (store, _) = opening
+        .start_with(StoreStats::default(), configure)
+        .unwrap();
+    let ledger = Ledger::new(Lattice::found(&charter).unwrap(), genesis.party);
+    start(
+        Kernel::new(ledger, Keyring::new(node)),
+        store,
+        DriverStats::default(),
+    )
+}
+
+/// A command that leaves its number in the journal.
+fn numbered(number: u64) -> Command {
+    let lifetime_max = Some(Trm::from_micro(number));
+    Command::SetLimits {
+        target: Target::Node,
+        limits: Limits {
+            lifetime_max,
+            ..Limits::default()
+        },
+    }
+}
+
+fn number_in(kernel: &Kernel) -> Option<u64> {
+    kernel
+        .ledger()
+        .book()
+        .limits(Target::Node)?
+        .lifetime_max
+        .map(Trm::micro)
+}
+
+/// The numbers that the journal holds, in order; after a snapshot only the last.
+fn numbers(dir: &Path) -> Vec<u64> {
+    let Found::Book(opening) = Opening::open(dir, DirLock::take(dir).unwrap()).unwrap() else {
+        panic!("there is no book");
+    };
+    let mut numbers = Vec::new();
+    if let Some(snapshot) = opening.snapshot() {
+        let ledger = Ledger::restore(&snapshot.body).unwrap();
+        let kernel = Kernel::new(ledger, Keyring::new(SecretKey::from_seed([1; 32])));
+        numbers.extend(number_in(&kernel));
+    }
+    let visit = |event| {
+        if let Event::Book(BookEvent::LimitsSet { limits, .. }) = event {
+            numbers.extend(limits.lifetime_max.map(Trm::micro));
+        }
+    };
+    opening.replay(visit).unwrap();
+    numbers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_sees_what_was_submitted_before_it_and_nothing_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path(), 1_000_000);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let asked = (0..300).map(|number| {
+        let (handle, told) = (running.handle.clone(), Arc::clone(&told));
+        async move {
+            let submit = handle.submit(Actor::Node, numbered(number));
+            let read = handle.read(|kernel, _| number_in(kernel));
+            let (done, read) = tokio::join!(submit, read);
+            assert_eq!(done, Ok(Outcome::Done));
+            assert_eq!(read, Ok(Some(number)));
+            told.lock().unwrap().push(number);
+        }
+    });
+    futures_util::future::join_all(asked).await;
+    let mut told = told.lock().unwrap().clone();
+    told.sort_unstable();
+    assert_eq!(told, (0..300).collect::<Vec<_>>());
+    running.stop().await.unwrap();
+    assert_eq!(numbers(dir.path()), [299]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_stops_everything_with_its_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path(), 40);
+    let handle = running.handle.clone();
+    let mut acknowledged = 0;
+    let stopped = loop {
+        match handle.submit(Actor::Node, numbered(acknowledged)).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    let SubmitError::Stopped { reason } = &stopped else {
+        panic!("{stopped}")
+    };
+    assert!(reason.starts_with("the disk is full"), "{reason}");
+    assert_eq!(
+        handle.submit(Actor::Node, numbered(0)).await,
+        Err(stopped.clone())
+    );
+    assert_eq!(handle.read(|_, _| ()).await, Err(stopped.clone()));
+    assert!(!handle.is_running());
+    let mut failure = running.failure.clone();
+    let said = failure.wait_for(Option::is_some).await.unwrap().clone();
+    assert_eq!(said.as_ref(), Some(reason));
+    assert!(matches!(running.stop().await, Err(StoreError::Full { .. })));
+    assert_eq!(numbers(dir.path()), (0..acknowledged).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_full_queue_is_said_at_once_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path(), 1_000_000);
+    // On this one thread the kernel's task runs only while this one waits.
+    let handle = &running.handle;
+    let asked: Vec<_> = (0..=INPUT_QUEUE_MAX)
+        .map(|number| {
+            let handle = handle.clone();
+            let mut submit =
+                Box::pin(async move { handle.submit(Actor::Node, numbered(number as u64)).await });
+            let waker = std::task::Waker::noop();
+            let polled = submit
+                .as_mut()
+                .poll(&mut std::task::Context::from_waker(waker));
+            (submit, polled)
+        })
+        .collect();
+    assert_eq!(handle.queued(), INPUT_QUEUE_MAX);
+    for (number, (submit, polled)) in asked.into_iter().enumerate() {
+        match polled {
+            std::task::Poll::Ready(answer) => {
+                assert_eq!((number, answer), (INPUT_QUEUE_MAX, Err(SubmitError::Busy)));
+            }
+            std::task::Poll::Pending => assert_eq!(submit.await, Ok(Outcome::Done)),
+        }
+    }
+    running.stop().await.unwrap();
+}

@@ -1,0 +1,273 @@
+//! One job in the book, from its hold to its charge. It always ends, also when its task is
+//! dropped.
+
+use std::time::Duration;
+
+use tirami_core::{Digest, DocumentId, Flop, JobId, Trm};
+use tirami_ledger::Rejection;
+use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
+use tirami_ledger::documents::FinishReason;
+use tirami_sdk::types::ErrorExtra;
+use tokio::runtime;
+use tokio::task::JoinHandle;
+
+use crate::handle::{Handle, JobToken, SubmitError};
+use crate::http::error::ApiError;
+
+/// A voucher is signed with the first delivered token and then after so many more.
+const VOUCHER_TOKENS: u32 = 32;
+/// Pause before a full queue is asked again to take the end of a job.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+/// An open job. Dropping it ends the job with what was delivered last.
+pub(super) struct Job {
+    open: Option<Open>,
+    /// Cancelled when the kernel orders the job to end.
+    pub(super) token: JobToken,
+    vouched: u32,
+    voucher: Option<JoinHandle<()>>,
+}
+
+/// What is needed to end the job.
+struct Open {
+    handle: Handle,
+    runtime: runtime::Handle,
+    job: JobId,
+    build: String,
+    /// Ids of all tokens handed to the body or on their way there.
+    tokens: Vec<u32>,
+    /// How many of them the body has taken.
+    delivered: u32,
+}
+
+/// What a job came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Charged {
+    pub(super) trade: DocumentId,
+    pub(super) flop: Flop,
+    pub(super) amount: Trm,
+    pub(super) available: Trm,
+}
+
+impl Job {
+    /// Holds the maximum and signs the order.
+    pub(super) async fn open(
+        handle: Handle,
+        actor: Actor,
+        start: StartJob,
+        build: String,
+    ) -> Result<Self, ApiError> {
+        let job = start.job;
+        // Before the start, so that no order to end it can be missed.
+        let token = handle.job_token(job);
+        match handle.submit(actor, Command::StartJob(start)).await? {
+            Outcome::ApprovalPending {
+                approval,
+                expires_at,
+                max_amount,
+            } => Err(approval_required(
+                approval.get(),
+                expires_at.ms(),
+                max_amount,
+            )),
+            _ => {
+                let runtime = runtime::Handle::current();
+                let tokens = Vec::new();
+                let open = Open {
+                    handle,
+                    runtime,
+                    job,
+                    build,
+                    tokens,
+                    delivered: 0,
+                };
+                Ok(Self {
+                    open: Some(open),
+                    token,
+                    vouched: 0,
+                    voucher: None,
+                })
+            }
+        }
+    }
+
+    /// Counts tokens on their way to the body; gives how many there are in all.
+    pub(super) fn produced(&mut self, tokens: &[u32]) -> u32 {
+        let Some(open) = &mut self.open else { return 0 };
+        open.tokens.extend_from_slice(tokens);
+        count(&open.tokens)
+    }
+
+    /// Notes that the body has taken `delivered` tokens in all, and signs a voucher for them when
+    /// enough are unvouched. It does not wait for the voucher; one is on its way at a time.
+    pub(super) fn delivered(&mut self, delivered: u32) {
+        let Some(open) = &mut self.open else { return };
+        open.delivered = delivered.max(open.delivered);
+        let due = if self.vouched == 0 {
+            1
+        } else {
+            self.vouched + VOUCHER_TOKENS
+        };
+        if open.delivered < due
+            || self
+                .voucher
+                .as_ref()
+                .is_some_and(|task| !task.is_finished())
+        {
+            return;
+        }
+        self.vouched = open.delivered;
+        let command = Command::Deliver {
+            job: open.job,
+            completion_tokens: open.delivered,
+            stream: digest(&open.tokens, open.delivered),
+        };
+        let handle = open.handle.clone();
+        self.voucher = Some(tokio::spawn(async move {
+            // The next voucher is cumulative, so a lost one costs nothing.
+            if let Err(error) = handle.submit(Actor::Node, command).await {
+                tracing::debug!(?error, "a voucher was not signed");
+            }
+        }));
+    }
+
+    /// Charges `delivered` tokens and signs the receipt.
+    pub(super) async fn finish(
+        mut self,
+        delivered: u32,
+        finish: FinishReason,
+    ) -> Result<Charged, ApiError> {
+        self.wait_for_voucher().await;
+        let Some(mut open) = self.open.take() else {
+            return Err(gone());
+        };
+        open.delivered = delivered.min(count(&open.tokens));
+        let command = open.finish_command(finish);
+        match until_taken(&open.handle, command).await {
+            Ok(Outcome::JobFinished {
+                trade,
+                flop,
+                amount,
+                available,
+                ..
+            }) => Ok(Charged {
+                trade,
+                flop,
+                amount,
+                available,
+            }),
+            Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Err(gone()),
+            Err(error) => {
+                tracing::error!(job = %open.job, ?error, "a job could not be charged");
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Ends a job of which nothing was delivered.
+    pub(super) async fn void(mut self, failed: bool) {
+        self.wait_for_voucher().await;
+        let Some(open) = self.open.take() else { return };
+        let command = Command::VoidJob {
+            job: open.job,
+            failed,
+        };
+        match until_taken(&open.handle, command).await {
+            Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => {}
+            Err(error) => tracing::error!(job = %open.job, ?error, "a job could not be ended"),
+        }
+    }
+
+    async fn wait_for_voucher(&mut self) {
+        if let Some(task) = self.voucher.take() {
+            // A voucher that could not be signed is no reason not to end the job.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Open {
+    fn finish_command(&self, finish: FinishReason) -> Command {
+        Command::FinishJob(FinishJob {
+            job: self.job,
+            cached_tokens: 0,
+            completion_tokens: self.delivered,
+            output: digest(&self.tokens, self.delivered),
+            build: self.build.clone(),
+            finish,
+        })
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        let command = match open.delivered {
+            0 => Command::VoidJob {
+                job: open.job,
+                failed: false,
+            },
+            _ => open.finish_command(FinishReason::Cancelled),
+        };
+        let voucher = self.voucher.take();
+        let handle = open.handle.clone();
+        open.runtime.spawn(async move {
+            if let Some(task) = voucher {
+                let _ = task.await;
+            }
+            if let Err(error) = until_taken(&handle, command).await {
+                tracing::debug!(?error, "a dropped job was not ended; its hold expires");
+            }
+        });
+    }
+}
+
+/// Submits the end of a job until the queue takes it: a hold must not outlive its job because the
+/// node was busy for a moment.
+async fn until_taken(handle: &Handle, command: Command) -> Result<Outcome, SubmitError> {
+    loop {
+        match handle.submit(Actor::Node, command.clone()).await {
+            Err(SubmitError::Busy) => tokio::time::sleep(RETRY_PAUSE).await,
+            other => return other,
+        }
+    }
+}
+
+fn count(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}
+
+/// blake3 of the first `count` token ids, each as four little-endian bytes.
+fn digest(tokens: &[u32], count: u32) -> Digest {
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .take(count as usize)
+        .flat_map(|token| token.to_le_bytes())
+        .collect();
+    Digest::of(&bytes)
+}
+
+fn gone() -> ApiError {
+    ApiError::server(
+        axum::http::StatusCode::SERVICE_UNAVAILABLE,
+        "job_ended",
+        "the job was ended by the node before its answer was complete",
+    )
+}
+
+fn approval_required(approval_id: u64, expires_at_ms: u64, max_amount: Trm) -> ApiError {
+    ApiError::new(
+        axum::http::StatusCode::FORBIDDEN,
+        "approval_required",
+        "approval_required",
+        format!(
+            "the request may cost up to {max_amount} TRM and waits for the operator's word; after \
+             `tirami approve {approval_id}` send the identical request again"
+        ),
+    )
+    .extra(ErrorExtra {
+        approval_id,
+        expires_at_ms,
+        max_amount_trm: max_amount.into(),
+    })
+}

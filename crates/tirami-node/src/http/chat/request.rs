@@ -1,0 +1,502 @@
+//! Reads a chat request: OpenAI's shapes, each wrong value with a sentence that says what to
+//! change.
+//!
+//! The fields are read one by one rather than by a derived parser, so that a refusal can name the
+//! field, and so that a field that would change the answer but is not built is refused instead of
+//! silently dropped.
+
+use serde_json::{Map, Value};
+use tirami_infer::engine::{Conversation, Message, STOPS_MAX};
+
+use crate::http::error::ApiError;
+
+/// Messages of one request at most.
+const MESSAGES_MAX: usize = 4_096;
+/// Bytes of one stop text at most.
+const STOP_BYTES_MAX: usize = 1_024;
+
+/// A chat request that is understood. Numbers are in range; the model is not checked yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ask {
+    pub(super) model: String,
+    pub(super) conversation: Conversation,
+    /// Completion tokens at most; `None` is what the context has room for.
+    pub(super) completion_max: Option<u32>,
+    pub(super) temperature: f32,
+    pub(super) top_p: f32,
+    pub(super) top_k: u32,
+    pub(super) seed: Option<u32>,
+    pub(super) stop: Vec<String>,
+    pub(super) stream: bool,
+    pub(super) include_usage: bool,
+}
+
+impl Ask {
+    /// Reads the JSON object of a request.
+    pub(super) fn read(fields: &Map<String, Value>) -> Result<Self, ApiError> {
+        refuse_unsupported(fields)?;
+        let model = match present(fields, "model") {
+            Some(Value::String(model)) if !model.is_empty() => model.clone(),
+            Some(_) => return Err(ApiError::invalid("model", "model must be a name as text")),
+            None => {
+                return Err(ApiError::invalid(
+                    "model",
+                    "model is missing; GET /v1/models lists what there is",
+                ));
+            }
+        };
+        let stream = flag(fields, "stream")?.unwrap_or(false);
+        let newer = number(fields, "max_completion_tokens", 1, u32::MAX)?;
+        let older = number(fields, "max_tokens", 1, u32::MAX)?;
+        if let Some(user) = present(fields, "user")
+            && !user.is_string()
+        {
+            return Err(ApiError::invalid("user", "user must be text"));
+        }
+        Ok(Self {
+            model,
+            conversation: conversation(fields)?,
+            completion_max: newer.or(older),
+            temperature: real(
+                fields,
+                "temperature",
+                |value| (0.0..=2.0).contains(&value),
+                "from 0 to 2",
+            )?
+            .unwrap_or(1.0),
+            top_p: real(
+                fields,
+                "top_p",
+                |value| value > 0.0 && value <= 1.0,
+                "above 0 and at most 1",
+            )?
+            .unwrap_or(1.0),
+            top_k: number(fields, "top_k", 0, u32::MAX)?.unwrap_or(0),
+            seed: number(fields, "seed", 0, u32::MAX)?,
+            stop: stop(fields)?,
+            stream,
+            include_usage: include_usage(fields, stream)?,
+        })
+    }
+}
+
+/// The messages of a chat or of an estimate.
+pub(in crate::http) fn conversation(fields: &Map<String, Value>) -> Result<Conversation, ApiError> {
+    let wrong = |reason: &str| ApiError::invalid("messages", reason);
+    let list = match present(fields, "messages") {
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(wrong("messages must be a list of {role, content}")),
+        None => return Err(wrong("messages is missing; send a list of {role, content}")),
+    };
+    if list.is_empty() {
+        return Err(wrong("messages is empty; send at least one message"));
+    }
+    if list.len() > MESSAGES_MAX {
+        return Err(wrong(&format!(
+            "messages has more than {MESSAGES_MAX} entries; shorten it"
+        )));
+    }
+    let messages = list
+        .iter()
+        .enumerate()
+        .map(|(index, value)| message(index, value));
+    Ok(Conversation {
+        messages: messages.collect::<Result<_, _>>()?,
+    })
+}
+
+fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
+    let at = format!("messages[{index}]");
+    let Value::Object(fields) = value else {
+        return Err(ApiError::invalid(
+            &at,
+            format!("{at} must be an object {{role, content}}"),
+        ));
+    };
+    let role = match present(fields, "role") {
+        Some(Value::String(role)) => match role.as_str() {
+            // The newer name of the same thing.
+            "system" | "developer" => "system",
+            "user" => "user",
+            "assistant" => "assistant",
+            "tool" => "tool",
+            _ => {
+                return Err(ApiError::invalid(
+                    &format!("{at}.role"),
+                    format!("{at}.role must be system, developer, user, assistant or tool"),
+                ));
+            }
+        },
+        _ => {
+            let param = format!("{at}.role");
+            return Err(ApiError::invalid(
+                &param,
+                format!("{param} is missing or not text"),
+            ));
+        }
+    };
+    if fields
+        .get("tool_calls")
+        .is_some_and(|calls| !is_empty(calls))
+    {
+        let param = format!("{at}.tool_calls");
+        return Err(ApiError::unsupported(
+            &param,
+            format!("{param} is not supported here"),
+        ));
+    }
+    let param = format!("{at}.content");
+    let content = match present(fields, "content") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => parts
+            .iter()
+            .enumerate()
+            .map(|(part, value)| text_part(&format!("{param}[{part}]"), value))
+            .collect::<Result<_, _>>()?,
+        Some(_) => {
+            return Err(ApiError::invalid(
+                &param,
+                format!("{param} must be text or a list of text parts"),
+            ));
+        }
+        None => {
+            return Err(ApiError::invalid(
+                &param,
+                format!("{param} is missing; give it a text"),
+            ));
+        }
+    };
+    Ok(Message {
+        role: role.to_owned(),
+        content,
+    })
+}
+
+fn text_part(param: &str, value: &Value) -> Result<String, ApiError> {
+    let kind = value.get("type").and_then(Value::as_str);
+    match (kind, value.get("text").and_then(Value::as_str)) {
+        (Some("text"), Some(text)) => Ok(text.to_owned()),
+        (Some("text") | None, _) => Err(ApiError::invalid(
+            param,
+            format!("{param} must be {{\"type\": \"text\", \"text\": …}}"),
+        )),
+        (Some(kind), _) => Err(ApiError::unsupported(
+            param,
+            format!("{param} is of type {kind:?}; only text is supported here"),
+        )),
+    }
+}
+
+fn stop(fields: &Map<String, Value>) -> Result<Vec<String>, ApiError> {
+    let wrong = |reason: String| ApiError::invalid("stop", reason);
+    let texts = match present(fields, "stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::String(text)) => vec![text.clone()],
+        Some(Value::Array(list)) => list
+            .iter()
+            .map(|text| text.as_str().map(str::to_owned))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| wrong("stop must be a text or a list of texts".to_owned()))?,
+        Some(_) => return Err(wrong("stop must be a text or a list of texts".to_owned())),
+    };
+    if texts.len() > STOPS_MAX {
+        return Err(wrong(format!("stop has more than {STOPS_MAX} texts")));
+    }
+    if texts.iter().any(String::is_empty) {
+        return Err(wrong("a stop text must not be empty".to_owned()));
+    }
+    if texts.iter().any(|text| text.len() > STOP_BYTES_MAX) {
+        return Err(wrong(format!(
+            "a stop text has at most {STOP_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(texts)
+}
+
+fn include_usage(fields: &Map<String, Value>, stream: bool) -> Result<bool, ApiError> {
+    let options = match present(fields, "stream_options") {
+        None => return Ok(false),
+        Some(Value::Object(options)) => options,
+        Some(_) => {
+            return Err(ApiError::invalid(
+                "stream_options",
+                "stream_options must be an object",
+            ));
+        }
+    };
+    if !stream {
+        return Err(ApiError::invalid(
+            "stream_options",
+            "stream_options is only for streams; set stream to true or leave it out",
+        ));
+    }
+    Ok(flag(options, "include_usage")?.unwrap_or(false))
+}
+
+/// Fields of OpenAI's that would change the answer and are not built here, unless they are set to
+/// what happens anyway.
+fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
+    let no_tools = fields.get("tool_choice").and_then(Value::as_str) == Some("none");
+    for (name, value) in fields {
+        let harmless = match name.as_str() {
+            "n" => value.is_null() || value.as_u64() == Some(1),
+            "tools" | "functions" => is_empty(value) || (no_tools && value.is_array()),
+            "tool_choice" | "function_call" => {
+                value.is_null() || matches!(value.as_str(), Some("none" | "auto"))
+            }
+            "response_format" => {
+                value.is_null() || value.get("type").and_then(Value::as_str) == Some("text")
+            }
+            "logprobs" => value.is_null() || *value == Value::Bool(false),
+            "top_logprobs" | "presence_penalty" | "frequency_penalty" => {
+                value.is_null() || value.as_f64() == Some(0.0)
+            }
+            "logit_bias" => is_empty(value),
+            "modalities" => {
+                value.is_null() || value.as_array().is_some_and(|kinds| *kinds == ["text"])
+            }
+            "audio" | "web_search_options" => value.is_null(),
+            _ => true,
+        };
+        if !harmless {
+            let message = match name.as_str() {
+                "n" => "n must be 1: one request gives one answer here".to_owned(),
+                _ => format!("{name} is not supported here; leave it out"),
+            };
+            return Err(ApiError::unsupported(name, message));
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// A field that is there and not null.
+fn present<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    fields.get(name).filter(|value| !value.is_null())
+}
+
+fn flag(fields: &Map<String, Value>, name: &str) -> Result<Option<bool>, ApiError> {
+    match present(fields, name) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(ApiError::invalid(
+            name,
+            format!("{name} must be true or false"),
+        )),
+    }
+}
+
+/// A whole number from `min` to `max`.
+pub(in crate::http) fn number(
+    fields: &Map<String, Value>,
+    name: &str,
+    min: u32,
+    max: u32,
+) -> Result<Option<u32>, ApiError> {
+    let Some(value) = present(fields, name) else {
+        return Ok(None);
+    };
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    match number {
+        Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
+        _ => Err(ApiError::invalid(
+            name,
+            format!("{name} must be a whole number from {min} to {max}"),
+        )),
+    }
+}
+
+fn real(
+    fields: &Map<String, Value>,
+    name: &str,
+    allowed: impl Fn(f64) -> bool,
+    range: &str,
+) -> Result<Option<f32>, ApiError> {
+    let Some(value) = present(fields, name) else {
+        return Ok(None);
+    };
+    match value.as_f64() {
+        // The engine computes in single precision; a tiny positive number stays positive.
+        Some(number) if allowed(number) => Ok(Some(if number == 0.0 {
+            0.0
+        } else {
+            (number as f32).max(f32::MIN_POSITIVE)
+        })),
+        _ => Err(ApiError::invalid(
+            name,
+            format!("{name} must be a number {range}"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Ask, String> {
+        let fields = serde_json::from_str(json).unwrap();
+        Ask::read(&fields).map_err(|error| {
+            let detail = &error.body().error;
+            format!(
+                "{}: {}",
+                detail.param.clone().unwrap_or_default(),
+                detail.message
+            )
+        })
+    }
+
+    const HI: &str = r#""model":"m","messages":[{"role":"user","content":"hi"}]"#;
+
+    #[test]
+    fn what_openai_clients_send_is_understood() {
+        let ask = read(&format!(
+            r#"{{{HI},"max_tokens":5,"max_completion_tokens":7,"temperature":0,"top_p":0.5,
+            "top_k":3,"seed":4294967295,"stop":["a","b"],"stream":true,
+            "stream_options":{{"include_usage":true}},"n":1,"user":"u","tools":[],"logprobs":false,
+            "response_format":{{"type":"text"}},"logit_bias":{{}},"presence_penalty":0,
+            "metadata":{{"a":1}},"store":false,"service_tier":"auto","whatever":[1]}}"#
+        ))
+        .unwrap();
+        assert_eq!(ask.completion_max, Some(7));
+        assert_eq!((ask.temperature, ask.top_p, ask.top_k), (0.0, 0.5, 3));
+        assert_eq!(ask.seed, Some(u32::MAX));
+        assert_eq!(ask.stop, ["a", "b"]);
+        assert!(ask.stream && ask.include_usage);
+        let plain = read(&format!(
+            r#"{{{HI},"max_tokens":null,"stop":null,"seed":null}}"#
+        ))
+        .unwrap();
+        assert_eq!(
+            (plain.completion_max, plain.seed, plain.stream),
+            (None, None, false)
+        );
+    }
+
+    #[test]
+    fn content_may_come_in_parts_and_developer_is_system() {
+        let ask = read(
+            r#"{"model":"m","messages":[{"role":"developer","content":[
+            {"type":"text","text":"a"},{"type":"text","text":"b"}]}]}"#,
+        )
+        .unwrap();
+        assert_eq!(ask.conversation.messages[0].role, "system");
+        assert_eq!(ask.conversation.messages[0].content, "ab");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_to_change() {
+        let hi = HI;
+        for (json, start) in [
+            (r#"{"messages":[]}"#.to_owned(), "model: model is missing"),
+            (
+                r#"{"model":3,"messages":[]}"#.to_owned(),
+                "model: model must be",
+            ),
+            (
+                r#"{"model":"m"}"#.to_owned(),
+                "messages: messages is missing",
+            ),
+            (
+                r#"{"model":"m","messages":[]}"#.to_owned(),
+                "messages: messages is empty",
+            ),
+            (
+                r#"{"model":"m","messages":"hi"}"#.to_owned(),
+                "messages: messages must be",
+            ),
+            (
+                r#"{"model":"m","messages":["hi"]}"#.to_owned(),
+                "messages[0]: ",
+            ),
+            (
+                r#"{"model":"m","messages":[{"content":"x"}]}"#.to_owned(),
+                "messages[0].role: ",
+            ),
+            (
+                r#"{"model":"m","messages":[{"role":"king","content":"x"}]}"#.to_owned(),
+                "messages[0].role: ",
+            ),
+            (
+                r#"{"model":"m","messages":[{"role":"user"}]}"#.to_owned(),
+                "messages[0].content: ",
+            ),
+            (
+                r#"{"model":"m","messages":[{"role":"user","content":7}]}"#.to_owned(),
+                "messages[0].content: ",
+            ),
+            (
+                r#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#
+                    .to_owned(),
+                "messages[0].content[0]: ",
+            ),
+            (
+                format!(r#"{{{hi},"max_tokens":0}}"#),
+                "max_tokens: max_tokens must be",
+            ),
+            (format!(r#"{{{hi},"max_tokens":-1}}"#), "max_tokens: "),
+            (format!(r#"{{{hi},"max_tokens":1.5}}"#), "max_tokens: "),
+            (format!(r#"{{{hi},"max_tokens":"9"}}"#), "max_tokens: "),
+            (
+                format!(r#"{{{hi},"max_tokens":99999999999999999999}}"#),
+                "max_tokens: ",
+            ),
+            (
+                format!(r#"{{{hi},"temperature":-0.1}}"#),
+                "temperature: temperature must be",
+            ),
+            (format!(r#"{{{hi},"temperature":2.1}}"#), "temperature: "),
+            (format!(r#"{{{hi},"temperature":"hot"}}"#), "temperature: "),
+            (format!(r#"{{{hi},"top_p":0}}"#), "top_p: "),
+            (format!(r#"{{{hi},"top_p":1.1}}"#), "top_p: "),
+            (format!(r#"{{{hi},"seed":-1}}"#), "seed: "),
+            (format!(r#"{{{hi},"seed":4294967296}}"#), "seed: "),
+            (format!(r#"{{{hi},"stop":7}}"#), "stop: "),
+            (format!(r#"{{{hi},"stop":[""]}}"#), "stop: "),
+            (format!(r#"{{{hi},"stop":{:?}}}"#, vec!["x"; 17]), "stop: "),
+            (format!(r#"{{{hi},"stream":"yes"}}"#), "stream: "),
+            (
+                format!(r#"{{{hi},"stream_options":{{}}}}"#),
+                "stream_options: ",
+            ),
+            (format!(r#"{{{hi},"user":7}}"#), "user: "),
+            (format!(r#"{{{hi},"n":2}}"#), "n: n must be 1"),
+            (format!(r#"{{{hi},"n":0}}"#), "n: "),
+            (
+                format!(r#"{{{hi},"tools":[{{"type":"function"}}]}}"#),
+                "tools: ",
+            ),
+            (
+                format!(r#"{{{hi},"tool_choice":"required"}}"#),
+                "tool_choice: ",
+            ),
+            (
+                format!(r#"{{{hi},"response_format":{{"type":"json_object"}}}}"#),
+                "response_format: ",
+            ),
+            (format!(r#"{{{hi},"logprobs":true}}"#), "logprobs: "),
+            (
+                format!(r#"{{{hi},"logit_bias":{{"5":1}}}}"#),
+                "logit_bias: ",
+            ),
+            (
+                format!(r#"{{{hi},"presence_penalty":0.5}}"#),
+                "presence_penalty: ",
+            ),
+            (
+                format!(r#"{{{hi},"modalities":["audio"]}}"#),
+                "modalities: ",
+            ),
+        ] {
+            let error = read(&json).unwrap_err();
+            assert!(error.starts_with(start), "{json}: {error}");
+        }
+    }
+}

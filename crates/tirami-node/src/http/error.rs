@@ -1,0 +1,283 @@
+//! Refusals as OpenAI's error envelope. The one place where the ledger's and the engine's
+//! refusals become HTTP statuses.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use tirami_infer::engine::{PrepareError, StartError};
+use tirami_ledger::Rejection;
+use tirami_ledger::book::Period;
+use tirami_sdk::types::{ErrorBody, ErrorDetail, ErrorExtra};
+
+use super::json;
+use crate::handle::SubmitError;
+
+/// A refusal that knows its status.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    status: StatusCode,
+    code: &'static str,
+    retry_after_s: Option<u64>,
+    body: ErrorBody,
+}
+
+/// The code of a refusal, put into the answer's extensions for the metrics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RefusalCode(pub(crate) &'static str);
+
+impl ApiError {
+    pub(crate) fn new(
+        status: StatusCode,
+        kind: &str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        let error = ErrorDetail {
+            message: message.into(),
+            kind: kind.to_owned(),
+            param: None,
+            code: Some(code.to_owned()),
+        };
+        Self(Box::new(Inner {
+            status,
+            code,
+            retry_after_s: None,
+            body: ErrorBody {
+                error,
+                x_tirami: None,
+            },
+        }))
+    }
+
+    /// 400: a field of the request is not what it must be.
+    pub(crate) fn invalid(param: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, INVALID, "invalid_value", message).param(param)
+    }
+
+    /// 400: the request as a whole is not understood.
+    pub(crate) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, INVALID, "invalid_request", message)
+    }
+
+    /// 400: OpenAI has this field and it would change the answer, but it is not built here.
+    pub(crate) fn unsupported(param: &str, message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            INVALID,
+            "unsupported_parameter",
+            message,
+        )
+        .param(param)
+    }
+
+    /// 404: there is no such thing.
+    pub(crate) fn not_found(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found_error", code, message)
+    }
+
+    /// 401: who calls is not known.
+    pub(crate) fn unauthorized(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "authentication_error",
+            code,
+            message,
+        )
+    }
+
+    /// 403: who calls may not do this.
+    pub(crate) fn forbidden(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", code, message)
+    }
+
+    /// 429: the same request may pass after `retry_after_s` seconds.
+    pub(crate) fn too_many(
+        code: &'static str,
+        retry_after_s: u64,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            code,
+            message,
+        )
+        .retry_after(retry_after_s)
+    }
+
+    /// 500 or 503: the node is at fault.
+    pub(crate) fn server(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::new(status, "server_error", code, message)
+    }
+
+    pub(crate) fn param(mut self, param: &str) -> Self {
+        self.0.body.error.param = Some(param.to_owned());
+        self
+    }
+
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.0.retry_after_s = Some(seconds);
+        self
+    }
+
+    pub(crate) fn extra(mut self, extra: ErrorExtra) -> Self {
+        self.0.body.x_tirami = Some(extra);
+        self
+    }
+
+    /// The envelope, for an error inside a stream that has begun.
+    pub(crate) fn body(&self) -> &ErrorBody {
+        &self.0.body
+    }
+}
+
+const INVALID: &str = "invalid_request_error";
+const SECONDS_UNTIL_ROOM: u64 = 1;
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Inner {
+            status,
+            code,
+            retry_after_s,
+            body,
+        } = *self.0;
+        let mut response = json::response(status, &body);
+        let headers = response.headers_mut();
+        if let Some(seconds) = retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"tirami\""),
+            );
+        }
+        response.extensions_mut().insert(RefusalCode(code));
+        response
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Busy => Self::too_many(
+                "busy",
+                SECONDS_UNTIL_ROOM,
+                "the node has too much to decide at once; try again in a second",
+            ),
+            SubmitError::Stopped { reason } => Self::server(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stopped",
+                format!("the node has stopped: {reason}"),
+            ),
+            SubmitError::Rejected(rejection) => Self::from(rejection),
+        }
+    }
+}
+
+/// The table of the ledger's refusals.
+impl From<Rejection> for ApiError {
+    fn from(rejection: Rejection) -> Self {
+        let (status, kind) = match &rejection {
+            Rejection::KillSwitch { .. } => (StatusCode::FORBIDDEN, "kill_switch"),
+            Rejection::Scope { .. } | Rejection::NoAgent => {
+                (StatusCode::FORBIDDEN, "permission_error")
+            }
+            Rejection::KeyInvalid => (StatusCode::UNAUTHORIZED, "authentication_error"),
+            Rejection::UnknownAgent { .. }
+            | Rejection::UnknownKey
+            | Rejection::UnknownJob { .. }
+            | Rejection::UnknownApproval { .. } => (StatusCode::NOT_FOUND, "not_found_error"),
+            Rejection::Exists { .. } | Rejection::Contradicts { .. } => {
+                (StatusCode::CONFLICT, "conflict_error")
+            }
+            Rejection::OutOfRange { .. } | Rejection::Entry(_) | Rejection::Acknowledge(_) => {
+                (StatusCode::BAD_REQUEST, INVALID)
+            }
+            Rejection::RequestLimit { .. }
+            | Rejection::BudgetLimit {
+                period: Period::Lifetime,
+                ..
+            } => (StatusCode::FORBIDDEN, "limit_error"),
+            Rejection::TooMany { .. }
+            | Rejection::BudgetLimit { .. }
+            | Rejection::BreakerOpen { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+            Rejection::ApprovalDenied { .. } => (StatusCode::FORBIDDEN, "approval_denied"),
+            Rejection::Insufficient { .. } => (StatusCode::PAYMENT_REQUIRED, "insufficient_quota"),
+            Rejection::KeyNotHeld => (StatusCode::CONFLICT, "conflict_error"),
+        };
+        let error = Self::new(status, kind, rejection.code(), rejection.to_string());
+        match retry_after_s(&rejection) {
+            Some(seconds) => error.retry_after(seconds),
+            None => error,
+        }
+    }
+}
+
+/// Seconds until the same request may pass: when the breaker closes, or when the oldest part of
+/// a sliding window begins to leave it.
+fn retry_after_s(rejection: &Rejection) -> Option<u64> {
+    match rejection {
+        Rejection::TooMany { .. } => Some(SECONDS_UNTIL_ROOM),
+        Rejection::BudgetLimit {
+            period: Period::Minute,
+            ..
+        } => Some(1),
+        Rejection::BudgetLimit {
+            period: Period::Hour,
+            ..
+        } => Some(60),
+        Rejection::BudgetLimit {
+            period: Period::Day,
+            ..
+        } => Some(3_600),
+        Rejection::BreakerOpen { until } => {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_millis();
+            let left = u128::from(until.ms()).saturating_sub(now);
+            Some(
+                u64::try_from(left.div_ceil(1_000))
+                    .unwrap_or(u64::MAX)
+                    .max(1),
+            )
+        }
+        _ => None,
+    }
+}
+
+impl From<PrepareError> for ApiError {
+    fn from(error: PrepareError) -> Self {
+        let code = match error {
+            PrepareError::Template { .. } => "invalid_value",
+            PrepareError::ContextLength { .. } => "context_length_exceeded",
+        };
+        Self::new(StatusCode::BAD_REQUEST, INVALID, code, error.to_string()).param("messages")
+    }
+}
+
+impl From<StartError> for ApiError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Busy { .. } => {
+                Self::too_many("engine_busy", SECONDS_UNTIL_ROOM, error.to_string())
+            }
+            StartError::Stopped => Self::server(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "engine_stopped",
+                error.to_string(),
+            ),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The node's HTTP interface: OpenAI's chat endpoints and Tirami's own, over one table of routes.
+//!
+//! Handlers ask the kernel through the [`Handle`] and put its words into JSON; no rule is written
+//! here. The router is built by walking [`Operation::ALL`], so a route cannot exist without a row
+//! of the table, nor a row without a route, nor either without the scope it declares.
+
+mod agents;
+mod chat;
+mod economy;
+mod error;
+mod guard;
+mod json;
+mod keys;
+mod query;
+mod safety;
+mod serve;
+mod status;
+mod throttle;
+mod views;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, delete, get, post};
+use tirami_core::AgentId;
+use tirami_infer::engine::Engine;
+use tirami_sdk::endpoints::Operation;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::handle::Handle;
+use crate::keys::KeyDir;
+use crate::metrics::Metrics;
+use crate::store::StoreReader;
+use error::ApiError;
+use throttle::Throttle;
+
+pub use serve::{CONNECTIONS_MAX, HEADER_TIMEOUT, serve};
+
+/// How the HTTP interface behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Bytes of a request's body at most; a longer one is refused with 413.
+    pub body_max_bytes: usize,
+    /// Whether the socket is bound to a loopback address. Only then does a caller from this
+    /// machine need no API key.
+    pub loopback: bool,
+}
+
+/// What the HTTP interface needs of the node. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    handle: Handle,
+    reader: StoreReader,
+    engine: Arc<dyn Engine>,
+    config: HttpConfig,
+    personal_agent: AgentId,
+    keys: KeyDir,
+    metrics: Arc<Metrics>,
+    throttle: Arc<Throttle>,
+    /// Set when the engine refused work because it has ended.
+    engine_ended: Arc<AtomicBool>,
+    /// Bundles of agents' keys that are being made or opened.
+    bundles: Arc<Semaphore>,
+    openapi: Arc<str>,
+    /// Everything that spends: one task for each running job.
+    jobs: TaskTracker,
+    /// Ends all running jobs; each is charged what it delivered.
+    cut: CancellationToken,
+    started_at_ms: u64,
+}
+
+impl AppState {
+    /// The interface of a node. `personal_agent` pays for callers on loopback without a key.
+    pub fn new(
+        handle: Handle,
+        reader: StoreReader,
+        engine: Arc<dyn Engine>,
+        (personal_agent, keys): (AgentId, KeyDir),
+        metrics: Arc<Metrics>,
+        config: HttpConfig,
+    ) -> Self {
+        // The document is built from tables of this program; it always serialises.
+        let openapi = tirami_sdk::openapi::document()
+            .to_json()
+            .unwrap_or_default();
+        Self {
+            handle,
+            reader,
+            engine,
+            config,
+            personal_agent,
+            keys,
+            metrics,
+            throttle: Arc::default(),
+            engine_ended: Arc::default(),
+            bundles: Arc::new(Semaphore::new(1)),
+            openapi: openapi.into(),
+            jobs: TaskTracker::new(),
+            cut: CancellationToken::new(),
+            started_at_ms: views::now_ms(),
+        }
+    }
+}
+
+/// The router of all operations. Connections must carry their peer's address as [`serve`] gives
+/// it; without it a caller counts as one from another machine.
+pub fn router(app: AppState) -> Router {
+    let mut router = Router::new();
+    for operation in Operation::ALL {
+        let gate = from_fn_with_state((app.clone(), *operation), guard::gate);
+        let path = operation.endpoint().path;
+        router = router.route(path, handler(*operation).route_layer(gate));
+    }
+    router
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
+        .layer(from_fn(guard::name_request))
+}
+
+/// The handler of each row. The compiler sees to it that every row has one.
+fn handler(operation: Operation) -> MethodRouter<AppState> {
+    match operation {
+        Operation::Health => get(status::health),
+        Operation::Healthz => get(status::healthz),
+        Operation::Readyz => get(status::readyz),
+        Operation::OpenApi => get(status::openapi),
+        Operation::Docs => get(status::docs),
+        Operation::DocsFile => get(status::docs_file),
+        Operation::Metrics => get(status::metrics),
+        Operation::Models => get(status::models),
+        Operation::Model => get(status::model),
+        Operation::Chat => post(chat::chat),
+        Operation::Balance => get(economy::balance),
+        Operation::Pricing => get(economy::pricing),
+        Operation::Trades => get(economy::trades),
+        Operation::Trade => get(economy::trade),
+        Operation::Network => get(economy::network),
+        Operation::Safety => get(safety::safety),
+        Operation::Status => get(status::status),
+        Operation::Estimate => post(economy::estimate),
+        Operation::Agents => get(agents::list),
+        Operation::CreateAgent => post(agents::create),
+        Operation::FundAgent => post(agents::fund),
+        Operation::ExportAgent => post(agents::export),
+        Operation::ImportAgent => post(agents::import),
+        Operation::ResetBreaker => post(safety::reset_breaker),
+        Operation::Kill => post(safety::kill),
+        Operation::Policy => post(safety::policy),
+        Operation::Approvals => get(safety::approvals),
+        Operation::DecideApproval => post(safety::decide_approval),
+        Operation::Keys => get(keys::list),
+        Operation::CreateKey => post(keys::create),
+        Operation::RotateKey => post(keys::rotate),
+        Operation::RevokeKey => delete(keys::revoke),
+    }
+}
+
+async fn unknown_path(uri: axum::http::Uri) -> ApiError {
+    ApiError::not_found(
+        "unknown_path",
+        format!(
+            "there is nothing at {}; GET /openapi.json lists what there is",
+            uri.path()
+        ),
+    )
+}
+
+async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "invalid_request_error",
+        "method_not_allowed",
+        format!(
+            "{method} is not for {}; the Allow header names what is",
+            uri.path()
+        ),
+    )
+}
+
+/// `N` random bytes as hexadecimal text. Zeros when the system has no randomness: what needs to
+/// be secret or unique is drawn with [`crate::keys::random`] and its error.
+fn random_hex<const N: usize>() -> String {
+    let bytes = crate::keys::random::<N>().unwrap_or([0; N]);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,196 @@
+//! How the node is: probes, metrics, models, and the API's own description.
+//!
+//! The probes read what is in memory and wait for nothing: not for the engine, not for the
+//! kernel's queue, not for the disk.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::response::{IntoResponse, Response};
+use tirami_core::Flop;
+use tirami_ledger::book::Target;
+use tirami_sdk::endpoints::Operation;
+use tirami_sdk::types::{
+    EngineStatus, Health, Model, ModelDetail, ModelList, Ready, ReadyComponents, Status,
+};
+
+use super::error::ApiError;
+use super::guard::Caller;
+use super::query::Segment;
+use super::{AppState, chat, json, safety, views};
+use crate::metrics::Readings;
+
+pub(super) async fn health() -> Response {
+    // A node without a model does not start.
+    json::ok(&Health {
+        status: "ok".to_owned(),
+        model_loaded: true,
+    })
+}
+
+pub(super) async fn healthz() -> &'static str {
+    "ok"
+}
+
+pub(super) async fn readyz(State(app): State<AppState>) -> Response {
+    let ledger = app.handle.is_running();
+    let engine = !app.engine_ended.load(Ordering::Relaxed);
+    let ready = ledger && engine && !app.jobs.is_closed();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json::response(
+        status,
+        &Ready {
+            ready,
+            components: ReadyComponents { ledger, engine },
+        },
+    )
+}
+
+pub(super) async fn status(
+    State(app): State<AppState>,
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    let (killed, trades, holds, waiting) = app
+        .handle
+        .read(|kernel, _| {
+            let book = kernel.ledger().book();
+            let waiting = safety::waiting(kernel);
+            (
+                book.kill().is_some(),
+                book.jobs_charged(),
+                book.holds().len() as u64,
+                waiting,
+            )
+        })
+        .await?;
+    let (model, load) = (app.engine.model(), app.engine.load());
+    Ok(json::ok(&Status {
+        status: if killed { "frozen" } else { "ok" }.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node_id: app.handle.party().to_string(),
+        mesh_id: app.handle.mesh().to_string(),
+        personal_agent: app.personal_agent.did(),
+        model: model.name.clone(),
+        model_digest: model.digest.to_string(),
+        engine: EngineStatus {
+            running: load.running,
+            queued: load.queued,
+            completion_tokens_total: load.completion_tokens_total,
+            prompt_tokens_total: load.prompt_tokens_total,
+        },
+        started_at_ms: app.started_at_ms,
+        uptime_ms: views::now_ms().saturating_sub(app.started_at_ms),
+        kill_switch_active: killed,
+        total_trades: trades,
+        open_holds: holds,
+        approvals_waiting: waiting,
+        scope: views::sdk_scope(caller.scope()),
+    }))
+}
+
+pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
+    let readings = app
+        .handle
+        .read(|kernel, now| {
+            let ledger = kernel.ledger();
+            let book = ledger.book();
+            Readings {
+                agents_balance: book.agents_total(),
+                spent: book.charged_total(),
+                spent_day: book
+                    .usage(Target::Node, now)
+                    .map(|usage| usage.day)
+                    .unwrap_or_default(),
+                trades: book.jobs_charged(),
+                holds: book.holds().len() as u64,
+                approvals: safety::waiting(kernel),
+                killed: book.kill().is_some(),
+            }
+        })
+        .await?;
+    app.metrics
+        .read(&readings, app.engine.load(), app.handle.queued());
+    let text = app.metrics.encode().map_err(|_| {
+        let message = "the metrics could not be written";
+        ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    })?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+pub(super) async fn models(State(app): State<AppState>) -> Result<Response, ApiError> {
+    Ok(json::ok(&ModelList {
+        object: "list".to_owned(),
+        data: vec![served(&app).await?],
+    }))
+}
+
+pub(super) async fn model(
+    State(app): State<AppState>,
+    Segment(id): Segment,
+) -> Result<Response, ApiError> {
+    chat::check_model(&app, &id)?;
+    Ok(json::ok(&served(&app).await?))
+}
+
+async fn served(app: &AppState) -> Result<Model, ApiError> {
+    let price = app
+        .handle
+        .read(|kernel, _| kernel.ledger().book().price())
+        .await?;
+    let model = app.engine.model();
+    let token = Flop::new(model.shape.parameters_active.saturating_mul(2));
+    Ok(Model {
+        id: model.name.clone(),
+        object: "model".to_owned(),
+        created: app.started_at_ms / 1_000,
+        owned_by: app.handle.party().to_string(),
+        x_tirami: ModelDetail {
+            digest: model.digest.to_string(),
+            architecture: model.architecture.clone(),
+            quantisation: model.quantisation.clone(),
+            size_bytes: model.size_bytes,
+            context_tokens: model.context_tokens,
+            parameters_active: model.shape.parameters_active,
+            build: model.build.clone(),
+            trm_per_token: token.cost_ceil(price).into(),
+        },
+    })
+}
+
+pub(super) async fn openapi(State(app): State<AppState>) -> Response {
+    (
+        [(CONTENT_TYPE, "application/json")],
+        app.openapi.to_string(),
+    )
+        .into_response()
+}
+
+/// The page's files are named relative to it, so it lives below `/docs/`.
+pub(super) async fn docs() -> Response {
+    (
+        StatusCode::TEMPORARY_REDIRECT,
+        [(LOCATION, "/docs/index.html")],
+    )
+        .into_response()
+}
+
+pub(super) async fn docs_file(Segment(file): Segment) -> Result<Response, ApiError> {
+    let config = utoipa_swagger_ui::Config::from(Operation::OpenApi.endpoint().path);
+    match utoipa_swagger_ui::serve(&file, Arc::new(config)) {
+        Ok(Some(file)) => {
+            Ok(([(CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response())
+        }
+        _ => Err(ApiError::not_found(
+            "unknown_file",
+            "the page has no such file",
+        )),
+    }
+}

@@ -1,0 +1,326 @@
+//! What the node measures, for Prometheus: one table of metrics with bounded labels.
+
+use core::fmt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use tirami_core::{TRM_MICRO, Trm};
+use tirami_infer::engine::EngineLoad;
+
+/// The label of requests by route.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RouteLabels {
+    /// The operation's id, a row of the table of routes.
+    route: &'static str,
+    /// `2xx`, `4xx` and so on.
+    status: &'static str,
+}
+
+/// The label of refusals.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabels {
+    /// The refusal's stable code: text of the program, never of a caller.
+    code: &'static str,
+}
+
+/// A kind of metric.
+trait Kind {
+    /// Its type in OpenMetrics.
+    const TYPE: &'static str;
+    fn make() -> Self;
+}
+
+impl Kind for Counter {
+    const TYPE: &'static str = "counter";
+    fn make() -> Self {
+        Self::default()
+    }
+}
+
+impl Kind for Gauge {
+    const TYPE: &'static str = "gauge";
+    fn make() -> Self {
+        Self::default()
+    }
+}
+
+impl Kind for Gauge<f64, AtomicU64> {
+    const TYPE: &'static str = "gauge";
+    fn make() -> Self {
+        Self::default()
+    }
+}
+
+/// Times from 50 µs to 27 minutes, and rates from the same numbers: each bucket is twice the one
+/// before.
+impl Kind for Histogram {
+    const TYPE: &'static str = "histogram";
+    fn make() -> Self {
+        Self::new(exponential_buckets(0.000_05, 2.0, 26))
+    }
+}
+
+impl Kind for Family<RouteLabels, Counter> {
+    const TYPE: &'static str = "counter";
+    fn make() -> Self {
+        Self::default()
+    }
+}
+
+impl Kind for Family<RefusalLabels, Counter> {
+    const TYPE: &'static str = "counter";
+    fn make() -> Self {
+        Self::default()
+    }
+}
+
+/// A row of the table, for the reference page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricRow {
+    /// The name as Prometheus shows it.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// The names of its labels.
+    pub labels: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($field:ident: $kind:ty, $name:literal, $unit:expr, $shown:literal, $labels:literal, $help:literal;)+) => {
+        /// The node's metrics. Writing to one takes nanoseconds and no lock another waits for.
+        pub struct Metrics {
+            registry: Mutex<Registry>,
+            $($field: $kind,)+
+        }
+
+        /// All metrics, in the order in which they are shown.
+        pub const METRICS: &[MetricRow] = &[$(MetricRow {
+            name: $shown,
+            kind: <$kind as Kind>::TYPE,
+            labels: $labels,
+            help: $help,
+        },)+];
+
+        impl Metrics {
+            /// Metrics that count from zero. `build` names engine, version and back-end.
+            pub fn new(build: &str) -> Self {
+                let mut registry = Registry::with_prefix("tirami");
+                $(
+                    let $field = <$kind as Kind>::make();
+                    register(&mut registry, $name, $help, $unit, $field.clone());
+                )+
+                let info = vec![
+                    ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                    ("engine", build.to_owned()),
+                ];
+                registry.register("build", "The node's version and engine", Info::new(info));
+                Self { registry: Mutex::new(registry), $($field,)+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    requests: Family<RouteLabels, Counter>, "http_requests", None,
+        "tirami_http_requests_total", "route, status", "Requests answered";
+    refusals: Family<RefusalLabels, Counter>, "http_refusals", None,
+        "tirami_http_refusals_total", "code", "Requests refused, by the refusal's code";
+    request_seconds: Histogram, "http_request", Some(Unit::Seconds),
+        "tirami_http_request_seconds", "",
+        "From the request's head to the answer's head";
+    first_token_seconds: Histogram, "first_token", Some(Unit::Seconds),
+        "tirami_first_token_seconds", "", "From an admitted chat request to its first token";
+    answer_seconds: Histogram, "answer", Some(Unit::Seconds),
+        "tirami_answer_seconds", "", "From an admitted chat request to the end of its answer";
+    answer_rate: Histogram, "answer_rate", Some(Unit::Other("tokens_per_second".to_owned())),
+        "tirami_answer_rate_tokens_per_second", "", "Completion tokens per second of an answer";
+    completion_tokens: Counter, "completion_tokens", None,
+        "tirami_completion_tokens_total", "", "Completion tokens of ended answers";
+    engine_running: Gauge, "engine_running", None,
+        "tirami_engine_running", "", "Answers the engine works on";
+    engine_queued: Gauge, "engine_queued", None,
+        "tirami_engine_queued", "", "Requests that wait for a place in the engine";
+    engine_completion_tokens: Gauge, "engine_completion_tokens", None,
+        "tirami_engine_completion_tokens", "",
+        "Completion tokens the engine produced since it was loaded";
+    engine_prompt_tokens: Gauge, "engine_prompt_tokens", None,
+        "tirami_engine_prompt_tokens", "",
+        "Prompt tokens the engine processed since it was loaded";
+    kernel_queued: Gauge, "kernel_queued", None,
+        "tirami_kernel_queued", "", "Commands and reads that wait for the kernel";
+    trades: Gauge, "trades", None, "tirami_trades", "", "Trades in the book";
+    holds: Gauge, "holds_open", None, "tirami_holds_open", "", "Jobs for which TRM is set aside";
+    approvals: Gauge, "approvals_waiting", None,
+        "tirami_approvals_waiting", "", "Requests that wait for a person";
+    killed: Gauge, "kill_switch", None,
+        "tirami_kill_switch", "", "1 while all spending is frozen";
+    balance_trm: Gauge<f64, AtomicU64>, "agents_balance", Some(Unit::Other("trm".to_owned())),
+        "tirami_agents_balance_trm", "", "What all agents own";
+    spent_trm: Gauge<f64, AtomicU64>, "spent", Some(Unit::Other("trm".to_owned())),
+        "tirami_spent_trm", "", "Charged to agents ever";
+    spent_day_trm: Gauge<f64, AtomicU64>, "spent_day", Some(Unit::Other("trm".to_owned())),
+        "tirami_spent_day_trm", "", "Charged or set aside within the last day";
+}
+
+fn register(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    metric: impl prometheus_client::registry::Metric,
+) {
+    match unit {
+        Some(unit) => registry.register_with_unit(name, help, unit, metric),
+        None => registry.register(name, help, metric),
+    }
+}
+
+/// What is read from the ledger when somebody looks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Readings {
+    pub(crate) agents_balance: Trm,
+    pub(crate) spent: Trm,
+    pub(crate) spent_day: Trm,
+    pub(crate) trades: u64,
+    pub(crate) holds: u64,
+    pub(crate) approvals: u64,
+    pub(crate) killed: bool,
+}
+
+impl Metrics {
+    /// Adds metrics that another part of the node keeps itself, as `tirami_<name>`.
+    pub fn add(
+        &self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        metric: impl prometheus_client::registry::Metric,
+    ) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        register(&mut registry, name, help, unit, metric);
+    }
+
+    pub(crate) fn request(
+        &self,
+        route: &'static str,
+        status: StatusCode,
+        took: Duration,
+        refusal: Option<&'static str>,
+    ) {
+        let status = match status.as_u16() {
+            100..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.requests
+            .get_or_create(&RouteLabels { route, status })
+            .inc();
+        self.request_seconds.observe(took.as_secs_f64());
+        if let Some(code) = refusal {
+            self.refusals.get_or_create(&RefusalLabels { code }).inc();
+        }
+    }
+
+    pub(crate) fn first_token(&self, after: Duration) {
+        self.first_token_seconds.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn answered(&self, after: Duration, tokens: u32) {
+        self.answer_seconds.observe(after.as_secs_f64());
+        self.completion_tokens.inc_by(u64::from(tokens));
+        if tokens > 0 && !after.is_zero() {
+            self.answer_rate
+                .observe(f64::from(tokens) / after.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn read(&self, readings: &Readings, engine: EngineLoad, queued: usize) {
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.engine_running, engine.running.into());
+        set(&self.engine_queued, engine.queued.into());
+        set(
+            &self.engine_completion_tokens,
+            engine.completion_tokens_total,
+        );
+        set(&self.engine_prompt_tokens, engine.prompt_tokens_total);
+        set(&self.kernel_queued, queued as u64);
+        set(&self.trades, readings.trades);
+        set(&self.holds, readings.holds);
+        set(&self.approvals, readings.approvals);
+        set(&self.killed, readings.killed.into());
+        // A scraper's numbers are floats; the exact figures are in the JSON answers.
+        let trm = |amount: Trm| amount.micro() as f64 / TRM_MICRO as f64;
+        self.balance_trm.set(trm(readings.agents_balance));
+        self.spent_trm.set(trm(readings.spent));
+        self.spent_day_trm.set(trm(readings.spent_day));
+    }
+
+    /// All metrics as OpenMetrics text.
+    ///
+    /// # Errors
+    ///
+    /// When a metric cannot be written, which none of these can cause.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(
+            &mut text,
+            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
+        )?;
+        Ok(text)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_table_is_shown_under_its_name() {
+        let metrics = Metrics::new("test");
+        metrics.request(
+            "health",
+            StatusCode::OK,
+            Duration::from_millis(1),
+            Some("busy"),
+        );
+        metrics.answered(Duration::from_secs(1), 7);
+        let text = metrics.encode().unwrap();
+        for row in METRICS {
+            let line = |line: &str| {
+                let rest = line.strip_prefix(row.name)?;
+                matches!(rest.chars().next(), Some(' ' | '{' | '_')).then_some(())
+            };
+            assert!(
+                text.lines().any(|text| line(text).is_some()),
+                "{}\n{text}",
+                row.name
+            );
+        }
+        assert!(text.contains("tirami_completion_tokens_total 7"));
+        assert!(text.contains("tirami_build_info{"));
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

@@ -1,0 +1,318 @@
+//! Every gate a request passes, at the HTTP edge: each test fails when its gate is unplugged.
+
+mod http_support;
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use http_support::{TestNode, chat, cost, micro, script, times};
+use tirami_infer::fake::FakeScript;
+use tirami_sdk::types::{Agent, KillRequest, Limits, Scope};
+use tirami_sdk::{Amount, Client};
+
+const TOKENS: u32 = 10;
+
+fn quick() -> FakeScript {
+    script(TOKENS, Duration::ZERO)
+}
+
+async fn payer(node: &TestNode, limits: Limits) -> (Agent, Client, String) {
+    let agent = node.agent("payer", "100").await;
+    let key = node.key(Scope::Inference, Some(&agent.did), limits).await;
+    let client = node.with(&key);
+    (agent, client, key.info.id)
+}
+
+fn limit(period: &str, max: Amount) -> Limits {
+    let mut limits = Limits::default();
+    let max = Some(max);
+    match period {
+        "request" => limits.request_max_trm = max,
+        "minute" => limits.minute_max_trm = max,
+        "hour" => limits.hour_max_trm = max,
+        "day" => limits.day_max_trm = max,
+        "lifetime" => limits.lifetime_max_trm = max,
+        _ => unreachable!(),
+    }
+    limits
+}
+
+/// The status and the code of a refusal by this limit.
+fn refusal(period: &str) -> (u16, &'static str) {
+    match period {
+        "request" => (403, "request_limit"),
+        "minute" => (429, "velocity_limit"),
+        "lifetime" => (403, "budget_limit"),
+        _ => (429, "budget_limit"),
+    }
+}
+
+#[tokio::test]
+async fn each_budget_stops_at_each_level_and_not_a_micro_before() {
+    for level in ["key", "agent", "node"] {
+        for period in ["request", "minute", "hour", "day", "lifetime"] {
+            let node = TestNode::start(quick()).await;
+            let (agent, client, key) = payer(&node, Limits::default()).await;
+            let target = match level {
+                "key" => key,
+                "agent" => agent.did.clone(),
+                _ => "node".to_owned(),
+            };
+            let one = cost(TOKENS);
+            let what = format!("{level} {period}");
+            if period == "request" {
+                node.limit(&target, limit(period, one)).await;
+                client.chat(&chat(TOKENS)).await.expect(&what);
+                node.limit(&target, limit(period, (micro(one) - 1).to_amount()))
+                    .await;
+            } else {
+                node.limit(&target, limit(period, times(one, 2))).await;
+                client.chat(&chat(TOKENS)).await.expect(&what);
+                client.chat(&chat(TOKENS)).await.expect(&what);
+            }
+            let before = node.admin.balance(Some(&agent.did)).await.unwrap();
+            let error = client.chat(&chat(TOKENS)).await.expect_err(&what);
+            let (status, code) = refusal(period);
+            assert_eq!(
+                (error.status(), error.code()),
+                (Some(status), Some(code)),
+                "{what}"
+            );
+            if status == 429 {
+                assert!(error.refusal().unwrap().retry_after_s.is_some(), "{what}");
+            }
+            assert_eq!(
+                node.admin.balance(Some(&agent.did)).await.unwrap(),
+                before,
+                "{what}"
+            );
+            node.limit(&target, Limits::default()).await;
+            client.chat(&chat(TOKENS)).await.expect(&what);
+        }
+    }
+}
+
+trait ToAmount {
+    fn to_amount(self) -> Amount;
+}
+
+impl ToAmount for u64 {
+    fn to_amount(self) -> Amount {
+        tirami_core::Trm::from_micro(self).into()
+    }
+}
+
+#[tokio::test]
+async fn an_agent_cannot_spend_what_it_has_not() {
+    let node = TestNode::start(quick()).await;
+    let agent = node.agent("poor", &cost(TOKENS).to_string()).await;
+    let key = node
+        .key(Scope::Inference, Some(&agent.did), Limits::default())
+        .await;
+    node.with(&key).chat(&chat(TOKENS)).await.unwrap();
+    let error = node.with(&key).chat(&chat(1)).await.unwrap_err();
+    assert_eq!(
+        (error.status(), error.code()),
+        (Some(402), Some("insufficient_balance"))
+    );
+    let balance = node.admin.balance(Some(&agent.did)).await.unwrap();
+    assert_eq!(balance.net_balance.micro(), 0);
+}
+
+#[tokio::test]
+async fn a_key_without_an_agent_cannot_spend() {
+    let node = TestNode::start(quick()).await;
+    let key = node.key(Scope::Admin, None, Limits::default()).await;
+    let error = node.with(&key).chat(&chat(1)).await.unwrap_err();
+    assert_eq!(
+        (error.status(), error.code()),
+        (Some(403), Some("no_agent"))
+    );
+}
+
+#[tokio::test]
+async fn the_kill_switch_stops_new_and_running_answers_and_can_be_lifted() {
+    let node = TestNode::start(script(1_000, Duration::from_millis(5))).await;
+    let client = node.personal();
+    let mut stream = client.chat_stream(&chat(1_000)).await.unwrap();
+    for _ in 0..5 {
+        stream.next().await.unwrap().unwrap();
+    }
+    let on = KillRequest {
+        activate: true,
+        reason: Some("drill".into()),
+    };
+    node.admin.kill(&on).await.unwrap();
+    let last = loop {
+        match stream.next().await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("the stream ended as if complete"),
+        }
+    };
+    assert_eq!(last.code(), Some("job_cancelled"));
+    let status = node.settled().await;
+    assert!(status.kill_switch_active);
+    let trade = &node.admin.trades(None, None, None).await.unwrap().trades[0];
+    assert_eq!(trade.finish, "cancelled");
+    assert!((4..1_000).contains(&trade.completion_tokens));
+
+    let error = client.chat(&chat(1)).await.unwrap_err();
+    assert_eq!(
+        (error.status(), error.code()),
+        (Some(403), Some("kill_switch"))
+    );
+    assert!(error.to_string().contains("drill"));
+    let error = node
+        .admin
+        .fund_agent(&status.personal_agent, one_trm())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Some("kill_switch"));
+    assert!(
+        node.personal().balance(None).await.is_ok(),
+        "looking is not spending"
+    );
+
+    node.admin
+        .kill(&KillRequest {
+            activate: false,
+            reason: None,
+        })
+        .await
+        .unwrap();
+    client.chat(&chat(1)).await.unwrap();
+}
+
+fn one_trm() -> tirami_sdk::SignedAmount {
+    tirami_sdk::SignedAmount::from_micro(1_000_000)
+}
+
+#[tokio::test]
+async fn failing_answers_open_the_breaker_and_a_person_closes_it() {
+    let script = FakeScript {
+        fail_after: Some(0),
+        ..quick()
+    };
+    let node = TestNode::start(script).await;
+    let (agent, client, _) = payer(&node, Limits::default()).await;
+    let limits = Limits {
+        breaker_errors: Some(3),
+        ..Limits::default()
+    };
+    node.limit(&agent.did, limits).await;
+    for _ in 0..3 {
+        let error = client.chat(&chat(TOKENS)).await.unwrap_err();
+        assert_eq!(
+            (error.status(), error.code()),
+            (Some(500), Some("engine_failed"))
+        );
+    }
+    let error = client.chat(&chat(TOKENS)).await.unwrap_err();
+    assert_eq!(
+        (error.status(), error.code()),
+        (Some(429), Some("breaker_open"))
+    );
+    assert!(error.refusal().unwrap().retry_after_s.unwrap() > 1);
+    assert!(client.safety(None).await.unwrap().circuit_tripped);
+    assert_eq!(
+        node.personal().chat(&chat(1)).await.unwrap_err().code(),
+        Some("engine_failed")
+    );
+    node.admin.reset_breaker(&agent.did).await.unwrap();
+    let error = client.chat(&chat(TOKENS)).await.unwrap_err();
+    assert_eq!(error.code(), Some("engine_failed"));
+    let balance = node.admin.balance(Some(&agent.did)).await.unwrap();
+    assert_eq!(
+        balance.consumed,
+        Amount::default(),
+        "nothing delivered, nothing owed"
+    );
+}
+
+#[tokio::test]
+async fn many_jobs_in_a_minute_open_the_breaker() {
+    let node = TestNode::start(quick()).await;
+    let (agent, client, _) = payer(&node, Limits::default()).await;
+    let limits = Limits {
+        breaker_spends_per_minute: Some(4),
+        ..Limits::default()
+    };
+    node.limit(&agent.did, limits).await;
+    let mut passed = 0;
+    let error = loop {
+        match client.chat(&chat(1)).await {
+            Ok(_) => passed += 1,
+            Err(error) => break error,
+        }
+        assert!(passed < 10);
+    };
+    assert_eq!(
+        (error.status(), error.code()),
+        (Some(429), Some("breaker_open"))
+    );
+    assert!((4..=5).contains(&passed), "{passed}");
+}
+
+#[tokio::test]
+async fn an_expensive_request_waits_for_a_person_and_then_passes_once() {
+    let node = TestNode::start(quick()).await;
+    let (agent, client, _) = payer(&node, Limits::default()).await;
+    let limits = Limits {
+        approval_above_trm: Some(cost(5)),
+        ..Limits::default()
+    };
+    node.limit(&agent.did, limits).await;
+    client.chat(&chat(5)).await.unwrap();
+
+    let error = client.chat(&chat(TOKENS)).await.unwrap_err();
+    assert_eq!(
+        (error.status(), error.code()),
+        (Some(403), Some("approval_required"))
+    );
+    let extra = error.refusal().unwrap().extra.clone().unwrap();
+    assert_eq!(extra.max_amount_trm, cost(TOKENS));
+    let waiting = node.admin.approvals().await.unwrap().approvals;
+    assert_eq!((waiting.len(), waiting[0].id), (1, extra.approval_id));
+    let again = client.chat(&chat(TOKENS)).await.unwrap_err();
+    assert_eq!(
+        again.refusal().unwrap().extra.as_ref().unwrap().approval_id,
+        extra.approval_id
+    );
+
+    node.admin
+        .decide_approval(extra.approval_id, true)
+        .await
+        .unwrap();
+    client.chat(&chat(TOKENS)).await.unwrap();
+    let next = client.chat(&chat(TOKENS)).await.unwrap_err();
+    let next = next.refusal().unwrap().extra.as_ref().unwrap().approval_id;
+    assert_ne!(next, extra.approval_id, "an approval passes one request");
+
+    node.admin.decide_approval(next, false).await.unwrap();
+    let error = client.chat(&chat(TOKENS)).await.unwrap_err();
+    assert_eq!(
+        (error.status(), error.code()),
+        (Some(403), Some("approval_denied"))
+    );
+    let error = node.admin.decide_approval(999, true).await.unwrap_err();
+    assert_eq!(
+        (error.status(), error.code()),
+        (Some(404), Some("unknown_approval"))
+    );
+}
+
+#[tokio::test]
+async fn a_revoked_key_ends_its_running_answer() {
+    let node = TestNode::start(script(1_000, Duration::from_millis(5))).await;
+    let (_, client, key) = payer(&node, Limits::default()).await;
+    let mut stream = client.chat_stream(&chat(1_000)).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    node.admin.revoke_key(&key).await.unwrap();
+    let mut last = None;
+    while let Some(item) = stream.next().await {
+        last = Some(item);
+    }
+    assert_eq!(last.unwrap().unwrap_err().code(), Some("job_cancelled"));
+    node.settled().await;
+}

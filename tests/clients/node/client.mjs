@@ -1,0 +1,115 @@
+// What a program written for openai-node does, against a real node with a real model.
+//
+// `cargo xtask test` starts the node and sets OPENAI_BASE_URL, OPENAI_API_KEY and CLIENT_MODEL.
+
+import assert from 'node:assert/strict';
+import OpenAI from 'openai';
+import { VERSION } from 'openai/version';
+
+const model = process.env.CLIENT_MODEL;
+const question = [{ role: 'user', content: 'What is the capital of France?' }];
+const longer = [{ role: 'user', content: 'Describe a lighthouse in three sentences.' }];
+const client = new OpenAI({ maxRetries: 0, timeout: 120_000 });
+
+const ask = (messages, options = {}) =>
+  client.chat.completions.create({ model, messages, ...options });
+
+async function collect(stream) {
+  const chunks = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  const choices = chunks.flatMap((chunk) => chunk.choices);
+  return {
+    chunks,
+    pieces: choices.map((choice) => choice.delta.content ?? ''),
+    finish: choices.at(-1).finish_reason,
+  };
+}
+
+function checkTirami(info) {
+  assert.ok(info.trm_cost > 0 && info.effective_balance > 0 && info.flops > 0);
+  assert.equal(info.trade_id.length, 64);
+  assert.equal(info.provider.length, 64);
+  assert.ok(info.route.reason);
+}
+
+async function modelsAreListed() {
+  const ids = [];
+  for await (const one of client.models.list()) ids.push(one.id);
+  assert.ok(ids.includes(model));
+  assert.equal((await client.models.retrieve(model)).object, 'model');
+}
+
+async function aChatIsAnsweredAndMetered() {
+  const answer = await ask(question, { temperature: 0, max_completion_tokens: 40 });
+  assert.match(answer.choices[0].message.content, /Paris/);
+  assert.equal(answer.choices[0].finish_reason, 'stop');
+  const { prompt_tokens, completion_tokens, total_tokens } = answer.usage;
+  assert.ok(prompt_tokens > 0 && completion_tokens > 0);
+  assert.equal(total_tokens, prompt_tokens + completion_tokens);
+  checkTirami(answer.x_tirami);
+  assert.ok(answer._request_id);
+}
+
+async function aStreamSaysTheSameAsOneAnswer() {
+  const options = { temperature: 0, max_completion_tokens: 48 };
+  const whole = await ask(longer, options);
+  const streaming = { ...options, stream: true, stream_options: { include_usage: true } };
+  const { chunks, pieces, finish } = await collect(await ask(longer, streaming));
+  assert.ok(pieces.filter((piece) => piece).length > 10, 'the answer came in one piece');
+  assert.equal(pieces.join(''), whole.choices[0].message.content);
+  assert.equal(finish, 'length');
+  assert.deepEqual(chunks.at(-1).choices, []);
+  assert.deepEqual(chunks.at(-1).usage, whole.usage);
+  checkTirami(chunks.at(-1).x_tirami);
+}
+
+async function aStopStringEndsTheAnswerBeforeIt() {
+  const options = { temperature: 0, max_completion_tokens: 48 };
+  const whole = (await ask(longer, options)).choices[0].message.content;
+  const stop = whole.split(/\s+/)[6];
+  const cut = await ask(longer, { ...options, stop });
+  assert.equal(cut.choices[0].message.content, whole.slice(0, whole.indexOf(stop)));
+  assert.equal(cut.choices[0].finish_reason, 'stop');
+}
+
+async function aSeedGivesTheSameTextTwice() {
+  const options = { temperature: 1, seed: 7, max_completion_tokens: 32 };
+  const [first, second] = [await ask(longer, options), await ask(longer, options)];
+  assert.equal(first.choices[0].message.content, second.choices[0].message.content);
+}
+
+async function leavingAStreamFreesTheNode() {
+  const stream = await ask(longer, { stream: true, max_completion_tokens: 400 });
+  for await (const chunk of stream) if (chunk.choices[0]?.delta.content) break;
+  const begun = performance.now();
+  await ask(question, { max_completion_tokens: 1 });
+  assert.ok(performance.now() - begun < 5_000, 'the next request waited for the one that left');
+}
+
+async function refusalsAreTyped() {
+  const refused = (kind, status, call) =>
+    assert.rejects(call, (error) => {
+      assert.ok(error instanceof kind, `${error}`);
+      assert.equal(error.status, status);
+      assert.ok(error.type && error.message && error.requestID);
+      return true;
+    });
+  const stranger = new OpenAI({ apiKey: 'tirami_00000000_wrong', maxRetries: 0 });
+  await refused(OpenAI.AuthenticationError, 401, () => stranger.models.list().then());
+  await refused(OpenAI.NotFoundError, 404, () => ask(question, { model: 'no-such-model' }));
+  await refused(OpenAI.BadRequestError, 400, () => ask([]));
+  await refused(OpenAI.BadRequestError, 400, () => ask(question, { temperature: 'hot' }));
+}
+
+for (const check of [
+  modelsAreListed,
+  aChatIsAnsweredAndMetered,
+  aStreamSaysTheSameAsOneAnswer,
+  aStopStringEndsTheAnswerBeforeIt,
+  aSeedGivesTheSameTextTwice,
+  leavingAStreamFreesTheNode,
+  refusalsAreTyped,
+]) {
+  await check();
+  console.log(`  ok       openai-node ${VERSION}: ${check.name}`);
+}

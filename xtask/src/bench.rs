@@ -1,0 +1,92 @@
+//! `cargo xtask bench`: runs the measurements and writes them down with the machine they are of.
+
+use std::fs;
+use std::path::Path;
+
+use crate::process::{Steps, cargo, output, run_watched};
+use crate::setup::{Scope, setup};
+use crate::{Failure, Outcome, model, workspace};
+
+const PAGE: &str = "docs/reference/bench.md";
+
+/// The bench of the `tirami-cli` package that prints the table; its other output goes to stderr.
+const BENCH: [&str; 5] = ["bench", "--package", "tirami-cli", "--bench", "node"];
+
+/// Measures and writes the page. Nothing else should run on the machine meanwhile.
+pub(crate) fn bench() -> Outcome<()> {
+    let mut steps = Steps::new(4);
+    steps.step("what this machine needs", || setup(Scope::Demo))?;
+    steps.step("build", || {
+        run_watched(&mut cargo(["build", "--release", "--workspace", "--bins"]))
+    })?;
+    let model = steps.step("fetch the default model", model::fetch)?;
+    let table = steps.step("measure", || {
+        let mut command = cargo(BENCH);
+        command.env("TIRAMI_TEST_MODEL", &model);
+        command.env("TIRAMI_TEST_BINARY", workspace::release_binary("tirami"));
+        output(&mut command)
+    })?;
+    if !table.contains("\n|---") && !table.contains("\n| ---") {
+        return Err(Failure::new(format!(
+            "the bench printed no table:\n{table}"
+        )));
+    }
+    print!("\n{table}");
+    workspace::write(&workspace::root().join(PAGE), &page(&table))?;
+    println!("\nwrote {PAGE}");
+    Ok(())
+}
+
+fn page(table: &str) -> String {
+    format!(
+        "# Measurements\n\nWritten by `cargo xtask bench`; medians, and ratios to what they are \
+         compared with in the same run.\n\nMachine: {}.\n\n{}\n",
+        machine(),
+        table.trim()
+    )
+}
+
+/// The machine in one line: processor, cores, memory, file system, kernel.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let mut parts = Vec::new();
+    parts.push(processor().unwrap_or_else(|| std::env::consts::ARCH.to_owned()));
+    parts.push(format!("{cores} cores"));
+    parts.extend(memory());
+    parts.extend(file_system(&workspace::target_dir()));
+    let mut kernel = std::process::Command::new("uname");
+    parts.extend(
+        output(kernel.args(["-s", "-r"]))
+            .ok()
+            .map(|text| text.trim().to_owned()),
+    );
+    parts.join(", ")
+}
+
+fn processor() -> Option<String> {
+    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn memory() -> Option<String> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("MemTotal"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(format!("{} GiB of memory", kib.div_ceil(1024 * 1024)))
+}
+
+/// The type of the file system that holds `folder`: the longest mount point above it.
+fn file_system(folder: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    let kind = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            Some((fields.next()?, fields.next()?))
+        })
+        .filter(|(point, _)| folder.starts_with(point))
+        .max_by_key(|(point, _)| point.len())?
+        .1;
+    Some(format!("{kind} file system"))
+}

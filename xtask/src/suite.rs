@@ -1,0 +1,87 @@
+//! `cargo xtask test` and `ci`: everything that must pass, in one command.
+//!
+//! All of it uses one cargo profile and one output folder, so that llama.cpp is compiled once.
+//! A step that fails stops the run and names the command that repeats it alone.
+
+use std::process::Command;
+
+use crate::process::{Steps, TestCount, cargo, output, run_watched};
+use crate::setup::{Scope, setup};
+use crate::{Failure, Outcome, clients, codegen, demo, model, tidy, workspace};
+
+/// A simulation of 40 worlds with 25 000 events each: a million in all.
+const SIMULATION: [&str; 4] = ["--seeds", "40", "--events", "25000"];
+
+/// Runs everything.
+pub(crate) fn test() -> Outcome<()> {
+    let mut steps = Steps::new(11);
+    steps.step("what this machine needs", || setup(Scope::Test))?;
+    steps.step("tidy", tidy::tidy)?;
+    steps.step("formatting", || {
+        run_watched(&mut cargo(["fmt", "--all", "--check"]))
+    })?;
+    steps.step("build", build)?;
+    let model = steps.step("fetch the default model", model::fetch)?;
+    steps.step("reference pages", || codegen::pages(codegen::Mode::Check))?;
+    steps.step("outside clients", clients::clients)?;
+    steps.step("demonstration", demo::walk_through)?;
+    steps.step("simulation", simulate)?;
+    steps.step("lints and documentation", lints_and_documentation)?;
+    let count = steps.step("tests", || {
+        let mut command = cargo(["test", "--release", "--workspace"]);
+        run_watched(command.env("TIRAMI_TEST_MODEL", &model))
+    })?;
+    steps.summary();
+    let TestCount { passed, failed } = count;
+    println!("\ntests: {passed} passed, {failed} failed");
+    Ok(())
+}
+
+/// Runs everything, and fails when it left the tree different from what is committed.
+pub(crate) fn ci() -> Outcome<()> {
+    let before = tracked_changes()?;
+    test()?;
+    let after = tracked_changes()?;
+    if before == after {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the run changed tracked files:\n{after}"
+    )))
+}
+
+fn tracked_changes() -> Outcome<String> {
+    let root = workspace::root();
+    output(
+        Command::new("git")
+            .args(["diff", "--stat"])
+            .current_dir(root),
+    )
+}
+
+/// Builds what ships, without the features that only tests turn on.
+pub(crate) fn build() -> Outcome<TestCount> {
+    run_watched(&mut cargo(["build", "--release", "--workspace", "--bins"]))
+}
+
+fn lints_and_documentation() -> Outcome<()> {
+    let clippy = [
+        "clippy",
+        "--release",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    run_watched(&mut cargo(clippy))?;
+    let mut doc = cargo(["doc", "--release", "--workspace", "--no-deps", "--lib"]);
+    run_watched(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(())
+}
+
+/// Drives the real kernel through faults; a seed that breaks an invariant is printed.
+fn simulate() -> Outcome<()> {
+    let simulator = workspace::release_binary("tirami-sim");
+    crate::process::run(Command::new(simulator).args(SIMULATION))
+}
