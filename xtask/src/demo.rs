@@ -11,7 +11,7 @@ use crate::process::{Steps, output, run_unshown};
 use crate::setup::{Scope, setup};
 use crate::{Failure, Outcome, model, suite};
 
-const QUESTION: &str = "What is the capital of France?";
+const QUESTION: &str = "What is the capital of France? Answer in one sentence.";
 
 /// A question whose answer is long enough to be cut.
 const LONG_QUESTION: &str = "Tell me a long story about a lighthouse keeper and the sea.";

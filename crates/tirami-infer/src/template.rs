@@ -164,8 +164,15 @@ impl ControlTexts {
         let lengths = texts.iter().map(String::len).collect::<HashSet<_>>();
         let mut lengths = lengths.into_iter().collect::<Vec<_>>();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
-        let first_bytes = texts.iter().filter_map(|text| text.bytes().next()).collect();
-        Self { texts, lengths, first_bytes }
+        let first_bytes = texts
+            .iter()
+            .filter_map(|text| text.bytes().next())
+            .collect();
+        Self {
+            texts,
+            lengths,
+            first_bytes,
+        }
     }
 
     /// Renders `conversation` so that no message can forge a control token.
@@ -240,7 +247,9 @@ impl ControlTexts {
     }
 
     fn length_at(&self, text: &str) -> Option<usize> {
-        text.bytes().next().filter(|byte| self.first_bytes.contains(byte))?;
+        text.bytes()
+            .next()
+            .filter(|byte| self.first_bytes.contains(byte))?;
         let matches = |length: &&usize| {
             text.get(..**length)
                 .is_some_and(|start| self.texts.contains(start))

@@ -57,7 +57,7 @@ pub struct Effects {
     /// what was delivered until then; of the others nothing more can be charged.
     pub cancel: Vec<JobId>,
     /// When to give [`Input::Tick`] if nothing comes before; none when nothing will fall due.
-    /// Each effect replaces what the one before said.
+    /// Never before the input's time. Each effect replaces what the one before said.
     pub wake_at: Option<Timestamp>,
 }
 
@@ -97,8 +97,8 @@ impl Kernel {
         Self::new(ledger, keys)
     }
 
-    /// Takes one input. What fell due before it is decided first. A `now` before one that was
-    /// given earlier counts as that one.
+    /// Takes one input. What fell due before it is decided first, and what it made due at once is
+    /// decided after it. A `now` before one that was given earlier counts as that one.
     #[must_use = "effects that are not carried out are lost, and with them money"]
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Effects {
         self.clock = self.clock.max(now);
@@ -125,6 +125,7 @@ impl Kernel {
             }
             Input::Tick => {}
         }
+        self.tick(&mut effects);
         effects.wake_at = self.wake_at();
         effects
     }

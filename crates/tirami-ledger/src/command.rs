@@ -4,7 +4,7 @@ use tirami_core::{AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelSh
 
 use crate::book::{ApprovalId, KeyId, Limits, Scope, Target};
 use crate::documents::{FinishReason, Order, Receipt};
-use crate::lattice::{Acknowledgement, EntryKind};
+use crate::lattice::{Acknowledgement, Certificate, EntryKind, Slot};
 use tirami_core::Signed;
 
 /// Who asks. A command is refused when the actor's scope is below what the command needs.
@@ -44,6 +44,25 @@ pub enum Command {
         bytes: Vec<u8>,
         /// The chain's signature.
         signature: Signature,
+    },
+    /// Takes an entry somebody else signed, with its certificate: it becomes final at once when
+    /// what it rests on is final here.
+    ReceiveCertified {
+        /// The entry's bytes, verbatim.
+        bytes: Vec<u8>,
+        /// The chain's signature.
+        signature: Signature,
+        /// Acknowledgements of a quorum.
+        certificate: Certificate,
+    },
+    /// Takes the cut of a checkpoint that is known here: the last entry it covers of each chain.
+    /// A witness whose chains stand elsewhere needs it to acknowledge the checkpoint. The root in
+    /// the checkpoint proves it, so anybody may send it.
+    ReceiveCut {
+        /// The checkpoint.
+        entry: DocumentId,
+        /// The last entry covered of each chain, in the order of the chains.
+        slots: Vec<Slot>,
     },
     /// Acknowledges a received entry as a witness.
     Acknowledge {
@@ -184,6 +203,8 @@ impl Command {
             Self::OpenChain { .. }
             | Self::SignEntry { .. }
             | Self::ReceiveEntry { .. }
+            | Self::ReceiveCertified { .. }
+            | Self::ReceiveCut { .. }
             | Self::Acknowledge { .. }
             | Self::ReceiveAcknowledgement { .. }
             | Self::CreateKey { .. }

@@ -112,6 +112,10 @@ impl Ledger {
             Command::OpenChain { line } => self.open_chain(now, context.keys, *line),
             Command::SignEntry { kind } => self.sign_entry(now, context.keys, kind),
             Command::ReceiveEntry { bytes, signature } => self.receive_entry(bytes, *signature),
+            Command::ReceiveCertified { bytes, signature, certificate } => {
+                self.receive_certified(bytes, *signature, certificate)
+            }
+            Command::ReceiveCut { entry, slots } => self.receive_cut(*entry, slots),
             Command::Acknowledge { entry } => self.acknowledge(now, context.keys, *entry),
             Command::ReceiveAcknowledgement { acknowledgement } => {
                 self.receive_acknowledgement(acknowledgement)

@@ -3,7 +3,7 @@
 use tirami_core::{AgentId, JobId, Timestamp, Trm};
 
 use crate::book::{ApprovalId, Level, Period, Scope};
-use crate::lattice::{AcknowledgeRefusal, EntryRejection};
+use crate::lattice::{AcknowledgeRefusal, CutRejection, EntryRejection};
 
 /// Why a command was refused. Nothing has changed when one is returned.
 ///
@@ -137,6 +137,9 @@ pub enum Rejection {
     /// An acknowledgement was refused.
     #[error(transparent)]
     Acknowledge(#[from] AcknowledgeRefusal),
+    /// A checkpoint's cut was refused.
+    #[error(transparent)]
+    Cut(#[from] CutRejection),
 }
 
 impl Rejection {
@@ -164,6 +167,7 @@ impl Rejection {
             Self::KeyNotHeld => "key_not_held",
             Self::Entry(_) => "entry_refused",
             Self::Acknowledge(_) => "acknowledge_refused",
+            Self::Cut(_) => "cut_refused",
         }
     }
 

@@ -409,23 +409,25 @@ impl Accounts<'_> {
         self.fill(answers).await
     }
 
-    /// Fills the personal agent's account up to `answers`, with at most half of what the node can
-    /// give.
+    /// Fills the personal agent's account up to `answers` when less than a tenth of that is left,
+    /// with at most half of what the node can give. While the kill switch is on nothing moves.
     async fn fill(&self, answers: u32) -> Result<(), SubmitError> {
         let agent = self.personal;
         let answer = answer_cost(&self.shape, self.price).micro();
         let wanted = Trm::from_micro(answer.saturating_mul(answers.into()));
-        let (has, half) = self
+        let (has, half, is_frozen) = self
             .handle
             .read(move |kernel, _| {
                 let ledger = kernel.ledger();
                 let account = ledger.book().agents().get(&agent);
                 let has = account.map_or(Trm::ZERO, |account| account.balance());
-                (has, Trm::from_micro(ledger.fundable().micro() / 2))
+                let half = Trm::from_micro(ledger.fundable().micro() / 2);
+                (has, half, ledger.book().kill().is_some())
             })
             .await?;
         let amount = wanted.saturating_sub(has).min(half);
-        if !amount.is_zero() {
+        let is_low = has.micro() < wanted.micro() / 10;
+        if is_low && !is_frozen && !amount.is_zero() {
             self.submit(Command::FundAgent { agent, amount }).await?;
         }
         Ok(())

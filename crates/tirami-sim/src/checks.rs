@@ -196,6 +196,8 @@ const fn name(command: &Command) -> &'static str {
         Command::OpenChain { .. } => "open_chain",
         Command::SignEntry { .. } => "sign_entry",
         Command::ReceiveEntry { .. } => "receive_entry",
+        Command::ReceiveCertified { .. } => "receive_certified",
+        Command::ReceiveCut { .. } => "receive_cut",
         Command::Acknowledge { .. } => "acknowledge",
         Command::ReceiveAcknowledgement { .. } => "receive_acknowledgement",
         Command::CreateAgent { .. } => "create_agent",

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tirami_core::DocumentId;
 use tirami_ledger::command::Command;
+use tirami_ledger::lattice::{EntryKind, Lattice};
 
 use crate::network::Message;
 use crate::world::World;
@@ -47,10 +48,20 @@ impl World {
         let mut messages: Vec<Message> = finals
             .filter_map(|id| {
                 let (bytes, signature) = archive.finals.get(id)?.clone();
-                Some(Message::Proof {
-                    acks: archive.acks_of(*id),
-                    bytes,
-                    signature,
+                // Half of the certificates come whole, the others in pieces.
+                let whole = archive.certificates.get(id);
+                let whole = whole.filter(|_| id.as_bytes()[0].is_multiple_of(2));
+                Some(match whole.cloned() {
+                    Some(certificate) => Message::Certified {
+                        bytes,
+                        signature,
+                        certificate,
+                    },
+                    None => Message::Proof {
+                        acks: archive.acks_of(*id),
+                        bytes,
+                        signature,
+                    },
                 })
             })
             .take(max)
@@ -79,7 +90,26 @@ impl World {
                 }
             }
         }
+        messages.extend(self.cuts(has, lacks));
         messages
+    }
+
+    /// The cuts of checkpoints that `lacks` knows without them: of those that are pending, and of
+    /// the last one, by which the next is judged.
+    fn cuts(&self, has: &Lattice, lacks: &Lattice) -> Vec<Message> {
+        let pending = has.pending_of(self.charter.clerk).map(|own| own.entry());
+        let checkpoints = pending
+            .filter(|entry| matches!(entry.entry().kind, EntryKind::Checkpoint(_)))
+            .map(|entry| entry.id())
+            .chain(has.last_checkpoint().map(|(_, id, _)| id));
+        checkpoints
+            .filter(|id| lacks.pending_entry(*id).is_some() || lacks.final_entry(*id).is_some())
+            .filter(|id| lacks.cut(*id).is_none())
+            .filter_map(|checkpoint| {
+                let slots = has.cut(checkpoint)?;
+                Some(Message::Cut { checkpoint, slots })
+            })
+            .collect()
     }
 
     /// A witness acknowledges what it did not yet.
@@ -131,9 +161,10 @@ impl World {
                 (
                     party.archive.order.len(),
                     party.archive.acks.values().map(|a| a.len()).sum(),
+                    party.archive.cuts,
                 )
             });
-            let known: Vec<(usize, usize)> = known.collect();
+            let known: Vec<(usize, usize, usize)> = known.collect();
             if before.as_ref() == Some(&known) {
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 use tirami_core::{AgentId, Digest, HOUR_MS, JobId, ModelDigest, ModelShape, PartyId, Ppm, Trm};
 use tirami_ledger::Rejection;
 use tirami_ledger::book::{ApprovalId, KeyId, Limits, Scope, Target};
-use tirami_ledger::command::{Actor, Command, FinishJob, StartJob};
+use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
 use tirami_ledger::lattice::{Collect, EntryKind, Pay, PayItem, Transfer};
 
@@ -59,14 +59,11 @@ impl World {
             Some(request) if large => *request,
             _ => Digest::from_bytes(self.dice.bytes()),
         };
-        let again = self
-            .dice
-            .percent(1)
-            .then(|| self.parties[party].jobs.first())
-            .flatten();
-        let again = again.map(|job| job.job);
+        let used = &self.parties[party].used;
+        let place = self.dice.index(used.len().max(1) * 50);
+        let again = used.get(place).copied();
         let start = StartJob {
-            job: again.unwrap_or_else(|| JobId::from_bytes([0; 16])),
+            job: JobId::from_bytes([0; 16]),
             model: ModelDigest::from_bytes([9; 32]),
             shape: shape(),
             request,
@@ -74,7 +71,7 @@ impl World {
             prompt_tokens: self.dice.between_u32(1, 200),
             completion_max: self.dice.between_u32(1, if large { 4_000 } else { 200 }),
         };
-        let job = again.unwrap_or_else(|| JobId::from_bytes(self.dice.bytes()));
+        let job = again.map_or_else(|| JobId::from_bytes(self.dice.bytes()), |(job, _)| job);
         let start = StartJob { job, ..start };
         let (request, completion_max) = (start.request, start.completion_max);
         let actor = Actor::Caller {
@@ -83,16 +80,23 @@ impl World {
             scope: Scope::Inference,
         };
         let answer = self.submit(party, &actor, &Command::StartJob(start))?;
+        let clock = self.parties[party].clock;
+        let is_open = again.is_some_and(|(_, until)| clock < until);
         match answer {
-            Some(Ok(_)) if again.is_some() => Err(format!("job {job} was started twice")),
-            Some(Ok(tirami_ledger::command::Outcome::ApprovalPending { .. })) => {
+            Some(Ok(Outcome::JobStarted { .. })) if is_open => {
+                Err(format!("job {job} was started twice"))
+            }
+            Some(Ok(_)) if is_open => Err(format!("job {job} was asked about twice")),
+            Some(Ok(Outcome::ApprovalPending { .. })) => {
                 self.parties[party].requests.truncate(8);
                 self.parties[party].requests.insert(0, request);
                 Ok(())
             }
             _ => {
                 let node = &mut self.parties[party];
-                node.limits.insert(job, completion_max);
+                if !is_open {
+                    node.limits.insert(job, completion_max);
+                }
                 Ok(())
             }
         }

@@ -32,7 +32,7 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// When the kernel answers somebody else, nobody, or never lets the node's timer rest.
+    /// When the kernel answers somebody else, nobody, or asks to be woken at a time that has come.
     pub(crate) fn submit(
         &mut self,
         now: Timestamp,
@@ -47,29 +47,21 @@ impl Machine {
             command: command.clone(),
         };
         let Effects {
-            mut append,
+            append,
             reply,
-            mut wake_at,
+            wake_at,
             ..
         } = self.kernel.handle(now, input);
-        if self.is_due(wake_at) {
-            let tick = self.kernel.handle(now, Input::Tick);
-            append.extend(tick.append);
-            wake_at = tick.wake_at;
-        }
-        if self.is_due(wake_at) {
+        let clock = self.kernel.clock();
+        if wake_at.is_some_and(|due| due <= clock) {
             return Err(format!(
-                "after a tick the kernel wants another at once, at {wake_at:?}"
+                "at {clock:?} the kernel asks to be woken at {wake_at:?}"
             ));
         }
         match reply {
             Some((answered, outcome)) if answered == request => Ok((append, outcome)),
             other => Err(format!("request {request:?} was answered with {other:?}")),
         }
-    }
-
-    fn is_due(&self, wake_at: Option<Timestamp>) -> bool {
-        wake_at.is_some_and(|due| due <= self.kernel.clock())
     }
 
     /// The node as a start finds it on its disk, and then after `more`.

@@ -110,7 +110,7 @@ fn summary(total: &Counts, wall_ms: u128) -> String {
 fn json(report: &Report, wall_ms: u128) -> String {
     let counts = &report.counts;
     format!(
-        r#"{{"seed":{},"parties":{},"witnesses":{},"quorum":{},"liars":{},"within":{},"virtual_ms":{},"events":{},"crashes":{},"torn":{},"finals":{},"rivals":{},"contradictions":{},"loss_micro":"{}","jobs":{},"audits":{},"state":"{}","wall_ms":{wall_ms}}}"#,
+        r#"{{"seed":{},"parties":{},"witnesses":{},"quorum":{},"liars":{},"within":{},"virtual_ms":{},"events":{},"crashes":{},"torn":{},"finals":{},"checkpoints":{},"rivals":{},"contradictions":{},"loss_micro":"{}","jobs":{},"audits":{},"state":"{}","wall_ms":{wall_ms}}}"#,
         report.seed,
         report.parties,
         report.witnesses,
@@ -122,6 +122,7 @@ fn json(report: &Report, wall_ms: u128) -> String {
         counts.crashes,
         counts.torn,
         report.finals,
+        report.checkpoints,
         counts.rivals,
         report.contradictions,
         report.loss,

@@ -1,7 +1,7 @@
 //! The network: it delays, loses, doubles, reorders, and splits in two.
 
-use tirami_core::Signature;
-use tirami_ledger::lattice::Acknowledgement;
+use tirami_core::{DocumentId, Signature};
+use tirami_ledger::lattice::{Acknowledgement, Certificate, Slot};
 
 use crate::dice::Dice;
 
@@ -20,6 +20,17 @@ pub(crate) enum Message {
         acks: Vec<Acknowledgement>,
         bytes: Vec<u8>,
         signature: Signature,
+    },
+    /// An entry and its certificate.
+    Certified {
+        bytes: Vec<u8>,
+        signature: Signature,
+        certificate: Certificate,
+    },
+    /// The chains that a checkpoint covers.
+    Cut {
+        checkpoint: DocumentId,
+        slots: Vec<Slot>,
     },
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use tirami_core::{AgentId, DocumentId, JobId, Trm};
+use tirami_core::{AgentId, DocumentId, JobId, Timestamp, Trm};
 use tirami_ledger::book::{Book, KeyId};
 use tirami_ledger::command::{Command, Outcome};
 use tirami_ledger::event::{BookEvent, Event};
@@ -14,16 +14,42 @@ use tirami_ledger::lattice::LatticeEvent;
 /// What a delivered reply says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fact {
-    Started { job: JobId, max: Trm },
-    Delivered { job: JobId, tokens: u32 },
-    Finished { job: JobId, amount: Trm },
-    Ended { job: JobId },
-    Funded { agent: AgentId, amount: Trm },
-    Defunded { agent: AgentId, amount: Trm },
-    KeyMade { key: KeyId },
-    KeyRevoked { key: KeyId },
-    Kill { on: bool },
-    Signed { entry: DocumentId },
+    Started {
+        job: JobId,
+        max: Trm,
+        claim_by: Timestamp,
+    },
+    Delivered {
+        job: JobId,
+        tokens: u32,
+    },
+    Finished {
+        job: JobId,
+        amount: Trm,
+    },
+    Ended {
+        job: JobId,
+    },
+    Funded {
+        agent: AgentId,
+        amount: Trm,
+    },
+    Defunded {
+        agent: AgentId,
+        amount: Trm,
+    },
+    KeyMade {
+        key: KeyId,
+    },
+    KeyRevoked {
+        key: KeyId,
+    },
+    Kill {
+        on: bool,
+    },
+    Signed {
+        entry: DocumentId,
+    },
 }
 
 impl Fact {
@@ -33,6 +59,7 @@ impl Fact {
             (_, Outcome::JobStarted { order, .. }) => Self::Started {
                 job: order.body().job,
                 max: order.body().max_amount,
+                claim_by: order.body().claim_by,
             },
             (Command::FinishJob(finish), Outcome::JobFinished { amount, .. }) => Self::Finished {
                 job: finish.job,
@@ -91,6 +118,7 @@ impl Fact {
                     == Self::Started {
                         job: opened.job,
                         max: opened.max_amount,
+                        claim_by: opened.claim_by,
                     }
             }
             BookEvent::VoucherRaised { job, tokens, .. } => {

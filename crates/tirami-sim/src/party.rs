@@ -6,7 +6,7 @@ use tirami_core::{AgentId, Digest, DocumentId, JobId, PartyId, PublicKey, Signat
 use tirami_ledger::Keyring;
 use tirami_ledger::book::KeyId;
 use tirami_ledger::event::Event;
-use tirami_ledger::lattice::{Acknowledgement, LatticeEvent, SignedEntry};
+use tirami_ledger::lattice::{Acknowledgement, Certificate, LatticeEvent, SignedEntry};
 
 use crate::disk::Disk;
 use crate::machine::Machine;
@@ -47,6 +47,10 @@ pub(crate) struct Archive {
     /// The final entries in the order in which they became so here.
     pub(crate) order: Vec<DocumentId>,
     pub(crate) acks: BTreeMap<DocumentId, BTreeMap<PublicKey, Acknowledgement>>,
+    /// Of entries that a later one's certificate does not stand for.
+    pub(crate) certificates: BTreeMap<DocumentId, Certificate>,
+    /// How many cuts of checkpoints became known.
+    pub(crate) cuts: usize,
 }
 
 impl Archive {
@@ -56,15 +60,14 @@ impl Archive {
                 entry, certificate, ..
             } => {
                 self.add_final(entry);
-                let acks = certificate.iter().flat_map(|proof| &proof.acknowledgements);
-                acks.for_each(|ack| self.add_ack(ack));
+                if let Some(certificate) = certificate {
+                    self.add_certificate(entry.id(), certificate);
+                }
             }
-            LatticeEvent::Certified { certificate, .. } => {
-                certificate
-                    .acknowledgements
-                    .iter()
-                    .for_each(|ack| self.add_ack(ack));
-            }
+            LatticeEvent::Certified {
+                entry, certificate, ..
+            } => self.add_certificate(*entry, certificate),
+            LatticeEvent::CutKnown { .. } => self.cuts += 1,
             LatticeEvent::Acknowledged { acknowledgement }
             | LatticeEvent::AcknowledgementMade {
                 acknowledgement, ..
@@ -80,6 +83,12 @@ impl Archive {
         if self.finals.insert(entry.id(), stored).is_none() {
             self.order.push(entry.id());
         }
+    }
+
+    fn add_certificate(&mut self, entry: DocumentId, certificate: &Certificate) {
+        let acks = certificate.acknowledgements.iter();
+        acks.for_each(|ack| self.add_ack(ack));
+        self.certificates.insert(entry, certificate.clone());
     }
 
     fn add_ack(&mut self, ack: &Acknowledgement) {
@@ -119,6 +128,8 @@ pub(crate) struct Party {
     pub(crate) agents: Vec<AgentId>,
     pub(crate) api_keys: Vec<(KeyId, AgentId)>,
     pub(crate) jobs: Vec<Job>,
+    /// Jobs that were started lately, and until when none of them may be started again.
+    pub(crate) used: VecDeque<(JobId, Timestamp)>,
     /// Completion tokens that each job may have.
     pub(crate) limits: BTreeMap<JobId, u32>,
     pub(crate) requests: Vec<Digest>,
@@ -143,6 +154,7 @@ impl Party {
             staged_at: 0,
             api_keys: Vec::new(),
             jobs: Vec::new(),
+            used: VecDeque::new(),
             limits: BTreeMap::new(),
             requests: Vec::new(),
             clock: Timestamp::default(),

@@ -41,6 +41,8 @@ pub struct Report {
     pub virtual_ms: u64,
     /// Entries final, the same set at every party.
     pub finals: usize,
+    /// Of these, checkpoints.
+    pub checkpoints: u64,
     /// Slots with two final entries; 0 unless too many witnesses lied.
     pub contradictions: usize,
     /// TRM lost by contradictions, in µTRM.
@@ -120,7 +122,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "seed {}: {} parties, n={} q={} liars={}{bound}, {} s virtual, {events} events, \
-             {crashes} crashes ({torn} torn), {} entries final, {rivals} rivals, \
+             {crashes} crashes ({torn} torn), {} entries final, {} checkpoints, {rivals} rivals, \
              {} contradictions, loss {} µTRM, {jobs} jobs, {audits} audits, state {}",
             self.seed,
             self.parties,
@@ -129,6 +131,7 @@ impl fmt::Display for Report {
             self.liars,
             self.virtual_ms / 1_000,
             self.finals,
+            self.checkpoints,
             self.contradictions,
             self.loss,
             self.state,

@@ -6,7 +6,7 @@ use tirami_core::{Digest, DocumentId, Timestamp};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::event::Event;
-use tirami_ledger::lattice::{Charter, Lattice, LatticeEvent, SignedEntry};
+use tirami_ledger::lattice::{Charter, CutRejection, Lattice, LatticeEvent, SignedEntry};
 
 use crate::dice::Dice;
 use crate::foes::Foes;
@@ -24,6 +24,8 @@ const EPOCH_MS: u64 = 1_800_000_000_000;
 const CRASH_ONE_IN: u64 = 1_500;
 /// One event in so many is followed by a check of everything at the node that handled it.
 const AUDIT_ONE_IN: u64 = 3_000;
+/// Jobs of a party whose repetition is tried.
+const USED_MAX: usize = 200;
 /// Batches between two snapshots.
 const SNAPSHOT_BATCHES: u64 = 400;
 
@@ -311,7 +313,9 @@ impl World {
     fn replied(&mut self, party: usize, fact: &Fact) {
         let node = &mut self.parties[party];
         match fact {
-            Fact::Started { job, .. } => {
+            Fact::Started { job, claim_by, .. } => {
+                node.used.push_front((*job, *claim_by));
+                node.used.truncate(USED_MAX);
                 node.jobs.push(Job {
                     job: *job,
                     tokens: 0,
@@ -348,6 +352,21 @@ impl World {
                     acknowledgement, ..
                 } => {
                     self.broadcast(party, &Message::Acknowledgement(*acknowledgement));
+                }
+                LatticeEvent::CutKnown { checkpoint, heads } => {
+                    let (entry, slots) = (*checkpoint, heads.clone());
+                    if self.parties[party].id == self.charter.clerk {
+                        self.broadcast(
+                            party,
+                            &Message::Cut {
+                                checkpoint: entry,
+                                slots,
+                            },
+                        );
+                    } else if self.is_witness(party) {
+                        let pause = self.dice.between(1, 50);
+                        self.plan(pause, Task::Acknowledge { party, entry });
+                    }
                 }
                 _ => {}
             }
@@ -417,26 +436,48 @@ impl World {
 
     fn arrive(&mut self, to: usize, message: Message) -> Result<(), String> {
         let mut commands = Vec::new();
-        let (acks, entry) = match message {
-            Message::Acknowledgement(ack) => (vec![ack], None),
-            Message::Entry { bytes, signature } => (Vec::new(), Some((bytes, signature))),
+        let receive = |acknowledgement| Command::ReceiveAcknowledgement { acknowledgement };
+        match message {
+            Message::Acknowledgement(ack) => commands.push(receive(ack)),
+            Message::Entry { bytes, signature } => {
+                commands.push(Command::ReceiveEntry { bytes, signature });
+            }
             Message::Proof {
                 acks,
                 bytes,
                 signature,
-            } => (acks, Some((bytes, signature))),
-        };
-        for acknowledgement in acks {
-            commands.push(Command::ReceiveAcknowledgement { acknowledgement });
+            } => {
+                commands.extend(acks.into_iter().map(receive));
+                commands.push(Command::ReceiveEntry { bytes, signature });
+            }
+            Message::Certified {
+                bytes,
+                signature,
+                certificate,
+            } => commands.push(Command::ReceiveCertified {
+                bytes,
+                signature,
+                certificate,
+            }),
+            Message::Cut { checkpoint, slots } => commands.push(Command::ReceiveCut {
+                entry: checkpoint,
+                slots,
+            }),
         }
-        commands.extend(entry.map(|(bytes, signature)| Command::ReceiveEntry { bytes, signature }));
         for command in &commands {
-            // Validity depends on an entry's past alone, so what one honest node took, no other
-            // may call a fault of its sender.
-            if let Some(Err(Rejection::Entry(rejection))) = self.by_node(to, command)?
-                && rejection.is_peer_fault()
-            {
-                return Err(format!("an honest message was refused: {rejection}"));
+            match self.by_node(to, command)? {
+                // Validity depends on an entry's past alone, so what one honest node took, no
+                // other may call a fault of its sender.
+                Some(Err(Rejection::Entry(rejection))) if rejection.is_peer_fault() => {
+                    return Err(format!("an honest message was refused: {rejection}"));
+                }
+                // What is final in a slot is the same everywhere while few enough lie.
+                Some(Err(Rejection::Cut(rejection @ CutRejection::WrongRoot)))
+                    if self.law.within =>
+                {
+                    return Err(format!("an honest cut was refused: {rejection}"));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -465,6 +506,7 @@ impl World {
             within: self.law.within,
             virtual_ms: self.now,
             finals: lattice.final_count(),
+            checkpoints: lattice.last_checkpoint().map_or(0, |(number, ..)| number),
             contradictions: self.law.contradictions(),
             loss: lattice.totals().loss,
             counts: self.counts.clone(),

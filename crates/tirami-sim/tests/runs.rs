@@ -26,6 +26,7 @@ fn meshes_of_every_size_keep_their_invariants() {
         };
         let report = run(&config).unwrap();
         assert!(report.counts.jobs > 50, "{report}");
+        assert!(report.checkpoints > 0, "{report}");
     }
 }
 

@@ -25,15 +25,33 @@ const SHAPE: ModelShape = ModelShape {
 };
 const ROUNDS: usize = 5;
 
-/// A book with one agent that has plenty, no limits, and time that stands still.
+/// A book with one agent that has plenty and generous limits.
 pub(crate) fn book() -> (Book, Payer) {
     let agent = AgentId::from_bytes([7; 32]);
     let at = Timestamp::from_ms(1_700_000_000_000);
     let mut book = Book::default();
     book.apply(&BookEvent::AgentCreated { agent, name: "bench".into(), at });
     book.apply(&BookEvent::AgentFunded { agent, amount: Trm::from_micro(1 << 60), at });
-    book.apply(&BookEvent::LimitsSet { target: Target::Agent(agent), limits: Limits::default() });
+    for target in [Target::Agent(agent), Target::Node] {
+        book.apply(&BookEvent::LimitsSet { target, limits: generous() });
+    }
     (book, Payer { key: None, agent })
+}
+
+/// Limits of every kind that are never reached, so that every check is made.
+pub(crate) fn generous() -> Limits {
+    let max = Some(Trm::MAX);
+    Limits {
+        request_max: max,
+        minute_max: max,
+        hour_max: max,
+        day_max: max,
+        lifetime_max: max,
+        approval_above: max,
+        breaker_errors: Some(u32::MAX),
+        breaker_spends_per_minute: None,
+        breaker_open_ms: None,
+    }
 }
 
 /// Decides a hold and its posting; the events are in order.
@@ -41,7 +59,7 @@ pub(crate) fn pair(book: &mut Book, payer: Payer, number: u64) -> [BookEvent; 2]
     let at = Timestamp::from_ms(1_700_000_000_000 + number / 100);
     let start = start_job(number);
     let Ok(Admission::Open(opening)) = book.admit(at, payer, &start) else {
-        unreachable!("the bench's agent has plenty and no limits")
+        unreachable!("the bench's agent has plenty and generous limits")
     };
     let order = DocumentId::from_bytes([3; 32]);
     let opened = book.opened(opening, &start, order).next().expect("a hold");
@@ -116,7 +134,9 @@ pub(crate) fn decision_latency(table: &mut Table) {
     let now = Timestamp::from_ms(1_700_000_100_000);
     let mut micros = Vec::new();
     let mut handle = |command: Command, micros: &mut Vec<f64>| {
-        let input = crate::report::input(caller.clone(), command);
+        let starts = matches!(command, Command::StartJob(_));
+        let actor = if starts { caller.clone() } else { Actor::Node };
+        let input = crate::report::input(actor, command);
         let started = Instant::now();
         let effects = kernel.handle(now, input);
         micros.push(started.elapsed().as_secs_f64() * 1e6);
@@ -171,7 +191,8 @@ pub(crate) fn foreign_entries(table: &mut Table) {
             lattice.absorb(events);
         }
         accepted.push(ENTRIES as f64 / started.elapsed().as_secs_f64());
-        assert_eq!(lattice.final_count() as u64, made.entries.len() as u64);
+        let known = made.empty.final_count();
+        assert_eq!(lattice.final_count(), known + made.entries.len());
 
         let started = Instant::now();
         for (entry, certificate) in &made.entries {
@@ -223,11 +244,11 @@ fn made_elsewhere(count: u64) -> MadeElsewhere {
         entries.push((entry, certificate));
         id
     };
-    add(&founder, EntryKind::Open(Open::default()));
+    add(&founder, EntryKind::Open(Open { enrol: None, recovery: None }));
     let party = member.public().party();
     let enrol = Enrol { party, owner: "member".into(), line };
     let enrol = add(&founder, EntryKind::Enrol(enrol));
-    add(&member, EntryKind::Open(Open::default()));
+    add(&member, EntryKind::Open(Open { enrol: None, recovery: None }));
     add(&member, EntryKind::Line(Line { enrol }));
     let payee = PartyId::from_bytes(*founder.public().as_bytes());
     for amount in 1..=count {

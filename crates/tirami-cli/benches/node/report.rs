@@ -2,7 +2,7 @@
 
 use tirami_core::{AgentId, SecretKey, Signed, Timestamp, Trm};
 use tirami_kernel::{Input, Kernel, RequestId};
-use tirami_ledger::book::{Limits, Target};
+use tirami_ledger::book::Target;
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{Charter, Lattice};
 use tirami_ledger::{Keyring, Ledger};
@@ -66,7 +66,7 @@ pub(crate) fn percentile(values: &mut [f64], at: f64) -> f64 {
     values[(last as f64 * at).round() as usize]
 }
 
-/// A kernel of a mesh of one, with an agent that has plenty and no limits.
+/// A kernel of a mesh of one, with an agent that has plenty and generous limits.
 pub(crate) fn bench_kernel() -> (Kernel, AgentId) {
     let node = SecretKey::from_seed([1; 32]);
     let agent = SecretKey::from_seed([2; 32]);
@@ -78,13 +78,13 @@ pub(crate) fn bench_kernel() -> (Kernel, AgentId) {
     let mut kernel = Kernel::new(Ledger::new(lattice, party), Keyring::new(node));
     let id = agent.public().agent();
     let now = Timestamp::from_ms(1_700_000_000_000);
-    kernel.handle(now, Input::AddAgentKey(agent));
+    drop(kernel.handle(now, Input::AddAgentKey(agent)));
     let amount = Trm::from_micro(1 << 59);
     for command in [
         Command::OpenChain { line },
         Command::CreateAgent { agent: id, name: "bench".into() },
         Command::FundAgent { agent: id, amount },
-        Command::SetLimits { target: Target::Agent(id), limits: Limits::default() },
+        Command::SetLimits { target: Target::Agent(id), limits: crate::money::generous() },
     ] {
         let effects = kernel.handle(now, input(Actor::Node, command));
         assert!(matches!(effects.reply, Some((_, Ok(_)))), "{:?}", effects.reply);

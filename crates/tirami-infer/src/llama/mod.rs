@@ -263,7 +263,11 @@ fn model_info(
             .into_owned()
     };
     // Whoever checks an answer needs the setting that made it.
-    let device = if setting.on_gpu { "gpu kv=f16/f16" } else { "cpu kv=f16/bf16" };
+    let device = if setting.on_gpu {
+        "gpu kv=f16/f16"
+    } else {
+        "cpu kv=f16/bf16"
+    };
     ModelInfo {
         name: options.name.clone().unwrap_or_else(stem),
         digest,

@@ -242,6 +242,43 @@ fn the_kernel_wakes_at_the_end_of_the_first_hold() {
 }
 
 #[test]
+fn the_kernel_never_asks_to_be_woken_at_a_time_that_has_come() {
+    // Each command makes something due: the first checkpoint at once, the others in time.
+    let key = SecretKey::from_seed([1; 32]);
+    let line = Trm::from_trm(1_000).unwrap();
+    let mut charter = Charter::founder("test", key.public(), line);
+    charter.params.checkpoint_ms = 1;
+    let charter = Signed::sign(Charter::founding_mesh(), &key, charter).unwrap();
+    let ledger = Ledger::new(Lattice::found(&charter).unwrap(), key.public().party());
+    let mut kernel = Kernel::new(ledger, Keyring::new(key.clone()));
+    let enrol = Enrol {
+        party: key.public().party(),
+        owner: "again".to_owned(),
+        line: Trm::ZERO,
+    };
+    let commands = [
+        Command::Tick,
+        Command::OpenChain { line },
+        Command::SignEntry { kind: enrol.into() },
+        Command::Tick,
+    ];
+    for (step, command) in commands.into_iter().enumerate() {
+        let now = Timestamp::from_ms(START_MS + 10 * step as u64);
+        let command = Input::Command {
+            request: RequestId::new(0),
+            actor: Actor::Node,
+            command,
+        };
+        for input in [command, Input::Tick] {
+            let effects = kernel.handle(now, input);
+            assert!(effects.wake_at.is_none_or(|due| now < due), "{effects:?}");
+        }
+    }
+    let last = kernel.ledger().lattice().last_checkpoint();
+    assert_eq!(last.map(|(number, ..)| number), Some(2));
+}
+
+#[test]
 fn a_clock_that_goes_back_counts_as_the_last_time_seen() {
     let mut node = Node::with_agent();
     node.start(None, 1).unwrap();

@@ -140,7 +140,7 @@ impl Book {
         start: &StartJob,
     ) -> Result<Admission, Rejection> {
         let account = self.account(payer.agent)?;
-        self.holds.check_room(start.job)?;
+        self.holds.check_room(now, start.job)?;
         check_request(start)?;
         let tokens = start.prompt_tokens + start.completion_max;
         let needed = start.shape.work(0, tokens).cost_ceil(self.price);

@@ -23,8 +23,6 @@ pub const BREAKER_ERRORS: u32 = 5;
 pub const BREAKER_SPENDS_PER_MINUTE: u32 = 30;
 /// How long a circuit breaker stays open when nothing else is set, in milliseconds.
 pub const BREAKER_OPEN_MS: u64 = 300_000;
-/// Answers the personal agent is funded with at the first start.
-pub const PERSONAL_ANSWERS: u64 = 1_000;
 /// Answers the founder of a mesh may overdraw at least.
 pub const LINE_ANSWERS: u64 = 10_000;
 /// TRM the founder of a mesh may overdraw at least.
@@ -66,12 +64,6 @@ pub fn founder_line(shape: &ModelShape, price: Ppm) -> Trm {
     LINE_MIN.max(times(answer_cost(shape, price), LINE_ANSWERS))
 }
 
-/// What the personal agent is funded with: [`PERSONAL_ANSWERS`], but not above half of what the
-/// node has `available` (rounded down).
-pub fn personal_funds(shape: &ModelShape, price: Ppm, available: Trm) -> Trm {
-    times(answer_cost(shape, price), PERSONAL_ANSWERS).min(Trm::from_micro(available.micro() / 2))
-}
-
 fn times(amount: Trm, count: u64) -> Trm {
     Trm::from_micro(amount.micro().saturating_mul(count))
 }
@@ -96,19 +88,5 @@ mod tests {
         assert_eq!(limits.lifetime_max, None);
         assert_eq!(founder_line(&SHAPE, Ppm::ONE).micro(), answer * 10_000);
         assert_eq!(founder_line(&SHAPE, Ppm::new(1_000)), LINE_MIN);
-    }
-
-    #[test]
-    fn the_personal_agent_gets_at_most_half() {
-        let much = Trm::from_micro(u64::MAX);
-        let answer = answer_cost(&SHAPE, Ppm::ONE).micro();
-        assert_eq!(
-            personal_funds(&SHAPE, Ppm::ONE, much).micro(),
-            answer * 1_000
-        );
-        assert_eq!(
-            personal_funds(&SHAPE, Ppm::ONE, Trm::from_micro(9)).micro(),
-            4
-        );
     }
 }

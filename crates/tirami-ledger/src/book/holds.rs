@@ -5,6 +5,9 @@
 //! prompt and completion from an empty cache, times the price, rounded up. Prompt tokens the
 //! provider still had in its cache are charged at the order's cached price; a node sets it equal
 //! to its price, so they do not change the sum.
+//!
+//! The id of a job that ended is remembered until its order's claim time: a repeat of the order
+//! must not be charged again (MONEY §8).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +24,12 @@ use crate::event::{BookEvent, HoldOpened, HoldPosted};
 
 /// Open holds of one book at most.
 pub const HOLDS_MAX: u32 = 4_096;
+/// Jobs whose claim time has not passed, open and ended ones together, at most: room for 291 new
+/// jobs a second over the hour for which each is remembered. About 80 bytes each.
+pub const JOBS_REMEMBERED_MAX: u32 = 1 << 20;
+/// Ended jobs that one opened hold forgets at most when their time has passed. Each job is
+/// remembered once, so two for one catch up, and no command waits for a long queue.
+const FORGOTTEN_PER_HOLD: usize = 2;
 
 /// TRM set aside for one running job.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -185,7 +194,7 @@ pub(super) const fn outcome_of(finish: FinishReason) -> JobOutcome {
     }
 }
 
-/// All open holds, and when they end by themselves.
+/// All open holds, when they end by themselves, and the jobs that ended lately.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Holds {
     #[n(0)]
@@ -193,6 +202,14 @@ pub(super) struct Holds {
     /// Follows from `open`; kept so that what is due is found without a search.
     #[n(1)]
     deadlines: BTreeSet<(Timestamp, JobId)>,
+    /// Jobs that ended, with their claim time. One whose time has passed may still be in it.
+    #[n(2)]
+    #[cbor(default)]
+    ended: BTreeMap<JobId, Timestamp>,
+    /// Follows from `ended`; kept so that the oldest are found without a search.
+    #[n(3)]
+    #[cbor(default)]
+    ended_until: BTreeSet<(Timestamp, JobId)>,
 }
 
 impl Holds {
@@ -204,14 +221,24 @@ impl Holds {
         self.open.get(&job).ok_or(Rejection::UnknownJob { job })
     }
 
-    pub(super) fn check_room(&self, job: JobId) -> Result<(), Rejection> {
-        if self.open.contains_key(&job) {
+    pub(super) fn check_room(&self, now: Timestamp, job: JobId) -> Result<(), Rejection> {
+        let ended_lately = self.ended.get(&job).is_some_and(|until| now < *until);
+        if ended_lately || self.open.contains_key(&job) {
             return Err(Rejection::Exists { what: "the job" });
         }
         if self.open.len() >= HOLDS_MAX as usize {
             return Err(Rejection::TooMany {
                 what: "open jobs",
                 max: HOLDS_MAX,
+            });
+        }
+        // What has passed makes room when the hold opens.
+        let oldest = self.ended_until.first();
+        let makes_room = oldest.is_some_and(|(until, _)| *until <= now);
+        if !makes_room && self.open.len() + self.ended.len() >= JOBS_REMEMBERED_MAX as usize {
+            return Err(Rejection::TooMany {
+                what: "jobs within an hour of their order",
+                max: JOBS_REMEMBERED_MAX,
             });
         }
         Ok(())
@@ -246,15 +273,34 @@ impl Holds {
         self.deadlines.first().map(|(claim_by, _)| *claim_by)
     }
 
-    pub(super) fn insert(&mut self, job: JobId, hold: Hold) {
+    pub(super) fn insert(&mut self, now: Timestamp, job: JobId, hold: Hold) {
+        self.forget_passed(now);
         self.deadlines.insert((hold.claim_by, job));
         self.open.insert(job, hold);
     }
 
-    pub(super) fn remove(&mut self, job: JobId) -> Option<Hold> {
+    /// Ends a hold; its job is remembered while its order could still be shown.
+    pub(super) fn remove(&mut self, now: Timestamp, job: JobId) -> Option<Hold> {
         let hold = self.open.remove(&job)?;
         self.deadlines.remove(&(hold.claim_by, job));
+        if now < hold.claim_by {
+            if let Some(before) = self.ended.insert(job, hold.claim_by) {
+                self.ended_until.remove(&(before, job));
+            }
+            self.ended_until.insert((hold.claim_by, job));
+        }
         Some(hold)
+    }
+
+    fn forget_passed(&mut self, now: Timestamp) {
+        for _ in 0..FORGOTTEN_PER_HOLD {
+            let oldest = self.ended_until.first().copied();
+            let Some((until, job)) = oldest.filter(|(until, _)| *until <= now) else {
+                return;
+            };
+            self.ended_until.remove(&(until, job));
+            self.ended.remove(&job);
+        }
     }
 
     pub(super) fn set_voucher(&mut self, job: JobId, voucher: VoucherHead) {
@@ -270,12 +316,78 @@ impl Holds {
             .map(|(job, hold)| (hold.claim_by, *job))
             .collect();
         deadlines.sort_unstable();
+        let mut ended: Vec<_> = self
+            .ended
+            .iter()
+            .map(|(job, until)| (*until, *job))
+            .collect();
+        ended.sort_unstable();
         let bounded = |hold: &Hold| {
             hold.voucher
                 .is_none_or(|head| head.amount <= hold.max_amount)
         };
         self.open.len() <= HOLDS_MAX as usize
+            && self.open.len() + self.ended.len() <= JOBS_REMEMBERED_MAX as usize
             && deadlines.iter().eq(self.deadlines.iter())
+            && ended.iter().eq(self.ended_until.iter())
             && self.open.values().all(bounded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(number: u32) -> JobId {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        JobId::from_bytes(bytes)
+    }
+
+    fn hold(claim_by_ms: u64) -> Hold {
+        let opened = HoldOpened {
+            job: job(0),
+            agent: AgentId::from_bytes([1; 32]),
+            key: None,
+            order: DocumentId::from_bytes([2; 32]),
+            model: ModelDigest::from_bytes([3; 32]),
+            shape: ModelShape {
+                parameters_active: 1,
+                layers: 0,
+                attention_width: 0,
+                context_max: 1,
+            },
+            price: Ppm::ONE,
+            prompt_tokens: 1,
+            completion_max: 1,
+            max_amount: Trm::from_micro(1),
+            claim_by: Timestamp::from_ms(claim_by_ms),
+            at: Timestamp::default(),
+        };
+        Hold::new(&opened, None)
+    }
+
+    #[test]
+    fn a_full_memory_takes_no_job_until_its_oldest_has_passed_and_then_shrinks() {
+        let (start, end) = (Timestamp::default(), Timestamp::from_ms(100));
+        let mut holds = Holds::default();
+        for number in 0..JOBS_REMEMBERED_MAX {
+            assert_eq!(holds.check_room(start, job(number)), Ok(()));
+            holds.insert(start, job(number), hold(100));
+            assert!(holds.remove(start, job(number)).is_some());
+        }
+        let new = job(JOBS_REMEMBERED_MAX);
+        let full = holds.check_room(Timestamp::from_ms(99), new);
+        assert!(matches!(full, Err(Rejection::TooMany { .. })), "{full:?}");
+        assert!(holds.is_consistent());
+        // What has passed is no hindrance, forgotten or not.
+        for number in [JOBS_REMEMBERED_MAX - 1, JOBS_REMEMBERED_MAX, 0] {
+            assert_eq!(holds.check_room(end, job(number)), Ok(()));
+            holds.insert(end, job(number), hold(200));
+            assert!(holds.remove(end, job(number)).is_some());
+            assert!(holds.check_room(end, job(number)).is_err());
+        }
+        assert_eq!(holds.ended.len(), JOBS_REMEMBERED_MAX as usize - 4);
+        assert!(holds.is_consistent());
     }
 }

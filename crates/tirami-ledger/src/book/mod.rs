@@ -30,10 +30,10 @@ pub use approvals::{
 };
 pub use defaults::{
     ANSWER_TOKENS, APPROVAL_ANSWERS, BREAKER_ERRORS, BREAKER_OPEN_MS, BREAKER_SPENDS_PER_MINUTE,
-    DAY_ANSWERS, HOUR_ANSWERS, LINE_ANSWERS, LINE_MIN, MINUTE_ANSWERS, PERSONAL_ANSWERS,
-    REQUEST_ANSWERS, answer_cost, default_limits, founder_line, personal_funds,
+    DAY_ANSWERS, HOUR_ANSWERS, LINE_ANSWERS, LINE_MIN, MINUTE_ANSWERS,
+    REQUEST_ANSWERS, answer_cost, default_limits, founder_line,
 };
-pub use holds::{HOLDS_MAX, Hold, VoucherHead};
+pub use holds::{HOLDS_MAX, Hold, JOBS_REMEMBERED_MAX, VoucherHead};
 pub use keys::{ApiKey, Caller, GRACE_MAX_MS, KEYS_MAX};
 pub use meter::Usage;
 pub use words::{ApprovalId, KeyId, Level, Limits, Period, Scope, Target};
@@ -288,7 +288,8 @@ impl Book {
         if let Some(budget) = budget.and_then(|id| self.keys.budget_mut(id)) {
             budget.meter.hold(opened.at, opened.max_amount);
         }
-        self.holds.insert(opened.job, Hold::new(opened, budget));
+        let hold = Hold::new(opened, budget);
+        self.holds.insert(self.clock, opened.job, hold);
     }
 
     fn post_hold(&mut self, posted: &HoldPosted) {
@@ -302,7 +303,7 @@ impl Book {
 
     /// Frees a hold after charging a part of it; `false` when there is no such hold.
     fn end_hold(&mut self, job: JobId, charged: Trm, outcome: account::JobOutcome) -> bool {
-        let Some(hold) = self.holds.remove(job) else {
+        let Some(hold) = self.holds.remove(self.clock, job) else {
             return false;
         };
         let rest = hold.max_amount.saturating_sub(charged);

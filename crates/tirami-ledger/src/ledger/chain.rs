@@ -7,7 +7,9 @@ use super::{Context, Decision, Keyring, Ledger};
 use crate::Rejection;
 use crate::command::Outcome;
 use crate::event::Event;
-use crate::lattice::{Acknowledgement, Enrol, Entry, EntryKind, Lattice, LatticeEvent, Line, Open};
+use crate::lattice::{
+    Acknowledgement, Certificate, Enrol, Entry, EntryKind, Lattice, LatticeEvent, Line, Open, Slot,
+};
 
 /// Whom a founder enrols itself as.
 const FOUNDER_LABEL: &str = "founder";
@@ -98,11 +100,27 @@ impl Ledger {
         bytes: &[u8],
         signature: Signature,
     ) -> Result<Decision, Rejection> {
-        let events = self.lattice.receive_entry(bytes, signature)?;
-        Ok(Decision {
-            events: lattice_events(events),
-            outcome: Outcome::Done,
-        })
+        Ok(taken(self.lattice.receive_entry(bytes, signature)?))
+    }
+
+    pub(super) fn receive_certified(
+        &self,
+        bytes: &[u8],
+        signature: Signature,
+        certificate: &Certificate,
+    ) -> Result<Decision, Rejection> {
+        let events = self
+            .lattice
+            .receive_certified(bytes, signature, certificate)?;
+        Ok(taken(events))
+    }
+
+    pub(super) fn receive_cut(
+        &self,
+        checkpoint: DocumentId,
+        slots: &[Slot],
+    ) -> Result<Decision, Rejection> {
+        Ok(taken(self.lattice.receive_cut(checkpoint, slots)?))
     }
 
     pub(super) fn acknowledge(
@@ -126,11 +144,9 @@ impl Ledger {
         &self,
         acknowledgement: &Acknowledgement,
     ) -> Result<Decision, Rejection> {
-        let events = self.lattice.receive_acknowledgement(acknowledgement)?;
-        Ok(Decision {
-            events: lattice_events(events),
-            outcome: Outcome::Done,
-        })
+        Ok(taken(
+            self.lattice.receive_acknowledgement(acknowledgement)?,
+        ))
     }
 
     /// What is due: the ends of holds and approvals, and the clerk's next checkpoint.
@@ -220,6 +236,14 @@ impl Ledger {
             field: "document",
             range: "at most 16 KiB",
         })
+    }
+}
+
+/// What somebody else sent was taken, or was known already.
+fn taken(events: Vec<LatticeEvent>) -> Decision {
+    Decision {
+        events: lattice_events(events),
+        outcome: Outcome::Done,
     }
 }
 

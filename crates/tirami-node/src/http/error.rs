@@ -201,7 +201,10 @@ impl From<Rejection> for ApiError {
             Rejection::Exists { .. } | Rejection::Contradicts { .. } => {
                 (StatusCode::CONFLICT, "conflict_error")
             }
-            Rejection::OutOfRange { .. } | Rejection::Entry(_) | Rejection::Acknowledge(_) => {
+            Rejection::OutOfRange { .. }
+            | Rejection::Entry(_)
+            | Rejection::Acknowledge(_)
+            | Rejection::Cut(_) => {
                 (StatusCode::BAD_REQUEST, INVALID)
             }
             Rejection::RequestLimit { .. }
