@@ -27,9 +27,7 @@ pub(crate) fn bench() -> Outcome<()> {
         output(&mut command)
     })?;
     if !table.contains("\n|---") && !table.contains("\n| ---") {
-        return Err(Failure::new(format!(
-            "the bench printed no table:\n{table}"
-        )));
+        return Err(Failure::new(format!("the bench printed no table:\n{table}")));
     }
     print!("\n{table}");
     workspace::write(&workspace::root().join(PAGE), &page(&table))?;
@@ -55,11 +53,7 @@ fn machine() -> String {
     parts.extend(memory());
     parts.extend(file_system(&workspace::target_dir()));
     let mut kernel = std::process::Command::new("uname");
-    parts.extend(
-        output(kernel.args(["-s", "-r"]))
-            .ok()
-            .map(|text| text.trim().to_owned()),
-    );
+    parts.extend(output(kernel.args(["-s", "-r"])).ok().map(|text| text.trim().to_owned()));
     parts.join(", ")
 }
 

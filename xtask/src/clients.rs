@@ -36,15 +36,9 @@ pub(crate) fn clients() -> Outcome<()> {
 fn inference_key(node: &Node) -> Outcome<String> {
     let status = node.admin.get("/v1/tirami/status")?;
     let agent = status.text("personal_agent")?;
-    let body = format!(
-        r#"{{"label": "clients", "scope": "inference", "agent": {}}}"#,
-        literal(agent)
-    );
-    Ok(node
-        .admin
-        .post("/v1/tirami/keys", &body)?
-        .text("key")?
-        .to_owned())
+    let body =
+        format!(r#"{{"label": "clients", "scope": "inference", "agent": {}}}"#, literal(agent));
+    Ok(node.admin.post("/v1/tirami/keys", &body)?.text("key")?.to_owned())
 }
 
 fn for_client<'a>(command: &'a mut Command, api: &Api, key: &str) -> &'a mut Command {
@@ -57,26 +51,13 @@ fn for_client<'a>(command: &'a mut Command, api: &Api, key: &str) -> &'a mut Com
 /// A virtual environment with openai-python, and with node and npm from a wheel: the version
 /// that openai-node asks for, whatever the system has.
 fn install_python() -> Outcome<PathBuf> {
-    let pins = workspace::root()
-        .join(FOLDER)
-        .join("python/requirements.txt");
+    let pins = workspace::root().join(FOLDER).join("python/requirements.txt");
     let venv = workspace::target_dir().join("clients").join("python");
     let programs = venv.join("bin");
     once(&venv, &pins, || {
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&venv))?;
-        let install = [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-        ];
-        run(Command::new(programs.join("python"))
-            .args(install)
-            .arg(&pins))
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+        run(Command::new(programs.join("python")).args(install).arg(&pins))
     })?;
     Ok(programs)
 }
@@ -88,10 +69,7 @@ fn install_node(programs: &Path) -> Outcome<PathBuf> {
         copy(&source, &folder, "package.json")?;
         let quiet = ["install", "--no-package-lock", "--no-audit", "--no-fund"];
         let mut npm = Command::new(programs.join("npm"));
-        run(npm
-            .args(quiet)
-            .current_dir(&folder)
-            .env("PATH", path_with(programs)))
+        run(npm.args(quiet).current_dir(&folder).env("PATH", path_with(programs)))
     })?;
     // The script stands beside node_modules, because node looks for packages from there.
     copy(&source, &folder, "client.mjs")?;
@@ -120,9 +98,7 @@ fn once(folder: &Path, pins: &Path, install: impl FnOnce() -> Outcome<()>) -> Ou
         return Ok(());
     }
     install().map_err(|failure| {
-        Failure::new(format!(
-            "a client could not be installed; is there a network?\n{failure}"
-        ))
+        Failure::new(format!("a client could not be installed; is there a network?\n{failure}"))
     })?;
     workspace::write(&mark, &wanted)
 }

@@ -95,11 +95,7 @@ pub(crate) fn walk_through() -> Outcome<()> {
         trm(funded.available - answered.available),
         trm(answered.available - recovered.available)
     );
-    println!(
-        "  Left: {} TRM. State hash: {}",
-        trm(recovered.available),
-        recovered.state_hash
-    );
+    println!("  Left: {} TRM. State hash: {}", trm(recovered.available), recovered.state_hash);
     Ok(())
 }
 
@@ -118,18 +114,12 @@ fn first_answer(
     let Some(trade) = answered.trades.first() else {
         return Err(Failure::new("the answer left no trade"));
     };
-    println!(
-        "  tokens   {} prompt + {} completion",
-        trade.prompt_tokens, trade.completion_tokens
-    );
+    println!("  tokens   {} prompt + {} completion", trade.prompt_tokens, trade.completion_tokens);
     println!("  work     {} FLOP", trade.flop);
     println!("  cost     {} TRM", trm(trade.amount));
     println!("  balance  {} TRM", trm(answered.available));
     println!("  trade    {}", trade.id);
-    checks.that(
-        "the answer is one trade",
-        answered.trades.len() == funded.trades.len() + 1,
-    )?;
+    checks.that("the answer is one trade", answered.trades.len() == funded.trades.len() + 1)?;
     // Par is 1 TRM for 10⁹ FLOP, so 1 µTRM buys 1 000 FLOP and a part of it costs all of it.
     checks.that(
         "its cost is its work at par, rounded up",
@@ -197,23 +187,14 @@ fn check_recovery(
     let cut = &recovered.trades[..recovered.trades.len() - answered.trades.len()];
     let tokens: i128 = cut.iter().map(|trade| trade.completion_tokens).sum();
     let cost: i128 = cut.iter().map(|trade| trade.amount).sum();
-    println!(
-        "  The cut answer was charged {tokens} of {delivered} tokens: {} TRM.",
-        trm(cost)
-    );
+    println!("  The cut answer was charged {tokens} of {delivered} tokens: {} TRM.", trm(cost));
     checks.that("the cut answer is at most one trade", cut.len() <= 1)?;
-    checks.that(
-        "it cost at most what was delivered",
-        tokens <= i128::from(delivered),
-    )?;
+    checks.that("it cost at most what was delivered", tokens <= i128::from(delivered))?;
     checks.that(
         "the balance fell by exactly that",
         answered.available - recovered.available == cost,
     )?;
-    checks.that(
-        "its hold is gone",
-        recovered.reserved == 0 && recovered.open_holds == 0,
-    )?;
+    checks.that("its hold is gone", recovered.reserved == 0 && recovered.open_holds == 0)?;
     checks.that("the accounts sum up", recovered.conserved)
 }
 
@@ -221,19 +202,13 @@ fn check_recovery(
 fn check_with_doctor(place: &NodeDir, recovered: &Accounts, checks: &mut Checks) -> Outcome<()> {
     let report = Json::parse(&output(place.tirami().args(["doctor", "--json"]))?)?;
     let healthy = report.at("healthy") == Some(&Json::Bool(true));
-    checks.that(
-        "the doctor finds every signature, checksum and sum right",
-        healthy,
-    )?;
+    checks.that("the doctor finds every signature, checksum and sum right", healthy)?;
     let replayed = report
         .list("checks")?
         .iter()
         .filter_map(|check| check.text("detail").ok())
         .any(|detail| detail.contains(&recovered.state_hash));
-    checks.that(
-        "a replay from the first record reaches the same state hash",
-        replayed,
-    )
+    checks.that("a replay from the first record reaches the same state hash", replayed)
 }
 
 /// The `tirami` command as a client of `node`.
@@ -248,10 +223,7 @@ fn verify(place: &NodeDir, node: &Node, trade: &str, checks: &mut Checks) -> Out
     let detail = output(client(place, node).args(["trades", "show", trade, "--json"]))?;
     let detail = Json::parse(&detail)?;
     let verified = detail.at("verified_here") == Some(&Json::Bool(true));
-    checks.that(
-        &format!("trade {:.12}…: both signatures verified", trade),
-        verified,
-    )
+    checks.that(&format!("trade {:.12}…: both signatures verified", trade), verified)
 }
 
 fn accounts(node: &Node) -> Outcome<Accounts> {
@@ -260,11 +232,7 @@ fn accounts(node: &Node) -> Outcome<Accounts> {
     let network = api.get("/v1/tirami/network")?;
     let status = api.get("/v1/tirami/status")?;
     let trades = api.get("/v1/tirami/trades?limit=100")?;
-    let trades = trades
-        .list("trades")?
-        .iter()
-        .map(trade)
-        .collect::<Outcome<Vec<Trade>>>()?;
+    let trades = trades.list("trades")?.iter().map(trade).collect::<Outcome<Vec<Trade>>>()?;
     Ok(Accounts {
         trades,
         available: balance.micro_trm("effective_balance")?,

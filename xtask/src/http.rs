@@ -58,10 +58,7 @@ impl Api {
 
     fn send(&self, method: &str, path: &str, body: Option<&str>) -> Outcome<Answer> {
         self.try_send(method, path, body).map_err(|error| {
-            Failure::new(format!(
-                "no answer to {method} {path} from {}: {error}",
-                self.address
-            ))
+            Failure::new(format!("no answer to {method} {path} from {}: {error}", self.address))
         })
     }
 
@@ -81,21 +78,14 @@ impl Api {
         let mut reader = BufReader::new(connection);
         let mut line = String::new();
         reader.read_line(&mut line)?;
-        let status = line
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .unwrap_or(0);
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         while line.trim_end() != "" {
             line.clear();
             if reader.read_line(&mut line)? == 0 {
                 break;
             }
         }
-        Ok(Answer {
-            status,
-            body: reader,
-        })
+        Ok(Answer { status, body: reader })
     }
 }
 
@@ -111,10 +101,7 @@ impl Answer {
             .read_to_string(&mut text)
             .map_err(|error| Failure::new(format!("the answer to {path} broke off: {error}")))?;
         if !(200..300).contains(&self.status) {
-            return Err(Failure::new(format!(
-                "{path} answered {}: {text}",
-                self.status
-            )));
+            return Err(Failure::new(format!("{path} answered {}: {text}", self.status)));
         }
         Json::parse(&text)
     }

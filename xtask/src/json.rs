@@ -25,17 +25,10 @@ pub(crate) enum Json {
 impl Json {
     /// Parses one value and nothing after it.
     pub(crate) fn parse(text: &str) -> Outcome<Self> {
-        let mut reader = Reader {
-            bytes: text.as_bytes(),
-            at: 0,
-        };
+        let mut reader = Reader { bytes: text.as_bytes(), at: 0 };
         let value = reader.value(0)?;
         reader.skip_space();
-        if reader.at == text.len() {
-            Ok(value)
-        } else {
-            Err(reader.wrong("text after the value"))
-        }
+        if reader.at == text.len() { Ok(value) } else { Err(reader.wrong("text after the value")) }
     }
 
     /// The value at a path of object keys and list positions, such as `choices.0.delta`.
@@ -51,9 +44,7 @@ impl Json {
     pub(crate) fn text(&self, path: &str) -> Outcome<&str> {
         match self.at(path) {
             Some(Self::Text(text)) => Ok(text),
-            other => Err(Failure::new(format!(
-                "`{path}` is {other:?}, expected a string"
-            ))),
+            other => Err(Failure::new(format!("`{path}` is {other:?}, expected a string"))),
         }
     }
 
@@ -61,9 +52,7 @@ impl Json {
     pub(crate) fn list(&self, path: &str) -> Outcome<&[Self]> {
         match self.at(path) {
             Some(Self::List(items)) => Ok(items),
-            other => Err(Failure::new(format!(
-                "`{path}` is {other:?}, expected a list"
-            ))),
+            other => Err(Failure::new(format!("`{path}` is {other:?}, expected a list"))),
         }
     }
 
@@ -73,9 +62,7 @@ impl Json {
             Some(Self::Number(text) | Self::Text(text)) => text
                 .parse()
                 .map_err(|_| Failure::new(format!("`{path}` is {text}, expected a whole number"))),
-            other => Err(Failure::new(format!(
-                "`{path}` is {other:?}, expected a number"
-            ))),
+            other => Err(Failure::new(format!("`{path}` is {other:?}, expected a number"))),
         }
     }
 
@@ -83,9 +70,7 @@ impl Json {
     pub(crate) fn micro_trm(&self, path: &str) -> Outcome<i128> {
         match self.at(path) {
             Some(Self::Number(text) | Self::Text(text)) => micro(text).ok_or_else(|| {
-                Failure::new(format!(
-                    "`{path}` is {text}, expected TRM with at most six places"
-                ))
+                Failure::new(format!("`{path}` is {text}, expected TRM with at most six places"))
             }),
             other => Err(Failure::new(format!("`{path}` is {other:?}, expected TRM"))),
         }
@@ -220,10 +205,7 @@ impl Reader<'_> {
 
     fn number(&mut self) -> String {
         let start = self.at;
-        while matches!(
-            self.peek(),
-            Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')
-        ) {
+        while matches!(self.peek(), Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
             self.at += 1;
         }
         String::from_utf8_lossy(&self.bytes[start..self.at]).into_owned()
@@ -254,9 +236,7 @@ impl Reader<'_> {
     }
 
     fn escape(&mut self) -> Outcome<char> {
-        let code = self
-            .peek()
-            .ok_or_else(|| self.wrong("an escape without a letter"))?;
+        let code = self.peek().ok_or_else(|| self.wrong("an escape without a letter"))?;
         self.at += 1;
         Ok(match code {
             b'n' => '\n',
@@ -283,10 +263,7 @@ impl Reader<'_> {
     }
 
     fn hex4(&mut self) -> Outcome<u32> {
-        let digits = self
-            .bytes
-            .get(self.at..self.at + 4)
-            .and_then(|d| std::str::from_utf8(d).ok());
+        let digits = self.bytes.get(self.at..self.at + 4).and_then(|d| std::str::from_utf8(d).ok());
         let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
         self.at += 4;
         code.ok_or_else(|| self.wrong("an escape without four digits"))
@@ -311,17 +288,7 @@ mod tests {
 
     #[test]
     fn broken_text_is_refused() {
-        for text in [
-            "",
-            "{",
-            "[1",
-            "{\"a\" 1}",
-            "\"x",
-            "nul",
-            "1 2",
-            "[1,]",
-            "\"\\ud800x\"",
-        ] {
+        for text in ["", "{", "[1", "{\"a\" 1}", "\"x", "nul", "1 2", "[1,]", "\"\\ud800x\""] {
             assert!(Json::parse(text).is_err(), "{text}");
         }
         assert!(Json::parse(&"[".repeat(10_000)).is_err());

@@ -3,10 +3,7 @@
 //! It depends on nothing but the standard library, so that it is built in seconds on a machine
 //! that has only a Rust toolchain, and can then fetch what else is needed.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "this is a command for people; it talks to the terminal"
-)]
+#![expect(clippy::print_stdout, reason = "this is a command for people; it talks to the terminal")]
 
 mod bench;
 mod clients;

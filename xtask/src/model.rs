@@ -19,8 +19,5 @@ pub(crate) fn fetch() -> Outcome<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    Err(Failure::new(format!(
-        "{DEFAULT} was fetched, and {} is not there",
-        path.display()
-    )))
+    Err(Failure::new(format!("{DEFAULT} was fetched, and {} is not there", path.display())))
 }

@@ -40,10 +40,7 @@ impl NodeDir {
                 Failure::new(format!("cannot empty {}: {error}", folder.display()))
             })?;
         }
-        workspace::write(
-            &folder.join("config.toml"),
-            "# Every setting at its default.\n",
-        )?;
+        workspace::write(&folder.join("config.toml"), "# Every setting at its default.\n")?;
         Ok(Self { folder })
     }
 
@@ -69,11 +66,10 @@ impl NodeDir {
     /// Starts the node on a free port and waits until it is ready.
     pub(crate) fn start(&self) -> Outcome<Node> {
         let log = self.folder.join("node.log");
-        let stderr = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .map_err(|error| Failure::new(format!("cannot write {}: {error}", log.display())))?;
+        let stderr =
+            File::options().create(true).append(true).open(&log).map_err(|error| {
+                Failure::new(format!("cannot write {}: {error}", log.display()))
+            })?;
         let begun = Instant::now();
         let mut child = self
             .tirami()
@@ -87,10 +83,7 @@ impl NodeDir {
         // From here on the node is killed when anything fails.
         let mut node = Node {
             child,
-            admin: Api {
-                address: String::new(),
-                key: None,
-            },
+            admin: Api { address: String::new(), key: None },
             ready_after: Duration::ZERO,
         };
         let banner = lines.map_or_else(Vec::new, |lines| banner(&lines));
@@ -102,15 +95,9 @@ impl NodeDir {
             )));
         }
         node.ready_after = begun.elapsed();
-        node.admin = Api {
-            address: after(&banner, "API: http://")?,
-            key: None,
-        };
-        node.admin.key = Some(
-            workspace::read(Path::new(&after(&banner, "API key: ")?))?
-                .trim()
-                .into(),
-        );
+        node.admin = Api { address: after(&banner, "API: http://")?, key: None };
+        node.admin.key =
+            Some(workspace::read(Path::new(&after(&banner, "API key: ")?))?.trim().into());
         Ok(node)
     }
 }
@@ -118,10 +105,7 @@ impl NodeDir {
 impl Node {
     /// The API as a program on the same machine sees it: no key.
     pub(crate) fn loopback(&self) -> Api {
-        Api {
-            key: None,
-            ..self.admin.clone()
-        }
+        Api { key: None, ..self.admin.clone() }
     }
 
     /// Ends the process as a power cut would.
@@ -142,17 +126,12 @@ impl Node {
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
                 Ok(Some(status)) => {
-                    return Err(Failure::new(format!(
-                        "the node stopped with {status}, not 0"
-                    )));
+                    return Err(Failure::new(format!("the node stopped with {status}, not 0")));
                 }
                 _ => thread::sleep(Duration::from_millis(20)),
             }
         }
-        Err(Failure::new(format!(
-            "the node did not stop within {} s",
-            STOP_MAX.as_secs()
-        )))
+        Err(Failure::new(format!("the node did not stop within {} s", STOP_MAX.as_secs())))
     }
 }
 

@@ -10,13 +10,8 @@ use crate::workspace::root;
 use crate::{Failure, Outcome};
 
 /// What cargo tells the programs it runs; a cargo run from here must not inherit it.
-const FROM_CARGO_RUN: [&str; 5] = [
-    "CARGO_PKG_",
-    "CARGO_MANIFEST_",
-    "CARGO_BIN_",
-    "CARGO_CRATE_",
-    "CARGO_PRIMARY_",
-];
+const FROM_CARGO_RUN: [&str; 5] =
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
 
 /// A cargo command in the workspace's root.
 ///
@@ -26,10 +21,7 @@ pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(arguments: I) ->
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     for (name, _) in std::env::vars_os() {
-        if FROM_CARGO_RUN
-            .iter()
-            .any(|prefix| name.to_string_lossy().starts_with(prefix))
-        {
+        if FROM_CARGO_RUN.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
         }
     }
@@ -60,11 +52,7 @@ pub(crate) fn shown(command: &Command) -> String {
 
 fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
-    if word.contains(' ') {
-        format!("'{word}'")
-    } else {
-        word.into_owned()
-    }
+    if word.contains(' ') { format!("'{word}'") } else { word.into_owned() }
 }
 
 /// Runs a program that must succeed, its output going to the terminal.
@@ -147,14 +135,10 @@ pub(crate) fn run_watched(command: &mut Command) -> Outcome<TestCount> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| Failure::new(format!("cannot run `{}`: {error}", shown(command))))?;
-    let warnings = child
-        .stderr
-        .take()
-        .map(|pipe| thread::spawn(move || pass_stderr(pipe, io::stderr())));
+    let warnings =
+        child.stderr.take().map(|pipe| thread::spawn(move || pass_stderr(pipe, io::stderr())));
     let count = child.stdout.take().map(pass_stdout).unwrap_or_default();
-    let warnings = warnings
-        .and_then(|reader| reader.join().ok())
-        .unwrap_or_default();
+    let warnings = warnings.and_then(|reader| reader.join().ok()).unwrap_or_default();
     let status = wait(&mut child, command)?;
     if !status {
         return Err(Failure::new(format!(
@@ -237,11 +221,7 @@ pub(crate) struct Steps {
 impl Steps {
     /// Begins a run of `total` steps.
     pub(crate) fn new(total: usize) -> Self {
-        Self {
-            total,
-            begun: Instant::now(),
-            done: Vec::new(),
-        }
+        Self { total, begun: Instant::now(), done: Vec::new() }
     }
 
     /// Runs one step; its failure names the step.
@@ -280,33 +260,19 @@ mod tests {
         ] {
             count.read(line);
         }
-        assert_eq!(
-            count,
-            TestCount {
-                passed: 7,
-                failed: 2
-            }
-        );
+        assert_eq!(count, TestCount { passed: 7, failed: 2 });
     }
 
     #[test]
     fn warnings_are_found_between_progress_lines_and_colours() {
         let text = b"Building [=>  ]\r\x1b[33mwarning\x1b[0m: unused import\n  --> src/lib.rs\n";
-        assert_eq!(
-            pass_stderr(&text[..], io::sink()),
-            ["warning: unused import"]
-        );
+        assert_eq!(pass_stderr(&text[..], io::sink()), ["warning: unused import"]);
     }
 
     #[test]
     fn commands_are_shown_as_they_would_be_typed() {
         let mut command = Command::new("/opt/bin/cargo");
-        command
-            .args(["doc", "-p", "a b"])
-            .env("RUSTDOCFLAGS", "-D warnings");
-        assert_eq!(
-            shown(&command),
-            "RUSTDOCFLAGS='-D warnings' cargo doc -p 'a b'"
-        );
+        command.args(["doc", "-p", "a b"]).env("RUSTDOCFLAGS", "-D warnings");
+        assert_eq!(shown(&command), "RUSTDOCFLAGS='-D warnings' cargo doc -p 'a b'");
     }
 }

@@ -39,10 +39,7 @@ impl RustSource {
                 .map(|(&c, &kind)| if c == '\n' || kind == wanted { c } else { ' ' })
                 .collect()
         };
-        Self {
-            code: keep(Kind::Code),
-            comments: keep(Kind::Comment),
-        }
+        Self { code: keep(Kind::Code), comments: keep(Kind::Comment) }
     }
 
     /// All functions that have a body, in order.
@@ -57,11 +54,7 @@ impl RustSource {
                 let line = 1 + self.code[..word.at].matches('\n').count();
                 let lines = self.code[word.at..end].lines();
                 let code_lines = lines.filter(|line| !line.trim().is_empty()).count();
-                Some(Function {
-                    name: name.text.to_owned(),
-                    line,
-                    code_lines,
-                })
+                Some(Function { name: name.text.to_owned(), line, code_lines })
             })
             .collect()
     }
@@ -82,10 +75,7 @@ pub(crate) fn words(text: &str) -> Vec<Word<'_>> {
         match (start, character.is_alphanumeric() || character == '_') {
             (None, true) => start = Some(at),
             (Some(begin), false) => {
-                words.push(Word {
-                    text: &text[begin..at],
-                    at: begin,
-                });
+                words.push(Word { text: &text[begin..at], at: begin });
                 start = None;
             }
             _ => {}
@@ -148,20 +138,14 @@ fn token(text: &[char], at: usize) -> (usize, Kind) {
             Some(length) => (2 + length, Kind::Literal),
             None => (2, Kind::Code),
         },
-        ('\'', '\\') => (
-            2 + length_until(text, at + 2, |c| c == '\'').max(1) + 1,
-            Kind::Literal,
-        ),
+        ('\'', '\\') => (2 + length_until(text, at + 2, |c| c == '\'').max(1) + 1, Kind::Literal),
         ('\'', _) if next(2) == '\'' => (3, Kind::Literal),
         _ => (1, Kind::Code),
     }
 }
 
 fn length_until(text: &[char], at: usize, stop: impl Fn(char) -> bool) -> usize {
-    text[at.min(text.len())..]
-        .iter()
-        .take_while(|&&c| !stop(c))
-        .count()
+    text[at.min(text.len())..].iter().take_while(|&&c| !stop(c)).count()
 }
 
 fn block_comment(text: &[char], at: usize) -> usize {
@@ -218,10 +202,7 @@ mod tests {
     fn strings_and_comments_are_taken_out_of_the_code() {
         for (text, code) in [
             ("a(\"fn x {\") // b", "a(\"      \")     "),
-            (
-                "r#\"x\"y\"#; 'c'; '\\''; 'a: 1",
-                "  \" \" \" ;    ;     ; 'a: 1",
-            ),
+            ("r#\"x\"y\"#; 'c'; '\\''; 'a: 1", "  \" \" \" ;    ;     ; 'a: 1"),
             ("/* a /* b */ c */ d", "                  d"),
             ("br\"x\" + number", "  \" \" + number"),
         ] {
@@ -248,10 +229,8 @@ where
 fn second() {}
 ";
         let functions = RustSource::read(text).functions();
-        let measured: Vec<(&str, usize, usize)> = functions
-            .iter()
-            .map(|f| (f.name.as_str(), f.line, f.code_lines))
-            .collect();
+        let measured: Vec<(&str, usize, usize)> =
+            functions.iter().map(|f| (f.name.as_str(), f.line, f.code_lines)).collect();
         assert_eq!(measured, [("first", 3, 7), ("second", 12, 1)]);
     }
 }

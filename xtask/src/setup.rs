@@ -33,14 +33,7 @@ const NEEDS: [Need; 5] = [
         what: "a C and C++ compiler with make",
         why: "llama.cpp and SQLite are compiled from source",
         present: has_compiler,
-        packages: [
-            "g++ make",
-            "gcc-c++ make",
-            "gcc make",
-            "gcc-c++ make",
-            "g++ make",
-            "gcc make",
-        ],
+        packages: ["g++ make", "gcc-c++ make", "gcc make", "gcc-c++ make", "g++ make", "gcc make"],
         only_tests: false,
     },
     Need {
@@ -82,14 +75,7 @@ const NEEDS: [Need; 5] = [
         what: "python3 with venv",
         why: "the outside clients of the tests live in an environment of their own",
         present: || succeeds("python3", &["-c", "import venv, ensurepip"]),
-        packages: [
-            "python3-venv",
-            "python3",
-            "python",
-            "python3",
-            "python3",
-            "python",
-        ],
+        packages: ["python3-venv", "python3", "python", "python3", "python3", "python"],
         only_tests: true,
     },
 ];
@@ -226,11 +212,7 @@ impl Manager {
 
     fn command(self, packages: &[String]) -> String {
         let packages = packages.join(" ");
-        let sudo = if self == Self::Brew || is_root() {
-            ""
-        } else {
-            "sudo "
-        };
+        let sudo = if self == Self::Brew || is_root() { "" } else { "sudo " };
         let install = match self {
             Self::Apt => {
                 let quiet = "apt-get install -y --no-install-recommends";
@@ -253,9 +235,7 @@ fn is_root() -> bool {
 fn has_compiler() -> bool {
     let works = |variable: &str, programs: &[&str]| match std::env::var(variable) {
         Ok(chosen) => succeeds(&chosen, &["--version"]),
-        Err(_) => programs
-            .iter()
-            .any(|program| succeeds(program, &["--version"])),
+        Err(_) => programs.iter().any(|program| succeeds(program, &["--version"])),
     };
     works("CC", &["cc", "gcc", "clang"])
         && works("CXX", &["c++", "g++", "clang++"])
@@ -275,11 +255,7 @@ fn has_libclang() -> bool {
             all
         })
         .collect();
-    folders.extend(
-        children(Path::new("/usr/lib"))
-            .into_iter()
-            .map(|folder| folder.join("lib")),
-    );
+    folders.extend(children(Path::new("/usr/lib")).into_iter().map(|folder| folder.join("lib")));
     for folder in [
         "/Library/Developer/CommandLineTools/usr/lib",
         "/Applications/Xcode.app/Contents/Developer/Toolchains/XcodeDefault.xctoolchain/usr/lib",
@@ -295,14 +271,11 @@ fn has_libclang() -> bool {
 }
 
 fn holds_libclang(folder: &Path) -> bool {
-    children(folder)
-        .iter()
-        .filter_map(|file| file.file_name()?.to_str())
-        .any(|name| {
-            name.starts_with("libclang")
-                && !name.starts_with("libclang-cpp")
-                && (name.contains(".so") || name.ends_with(".dylib"))
-        })
+    children(folder).iter().filter_map(|file| file.file_name()?.to_str()).any(|name| {
+        name.starts_with("libclang")
+            && !name.starts_with("libclang-cpp")
+            && (name.contains(".so") || name.ends_with(".dylib"))
+    })
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
@@ -318,14 +291,8 @@ mod tests {
     fn each_package_manager_is_given_its_own_names_once() {
         let needs: Vec<&Need> = NEEDS.iter().collect();
         for (manager, expected) in [
-            (
-                Manager::Apt,
-                "clang cmake g++ libclang-dev make python3 python3-pip python3-venv",
-            ),
-            (
-                Manager::Dnf,
-                "clang-devel cmake gcc-c++ make python3 python3-pip",
-            ),
+            (Manager::Apt, "clang cmake g++ libclang-dev make python3 python3-pip python3-venv"),
+            (Manager::Dnf, "clang-devel cmake gcc-c++ make python3 python3-pip"),
             (Manager::Brew, "cmake gcc llvm make python"),
         ] {
             assert_eq!(packages(&needs, Some(manager)).join(" "), expected);
@@ -351,12 +318,7 @@ mod tests {
 
     #[test]
     fn the_demo_needs_less_than_the_tests() {
-        let of = |only_tests| {
-            NEEDS
-                .iter()
-                .filter(|need| need.only_tests == only_tests)
-                .count()
-        };
+        let of = |only_tests| NEEDS.iter().filter(|need| need.only_tests == only_tests).count();
         assert_eq!((of(false), of(true)), (4, 1));
     }
 }

@@ -17,9 +17,7 @@ pub(crate) fn test() -> Outcome<()> {
     let mut steps = Steps::new(11);
     steps.step("what this machine needs", || setup(Scope::Test))?;
     steps.step("tidy", tidy::tidy)?;
-    steps.step("formatting", || {
-        run_watched(&mut cargo(["fmt", "--all", "--check"]))
-    })?;
+    steps.step("formatting", || run_watched(&mut cargo(["fmt", "--all", "--check"])))?;
     steps.step("build", build)?;
     let model = steps.step("fetch the default model", model::fetch)?;
     steps.step("reference pages", || codegen::pages(codegen::Mode::Check))?;
@@ -45,18 +43,12 @@ pub(crate) fn ci() -> Outcome<()> {
     if before == after {
         return Ok(());
     }
-    Err(Failure::new(format!(
-        "the run changed tracked files:\n{after}"
-    )))
+    Err(Failure::new(format!("the run changed tracked files:\n{after}")))
 }
 
 fn tracked_changes() -> Outcome<String> {
     let root = workspace::root();
-    output(
-        Command::new("git")
-            .args(["diff", "--stat"])
-            .current_dir(root),
-    )
+    output(Command::new("git").args(["diff", "--stat"]).current_dir(root))
 }
 
 /// Builds what ships, without the features that only tests turn on.
@@ -65,15 +57,7 @@ pub(crate) fn build() -> Outcome<TestCount> {
 }
 
 fn lints_and_documentation() -> Outcome<()> {
-    let clippy = [
-        "clippy",
-        "--release",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run_watched(&mut cargo(clippy))?;
     let mut doc = cargo(["doc", "--release", "--workspace", "--no-deps", "--lib"]);
     run_watched(doc.env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -25,9 +25,7 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// An executable of this workspace as the release profile leaves it.
 pub(crate) fn release_binary(name: &str) -> PathBuf {
-    target_dir()
-        .join("release")
-        .join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+    target_dir().join("release").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
 }
 
 /// Reads a text file; the failure names it.

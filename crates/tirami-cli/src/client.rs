@@ -29,11 +29,7 @@ pub(crate) fn connect(global: &Global, need: Need) -> Result<Client, Failure> {
         Some(url) => url.to_owned(),
         None => url_of(&config),
     };
-    let given = global
-        .api_key
-        .as_deref()
-        .filter(|key| !key.is_empty())
-        .map(ToOwned::to_owned);
+    let given = global.api_key.as_deref().filter(|key| !key.is_empty()).map(ToOwned::to_owned);
     // The admin key never leaves the machine unasked, and a node that listens elsewhere than on
     // loopback wants a key from everybody.
     let own = is_loopback(&url) && (need == Need::Owner || !config.bind.is_loopback());
@@ -81,9 +77,7 @@ fn is_loopback(url: &str) -> bool {
     // Who hides another host behind a user name gets no key.
     !authority.contains('@')
         && (host == "localhost"
-            || host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback()))
+            || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
 }
 
 #[cfg(test)]
@@ -92,11 +86,7 @@ mod tests {
 
     #[test]
     fn only_this_machine_gets_the_admin_key_unasked() {
-        for url in [
-            "http://127.0.0.1:3000",
-            "http://localhost",
-            "http://[::1]:3000/v1",
-        ] {
+        for url in ["http://127.0.0.1:3000", "http://localhost", "http://[::1]:3000/v1"] {
             assert!(is_loopback(url), "{url}");
         }
         for url in [

@@ -37,10 +37,7 @@ impl Exit {
         (Self::Unexpected, "something unexpected went wrong"),
         (Self::Usage, "the command line is wrong"),
         (Self::Config, "the config file or a variable is wrong"),
-        (
-            Self::Store,
-            "the account book is damaged, locked, read-only, or the disk is full",
-        ),
+        (Self::Store, "the account book is damaged, locked, read-only, or the disk is full"),
         (Self::Model, "the model or its engine cannot be used"),
         (Self::Unreachable, "no node answers"),
         (Self::Refused, "the node refused the request"),
@@ -68,11 +65,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure of this kind.
     pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
-        Self {
-            exit,
-            message: message.to_string(),
-            code: None,
-        }
+        Self { exit, message: message.to_string(), code: None }
     }
 
     /// The command line asks for something that makes no sense.
@@ -104,11 +97,7 @@ impl From<ClientError> for Failure {
                 extra.max_amount_trm
             );
         }
-        Self {
-            exit,
-            message,
-            code: error.code().map(ToOwned::to_owned),
-        }
+        Self { exit, message, code: error.code().map(ToOwned::to_owned) }
     }
 }
 

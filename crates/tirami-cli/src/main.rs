@@ -33,10 +33,9 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             result
         }
-        Err(error) => Err(Failure::new(
-            Exit::Unexpected,
-            format_args!("cannot start threads: {error}"),
-        )),
+        Err(error) => {
+            Err(Failure::new(Exit::Unexpected, format_args!("cannot start threads: {error}")))
+        }
     };
     match result {
         Ok(exit) => ExitCode::from(exit.code()),

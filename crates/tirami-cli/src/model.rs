@@ -49,13 +49,9 @@ pub(crate) async fn load(config: &Config, out: Output) -> Result<Arc<dyn Engine>
 
 /// Downloads a model of the catalogue with a progress bar, and verifies it.
 pub(crate) async fn pull(store: &ModelStore, name: &str, out: Output) -> Result<PathBuf, Failure> {
-    out.note(format_args!(
-        "downloading {name} to {}",
-        store.folder().display()
-    ));
-    let bar = ProgressBar::no_length().with_style(style(
-        "{bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-    ));
+    out.note(format_args!("downloading {name} to {}", store.folder().display()));
+    let bar = ProgressBar::no_length()
+        .with_style(style("{bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta} left"));
     let shown = bar.clone();
     let path = store
         .pull(name, &move |progress: Progress| {
@@ -68,10 +64,7 @@ pub(crate) async fn pull(store: &ModelStore, name: &str, out: Output) -> Result<
     bar.finish_and_clear();
     let path = path.map_err(failed)?;
     let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-    out.note(format_args!(
-        "downloaded and verified {name}, {}",
-        bytes(size)
-    ));
+    out.note(format_args!("downloaded and verified {name}, {}", bytes(size)));
     Ok(path)
 }
 
@@ -80,24 +73,14 @@ pub(crate) fn examine(config: &Config) -> Result<String, Failure> {
     let store = ModelStore::new(&config.models_dir);
     let path = match store.resolve(&config.model) {
         Err(StoreError::NotDownloaded { name }) => {
-            return Ok(format!(
-                "{name} is not downloaded yet; `tirami start` does it"
-            ));
+            return Ok(format!("{name} is not downloaded yet; `tirami start` does it"));
         }
         found => found.map_err(failed)?,
     };
     let file = GgufFile::open(&path).map_err(|error| {
-        Failure::new(
-            Exit::Model,
-            format_args!("cannot use {}: {error}", path.display()),
-        )
+        Failure::new(Exit::Model, format_args!("cannot use {}: {error}", path.display()))
     })?;
-    Ok(format!(
-        "{}: {} {}",
-        path.display(),
-        file.architecture,
-        file.quantisation
-    ))
+    Ok(format!("{}: {} {}", path.display(), file.architecture, file.quantisation))
 }
 
 /// The failure of a command for a failure of the models folder.

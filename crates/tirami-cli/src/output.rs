@@ -84,11 +84,7 @@ impl Output {
 
     /// Lines of `name  value`, the values under each other.
     pub(crate) fn pairs(self, pairs: &[(&str, String)]) {
-        let width = pairs
-            .iter()
-            .map(|(name, _)| columns(name))
-            .max()
-            .unwrap_or(0);
+        let width = pairs.iter().map(|(name, _)| columns(name)).max().unwrap_or(0);
         for (name, value) in pairs {
             let gap = " ".repeat(width - columns(name));
             self.line(format_args!("{}{gap}  {value}", self.dim(name)));
@@ -98,17 +94,11 @@ impl Output {
     /// A table; columns named in `right` are aligned to the right.
     pub(crate) fn table(self, head: &[&str], right: &[&str], rows: &[Vec<String>]) {
         let width = |index: usize, name: &str| {
-            let cells = rows
-                .iter()
-                .filter_map(|row| row.get(index))
-                .map(|cell| columns(cell));
+            let cells = rows.iter().filter_map(|row| row.get(index)).map(|cell| columns(cell));
             cells.max().unwrap_or(0).max(columns(name))
         };
-        let widths: Vec<usize> = head
-            .iter()
-            .enumerate()
-            .map(|(index, name)| width(index, name))
-            .collect();
+        let widths: Vec<usize> =
+            head.iter().enumerate().map(|(index, name)| width(index, name)).collect();
         let render = |cells: &[String]| {
             let mut line = String::new();
             for ((cell, width), name) in cells.iter().zip(&widths).zip(head) {
@@ -132,20 +122,12 @@ impl Output {
 
     /// Text that stands back, at a terminal.
     pub(crate) fn dim(self, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[2m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     /// Text that stands out, at a terminal.
     pub(crate) fn bold(self, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[1m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -161,11 +143,7 @@ pub(crate) fn limit(limit: Option<LimitAmount>) -> String {
 
 /// A number with its noun in the right form.
 pub(crate) fn count(number: u64, noun: &str) -> String {
-    if number == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{number} {noun}s")
-    }
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// A size for people.
@@ -191,11 +169,7 @@ pub(crate) fn duration(ms: u64) -> String {
             seconds %= unit;
         }
     }
-    if parts.is_empty() {
-        format!("{ms} ms")
-    } else {
-        parts.join(" ")
-    }
+    if parts.is_empty() { format!("{ms} ms") } else { parts.join(" ") }
 }
 
 /// A moment as `2026-01-31 12:00:00`, in UTC.
@@ -215,11 +189,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     (era * 400 + year + u64::from(month <= 2), month, day)
 }
 

@@ -39,9 +39,7 @@ pub(crate) fn run(args: &ReferenceArgs, out: Output) -> Exit {
         Page::Env => env_markdown(),
         Page::Metrics => metrics_markdown(),
         // The schemas of our own types always serialise.
-        Page::Openapi => tirami_sdk::openapi::document()
-            .to_pretty_json()
-            .unwrap_or_default(),
+        Page::Openapi => tirami_sdk::openapi::document().to_pretty_json().unwrap_or_default(),
     });
     Exit::Done
 }
@@ -65,20 +63,14 @@ fn cli_markdown() -> String {
     let mut page = String::from("# The `tirami` command\n");
     let mut root = Cli::command();
     root.build();
-    let about = root
-        .get_about()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let about = root.get_about().map(ToString::to_string).unwrap_or_default();
     let _ = writeln!(page, "\n{about}.\n\nFlags of every command:");
     arguments(&root, &mut page, |arg| arg.is_global_set());
     let _ = writeln!(page, "\nExit codes:\n\n| code | meaning |\n|---|---|");
     for (exit, meaning) in Exit::TABLE {
         let _ = writeln!(page, "| {} | {meaning} |", exit.code());
     }
-    for command in root
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set())
-    {
+    for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {
         describe(command, "tirami", 2, &mut page);
     }
     page
@@ -89,19 +81,13 @@ fn describe(command: &clap::Command, parent: &str, depth: usize, page: &mut Stri
     if command.get_name() == "help" {
         return;
     }
-    let about = command
-        .get_about()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let _ = writeln!(page, "\n{} `{name}`\n\n{about}.", "#".repeat(depth));
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim();
     let _ = writeln!(page, "\n```text\n{usage}\n```");
     arguments(command, page, |arg| !arg.is_global_set());
-    for child in command
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set())
-    {
+    for child in command.get_subcommands().filter(|command| !command.is_hide_set()) {
         describe(child, &name, depth + 1, page);
     }
 }
@@ -122,11 +108,7 @@ fn arguments(command: &clap::Command, page: &mut String, wanted: impl Fn(&clap::
 /// The argument as it is typed.
 fn spelled(arg: &clap::Arg) -> String {
     let names = arg.get_value_names().unwrap_or_default();
-    let value = names
-        .iter()
-        .map(|name| format!("<{name}>"))
-        .collect::<Vec<_>>()
-        .join(" ");
+    let value = names.iter().map(|name| format!("<{name}>")).collect::<Vec<_>>().join(" ");
     match arg.get_long() {
         Some(long) if arg.get_action().takes_values() => format!("--{long} {value}"),
         Some(long) => format!("--{long}"),

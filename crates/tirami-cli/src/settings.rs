@@ -23,13 +23,7 @@ pub(crate) struct Global {
 
     /// The API key to use [default: none; where that is not enough and the node is on this
     /// machine, the admin key in the data directory].
-    #[arg(
-        long,
-        global = true,
-        value_name = "KEY",
-        env = "TIRAMI_API_KEY",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "KEY", env = "TIRAMI_API_KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
 
     /// The config file [default: ~/.tirami/config.toml].
@@ -58,16 +52,8 @@ impl Global {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let file = self
-            .config
-            .clone()
-            .filter(|path| !path.as_os_str().is_empty());
-        Ok(resolve(&Sources {
-            home: std::env::home_dir(),
-            file,
-            env,
-            flags,
-        })?)
+        let file = self.config.clone().filter(|path| !path.as_os_str().is_empty());
+        Ok(resolve(&Sources { home: std::env::home_dir(), file, env, flags })?)
     }
 }
 
@@ -96,10 +82,7 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
             Kind::Address => "ADDR",
             Kind::Number { .. } => "N",
         };
-        let help = format!(
-            "{} [default: {}] [env: {}]",
-            field.doc, field.default, field.env
-        );
+        let help = format!("{} [default: {}] [env: {}]", field.doc, field.default, field.env);
         command.arg(
             Arg::new(field.name)
                 .long(field.flag)
@@ -107,9 +90,7 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
                 .help(help)
                 .allow_hyphen_values(matches!(field.kind, Kind::Number { .. }))
                 .value_parser(move |text: &str| {
-                    field
-                        .parse(text)
-                        .map_err(|allowed| format!("it must be {allowed}"))
+                    field.parse(text).map_err(|allowed| format!("it must be {allowed}"))
                 }),
         )
     })

@@ -122,20 +122,13 @@ async fn keys(node: &Node) -> Vec<Option<String>> {
     // The load is far above what the circuit breaker takes for sane.
     let personal = admin.status().await.unwrap().personal_agent;
     for target in ["node".to_owned(), personal] {
-        let request = PolicyRequest {
-            target,
-            limits: Limits::default(),
-        };
+        let request = PolicyRequest { target, limits: Limits::default() };
         admin.set_policy(&request).await.unwrap();
     }
     let mut keys = vec![None];
     for name in ["one", "two"] {
         let fund_trm = Some("10000".parse().unwrap());
-        let request = CreateAgent {
-            name: name.to_owned(),
-            fund_trm,
-            limits: None,
-        };
+        let request = CreateAgent { name: name.to_owned(), fund_trm, limits: None };
         let did = admin.create_agent(&request).await.unwrap().did;
         let request = CreateKey {
             label: name.to_owned(),
@@ -159,14 +152,9 @@ async fn ask(client: Client, seed: u64, known: Arc<Mutex<Known>>) {
             seed: Some(random.next() as u32),
             temperature: Some(0.0),
             // A short prompt, so that most of the time goes into the answer.
-            ..ChatRequest::new("")
-                .message("system", "")
-                .user(WORDS[random.index(WORDS.len())])
+            ..ChatRequest::new("").message("system", "").user(WORDS[random.index(WORDS.len())])
         };
-        let model = client
-            .models()
-            .await
-            .map(|models| models.data[0].id.clone());
+        let model = client.models().await.map(|models| models.data[0].id.clone());
         let Ok(model) = model else { return };
         match answer(&client, &ChatRequest { model, ..request }, &known).await {
             Ok(()) => {}
@@ -189,9 +177,7 @@ async fn answer(
         match piece.x_tirami {
             Some(info) => {
                 known.cut.remove(&job);
-                known
-                    .acknowledged
-                    .insert(info.trade_id, info.trm_cost.trm());
+                known.acknowledged.insert(info.trade_id, info.trm_cost.trm());
                 // Only a usage chunk without choices may follow.
             }
             None if piece.choices.is_empty() => {}
@@ -209,11 +195,7 @@ async fn answer(
 
 async fn check(node: &Node, known: &Mutex<Known>) -> Found {
     let admin = node.admin();
-    assert_eq!(
-        admin.status().await.unwrap().open_holds,
-        0,
-        "a hold survived"
-    );
+    assert_eq!(admin.status().await.unwrap().open_holds, 0, "a hold survived");
 
     let trades = all_trades(&admin).await;
     let found = compare(&trades, &known.lock().unwrap());
@@ -228,19 +210,15 @@ async fn check(node: &Node, known: &Mutex<Known>) -> Found {
 
 /// What the clients know against what is booked.
 fn compare(trades: &[Trade], known: &Known) -> Found {
-    let by_id: BTreeMap<&str, &Trade> = trades
-        .iter()
-        .map(|trade| (trade.trade_id.as_str(), trade))
-        .collect();
+    let by_id: BTreeMap<&str, &Trade> =
+        trades.iter().map(|trade| (trade.trade_id.as_str(), trade)).collect();
     for (id, amount) in &known.acknowledged {
         let trade = by_id.get(id.as_str());
         let trade = trade.unwrap_or_else(|| panic!("the acknowledged trade {id} is lost"));
         assert_eq!(trade.trm_amount.trm(), *amount, "{id}");
     }
-    let by_job: BTreeMap<&str, &Trade> = trades
-        .iter()
-        .map(|trade| (trade.job_id.as_str(), trade))
-        .collect();
+    let by_job: BTreeMap<&str, &Trade> =
+        trades.iter().map(|trade| (trade.job_id.as_str(), trade)).collect();
     let mut charged = 0;
     for (job, pieces) in &known.cut {
         let Some(trade) = by_job.get(job.as_str()) else {
@@ -255,10 +233,7 @@ fn compare(trades: &[Trade], known: &Known) -> Found {
         );
     }
     let known_jobs = charged + known.acknowledged.len();
-    Found {
-        cut_charged: charged,
-        unread: trades.len().saturating_sub(known_jobs),
-    }
+    Found { cut_charged: charged, unread: trades.len().saturating_sub(known_jobs) }
 }
 
 /// The chain's money is the sum of all accounts, to the last µTRM.
@@ -266,24 +241,11 @@ async fn conserved(admin: &Client) {
     let network = admin.network().await.unwrap();
     assert!(network.conserved, "{network:?}");
     let agents = admin.agents().await.unwrap().agents;
-    let accounts: i128 = agents
-        .iter()
-        .map(|agent| agent.balance_trm.trm().signed())
-        .sum();
-    let own = admin
-        .balance(Some("node"))
-        .await
-        .unwrap()
-        .net_balance
-        .micro();
+    let accounts: i128 = agents.iter().map(|agent| agent.balance_trm.trm().signed()).sum();
+    let own = admin.balance(Some("node")).await.unwrap().net_balance.micro();
     let chain = network.free_trm.micro() + network.in_transit_trm.trm().signed();
     assert_eq!(accounts + own, chain, "{agents:?} {network:?}");
-    assert!(
-        agents
-            .iter()
-            .all(|agent| agent.reserved_trm.trm().is_zero()),
-        "{agents:?}"
-    );
+    assert!(agents.iter().all(|agent| agent.reserved_trm.trm().is_zero()), "{agents:?}");
 }
 
 async fn all_trades(admin: &Client) -> Vec<Trade> {
@@ -299,9 +261,7 @@ async fn all_trades(admin: &Client) -> Vec<Trade> {
     }
 }
 
-const WORDS: [&str; 8] = [
-    "Rain?", "Sun?", "Sea?", "Fog?", "Snow?", "Wind?", "Ice?", "Hail?",
-];
+const WORDS: [&str; 8] = ["Rain?", "Sun?", "Sea?", "Fog?", "Snow?", "Wind?", "Ice?", "Hail?"];
 
 /// A small generator: the same seed, the same choices.
 struct SplitMix(u64);

@@ -50,46 +50,21 @@ fn every_wrong_setting_ends_with_3_and_a_sentence_that_names_the_place() {
     let home = tempdir().unwrap();
     let file = home.path().join("tirami.toml");
     for (content, sentence) in [
-        (
-            "# ports\nprot = 3000\n",
-            "tirami.toml:2: unknown key `prot`; did you mean `port`?",
-        ),
-        (
-            "port = 70000\n",
-            "tirami.toml:1: port must be a whole number from 0 to 65535, not 70000",
-        ),
-        (
-            "bind = 1\n",
-            "tirami.toml:1: bind must be an IP address such as 127.0.0.1 or ::1, not 1",
-        ),
+        ("# ports\nprot = 3000\n", "tirami.toml:2: unknown key `prot`; did you mean `port`?"),
+        ("port = 70000\n", "tirami.toml:1: port must be a whole number from 0 to 65535, not 70000"),
+        ("bind = 1\n", "tirami.toml:1: bind must be an IP address such as 127.0.0.1 or ::1, not 1"),
         ("port == 1\n", "tirami.toml:1: "),
     ] {
         std::fs::write(&file, content).unwrap();
         let config = file.to_str().unwrap();
-        for command in [
-            &["config", "show"][..],
-            &["start"],
-            &["status"],
-            &["doctor"],
-        ] {
-            let args: Vec<&str> = command
-                .iter()
-                .copied()
-                .chain(["--config", config])
-                .collect();
+        for command in [&["config", "show"][..], &["start"], &["status"], &["doctor"]] {
+            let args: Vec<&str> = command.iter().copied().chain(["--config", config]).collect();
             run(home.path(), &args).fails(3, sentence);
         }
     }
     run(home.path(), &["status", "--config", "/nowhere.toml"]).fails(3, "cannot read the config");
-    let wrong = tirami(home.path())
-        .env("TIRAMI_PORT", "x")
-        .args(["status"])
-        .output()
-        .unwrap();
-    common::Ran::of(wrong).fails(
-        3,
-        "TIRAMI_PORT: port must be a whole number from 0 to 65535",
-    );
+    let wrong = tirami(home.path()).env("TIRAMI_PORT", "x").args(["status"]).output().unwrap();
+    common::Ran::of(wrong).fails(3, "TIRAMI_PORT: port must be a whole number from 0 to 65535");
     run(home.path(), &["start", "--log", "no=such=level"]).fails(3, "log: ");
     run(home.path(), &["status", "--url", "ftp://here"]).fails(3, "is not an address of a node");
 }
@@ -97,16 +72,10 @@ fn every_wrong_setting_ends_with_3_and_a_sentence_that_names_the_place() {
 #[test]
 fn a_mistyped_variable_is_told() {
     let home = tempdir().unwrap();
-    let output = tirami(home.path())
-        .env("TIRAMI_PROT", "1")
-        .args(["config", "show"])
-        .output();
+    let output = tirami(home.path()).env("TIRAMI_PROT", "1").args(["config", "show"]).output();
     let ran = common::Ran::of(output.unwrap());
     assert_eq!(ran.code, 0);
-    assert!(
-        ran.stderr
-            .contains("TIRAMI_PROT means nothing; did you mean TIRAMI_PORT?")
-    );
+    assert!(ran.stderr.contains("TIRAMI_PROT means nothing; did you mean TIRAMI_PORT?"));
 }
 
 #[test]
@@ -118,44 +87,21 @@ fn exit_codes_tell_what_was_wrong() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     // Nobody listens on a port that was free a moment ago.
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let free = format!("http://{free}");
     let cases: [(&[&str], i32, &str); 12] = [
         (&["--nonsense"], 2, "--nonsense"),
-        (
-            &["start", "--port", "70000"],
-            2,
-            "it must be a whole number from 0 to 65535",
-        ),
+        (&["start", "--port", "70000"], 2, "it must be a whole number from 0 to 65535"),
         (&["trades", "list", "--limit", "0"], 2, "--limit"),
         (&["approve", "all"], 2, "is no approval"),
         (&["chat", "--json"], 2, "the prompt is empty"),
         (&["policy", "set", "node"], 2, "name a limit to set"),
         (&["keys", "rotate", "0", "--grace", "1w"], 2, "such as 12h"),
-        (
-            &["start", "--model", "no-such-model", "--port", "0"],
-            5,
-            "no-such-model",
-        ),
-        (
-            &["start", "--model", text, "--port", "0"],
-            5,
-            "not-a-model.gguf",
-        ),
-        (
-            &["start", "--port", &port],
-            3,
-            "choose another port with --port",
-        ),
+        (&["start", "--model", "no-such-model", "--port", "0"], 5, "no-such-model"),
+        (&["start", "--model", text, "--port", "0"], 5, "not-a-model.gguf"),
+        (&["start", "--port", &port], 3, "choose another port with --port"),
         (&["status", "--url", &free], 6, "no node answers"),
-        (
-            &["chat", "hello", "--url", &free],
-            6,
-            "start one with `tirami start`",
-        ),
+        (&["chat", "hello", "--url", &free], 6, "start one with `tirami start`"),
     ];
     for (args, code, sentence) in cases {
         run(home.path(), args).fails(code, sentence);
@@ -165,10 +111,7 @@ fn exit_codes_tell_what_was_wrong() {
 #[test]
 fn with_json_an_error_is_json_on_stderr_and_stdout_is_empty() {
     let home = tempdir().unwrap();
-    let ran = run(
-        home.path(),
-        &["status", "--json", "--url", "http://127.0.0.1:1"],
-    );
+    let ran = run(home.path(), &["status", "--json", "--url", "http://127.0.0.1:1"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (6, ""));
     let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
     assert_eq!(error["error"]["exit_code"], 6);
@@ -180,9 +123,7 @@ fn models_are_listed_shown_and_removed_in_the_given_directory() {
     let dir = home.path().join("models");
     std::fs::create_dir(&dir).unwrap();
     let at = ["--models-dir", dir.to_str().unwrap()];
-    let list = run(home.path(), &["models", "list", "--json", at[0], at[1]])
-        .succeeds()
-        .json();
+    let list = run(home.path(), &["models", "list", "--json", at[0], at[1]]).succeeds().json();
     let models = list["models"].as_array().unwrap();
     assert_eq!(models.len(), 7);
     assert!(models.iter().all(|model| model["downloaded"] == false));
@@ -190,20 +131,12 @@ fn models_are_listed_shown_and_removed_in_the_given_directory() {
     let source = common::model();
     let target = dir.join(source.file_name().unwrap());
     let linked = std::fs::hard_link(&source, &target);
-    linked
-        .or_else(|_| std::fs::copy(&source, &target).map(drop))
-        .unwrap();
+    linked.or_else(|_| std::fs::copy(&source, &target).map(drop)).unwrap();
     let list = run(home.path(), &["models", "list", "--json", at[0], at[1]]).json();
     let models = list["models"].as_array().unwrap();
-    let ours = models
-        .iter()
-        .find(|model| model["name"] == "smollm2:135m")
-        .unwrap();
+    let ours = models.iter().find(|model| model["name"] == "smollm2:135m").unwrap();
     assert_eq!(ours["downloaded"], true);
-    let shown = run(
-        home.path(),
-        &["models", "show", "smollm2:135m", "--json", at[0], at[1]],
-    );
+    let shown = run(home.path(), &["models", "show", "smollm2:135m", "--json", at[0], at[1]]);
     assert_eq!(shown.succeeds().json()["details"]["architecture"], "llama");
     run(home.path(), &["models", "show", "nonsense", at[0], at[1]]).fails(5, "nonsense");
     run(home.path(), &["models", "rm", "smollm2:135m", at[0], at[1]]).succeeds();
@@ -214,44 +147,23 @@ fn models_are_listed_shown_and_removed_in_the_given_directory() {
 fn completions_know_the_commands() {
     let home = tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = run(home.path(), &["completions", shell])
-            .succeeds()
-            .stdout
-            .clone();
-        assert!(
-            script.contains("identity") && script.contains("approve"),
-            "{shell}"
-        );
+        let script = run(home.path(), &["completions", shell]).succeeds().stdout.clone();
+        assert!(script.contains("identity") && script.contains("approve"), "{shell}");
     }
 }
 
 #[test]
 fn the_reference_pages_have_every_command_setting_and_exit_code() {
     let home = tempdir().unwrap();
-    let cli = run(home.path(), &["__reference", "cli"])
-        .succeeds()
-        .stdout
-        .clone();
-    for part in [
-        "`tirami start`",
-        "`tirami keys rotate`",
-        "--price-ppm <N>",
-        "| 130 |",
-        "--json",
-    ] {
+    let cli = run(home.path(), &["__reference", "cli"]).succeeds().stdout.clone();
+    for part in ["`tirami start`", "`tirami keys rotate`", "--price-ppm <N>", "| 130 |", "--json"] {
         assert!(cli.contains(part), "{part}");
     }
     assert!(!cli.contains("__reference"));
     assert!(!cli.contains(home.path().to_str().unwrap()));
-    let config = run(home.path(), &["__reference", "config"])
-        .succeeds()
-        .stdout
-        .clone();
+    let config = run(home.path(), &["__reference", "config"]).succeeds().stdout.clone();
     assert!(config.contains("## personal_agent_answers"));
-    let env = run(home.path(), &["__reference", "env"])
-        .succeeds()
-        .stdout
-        .clone();
+    let env = run(home.path(), &["__reference", "env"]).succeeds().stdout.clone();
     assert!(env.contains("| `TIRAMI_API_KEY` |"));
 }
 
@@ -260,9 +172,7 @@ fn help_is_given_for_every_command_and_names_the_exit_codes() {
     let home = tempdir().unwrap();
     let help = run(home.path(), &["--help"]).succeeds().stdout.clone();
     assert!(help.contains("Exit codes:") && !help.contains("__reference"));
-    for command in [
-        "start", "chat", "models", "trades", "agents", "keys", "kill", "policy",
-    ] {
+    for command in ["start", "chat", "models", "trades", "agents", "keys", "kill", "policy"] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
         run(home.path(), &[command, "--help"]).succeeds();
     }

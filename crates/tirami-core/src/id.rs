@@ -130,9 +130,7 @@ impl AgentId {
     ///
     /// [`IdError`] when the text has another form.
     pub fn from_did(did: &str) -> Result<Self, IdError> {
-        did.strip_prefix("did:tirami:")
-            .ok_or(IdError::NotDid)?
-            .parse()
+        did.strip_prefix("did:tirami:").ok_or(IdError::NotDid)?.parse()
     }
 
     /// The agent as the consumer or provider of a job.

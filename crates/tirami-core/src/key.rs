@@ -57,8 +57,7 @@ impl PublicKey {
         let key =
             ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| KeyError::NotAKey)?;
         let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        key.verify_strict(message, &signature)
-            .map_err(|_| KeyError::BadSignature)
+        key.verify_strict(message, &signature).map_err(|_| KeyError::BadSignature)
     }
 }
 
@@ -177,14 +176,8 @@ mod tests {
         let other = SecretKey::from_seed([2; 32]);
         let signature = key.sign(b"message");
         assert_eq!(key.public().verify(b"message", &signature), Ok(()));
-        assert_eq!(
-            key.public().verify(b"massage", &signature),
-            Err(KeyError::BadSignature)
-        );
-        assert_eq!(
-            other.public().verify(b"message", &signature),
-            Err(KeyError::BadSignature)
-        );
+        assert_eq!(key.public().verify(b"massage", &signature), Err(KeyError::BadSignature));
+        assert_eq!(other.public().verify(b"message", &signature), Err(KeyError::BadSignature));
     }
 
     #[test]

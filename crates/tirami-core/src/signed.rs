@@ -57,12 +57,7 @@ impl<T: Document> Signed<T> {
         let bytes = encode_body(&body)?;
         let message = signing_message(T::KIND, mesh, &bytes);
         let signature = key.sign(&message);
-        Ok(Self {
-            id: id_of(&message),
-            body,
-            bytes,
-            signature,
-        })
+        Ok(Self { id: id_of(&message), body, bytes, signature })
     }
 
     /// Checks the size, the form and the signature of bytes from a stranger.
@@ -79,12 +74,7 @@ impl<T: Document> Signed<T> {
         let body = decode_body(&bytes)?;
         let message = signing_message(T::KIND, mesh, &bytes);
         key.verify(&message, &signature)?;
-        Ok(Self {
-            id: id_of(&message),
-            body,
-            bytes,
-            signature,
-        })
+        Ok(Self { id: id_of(&message), body, bytes, signature })
     }
 
     /// Takes bytes back from the node's own store, whose checksum stands for the signature.
@@ -99,12 +89,7 @@ impl<T: Document> Signed<T> {
     ) -> Result<Self, SignedError> {
         let body = decode_body(&bytes)?;
         let id = id_of(&signing_message(T::KIND, mesh, &bytes));
-        Ok(Self {
-            id,
-            body,
-            bytes,
-            signature,
-        })
+        Ok(Self { id, body, bytes, signature })
     }
 }
 
@@ -154,11 +139,7 @@ pub fn decode_body<T: Document>(bytes: &[u8]) -> Result<T, SignedError> {
     let mut decoder = minicbor::Decoder::new(bytes);
     let body = decoder.decode().map_err(|_| malformed.clone())?;
     // Trailing bytes would be signed and unread: two readers could see two documents.
-    if decoder.position() == bytes.len() {
-        Ok(body)
-    } else {
-        Err(malformed)
-    }
+    if decoder.position() == bytes.len() { Ok(body) } else { Err(malformed) }
 }
 
 fn encode_body<T: Document>(body: &T) -> Result<Vec<u8>, SignedError> {
@@ -204,14 +185,7 @@ mod tests {
 
     fn note() -> Signed<Note> {
         let key = SecretKey::from_seed([1; 32]);
-        Signed::sign(
-            MESH,
-            &key,
-            Note {
-                text: "hello".into(),
-            },
-        )
-        .unwrap()
+        Signed::sign(MESH, &key, Note { text: "hello".into() }).unwrap()
     }
 
     #[test]
@@ -228,37 +202,19 @@ mod tests {
         let key = SecretKey::from_seed([1; 32]).public();
         let bad = Err(SignedError::Key(KeyError::BadSignature));
         let mesh = MeshId::from_bytes([4; 32]);
-        assert_eq!(
-            Signed::<Note>::verify(mesh, key, note.bytes().to_vec(), note.signature()),
-            bad
-        );
+        assert_eq!(Signed::<Note>::verify(mesh, key, note.bytes().to_vec(), note.signature()), bad);
         let mut bytes = note.bytes().to_vec();
         *bytes.last_mut().unwrap() ^= 1;
-        assert_eq!(
-            Signed::<Note>::verify(MESH, key, bytes, note.signature()),
-            bad
-        );
+        assert_eq!(Signed::<Note>::verify(MESH, key, bytes, note.signature()), bad);
     }
 
     #[test]
     fn unknown_fields_are_signed_and_ignored() {
         let key = SecretKey::from_seed([1; 32]);
-        let longer = Signed::sign(
-            MESH,
-            &key,
-            LongerNote {
-                text: "hi".into(),
-                colour: 3,
-            },
-        )
-        .unwrap();
-        let read = Signed::<Note>::verify(
-            MESH,
-            key.public(),
-            longer.bytes().to_vec(),
-            longer.signature(),
-        )
-        .unwrap();
+        let longer = Signed::sign(MESH, &key, LongerNote { text: "hi".into(), colour: 3 }).unwrap();
+        let read =
+            Signed::<Note>::verify(MESH, key.public(), longer.bytes().to_vec(), longer.signature())
+                .unwrap();
         assert_eq!(read.body().text, "hi");
         assert_eq!(read.id(), longer.id());
     }
@@ -270,9 +226,6 @@ mod tests {
         let malformed = SignedError::Malformed { kind: "note" };
         assert_eq!(decode_body::<Note>(&bytes), Err(malformed));
         let large = vec![0; SIGNED_BYTES_MAX + 1];
-        assert!(matches!(
-            decode_body::<Note>(&large),
-            Err(SignedError::TooLarge { .. })
-        ));
+        assert!(matches!(decode_body::<Note>(&large), Err(SignedError::TooLarge { .. })));
     }
 }

@@ -157,9 +157,7 @@ impl FromStr for Trm {
             return Err(TrmError::TooFine);
         }
         let whole: u64 = whole.parse().map_err(|_| TrmError::TooLarge)?;
-        let micro: u64 = format!("{places:0<6}")
-            .parse()
-            .map_err(|_| TrmError::TooLarge)?;
+        let micro: u64 = format!("{places:0<6}").parse().map_err(|_| TrmError::TooLarge)?;
         whole
             .checked_mul(TRM_MICRO)
             .and_then(|sum| sum.checked_add(micro))

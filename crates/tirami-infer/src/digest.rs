@@ -28,9 +28,7 @@ pub fn file_digest(file: &GgufFile, cache: Option<&Path>) -> io::Result<ModelDig
 
 fn remembered(file: &GgufFile, cache: &Path) -> io::Result<ModelDigest> {
     let entry = entry_path(file, cache)?;
-    let known = std::fs::read_to_string(&entry)
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
+    let known = std::fs::read_to_string(&entry).ok().and_then(|text| text.trim().parse().ok());
     if let Some(digest) = known {
         return Ok(digest);
     }
@@ -51,17 +49,9 @@ fn entry_path(file: &GgufFile, cache: &Path) -> io::Result<PathBuf> {
     let mut state = String::new();
     for path in &file.paths {
         let metadata = path.metadata()?;
-        let changed = metadata
-            .modified()?
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let changed = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         let path = path.canonicalize()?;
-        state += &format!(
-            "{}\n{}\n{}\n",
-            path.display(),
-            metadata.len(),
-            changed.as_nanos()
-        );
+        state += &format!("{}\n{}\n{}\n", path.display(), metadata.len(), changed.as_nanos());
     }
     Ok(cache.join(Digest::of(state.as_bytes()).to_string()))
 }
@@ -78,12 +68,8 @@ mod tests {
         let paths = ["a", "b"].map(|name| folder.path().join(name)).to_vec();
         std::fs::write(&paths[0], "one").unwrap();
         std::fs::write(&paths[1], "two").unwrap();
-        let shape = ModelShape {
-            parameters_active: 1,
-            layers: 1,
-            attention_width: 1,
-            context_max: 1,
-        };
+        let shape =
+            ModelShape { parameters_active: 1, layers: 1, attention_width: 1, context_max: 1 };
         let file = GgufFile {
             paths,
             size_bytes: 6,
@@ -96,10 +82,7 @@ mod tests {
         assert_eq!(digest.as_bytes(), Digest::of(b"onetwo").as_bytes());
         let entry = entry_path(&file, &cache).unwrap();
         std::fs::write(&entry, "07".repeat(32)).unwrap();
-        assert_eq!(
-            remembered(&file, &cache).unwrap(),
-            ModelDigest::from_bytes([7; 32])
-        );
+        assert_eq!(remembered(&file, &cache).unwrap(), ModelDigest::from_bytes([7; 32]));
         std::fs::write(&entry, "damaged").unwrap();
         assert_eq!(remembered(&file, &cache).unwrap(), digest);
         std::fs::write(&file.paths[1], "three").unwrap();

@@ -125,11 +125,7 @@ pub async fn download(
             Ok(()) => return transfer.finish(target).await,
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Passing(reason)) => {
-                attempts = if transfer.part_bytes() > before {
-                    1
-                } else {
-                    attempts + 1
-                };
+                attempts = if transfer.part_bytes() > before { 1 } else { attempts + 1 };
                 if attempts >= ATTEMPTS_MAX {
                     return Err(DownloadError::GaveUp { attempts, reason });
                 }
@@ -150,19 +146,12 @@ pub(crate) fn beside(target: &Path, ending: &str) -> PathBuf {
 /// Holds the file's lock until dropped. The lock file stays; it is empty.
 pub(crate) fn lock(target: &Path) -> Result<File, DownloadError> {
     let path = beside(target, ".lock");
-    let disk = |source| DownloadError::Disk {
-        path: path.clone(),
-        source,
-    };
+    let disk = |source| DownloadError::Disk { path: path.clone(), source };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(disk)?;
     }
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(disk)?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(disk)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(DownloadError::Busy(target.to_owned())),
@@ -181,11 +170,7 @@ pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
             count => hasher.update(&buffer[..count]),
         }
     }
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Puts a finished file under its name so that a crash leaves the whole file or none.
@@ -198,10 +183,7 @@ pub(crate) fn land(part: &Path, target: &Path) -> Result<(), DownloadError> {
             _ => Ok(()),
         }
     };
-    move_it().map_err(|source| DownloadError::Disk {
-        path: target.to_owned(),
-        source,
-    })
+    move_it().map_err(|source| DownloadError::Disk { path: target.to_owned(), source })
 }
 
 fn client() -> Result<Client, DownloadError> {
@@ -216,10 +198,7 @@ fn client() -> Result<Client, DownloadError> {
         .read_timeout(SILENCE_MAX)
         .user_agent(concat!("tirami/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| DownloadError::GaveUp {
-            attempts: 1,
-            reason: in_full(&error),
-        })
+        .map_err(|error| DownloadError::GaveUp { attempts: 1, reason: in_full(&error) })
 }
 
 /// An error with its causes, which is where HTTP clients put what matters.
@@ -261,12 +240,7 @@ impl Transfer<'_> {
 
     fn disk(&self) -> impl Fn(io::Error) -> Failure {
         let path = self.part.clone();
-        move |source| {
-            Failure::Final(DownloadError::Disk {
-                path: path.clone(),
-                source,
-            })
-        }
+        move |source| Failure::Final(DownloadError::Disk { path: path.clone(), source })
     }
 
     fn discard(&self) {
@@ -278,11 +252,7 @@ impl Transfer<'_> {
     /// One connection: asks for what is missing and writes what comes.
     async fn attempt(&mut self) -> Result<(), Failure> {
         let mark = std::fs::read_to_string(&self.mark).unwrap_or_default();
-        let mut have = if mark.is_empty() {
-            0
-        } else {
-            self.part_bytes()
-        };
+        let mut have = if mark.is_empty() { 0 } else { self.part_bytes() };
         if have > 0 && self.expected.size_bytes == Some(have) {
             return Ok(());
         }
@@ -317,11 +287,7 @@ impl Transfer<'_> {
         file.set_len(have).map_err(self.disk())?;
         file.seek(SeekFrom::Start(have)).map_err(self.disk())?;
         let strong = |mark: &&HeaderValue| !mark.as_bytes().starts_with(b"W/");
-        let mark = response
-            .headers()
-            .get(ETAG)
-            .filter(strong)
-            .map(HeaderValue::as_bytes);
+        let mark = response.headers().get(ETAG).filter(strong).map(HeaderValue::as_bytes);
         std::fs::write(&self.mark, mark.unwrap_or_default()).map_err(self.disk())?;
         self.receive(&mut response, &mut file, have).await
     }
@@ -332,22 +298,15 @@ impl Transfer<'_> {
         for _ in 0..=REDIRECTS_MAX {
             let mut request = self.client.get(url.clone());
             if have > 0 {
-                request = request
-                    .header(RANGE, format!("bytes={have}-"))
-                    .header(IF_RANGE, mark);
+                request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, mark);
             }
-            let response = request
-                .send()
-                .await
-                .map_err(|error| Failure::Passing(in_full(&error)))?;
+            let response =
+                request.send().await.map_err(|error| Failure::Passing(in_full(&error)))?;
             self.note_claims(response.headers());
             if !response.status().is_redirection() {
                 return Ok(response);
             }
-            let next = response
-                .headers()
-                .get(LOCATION)
-                .and_then(|to| to.to_str().ok());
+            let next = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
             let next = next.and_then(|next| url.join(next).ok());
             // A redirection must not leave an encrypted connection.
             let next = next.filter(|next| next.scheme() == "https" || url.scheme() == "http");
@@ -376,14 +335,8 @@ impl Transfer<'_> {
         if self.expected.sha256.is_none() {
             return Err(DownloadError::Unverifiable { url: url() }.into());
         }
-        let announced = response
-            .content_length()
-            .map(|rest| have.saturating_add(rest));
-        let expected = self
-            .expected
-            .size_bytes
-            .or(announced)
-            .unwrap_or(DOWNLOAD_BYTES_MAX);
+        let announced = response.content_length().map(|rest| have.saturating_add(rest));
+        let expected = self.expected.size_bytes.or(announced).unwrap_or(DOWNLOAD_BYTES_MAX);
         if expected > DOWNLOAD_BYTES_MAX || announced.is_some_and(|found| found != expected) {
             self.discard();
             let found = announced.unwrap_or(expected);
@@ -401,12 +354,7 @@ impl Transfer<'_> {
     ) -> Result<(), Failure> {
         let total_bytes = self.expected.size_bytes;
         let most = total_bytes.unwrap_or(DOWNLOAD_BYTES_MAX);
-        let tell = |received_bytes| {
-            (self.progress)(Progress {
-                received_bytes,
-                total_bytes,
-            })
-        };
+        let tell = |received_bytes| (self.progress)(Progress { received_bytes, total_bytes });
         tell(have);
         loop {
             let chunk = response.chunk().await;
@@ -417,11 +365,7 @@ impl Transfer<'_> {
                     have += bytes.len() as u64;
                     if have > most {
                         self.discard();
-                        return Err(DownloadError::Length {
-                            expected: most,
-                            found: have,
-                        }
-                        .into());
+                        return Err(DownloadError::Length { expected: most, found: have }.into());
                     }
                     file.write_all(&bytes).map_err(self.disk())?;
                     tell(have);
@@ -433,10 +377,7 @@ impl Transfer<'_> {
     async fn finish(&self, target: &Path) -> Result<(), DownloadError> {
         let expected = self.expected.sha256.clone().unwrap_or_default();
         let (part, to) = (self.part.clone(), target.to_owned());
-        let disk = |source| DownloadError::Disk {
-            path: self.part.clone(),
-            source,
-        };
+        let disk = |source| DownloadError::Disk { path: self.part.clone(), source };
         let found = tokio::task::spawn_blocking(move || sha256_of(&part))
             .await
             .map_err(|error| disk(io::Error::other(error)))?
@@ -454,10 +395,5 @@ impl Transfer<'_> {
 /// The first byte of `Content-Range: bytes 5-9/10`.
 fn range_start(headers: &HeaderMap) -> Option<u64> {
     let range = headers.get(CONTENT_RANGE)?.to_str().ok()?;
-    range
-        .strip_prefix("bytes ")?
-        .split_once('-')?
-        .0
-        .parse()
-        .ok()
+    range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }

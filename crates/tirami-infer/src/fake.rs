@@ -64,11 +64,7 @@ impl FakeEngine {
 
     /// An engine that says it has loaded `info`.
     pub fn with_model(script: FakeScript, info: ModelInfo) -> Self {
-        Self {
-            info,
-            script,
-            counters: Arc::default(),
-        }
+        Self { info, script, counters: Arc::default() }
     }
 }
 
@@ -80,27 +76,17 @@ impl Engine for FakeEngine {
     /// One token for each four bytes of the messages' texts.
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
         if conversation.messages.is_empty() {
-            return Err(PrepareError::Template {
-                reason: "there are no messages".to_owned(),
-            });
+            return Err(PrepareError::Template { reason: "there are no messages".to_owned() });
         }
-        let text = conversation
-            .messages
-            .iter()
-            .flat_map(|message| message.content.bytes());
+        let text = conversation.messages.iter().flat_map(|message| message.content.bytes());
         let mut bytes = text.collect::<Vec<_>>();
         bytes.resize(bytes.len().next_multiple_of(4).max(4), 0);
-        let tokens = bytes
-            .chunks(4)
-            .map(|four| four.iter().map(|byte| u32::from(*byte)).sum());
+        let tokens = bytes.chunks(4).map(|four| four.iter().map(|byte| u32::from(*byte)).sum());
         let tokens = tokens.collect::<Vec<_>>();
         let context_tokens = self.info.context_tokens;
         if tokens.len() >= context_tokens as usize {
             let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-            return Err(PrepareError::ContextLength {
-                prompt_tokens,
-                context_tokens,
-            });
+            return Err(PrepareError::ContextLength { prompt_tokens, context_tokens });
         }
         Ok(Prompt { tokens })
     }
@@ -110,15 +96,11 @@ impl Engine for FakeEngine {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
         let room = u64::from(self.info.context_tokens).saturating_sub(prompt.tokens.len() as u64);
-        let completion_max = sampling
-            .completion_max
-            .min(u32::try_from(room).unwrap_or(u32::MAX))
-            .max(1);
+        let completion_max =
+            sampling.completion_max.min(u32::try_from(room).unwrap_or(u32::MAX)).max(1);
         let script = self.script.clone();
         let counters = Arc::clone(&self.counters);
-        counters
-            .prompt_tokens_total
-            .fetch_add(prompt.tokens.len() as u64, Ordering::Relaxed);
+        counters.prompt_tokens_total.fetch_add(prompt.tokens.len() as u64, Ordering::Relaxed);
         runtime.spawn(async move {
             counters.running.fetch_add(1, Ordering::Relaxed);
             // A reader that has gone needs no answer.
@@ -135,10 +117,7 @@ impl Engine for FakeEngine {
         EngineLoad {
             running: self.counters.running.load(Ordering::Relaxed),
             queued: 0,
-            completion_tokens_total: self
-                .counters
-                .completion_tokens_total
-                .load(Ordering::Relaxed),
+            completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),
             prompt_tokens_total: self.counters.prompt_tokens_total.load(Ordering::Relaxed),
         }
     }
@@ -160,28 +139,14 @@ async fn answer(
         if !script.delay.is_zero() {
             tokio::time::sleep(script.delay).await;
         }
-        counters
-            .completion_tokens_total
-            .fetch_add(1, Ordering::Relaxed);
-        let delta = Piece::Delta {
-            tokens: vec![produced],
-            text: "word ".to_owned(),
-        };
+        counters.completion_tokens_total.fetch_add(1, Ordering::Relaxed);
+        let delta = Piece::Delta { tokens: vec![produced], text: "word ".to_owned() };
         if sender.send(delta).await.is_err() {
             return;
         }
     }
-    let finish = if count < script.tokens_per_answer {
-        Finish::Length
-    } else {
-        Finish::Stop
-    };
-    let _ = sender
-        .send(Piece::End {
-            text: String::new(),
-            finish,
-        })
-        .await;
+    let finish = if count < script.tokens_per_answer { Finish::Length } else { Finish::Stop };
+    let _ = sender.send(Piece::End { text: String::new(), finish }).await;
 }
 
 #[cfg(test)]
@@ -191,26 +156,12 @@ mod tests {
 
     fn sampling(completion_max: u32) -> Sampling {
         let stop = Vec::new();
-        Sampling {
-            completion_max,
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-            stop,
-        }
+        Sampling { completion_max, temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0, stop }
     }
 
     fn prompt(engine: &FakeEngine) -> Prompt {
-        let message = Message {
-            role: "user".to_owned(),
-            content: "12345".to_owned(),
-        };
-        let prompt = engine
-            .prepare(&Conversation {
-                messages: vec![message],
-            })
-            .unwrap();
+        let message = Message { role: "user".to_owned(), content: "12345".to_owned() };
+        let prompt = engine.prepare(&Conversation { messages: vec![message] }).unwrap();
         assert_eq!(prompt.tokens.len(), 2);
         prompt
     }
@@ -226,38 +177,24 @@ mod tests {
 
     #[tokio::test]
     async fn the_script_is_followed() {
-        let end = |finish| Piece::End {
-            text: String::new(),
-            finish,
-        };
-        let failed = Piece::Failed {
-            reason: "the script fails here".to_owned(),
-        };
+        let end = |finish| Piece::End { text: String::new(), finish };
+        let failed = Piece::Failed { reason: "the script fails here".to_owned() };
         for (fail_after, completion_max, deltas, last) in [
             (None, 9, 3, end(Finish::Stop)),
             (None, 2, 2, end(Finish::Length)),
             (Some(1), 9, 1, failed),
         ] {
-            let script = FakeScript {
-                tokens_per_answer: 3,
-                delay: Duration::ZERO,
-                fail_after,
-            };
+            let script = FakeScript { tokens_per_answer: 3, delay: Duration::ZERO, fail_after };
             let engine = FakeEngine::new(script);
-            let generation = engine
-                .start(prompt(&engine), sampling(completion_max))
-                .unwrap();
+            let generation = engine.start(prompt(&engine), sampling(completion_max)).unwrap();
             assert_eq!(collect(generation).await, (deltas, Some(last)));
         }
     }
 
     #[tokio::test]
     async fn a_reader_that_leaves_ends_the_work_and_a_slow_one_pauses_it() {
-        let script = FakeScript {
-            tokens_per_answer: 1_000,
-            delay: Duration::ZERO,
-            fail_after: None,
-        };
+        let script =
+            FakeScript { tokens_per_answer: 1_000, delay: Duration::ZERO, fail_after: None };
         let engine = FakeEngine::new(script);
         let generation = engine.start(prompt(&engine), sampling(1_000)).unwrap();
         while engine.load().completion_tokens_total < PIECES_AHEAD_MAX as u64 {

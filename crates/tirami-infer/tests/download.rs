@@ -34,9 +34,7 @@ fn reply(status: &str, headers: &str, body: &[u8]) -> Reply {
 /// An honest answer, as a hub gives it, of which only `send` bytes arrive.
 fn honest(request: &Request, content: &[u8], send: usize) -> Reply {
     let length = content.len();
-    let from = request
-        .range
-        .filter(|_| request.if_range.as_deref() == Some("\"v1\""));
+    let from = request.range.filter(|_| request.if_range.as_deref() == Some("\"v1\""));
     let (status, from) = from.map_or(("200 OK", 0), |from| ("206 Partial Content", from));
     let mut headers = format!("ETag: \"v1\"\r\nContent-Length: {}", length - from);
     if from > 0 {
@@ -84,34 +82,22 @@ async fn serve(content: Vec<u8>, behaviour: Behaviour) -> Server {
 }
 
 fn content() -> Vec<u8> {
-    (0..300_000_u32)
-        .flat_map(|i| (i.wrapping_mul(2_654_435_761)).to_le_bytes())
-        .collect()
+    (0..300_000_u32).flat_map(|i| (i.wrapping_mul(2_654_435_761)).to_le_bytes()).collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn expected(content: &[u8]) -> Expected {
-    Expected {
-        size_bytes: Some(content.len() as u64),
-        sha256: Some(sha256(content)),
-    }
+    Expected { size_bytes: Some(content.len() as u64), sha256: Some(sha256(content)) }
 }
 
 async fn fetch(server: &Server, target: &Path) -> Result<(), DownloadError> {
     let url = format!("{}/file", server.address);
     let received = AtomicU64::new(0);
     let progress = |progress: Progress| {
-        assert!(
-            progress
-                .total_bytes
-                .is_none_or(|total| progress.received_bytes <= total)
-        );
+        assert!(progress.total_bytes.is_none_or(|total| progress.received_bytes <= total));
         received.store(progress.received_bytes, Ordering::Relaxed);
     };
     let outcome = download(&url, target, expected(&content()), &progress).await;
@@ -126,19 +112,11 @@ const PART: usize = 500_000;
 /// What a server does, and what the download must come to.
 const BEHAVIOURS: &[(&str, Behaviour, Result<(), &str>)] = &[
     ("honest", |_, r, c| honest(r, c, c.len()), Ok(())),
-    (
-        "drops twice",
-        |n, r, c| honest(r, c, if n < 2 { PART } else { c.len() }),
-        Ok(()),
-    ),
+    ("drops twice", |n, r, c| honest(r, c, if n < 2 { PART } else { c.len() }), Ok(())),
     (
         "drops at once, then serves",
         |n, r, c| {
-            if n < 3 {
-                Reply(Vec::new())
-            } else {
-                honest(r, c, c.len())
-            }
+            if n < 3 { Reply(Vec::new()) } else { honest(r, c, c.len()) }
         },
         Ok(()),
     ),
@@ -154,10 +132,7 @@ const BEHAVIOURS: &[(&str, Behaviour, Result<(), &str>)] = &[
     (
         "ignores ranges",
         |n, r, c| {
-            let request = Request {
-                range: None,
-                ..r.clone()
-            };
+            let request = Request { range: None, ..r.clone() };
             honest(&request, c, if n == 0 { PART } else { c.len() })
         },
         Ok(()),
@@ -165,10 +140,7 @@ const BEHAVIOURS: &[(&str, Behaviour, Result<(), &str>)] = &[
     (
         "another version after a drop",
         |n, r, c| {
-            let request = Request {
-                if_range: Some("\"v0\"".to_owned()),
-                ..r.clone()
-            };
+            let request = Request { if_range: Some("\"v0\"".to_owned()), ..r.clone() };
             honest(&request, c, if n == 0 { PART } else { c.len() })
         },
         Ok(()),
@@ -195,11 +167,7 @@ const BEHAVIOURS: &[(&str, Behaviour, Result<(), &str>)] = &[
         },
         Ok(()),
     ),
-    (
-        "names no length",
-        |_, _, c| reply("200 OK", "ETag: \"v1\"", c),
-        Ok(()),
-    ),
+    ("names no length", |_, _, c| reply("200 OK", "ETag: \"v1\"", c), Ok(())),
     (
         "redirects",
         |n, r, c| {
@@ -240,31 +208,11 @@ const BEHAVIOURS: &[(&str, Behaviour, Result<(), &str>)] = &[
         },
         Err("sha256 is"),
     ),
-    (
-        "absent",
-        |_, _, _| reply("404 Not Found", "Content-Length: 0", b""),
-        Err("answered 404"),
-    ),
-    (
-        "forbidden",
-        |_, _, _| reply("403 Forbidden", "Content-Length: 0", b""),
-        Err("answered 403"),
-    ),
-    (
-        "broken",
-        |_, _, _| reply("500 Oops", "Content-Length: 0", b""),
-        Err("after 5 attempts"),
-    ),
-    (
-        "never answers",
-        |_, _, _| Reply(Vec::new()),
-        Err("after 5 attempts"),
-    ),
-    (
-        "no HTTP",
-        |_, _, _| Reply(b"220 ftp ready\r\n".to_vec()),
-        Err("after 5 attempts"),
-    ),
+    ("absent", |_, _, _| reply("404 Not Found", "Content-Length: 0", b""), Err("answered 404")),
+    ("forbidden", |_, _, _| reply("403 Forbidden", "Content-Length: 0", b""), Err("answered 403")),
+    ("broken", |_, _, _| reply("500 Oops", "Content-Length: 0", b""), Err("after 5 attempts")),
+    ("never answers", |_, _, _| Reply(Vec::new()), Err("after 5 attempts")),
+    ("no HTTP", |_, _, _| Reply(b"220 ftp ready\r\n".to_vec()), Err("after 5 attempts")),
 ];
 
 #[tokio::test]
@@ -286,10 +234,7 @@ async fn a_bad_server_gives_a_verified_file_or_a_clear_error() {
             }
         }
         let part = folder.path().join("model.gguf.part");
-        assert!(
-            !part.exists() || part.metadata().unwrap().len() == 0,
-            "{name} left a part"
-        );
+        assert!(!part.exists() || part.metadata().unwrap().len() == 0, "{name} left a part");
     }
 }
 
@@ -303,26 +248,12 @@ async fn a_later_call_goes_on_where_the_last_one_stopped() {
         _ => honest(r, c, c.len()),
     })
     .await;
-    assert!(matches!(
-        fetch(&server, &target).await,
-        Err(DownloadError::GaveUp { .. })
-    ));
+    assert!(matches!(fetch(&server, &target).await, Err(DownloadError::GaveUp { .. })));
     assert!(!target.exists());
-    assert_eq!(
-        folder
-            .path()
-            .join("model.gguf.part")
-            .metadata()
-            .unwrap()
-            .len(),
-        400_000
-    );
+    assert_eq!(folder.path().join("model.gguf.part").metadata().unwrap().len(), 400_000);
     fetch(&server, &target).await.unwrap();
     assert!(std::fs::read(&target).unwrap() == content());
-    assert_eq!(
-        server.requests.lock().unwrap().last().unwrap().range,
-        Some(400_000)
-    );
+    assert_eq!(server.requests.lock().unwrap().last().unwrap().range, Some(400_000));
 }
 
 #[tokio::test]
@@ -332,10 +263,7 @@ async fn one_download_of_a_file_at_a_time() {
     let lock = std::fs::File::create(folder.path().join("model.gguf.lock")).unwrap();
     lock.lock().unwrap();
     let server = serve(content(), |_, r, c| honest(r, c, c.len())).await;
-    assert!(matches!(
-        fetch(&server, &target).await,
-        Err(DownloadError::Busy(_))
-    ));
+    assert!(matches!(fetch(&server, &target).await, Err(DownloadError::Busy(_))));
     drop(lock);
     fetch(&server, &target).await.unwrap();
 }
@@ -344,17 +272,11 @@ async fn one_download_of_a_file_at_a_time() {
 async fn a_named_model_is_pulled_from_the_hub_and_verified_by_what_it_says() {
     let folder = tempfile::tempdir().unwrap();
     let server = serve(content(), |n, r, c| {
-        let claims = format!(
-            "X-Linked-Size: {}\r\nX-Linked-Etag: \"{}\"",
-            c.len(),
-            sha256(c)
-        );
+        let claims = format!("X-Linked-Size: {}\r\nX-Linked-Etag: \"{}\"", c.len(), sha256(c));
         match n {
-            0 => reply(
-                "302 Found",
-                &format!("{claims}\r\nLocation: /cdn\r\nContent-Length: 0"),
-                b"",
-            ),
+            0 => {
+                reply("302 Found", &format!("{claims}\r\nLocation: /cdn\r\nContent-Length: 0"), b"")
+            }
             _ => honest(r, c, c.len()),
         }
     })
@@ -376,32 +298,12 @@ async fn a_named_model_is_pulled_from_the_hub_and_verified_by_what_it_says() {
     );
     // The bytes are the right ones and no model, which the card says.
     let card = store.show("qwen2.5:0.5b").unwrap();
-    assert_eq!(
-        (card.path.is_some(), card.details, card.fault.is_some()),
-        (true, None, true)
-    );
+    assert_eq!((card.path.is_some(), card.details, card.fault.is_some()), (true, None, true));
     // A second pull needs no server.
-    store
-        .clone()
-        .with_hub("http://127.0.0.1:1")
-        .pull("qwen2.5:0.5b", &|_| {})
-        .await
-        .unwrap();
+    store.clone().with_hub("http://127.0.0.1:1").pull("qwen2.5:0.5b", &|_| {}).await.unwrap();
     store.remove("qwen2.5:0.5b").unwrap();
-    assert!(matches!(
-        store.remove("qwen2.5:0.5b"),
-        Err(StoreError::NotDownloaded { .. })
-    ));
-    assert!(matches!(
-        store.pull("nobody", &|_| {}).await,
-        Err(StoreError::Unknown { .. })
-    ));
-    assert!(matches!(
-        store.resolve("/nowhere.gguf"),
-        Err(StoreError::Unknown { .. })
-    ));
-    assert!(matches!(
-        store.remove("../models"),
-        Err(StoreError::Unknown { .. })
-    ));
+    assert!(matches!(store.remove("qwen2.5:0.5b"), Err(StoreError::NotDownloaded { .. })));
+    assert!(matches!(store.pull("nobody", &|_| {}).await, Err(StoreError::Unknown { .. })));
+    assert!(matches!(store.resolve("/nowhere.gguf"), Err(StoreError::Unknown { .. })));
+    assert!(matches!(store.remove("../models"), Err(StoreError::Unknown { .. })));
 }

@@ -76,12 +76,7 @@ impl Kernel {
     /// A kernel over a ledger and the keys its node signs with.
     pub fn new(ledger: Ledger, keys: Keyring) -> Self {
         let clock = ledger.book().clock();
-        Self {
-            ledger,
-            keys,
-            clock,
-            checkpoint_tried: None,
-        }
+        Self { ledger, keys, clock, checkpoint_tried: None }
     }
 
     /// The kernel after `events`, which is the tail of the store after `ledger`: the one that
@@ -105,11 +100,7 @@ impl Kernel {
         let mut effects = Effects::default();
         self.tick(&mut effects);
         match input {
-            Input::Command {
-                request,
-                actor,
-                command,
-            } => {
+            Input::Command { request, actor, command } => {
                 let decided = self.decide(&actor, &command);
                 let outcome = decided.map(|(events, outcome)| {
                     self.take(events, &mut effects);
@@ -146,10 +137,7 @@ impl Kernel {
     }
 
     fn decide(&self, actor: &Actor, command: &Command) -> Result<(Vec<Event>, Outcome), Rejection> {
-        let context = Context {
-            now: self.clock,
-            keys: &self.keys,
-        };
+        let context = Context { now: self.clock, keys: &self.keys };
         let decision = self.ledger.decide(&context, actor, command)?;
         Ok((decision.events, decision.outcome))
     }
@@ -174,10 +162,7 @@ impl Kernel {
                 self.stopped_by(event, &mut effects.cancel);
             }
         }
-        let context = Context {
-            now: self.clock,
-            keys: &self.keys,
-        };
+        let context = Context { now: self.clock, keys: &self.keys };
         effects.append.extend(self.ledger.absorb(&context, events));
     }
 
@@ -195,25 +180,16 @@ impl Kernel {
 
     fn jobs_of(&self, key: KeyId) -> impl Iterator<Item = JobId> {
         let holds = self.ledger.book().holds().iter();
-        holds
-            .filter(move |(_, hold)| hold.key == Some(key))
-            .map(|(job, _)| *job)
+        holds.filter(move |(_, hold)| hold.key == Some(key)).map(|(job, _)| *job)
     }
 
     fn wake_at(&self) -> Option<Timestamp> {
-        [self.ledger.next_deadline(), self.checkpoint_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.ledger.next_deadline(), self.checkpoint_due()].into_iter().flatten().min()
     }
 
     fn checkpoint_due(&self) -> Option<Timestamp> {
         let interval_ms = self.ledger.lattice().charter().params.checkpoint_ms;
-        let again = self
-            .checkpoint_tried
-            .map(|tried| tried.plus_ms(interval_ms));
-        self.ledger
-            .checkpoint_due()
-            .map(|due| again.map_or(due, |again| due.max(again)))
+        let again = self.checkpoint_tried.map(|tried| tried.plus_ms(interval_ms));
+        self.ledger.checkpoint_due().map(|due| again.map_or(due, |again| due.max(again)))
     }
 }

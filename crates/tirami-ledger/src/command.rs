@@ -1,6 +1,9 @@
 //! What may be asked of the ledger, by whom, and what it answers with.
 
-use tirami_core::{AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Signature, Timestamp, Trm};
+use tirami_core::{
+    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Signature, Timestamp,
+    Trm,
+};
 
 use crate::book::{ApprovalId, KeyId, Limits, Scope, Target};
 use crate::documents::{FinishReason, Order, Receipt};

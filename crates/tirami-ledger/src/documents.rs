@@ -1,7 +1,9 @@
 //! Signed documents about a job: order, voucher, receipt. They are evidence and move no money.
 
 use minicbor::{Decode, Encode};
-use tirami_core::{Digest, Document, DocumentId, Flop, JobId, ModelDigest, PartyId, Ppm, Timestamp, Trm};
+use tirami_core::{
+    Digest, Document, DocumentId, Flop, JobId, ModelDigest, PartyId, Ppm, Timestamp, Trm,
+};
 
 /// What a consumer promises to pay for at most, to one provider, for one job. Signed by the
 /// consumer.

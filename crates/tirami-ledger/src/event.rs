@@ -1,7 +1,10 @@
 //! Facts: what the store keeps and replays. Nothing else changes the ledger's state.
 
 use minicbor::{Decode, Encode};
-use tirami_core::{AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Signature, Timestamp, Trm};
+use tirami_core::{
+    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Signature, Timestamp,
+    Trm,
+};
 
 use crate::book::{ApprovalId, KeyId, Limits, Scope, Target};
 use crate::documents::FinishReason;

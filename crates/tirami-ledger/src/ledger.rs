@@ -120,9 +120,7 @@ impl Ledger {
             Command::ReceiveAcknowledgement { acknowledgement } => {
                 self.receive_acknowledgement(acknowledgement)
             }
-            Command::StartJob(start) => {
-                self.start_job(now, context.keys, payer(actor)?, start)
-            }
+            Command::StartJob(start) => self.start_job(now, context.keys, payer(actor)?, start),
             Command::Deliver { job, completion_tokens, stream } => {
                 self.deliver(now, context.keys, *job, (*completion_tokens, *stream))
             }
@@ -152,16 +150,13 @@ impl Ledger {
 
     /// Kill switch, scope, key: what every command passes first. A caller with a key has no more
     /// rights than the key.
-    fn authorize(
-        &self,
-        now: Timestamp,
-        actor: &Actor,
-        command: &Command,
-    ) -> Result<(), Rejection> {
+    fn authorize(&self, now: Timestamp, actor: &Actor, command: &Command) -> Result<(), Rejection> {
         if command.spends() {
             self.book.check_kill()?;
         }
-        let Actor::Caller { key, agent, scope } = actor else { return Ok(()) };
+        let Actor::Caller { key, agent, scope } = actor else {
+            return Ok(());
+        };
         let recorded = key.and_then(|key| self.book.keys().get(&key));
         let held = recorded.map_or(*scope, |key| key.scope().min(*scope));
         let needed = command.scope();

@@ -1,11 +1,7 @@
 //! The book against a naive model: plain vectors, every sum recomputed, nothing kept twice. Both
 //! take the same random commands and must give the same answers and the same balances.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod book_support;
 
@@ -30,11 +26,7 @@ impl ReferenceStateMachine for Machine {
     type Transition = Step;
 
     fn init_state() -> BoxedStrategy<Model> {
-        let mut model = Model {
-            now: 1_700_000_000_000,
-            answer: "ok",
-            ..Model::default()
-        };
+        let mut model = Model { now: 1_700_000_000_000, answer: "ok", ..Model::default() };
         for agent in &mut model.agents {
             agent.balance = 300;
         }
@@ -79,32 +71,13 @@ impl ReferenceStateMachine for Machine {
 
 fn max() -> impl Strategy<Value = Max> {
     let some = |range: std::ops::Range<u64>| prop::option::weighted(0.3, range);
-    let money = (
-        some(20..60),
-        some(30..120),
-        some(60..300),
-        some(100..600),
-        some(300..3_000),
-    );
-    (
-        money,
-        prop::option::weighted(0.5, 5..40_u64),
-        some(1..4),
-        some(2..8),
-    )
-        .prop_map(|(money, approval, errors, spends)| {
+    let money = (some(20..60), some(30..120), some(60..300), some(100..600), some(300..3_000));
+    (money, prop::option::weighted(0.5, 5..40_u64), some(1..4), some(2..8)).prop_map(
+        |(money, approval, errors, spends)| {
             let (request, minute, hour, day, life) = money;
-            Max {
-                request,
-                minute,
-                hour,
-                day,
-                life,
-                approval,
-                errors,
-                spends,
-            }
-        })
+            Max { request, minute, hour, day, life, approval, errors, spends }
+        },
+    )
 }
 
 /// The ledger under test, and which of its jobs and approvals the model's places mean.
@@ -123,14 +96,8 @@ impl StateMachineTest for Subject {
         for (index, name) in NAMES.into_iter().enumerate() {
             world.keys.add_agent(agent_key(name));
             let commands = [
-                Command::CreateAgent {
-                    agent: agent(index),
-                    name: name.to_owned(),
-                },
-                Command::FundAgent {
-                    agent: agent(index),
-                    amount: trm(300),
-                },
+                Command::CreateAgent { agent: agent(index), name: name.to_owned() },
+                Command::FundAgent { agent: agent(index), amount: trm(300) },
                 Command::CreateKey {
                     key: key(index),
                     secret: Digest::of(name.as_bytes()),
@@ -141,9 +108,7 @@ impl StateMachineTest for Subject {
                     expires_at: None,
                 },
             ];
-            commands
-                .iter()
-                .for_each(|command| drop(world.run(&Actor::Node, command).unwrap()));
+            commands.iter().for_each(|command| drop(world.run(&Actor::Node, command).unwrap()));
         }
         Self { world, jobs: 0 }
     }
@@ -173,13 +138,10 @@ impl StateMachineTest for Subject {
             assert_eq!(u64::from(account.errors_in_a_row()), expected.errors);
             let broken = model.now < expected.broken_until;
             assert_eq!(account.breaker_open_until(now).is_some(), broken);
-            for (level, target) in [
-                Target::Key(key(index)),
-                Target::Agent(agent(index)),
-                Target::Node,
-            ]
-            .into_iter()
-            .enumerate()
+            for (level, target) in
+                [Target::Key(key(index)), Target::Agent(agent(index)), Target::Node]
+                    .into_iter()
+                    .enumerate()
             {
                 let usage = book.usage(target, now).unwrap();
                 let used = |window| trm(model.used(level, index, window));
@@ -201,39 +163,16 @@ impl Subject {
         let number = |value: u64| u32::try_from(value).unwrap();
         let command = match *step {
             Step::Wait { .. } | Step::Tick => Command::Tick,
-            Step::Fund {
-                agent: index,
-                amount,
-            } => Command::FundAgent {
-                agent: agent(index),
-                amount: trm(amount),
-            },
-            Step::Defund {
-                agent: index,
-                amount,
-            } => Command::DefundAgent {
-                agent: agent(index),
-                amount: trm(amount),
-            },
-            Step::Limit {
-                level,
-                agent: index,
-                max,
-            } => limit(level, index, max),
-            Step::Kill { on } => Command::SetKill {
-                on,
-                reason: String::new(),
-            },
-            Step::Reset { agent: index } => Command::ResetBreaker {
-                agent: agent(index),
-            },
-            Step::Start {
-                agent: index,
-                by_key,
-                prompt,
-                max,
-                request,
-            } => {
+            Step::Fund { agent: index, amount } => {
+                Command::FundAgent { agent: agent(index), amount: trm(amount) }
+            }
+            Step::Defund { agent: index, amount } => {
+                Command::DefundAgent { agent: agent(index), amount: trm(amount) }
+            }
+            Step::Limit { level, agent: index, max } => limit(level, index, max),
+            Step::Kill { on } => Command::SetKill { on, reason: String::new() },
+            Step::Reset { agent: index } => Command::ResetBreaker { agent: agent(index) },
+            Step::Start { agent: index, by_key, prompt, max, request } => {
                 self.jobs += 1;
                 let actor = Actor::Caller {
                     key: by_key.then(|| key(index)),
@@ -256,32 +195,18 @@ impl Subject {
                 completion_tokens: number(tokens),
                 stream: Digest::of(b""),
             },
-            Step::Finish {
-                hold,
-                tokens,
-                failed,
-            } => Command::FinishJob(FinishJob {
+            Step::Finish { hold, tokens, failed } => Command::FinishJob(FinishJob {
                 job: self.job_at(hold),
                 cached_tokens: 0,
                 completion_tokens: number(tokens),
                 output: Digest::of(b""),
                 build: String::new(),
-                finish: if failed {
-                    FinishReason::Failed
-                } else {
-                    FinishReason::Length
-                },
+                finish: if failed { FinishReason::Failed } else { FinishReason::Length },
             }),
-            Step::Void { hold, failed } => Command::VoidJob {
-                job: self.job_at(hold),
-                failed,
-            },
+            Step::Void { hold, failed } => Command::VoidJob { job: self.job_at(hold), failed },
             Step::Answer { approval, approve } => {
                 let mut queue = self.world.ledger.book().approvals().keys();
-                let approval = queue
-                    .nth(approval)
-                    .copied()
-                    .unwrap_or(ApprovalId::new(u64::MAX));
+                let approval = queue.nth(approval).copied().unwrap_or(ApprovalId::new(u64::MAX));
                 Command::DecideApproval { approval, approve }
             }
             Step::Recover => Command::Recover,
@@ -292,14 +217,7 @@ impl Subject {
     /// The job at a place in the order in which jobs were opened; an unknown one beyond.
     fn job_at(&self, place: usize) -> JobId {
         // Job ids count up, so the book's order is the order of opening.
-        self.world
-            .ledger
-            .book()
-            .holds()
-            .keys()
-            .nth(place)
-            .copied()
-            .unwrap_or(job(u64::MAX))
+        self.world.ledger.book().holds().keys().nth(place).copied().unwrap_or(job(u64::MAX))
     }
 }
 
@@ -317,15 +235,8 @@ fn limit(level: usize, index: usize, max: Max) -> Command {
         breaker_spends_per_minute: count(max.spends),
         breaker_open_ms: None,
     };
-    let targets = [
-        Target::Key(key(index)),
-        Target::Agent(agent(index)),
-        Target::Node,
-    ];
-    Command::SetLimits {
-        target: targets[level],
-        limits,
-    }
+    let targets = [Target::Key(key(index)), Target::Agent(agent(index)), Target::Node];
+    Command::SetLimits { target: targets[level], limits }
 }
 
 fn agent(index: usize) -> AgentId {
@@ -365,9 +276,7 @@ fn the_model_refuses_for_every_reason_somewhere() {
     let mut runner = TestRunner::deterministic();
     let mut seen = BTreeMap::<&'static str, u32>::new();
     for _ in 0..300 {
-        let steps = Machine::sequential_strategy(60..120)
-            .new_tree(&mut runner)
-            .unwrap();
+        let steps = Machine::sequential_strategy(60..120).new_tree(&mut runner).unwrap();
         let (mut model, steps, _) = steps.current();
         for step in &steps {
             model = Machine::apply(model, step);
@@ -388,9 +297,6 @@ fn the_model_refuses_for_every_reason_somewhere() {
         "unknown_job",
         "unknown_approval",
     ] {
-        assert!(
-            seen.get(answer).is_some_and(|count| *count >= 10),
-            "{answer}: {seen:?}"
-        );
+        assert!(seen.get(answer).is_some_and(|count| *count >= 10), "{answer}: {seen:?}");
     }
 }

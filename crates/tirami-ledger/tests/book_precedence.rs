@@ -1,11 +1,7 @@
 //! The order in which refusals win, as one table: a job that offends against everything is told
 //! the first reason, and mending one after another tells them all, in the order of MONEY §10.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod book_support;
 
@@ -19,56 +15,23 @@ const ORDER: [(&str, &str); 18] = [
     // From here on with a key that may ask models, but was revoked.
     ("use kRevoked", "invalid_api_key"),
     ("use kA", "request_limit level=key"),
-    (
-        "limits kA hour=3 day=3 life=3 minute=3",
-        "request_limit level=agent",
-    ),
-    (
-        "limits alice hour=3 day=3 life=3 minute=3 approval=1 spends=1",
-        "request_limit level=node",
-    ),
-    (
-        "limits node hour=3 day=3 life=3 minute=3",
-        "budget_limit level=key period=hour",
-    ),
-    (
-        "limits kA day=3 life=3 minute=3",
-        "budget_limit level=agent period=hour",
-    ),
+    ("limits kA hour=3 day=3 life=3 minute=3", "request_limit level=agent"),
+    ("limits alice hour=3 day=3 life=3 minute=3 approval=1 spends=1", "request_limit level=node"),
+    ("limits node hour=3 day=3 life=3 minute=3", "budget_limit level=key period=hour"),
+    ("limits kA day=3 life=3 minute=3", "budget_limit level=agent period=hour"),
     (
         "limits alice day=3 life=3 minute=3 approval=1 spends=1",
         "budget_limit level=node period=hour",
     ),
-    (
-        "limits node day=3 life=3 minute=3",
-        "budget_limit level=key period=day",
-    ),
-    (
-        "limits kA life=3 minute=3",
-        "budget_limit level=agent period=day",
-    ),
-    (
-        "limits alice life=3 minute=3 approval=1 spends=1",
-        "budget_limit level=node period=day",
-    ),
-    (
-        "limits node life=3 minute=3",
-        "budget_limit level=key period=life",
-    ),
+    ("limits node day=3 life=3 minute=3", "budget_limit level=key period=day"),
+    ("limits kA life=3 minute=3", "budget_limit level=agent period=day"),
+    ("limits alice life=3 minute=3 approval=1 spends=1", "budget_limit level=node period=day"),
+    ("limits node life=3 minute=3", "budget_limit level=key period=life"),
     ("limits kA minute=3", "budget_limit level=agent period=life"),
-    (
-        "limits alice minute=3 approval=1 spends=1",
-        "budget_limit level=node period=life",
-    ),
-    (
-        "limits node minute=3",
-        "velocity_limit level=key period=minute",
-    ),
+    ("limits alice minute=3 approval=1 spends=1", "budget_limit level=node period=life"),
+    ("limits node minute=3", "velocity_limit level=key period=minute"),
     ("limits kA", "velocity_limit level=agent period=minute"),
-    (
-        "limits alice approval=1 spends=1",
-        "velocity_limit level=node period=minute",
-    ),
+    ("limits alice approval=1 spends=1", "velocity_limit level=node period=minute"),
 ];
 
 #[test]

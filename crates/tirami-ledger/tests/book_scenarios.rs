@@ -2,11 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the scenarios are files")]
 #![expect(clippy::print_stdout, reason = "a failed scenario shows how far it came")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod book_support;
 
@@ -23,20 +19,12 @@ const SCENARIOS_MIN: usize = 60;
 #[test]
 fn every_scenario_comes_out_as_written() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/book");
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(
-        files.len() >= SCENARIOS_MIN,
-        "only {} scenarios are left",
-        files.len()
-    );
-    let failed: Vec<&PathBuf> = files
-        .iter()
-        .filter(|file| panic::catch_unwind(|| play(file)).is_err())
-        .collect();
+    assert!(files.len() >= SCENARIOS_MIN, "only {} scenarios are left", files.len());
+    let failed: Vec<&PathBuf> =
+        files.iter().filter(|file| panic::catch_unwind(|| play(file)).is_err()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
 }
 

@@ -1,9 +1,6 @@
 //! The bytes of one signed entry of every kind, so that the format cannot drift unnoticed.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test stops where something is not as it should be"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
 mod lattice_world;
 
@@ -18,20 +15,9 @@ use tirami_ledger::lattice::{
 fn entries_have_the_bytes_they_always_had() {
     let golden = include_str!("golden/entries.txt");
     let lattice = found(charter(1, 1, trm("1000")));
-    let lines: Vec<String> = kinds()
-        .into_iter()
-        .map(|kind| line(&lattice, kind))
-        .collect();
-    let expected: Vec<&str> = golden
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .collect();
-    assert_eq!(
-        lines,
-        expected,
-        "the format of an entry changed:\n{}\n",
-        lines.join("\n")
-    );
+    let lines: Vec<String> = kinds().into_iter().map(|kind| line(&lattice, kind)).collect();
+    let expected: Vec<&str> = golden.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines, expected, "the format of an entry changed:\n{}\n", lines.join("\n"));
 }
 
 /// `kind body id signature`, in hexadecimal.
@@ -48,11 +34,7 @@ fn line(lattice: &Lattice, kind: EntryKind) -> String {
     };
     let sent = sign(lattice, &entry, &key("ann"));
     assert_eq!(minicbor::decode::<Entry>(&sent.bytes).unwrap(), entry);
-    let hex: String = sent
-        .bytes
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String = sent.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{name} {hex} {} {}", sent.id, sent.signature)
 }
 
@@ -75,32 +57,13 @@ fn kinds() -> [EntryKind; 8] {
         decisions: Digest::of(b"decisions"),
     };
     [
-        Open {
-            enrol: Some(id(1)),
-            recovery: Some(key("safe").public()),
-        }
-        .into(),
-        Enrol {
-            party: party("bob"),
-            owner: "Bob's lab".to_owned(),
-            line: trm("1000"),
-        }
-        .into(),
+        Open { enrol: Some(id(1)), recovery: Some(key("safe").public()) }.into(),
+        Enrol { party: party("bob"), owner: "Bob's lab".to_owned(), line: trm("1000") }.into(),
         Line { enrol: id(1) }.into(),
         Pay::new(party("bob"), items.to_vec(), Ppm::new(1_000)).into(),
-        Transfer {
-            payee: party("bob"),
-            amount: trm("12.5"),
-        }
-        .into(),
-        Collect {
-            ids: vec![id(2), id(3)],
-        }
-        .into(),
+        Transfer { payee: party("bob"), amount: trm("12.5") }.into(),
+        Collect { ids: vec![id(2), id(3)] }.into(),
         checkpoint.into(),
-        Rekey {
-            key: key("new").public(),
-        }
-        .into(),
+        Rekey { key: key("new").public() }.into(),
     ]
 }

@@ -1,9 +1,6 @@
 //! Shared state is a pure function of the set of final entries: every order, rivals, liars.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test stops where something is not as it should be"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
 mod lattice_model;
 mod lattice_world;
@@ -30,53 +27,14 @@ fn all_orders_of_six_dependent_entries_end_in_one_state() {
     let write = |set: &mut Written, chain: &str, kind: EntryKind, balance: i64| {
         set.write(&empty, party(chain), kind, balance)
     };
-    write(
-        &mut set,
-        "w1",
-        Open {
-            enrol: None,
-            recovery: None,
-        }
-        .into(),
-        0,
-    );
-    let grant = Enrol {
-        party: party("ann"),
-        owner: String::new(),
-        line: trm("100"),
-    };
+    write(&mut set, "w1", Open { enrol: None, recovery: None }.into(), 0);
+    let grant = Enrol { party: party("ann"), owner: String::new(), line: trm("100") };
     let grant = write(&mut set, "w1", grant.into(), 0);
-    write(
-        &mut set,
-        "ann",
-        Open {
-            enrol: Some(grant),
-            recovery: None,
-        }
-        .into(),
-        0,
-    );
-    write(
-        &mut set,
-        "bob",
-        Open {
-            enrol: None,
-            recovery: None,
-        }
-        .into(),
-        0,
-    );
-    let gift = Transfer {
-        payee: party("bob"),
-        amount: trm("40"),
-    };
+    write(&mut set, "ann", Open { enrol: Some(grant), recovery: None }.into(), 0);
+    write(&mut set, "bob", Open { enrol: None, recovery: None }.into(), 0);
+    let gift = Transfer { payee: party("bob"), amount: trm("40") };
     let gift = write(&mut set, "ann", gift.into(), -40_000_000);
-    write(
-        &mut set,
-        "bob",
-        Collect { ids: vec![gift] }.into(),
-        40_000_000,
-    );
+    write(&mut set, "bob", Collect { ids: vec![gift] }.into(), 40_000_000);
 
     let mut hashes = BTreeSet::new();
     let mut orders = 0;
@@ -102,9 +60,8 @@ fn the_random_sets_reach_contradictions_loss_and_invalid_entries() {
     let (mut frozen, mut lost, mut invalid, mut collected) = (0, 0, 0, 0);
     for _ in 0..40 {
         let mut byte = || u8::try_from(dice.below(256)).unwrap();
-        let steps: Vec<Step> = (0..40)
-            .map(|_| (byte(), byte(), byte(), u16::from(byte()), byte()))
-            .collect();
+        let steps: Vec<Step> =
+            (0..40).map(|_| (byte(), byte(), byte(), u16::from(byte()), byte())).collect();
         let set = Written::of(&empty, &steps, true);
         let model = set.model(&empty, |_| true);
         let sums = model.sums();
@@ -114,10 +71,7 @@ fn the_random_sets_reach_contradictions_loss_and_invalid_entries() {
         collected += usize::from(sums.balances.values().any(|balance| *balance > 0));
     }
     let counts = [frozen, lost, invalid, collected];
-    assert!(
-        counts.iter().all(|count| *count >= 5),
-        "too few interesting sets: {counts:?}"
-    );
+    assert!(counts.iter().all(|count| *count >= 5), "too few interesting sets: {counts:?}");
 }
 
 #[test]
@@ -129,19 +83,9 @@ fn parked_entries_are_bounded_and_the_oldest_gives_way() {
             let seq = number as u64 + 5;
             let unknown = DocumentId::from_bytes(*Digest::of(&seq.to_be_bytes()).as_bytes());
             let prev = Some(unknown);
-            let kind = Transfer {
-                payee: party("bob"),
-                amount: trm("1"),
-            }
-            .into();
-            let entry = Entry {
-                chain: ann,
-                seq,
-                prev,
-                time_ms: Timestamp::from_ms(0),
-                kind,
-                balance: 0,
-            };
+            let kind = Transfer { payee: party("bob"), amount: trm("1") }.into();
+            let entry =
+                Entry { chain: ann, seq, prev, time_ms: Timestamp::from_ms(0), kind, balance: 0 };
             let sent = sign(&lattice, &entry, &key("ann"));
             let events = lattice.receive_entry(&sent.bytes, sent.signature).unwrap();
             lattice.absorb(events);
@@ -317,14 +261,7 @@ impl Written {
     ) -> DocumentId {
         let prev = self.tips.get(&chain).copied();
         let seq = prev.map_or(0, |prev| self.entry(prev).seq + 1);
-        let entry = Entry {
-            chain,
-            seq,
-            prev,
-            time_ms: Timestamp::from_ms(seq),
-            kind,
-            balance,
-        };
+        let entry = Entry { chain, seq, prev, time_ms: Timestamp::from_ms(seq), kind, balance };
         let author = NAMES.iter().find(|name| party(name) == chain).unwrap();
         let sent = sign(lattice, &entry, &key(author));
         let id = sent.id;
@@ -354,25 +291,11 @@ impl Written {
     fn of(lattice: &Lattice, steps: &[Step], invalid: bool) -> Self {
         let mut set = Self::default();
         for name in NAMES {
-            set.write(
-                lattice,
-                party(name),
-                Open {
-                    enrol: None,
-                    recovery: None,
-                }
-                .into(),
-                0,
-            );
+            set.write(lattice, party(name), Open { enrol: None, recovery: None }.into(), 0);
         }
         for name in ["ann", "bob"] {
             let (line, owner) = (Trm::from_micro(600), name.to_owned());
-            let grant = Enrol {
-                party: party(name),
-                owner,
-                line,
-            }
-            .into();
+            let grant = Enrol { party: party(name), owner, line }.into();
             let enrol = set.write(lattice, party("w1"), grant, 0);
             set.write(lattice, party(name), Line { enrol }.into(), 0);
         }
@@ -385,11 +308,7 @@ impl Written {
     fn step(&mut self, lattice: &Lattice, number: usize, step: Step, invalid: bool) {
         let (what, who, other, amount, luck) = step;
         // Only the registrar enrols; now and then another tries.
-        let who = if what % 8 == 0 && luck % 4 != 0 {
-            0
-        } else {
-            who
-        };
+        let who = if what % 8 == 0 && luck % 4 != 0 { 0 } else { who };
         let chain = party(NAMES[usize::from(who) % NAMES.len()]);
         let payee = party(NAMES[usize::from(other) % NAMES.len()]);
         if luck % 8 == 0 {
@@ -405,15 +324,7 @@ impl Written {
         let (kind, delta): (EntryKind, i64) = match what % 8 {
             0 => {
                 let owner = number.to_string();
-                (
-                    Enrol {
-                        party: payee,
-                        owner,
-                        line: amount,
-                    }
-                    .into(),
-                    0,
-                )
+                (Enrol { party: payee, owner, line: amount }.into(), 0)
             }
             1 => match self.pick(luck, |entry| matches!(entry.kind, EntryKind::Enrol(_))) {
                 Some((enrol, _)) => (Line { enrol }.into(), 0),
@@ -444,11 +355,7 @@ impl Written {
     }
 
     fn pick(&self, luck: u8, wanted: impl Fn(&Entry) -> bool) -> Option<(DocumentId, i64)> {
-        let found: Vec<_> = self
-            .sent
-            .iter()
-            .filter(|(entry, _)| wanted(entry))
-            .collect();
+        let found: Vec<_> = self.sent.iter().filter(|(entry, _)| wanted(entry)).collect();
         let (entry, sent) = found.get(usize::from(luck) % found.len().max(1))?;
         let paid = payout(&entry.kind).map_or(0, |(_, amount)| i64::try_from(amount).unwrap());
         Some((sent.id, paid))
@@ -468,11 +375,8 @@ fn play(empty: &Lattice, set: &Written, dice: &mut Dice) -> Lattice {
         Ack(DocumentId, &'a str),
         Certified(&'a Sent, &'a [&'a str]),
     }
-    let signers: [&[&str]; 3] = [
-        &["w1", "w2", "w3"],
-        &["w4", "w2", "w1"],
-        &["w1", "w2", "w3", "w4"],
-    ];
+    let signers: [&[&str]; 3] =
+        [&["w1", "w2", "w3"], &["w4", "w2", "w1"], &["w1", "w2", "w3", "w4"]];
     let mut arrivals = Vec::new();
     for (_, sent) in &set.sent {
         if dice.below(2) == 0 {
@@ -542,11 +446,7 @@ fn acknowledge_all(lattice: &mut Lattice, name: &str, acks: &mut Vec<Acknowledge
     loop {
         let pending: Vec<DocumentId> = parties
             .iter()
-            .flat_map(|party| {
-                lattice
-                    .pending_of(*party)
-                    .map(|pending| pending.entry().id())
-            })
+            .flat_map(|party| lattice.pending_of(*party).map(|pending| pending.entry().id()))
             .collect();
         let mut news = false;
         for id in pending {
@@ -565,14 +465,9 @@ fn acknowledge_all(lattice: &mut Lattice, name: &str, acks: &mut Vec<Acknowledge
 /// What a lattice says, in the model's words.
 fn sums_of(lattice: &Lattice) -> Sums {
     let opened = lattice.chains().filter(|(_, chain)| chain.head().is_some());
-    let payable = NAMES
-        .map(party)
-        .into_iter()
-        .map(|party| (party, lattice.uncollected_sum(party)));
+    let payable = NAMES.map(party).into_iter().map(|party| (party, lattice.uncollected_sum(party)));
     Sums {
-        balances: opened
-            .map(|(party, chain)| (party, chain.balance()))
-            .collect(),
+        balances: opened.map(|(party, chain)| (party, chain.balance())).collect(),
         payable: payable.filter(|(_, sum)| *sum != 0).collect(),
         frozen: lattice
             .contradictions()

@@ -4,10 +4,7 @@
 //! byte. After the last one, the same events give the same lattice, and the same final entries
 //! in the opposite order give the same shared state.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test stops where something is not as it should be"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 #![expect(clippy::disallowed_methods, reason = "the scenarios are files")]
 
 mod lattice_world;
@@ -27,10 +24,8 @@ use tirami_ledger::lattice::{
 #[test]
 fn every_scenario_holds() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/lattice");
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= 40, "{} scenarios", files.len());
     let broken: Vec<String> = files
@@ -38,15 +33,10 @@ fn every_scenario_holds() {
         .filter_map(|file| {
             let name = file.file_stem().unwrap().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(&file).unwrap();
-            std::panic::catch_unwind(|| run(&name, &text))
-                .is_err()
-                .then_some(name)
+            std::panic::catch_unwind(|| run(&name, &text)).is_err().then_some(name)
         })
         .collect();
-    assert!(
-        broken.is_empty(),
-        "these scenarios do not hold: {broken:#?}"
-    );
+    assert!(broken.is_empty(), "these scenarios do not hold: {broken:#?}");
 }
 
 fn run(name: &str, text: &str) {
@@ -54,28 +44,16 @@ fn run(name: &str, text: &str) {
     let mut play = Play::begin(&steps[0]);
     for step in &steps[1..] {
         let place = format!("{name}, line {}", step.line);
-        let before = (
-            play.world.lattice.state_hash(),
-            encoded(&play.world.lattice),
-        );
+        let before = (play.world.lattice.state_hash(), encoded(&play.world.lattice));
         let (outcome, refused) = play.step(step, &place);
         let wanted = step.expect.as_deref().unwrap_or("final");
         assert_eq!(outcome, wanted, "{place}");
         let lattice = &play.world.lattice;
         if refused {
-            assert_eq!(
-                lattice.state_hash(),
-                before.0,
-                "{place}: a refusal changed the hash"
-            );
-            assert!(
-                encoded(lattice) == before.1,
-                "{place}: a refusal changed the state"
-            );
+            assert_eq!(lattice.state_hash(), before.0, "{place}: a refusal changed the hash");
+            assert!(encoded(lattice) == before.1, "{place}: a refusal changed the state");
         }
-        lattice
-            .check_invariants()
-            .unwrap_or_else(|broken| panic!("{place}: {broken}"));
+        lattice.check_invariants().unwrap_or_else(|broken| panic!("{place}: {broken}"));
         let totals = lattice.totals();
         assert_eq!(
             totals.free + totals.locked + totals.transit,
@@ -93,15 +71,9 @@ fn check_replay(name: &str, world: &World) {
         let stored = minicbor::to_vec(event).unwrap();
         replayed.apply(&minicbor::decode(&stored).unwrap());
     }
-    assert!(
-        replayed == world.lattice,
-        "{name}: replaying gives another lattice"
-    );
+    assert!(replayed == world.lattice, "{name}: replaying gives another lattice");
     let snapshot: Lattice = minicbor::decode(&encoded(&world.lattice)).unwrap();
-    assert!(
-        snapshot == world.lattice,
-        "{name}: a snapshot gives another lattice"
-    );
+    assert!(snapshot == world.lattice, "{name}: a snapshot gives another lattice");
     if world.lattice.charter().version > 1 {
         return;
     }
@@ -113,11 +85,7 @@ fn check_replay(name: &str, world: &World) {
         };
         backwards.absorb(events.unwrap());
     }
-    assert_eq!(
-        backwards.state_hash(),
-        world.lattice.state_hash(),
-        "{name}: order mattered"
-    );
+    assert_eq!(backwards.state_hash(), world.lattice.state_hash(), "{name}: order mattered");
     assert_eq!(backwards.totals(), world.lattice.totals(), "{name}");
     backwards.check_invariants().unwrap();
 }
@@ -134,15 +102,9 @@ type Outcome = (String, bool);
 
 impl Play {
     fn begin(step: &Step) -> Self {
-        assert_eq!(
-            step.verb, "mesh",
-            "line {}: a scenario begins with mesh",
-            step.line
-        );
+        assert_eq!(step.verb, "mesh", "line {}: a scenario begins with mesh", step.line);
         let number = |name: &str, default: u8| {
-            step.named
-                .get(name)
-                .map_or(default, |text| text.parse().unwrap())
+            step.named.get(name).map_or(default, |text| text.parse().unwrap())
         };
         let witnesses = number("witnesses", 1);
         let quorum = number("quorum", Charter::default_quorum(witnesses));
@@ -152,12 +114,7 @@ impl Play {
             charter.params.fee_ppm = Ppm::new(fee.parse().unwrap());
         }
         let world = World::new(found(charter));
-        Self {
-            world,
-            charters: Default::default(),
-            remembered: None,
-            last_job: 0,
-        }
+        Self { world, charters: Default::default(), remembered: None, last_job: 0 }
     }
 
     fn step(&mut self, step: &Step, place: &str) -> Outcome {
@@ -217,16 +174,11 @@ impl Play {
                 line: trm(&step.args[1]),
             }
             .into(),
-            "line" => Line {
-                enrol: self.id(&step.args[1]),
-            }
-            .into(),
+            "line" => Line { enrol: self.id(&step.args[1]) }.into(),
             "pay" => self.pay(step),
-            "transfer" => Transfer {
-                payee: party(&step.args[1]),
-                amount: trm(&step.args[2]),
+            "transfer" => {
+                Transfer { payee: party(&step.args[1]), amount: trm(&step.args[2]) }.into()
             }
-            .into(),
             "collect" => {
                 let mut ids: Vec<_> = step.args[1..].iter().map(|name| self.id(name)).collect();
                 if let Some(count) = named("filler") {
@@ -235,10 +187,7 @@ impl Play {
                 }
                 Collect { ids }.into()
             }
-            _ => Rekey {
-                key: key(&step.args[1]).public(),
-            }
-            .into(),
+            _ => Rekey { key: key(&step.args[1]).public() }.into(),
         }
     }
 
@@ -247,19 +196,13 @@ impl Play {
             .iter()
             .map(|amount| {
                 self.last_job += u8::from(!step.named.contains_key("same_job"));
-                PayItem {
-                    job: JobId::from_bytes([self.last_job; 16]),
-                    amount: trm(amount),
-                }
+                PayItem { job: JobId::from_bytes([self.last_job; 16]), amount: trm(amount) }
             })
             .collect();
         let items = match step.named.get("items") {
             None => items,
             Some(count) => (0..count.parse().unwrap())
-                .map(|n: u8| PayItem {
-                    job: JobId::from_bytes([n; 16]),
-                    amount: items[0].amount,
-                })
+                .map(|n: u8| PayItem { job: JobId::from_bytes([n; 16]), amount: items[0].amount })
                 .collect(),
         };
         let fee_ppm = self.world.lattice.charter().params.fee_ppm;
@@ -274,35 +217,17 @@ impl Play {
     /// `pending`.
     fn entry(&mut self, step: &Step, chain: PartyId, kind: EntryKind, place: &str) -> Outcome {
         let mut entry = self.world.write(chain, kind);
-        let drafted = self
-            .world
-            .lattice
-            .draft(chain, entry.time_ms, entry.kind.clone());
+        let drafted = self.world.lattice.draft(chain, entry.time_ms, entry.kind.clone());
         let by_hand = self.amend(step, &mut entry);
-        let current = self
-            .world
-            .lattice
-            .chain(chain)
-            .map_or(chain.into(), |chain| chain.key());
-        let by = step
-            .named
-            .get("by")
-            .cloned()
-            .unwrap_or_else(|| self.world.name_of(current));
+        let current = self.world.lattice.chain(chain).map_or(chain.into(), |chain| chain.key());
+        let by = step.named.get("by").cloned().unwrap_or_else(|| self.world.name_of(current));
         let sent = sign(&self.world.lattice, &entry, &key(&by));
-        let name = step
-            .named
-            .get("as")
-            .cloned()
-            .unwrap_or_else(|| format!("{}", sent.id));
+        let name = step.named.get("as").cloned().unwrap_or_else(|| format!("{}", sent.id));
         self.world.entries.insert(name.clone(), sent.clone());
         if step.args.iter().any(|arg| arg == "keep") || step.named.contains_key("keep") {
             return ("kept".to_owned(), false);
         }
-        let received = self
-            .world
-            .lattice
-            .receive_entry(&sent.bytes, sent.signature);
+        let received = self.world.lattice.receive_entry(&sent.bytes, sent.signature);
         if !by_hand {
             match (&drafted, &received) {
                 (Ok(drafted), Ok(_)) => assert_eq!(*drafted, entry, "{place}"),
@@ -337,17 +262,13 @@ impl Play {
         if let Some(time) = named("time_ms") {
             entry.time_ms = Timestamp::from_ms(time.parse().unwrap());
         }
-        ["seq", "prev", "balance", "time_ms", "by"]
-            .iter()
-            .any(|name| named(name).is_some())
+        ["seq", "prev", "balance", "time_ms", "by"].iter().any(|name| named(name).is_some())
     }
 
     fn everybody_acknowledges(&mut self, id: DocumentId) {
         for witness in self.world.witnesses() {
             if let Ok((events, _)) =
-                self.world
-                    .lattice
-                    .acknowledge(self.world.now, &key(&witness), id)
+                self.world.lattice.acknowledge(self.world.now, &key(&witness), id)
             {
                 self.world.absorb(events);
             }
@@ -389,11 +310,7 @@ impl Play {
 
     fn ack(&mut self, step: &Step) -> Outcome {
         let id = self.id(&step.args[1]);
-        match self
-            .world
-            .lattice
-            .acknowledge(self.world.now, &key(&step.args[0]), id)
-        {
+        match self.world.lattice.acknowledge(self.world.now, &key(&step.args[0]), id) {
             Err(refused) => (short(&refused), true),
             Ok((events, _)) => {
                 self.world.absorb(events);
@@ -406,10 +323,7 @@ impl Play {
     fn forge(&mut self, step: &Step) -> Outcome {
         let id = self.id(&step.args[1]);
         let mesh = self.world.lattice.mesh();
-        let version = step
-            .named
-            .get("version")
-            .map_or(1, |version| version.parse().unwrap());
+        let version = step.named.get("version").map_or(1, |version| version.parse().unwrap());
         let mut ack = Acknowledgement::sign(mesh, version, id, &key(&step.args[0]));
         if step.named.contains_key("broken") {
             ack.charter_version = 1;
@@ -457,11 +371,7 @@ impl Play {
         let sent = sign(&self.world.lattice, &entry, &key(&author));
         let name = named("as").cloned().unwrap_or_else(|| sent.id.to_string());
         self.world.entries.insert(name, sent.clone());
-        match self
-            .world
-            .lattice
-            .receive_entry(&sent.bytes, sent.signature)
-        {
+        match self.world.lattice.receive_entry(&sent.bytes, sent.signature) {
             Err(refused) => (short(&refused), true),
             Ok(events) => {
                 self.world.absorb(events);
@@ -526,14 +436,10 @@ impl Play {
             };
         }
         let by = step.named["by"].split(',').map(key);
-        let approvals: Result<Vec<_>, _> = by
-            .map(|key| lattice.propose_charter(&key, charter))
-            .collect();
+        let approvals: Result<Vec<_>, _> =
+            by.map(|key| lattice.propose_charter(&key, charter)).collect();
         let adopted = approvals.and_then(|approvals| {
-            let approvals: Vec<_> = approvals
-                .into_iter()
-                .map(|(_, approval)| approval)
-                .collect();
+            let approvals: Vec<_> = approvals.into_iter().map(|(_, approval)| approval).collect();
             lattice.receive_charter(&Lattice::charter_bytes(charter)?, &approvals)
         });
         match adopted {
@@ -567,9 +473,7 @@ impl Play {
                 None => "no".to_owned(),
             },
             "guilty" => {
-                let mut all = lattice
-                    .contradictions()
-                    .filter(|(party, ..)| *party == who());
+                let mut all = lattice.contradictions().filter(|(party, ..)| *party == who());
                 let names = all.next().map(|(_, _, guilty)| guilty).unwrap_or_default();
                 let mut names: Vec<_> = names.iter().map(|key| self.world.name_of(*key)).collect();
                 names.sort();
@@ -600,10 +504,7 @@ impl Play {
 
 fn slot(text: &str) -> Slot {
     let (chain, seq) = text.split_once(':').unwrap();
-    Slot {
-        chain: party(chain),
-        seq: seq.parse().unwrap(),
-    }
+    Slot { chain: party(chain), seq: seq.parse().unwrap() }
 }
 
 fn yes(answer: bool) -> String {
@@ -613,10 +514,6 @@ fn yes(answer: bool) -> String {
 /// The name of a refusal, without its numbers; what one refusal wraps stands alone.
 fn short(refusal: &impl std::fmt::Debug) -> String {
     let text = format!("{refusal:?}");
-    let text = text
-        .trim_start_matches("Key(")
-        .trim_start_matches("Invalid(");
-    text.chars()
-        .take_while(char::is_ascii_alphanumeric)
-        .collect()
+    let text = text.trim_start_matches("Key(").trim_start_matches("Invalid(");
+    text.chars().take_while(char::is_ascii_alphanumeric).collect()
 }

@@ -1,11 +1,7 @@
 //! The bytes of documents and events, which never change: a store written by this build is read by
 //! every later one.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod book_support;
 
@@ -38,34 +34,22 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Compares lines of name and hex with the golden file.
 fn golden(found: &[(String, String)], file: &str) {
-    let found: String = found
-        .iter()
-        .map(|(name, hex)| format!("{name} {hex}\n"))
-        .collect();
-    assert_eq!(
-        found, file,
-        "the stored form changed; old stores could not be read any more"
-    );
+    let found: String = found.iter().map(|(name, hex)| format!("{name} {hex}\n")).collect();
+    assert_eq!(found, file, "the stored form changed; old stores could not be read any more");
 }
 
 #[test]
 fn documents_keep_their_bytes() {
     let mut world = with_a_job();
-    let deliver = Command::Deliver {
-        job: JOB,
-        completion_tokens: 2,
-        stream: Digest::of(b"stream"),
-    };
+    let deliver =
+        Command::Deliver { job: JOB, completion_tokens: 2, stream: Digest::of(b"stream") };
     world.run(&Actor::Node, &deliver).unwrap();
     world.run(&Actor::Node, &finish()).unwrap();
     let documents = world.log.iter().filter_map(|event| match event {
         Event::Document(record) => Some((format!("{:?}", record.kind), hex(&record.bytes))),
         _ => None,
     });
-    golden(
-        &documents.collect::<Vec<_>>(),
-        include_str!("ledger_golden/documents.txt"),
-    );
+    golden(&documents.collect::<Vec<_>>(), include_str!("ledger_golden/documents.txt"));
 }
 
 #[test]
@@ -101,19 +85,10 @@ fn with_a_job() -> World {
         prompt_tokens: 3,
         completion_max: 7,
     });
-    let caller = Actor::Caller {
-        key: None,
-        agent: Some(agent),
-        scope: Scope::Inference,
-    };
-    let create = Command::CreateAgent {
-        agent,
-        name: "alice".to_owned(),
-    };
+    let caller = Actor::Caller { key: None, agent: Some(agent), scope: Scope::Inference };
+    let create = Command::CreateAgent { agent, name: "alice".to_owned() };
     world.run(&Actor::Node, &create).unwrap();
-    world
-        .run(&Actor::Node, &Command::FundAgent { agent, amount })
-        .unwrap();
+    world.run(&Actor::Node, &Command::FundAgent { agent, amount }).unwrap();
     world.run(&caller, &start).unwrap();
     world
 }
@@ -130,10 +105,7 @@ fn finish() -> Command {
 }
 
 fn one_event_of_each_kind() -> Vec<Event> {
-    let book = accounts_and_keys()
-        .into_iter()
-        .chain(control())
-        .chain(jobs());
+    let book = accounts_and_keys().into_iter().chain(control()).chain(jobs());
     let mut events: Vec<Event> = book.map(Event::Book).collect();
     events.push(Event::Document(DocumentRecord {
         id: DocumentId::from_bytes([12; 32]),
@@ -147,17 +119,9 @@ fn one_event_of_each_kind() -> Vec<Event> {
 
 fn accounts_and_keys() -> Vec<BookEvent> {
     let (agent, at, key, amount) = (AGENT, AT, KEY, AMOUNT);
-    let limits = Limits {
-        request_max: Some(amount),
-        breaker_errors: Some(7),
-        ..Limits::default()
-    };
+    let limits = Limits { request_max: Some(amount), breaker_errors: Some(7), ..Limits::default() };
     vec![
-        BookEvent::AgentCreated {
-            agent,
-            name: "n".into(),
-            at,
-        },
+        BookEvent::AgentCreated { agent, name: "n".into(), at },
         BookEvent::AgentFunded { agent, amount, at },
         BookEvent::AgentDefunded { agent, amount, at },
         BookEvent::KeyCreated {
@@ -171,34 +135,18 @@ fn accounts_and_keys() -> Vec<BookEvent> {
             at,
             replaces: Some(KeyId::new(9)),
         },
-        BookEvent::KeyExpirySet {
-            key,
-            expires_at: at,
-        },
+        BookEvent::KeyExpirySet { key, expires_at: at },
         BookEvent::KeyRevoked { key, at },
-        BookEvent::LimitsSet {
-            target: Target::Agent(agent),
-            limits,
-        },
-        BookEvent::PriceSet {
-            price: Ppm::new(10),
-        },
-        BookEvent::KillSet {
-            on: true,
-            reason: "r".into(),
-            at,
-        },
+        BookEvent::LimitsSet { target: Target::Agent(agent), limits },
+        BookEvent::PriceSet { price: Ppm::new(10) },
+        BookEvent::KillSet { on: true, reason: "r".into(), at },
     ]
 }
 
 fn control() -> Vec<BookEvent> {
     let (agent, at, approval, amount) = (AGENT, AT, APPROVAL, AMOUNT);
     vec![
-        BookEvent::BreakerOpened {
-            agent,
-            cause: BreakerCause::Spends,
-            until: at,
-        },
+        BookEvent::BreakerOpened { agent, cause: BreakerCause::Spends, until: at },
         BookEvent::BreakerReset { agent },
         BookEvent::ApprovalRequested {
             approval,
@@ -209,11 +157,7 @@ fn control() -> Vec<BookEvent> {
             at,
             expires_at: at,
         },
-        BookEvent::ApprovalDecided {
-            approval,
-            approve: true,
-            at,
-        },
+        BookEvent::ApprovalDecided { approval, approve: true, at },
         BookEvent::ApprovalClosed { approval },
     ]
 }
@@ -235,12 +179,7 @@ fn jobs() -> Vec<BookEvent> {
             claim_by: at,
             at,
         }),
-        BookEvent::VoucherRaised {
-            job,
-            n: 16,
-            amount,
-            tokens: 17,
-        },
+        BookEvent::VoucherRaised { job, n: 16, amount, tokens: 17 },
         BookEvent::HoldPosted(HoldPosted {
             job,
             agent,
@@ -254,11 +193,7 @@ fn jobs() -> Vec<BookEvent> {
             finish: FinishReason::Failed,
             at,
         }),
-        BookEvent::HoldVoided {
-            job,
-            failed: true,
-            at,
-        },
+        BookEvent::HoldVoided { job, failed: true, at },
         BookEvent::HoldExpired { job, at },
     ]
 }

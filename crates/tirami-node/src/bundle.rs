@@ -77,10 +77,7 @@ pub fn seal(key: &SecretKey, name: &str, passphrase: &str) -> Result<Bundle, Bun
     };
     let seed = Zeroizing::new(key.seed());
     let associated = associated(&bundle);
-    let payload = Payload {
-        msg: seed.as_slice(),
-        aad: &associated,
-    };
+    let payload = Payload { msg: seed.as_slice(), aad: &associated };
     let ciphertext = cipher(&bundle.cryption, &salt, passphrase)?
         .encrypt(&XNonce::from(nonce), payload)
         .map_err(|_| BundleError::Unusable)?;
@@ -114,24 +111,14 @@ pub fn open(bundle: &Bundle, passphrase: &str) -> Result<SecretKey, BundleError>
     let salt: [u8; 16] = array(&cryption.salt)?;
     let nonce: [u8; 24] = array(&cryption.nonce)?;
     let ciphertext: [u8; 48] = array(&bundle.ciphertext)?;
-    let payload = Payload {
-        msg: &ciphertext,
-        aad: &associated(bundle),
-    };
+    let payload = Payload { msg: &ciphertext, aad: &associated(bundle) };
     let seed = cipher(cryption, &salt, passphrase)?
         .decrypt(&XNonce::from(nonce), payload)
         .map(Zeroizing::new)
         .map_err(|_| BundleError::Unusable)?;
-    let seed: [u8; 32] = seed
-        .as_slice()
-        .try_into()
-        .map_err(|_| BundleError::Unusable)?;
+    let seed: [u8; 32] = seed.as_slice().try_into().map_err(|_| BundleError::Unusable)?;
     let key = SecretKey::from_seed(seed);
-    if key.public().agent().did() == bundle.did {
-        Ok(key)
-    } else {
-        Err(BundleError::Unusable)
-    }
+    if key.public().agent().did() == bundle.did { Ok(key) } else { Err(BundleError::Unusable) }
 }
 
 fn cipher(
@@ -143,16 +130,10 @@ fn cipher(
     if chars < PASSPHRASE_MIN_CHARS || passphrase.len() > PASSPHRASE_MAX_BYTES {
         return Err(BundleError::Passphrase);
     }
-    let params = Params::new(
-        cryption.memory_kib,
-        cryption.passes,
-        cryption.lanes,
-        Some(32),
-    )
-    .map_err(|_| BundleError::Parameters {
-        field: "parameters",
-        range: "what Argon2id allows",
-    })?;
+    let params =
+        Params::new(cryption.memory_kib, cryption.passes, cryption.lanes, Some(32)).map_err(
+            |_| BundleError::Parameters { field: "parameters", range: "what Argon2id allows" },
+        )?;
     let mut key = Zeroizing::new([0; 32]);
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
         .hash_password_into(passphrase.as_bytes(), salt, key.as_mut_slice())
@@ -162,10 +143,7 @@ fn cipher(
 
 /// What the key is bound to: a bundle with another name or DID on it does not open.
 fn associated(bundle: &Bundle) -> Vec<u8> {
-    [&bundle.format, &bundle.did, &bundle.name]
-        .map(String::as_str)
-        .join("\n")
-        .into_bytes()
+    [&bundle.format, &bundle.did, &bundle.name].map(String::as_str).join("\n").into_bytes()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -192,14 +170,8 @@ mod tests {
     fn a_bundle_opens_with_its_passphrase_only_and_only_unchanged() {
         let key = SecretKey::from_seed([7; 32]);
         let bundle = seal(&key, "ann", "correct horse").unwrap();
-        assert_eq!(
-            open(&bundle, "correct horse").unwrap().public(),
-            key.public()
-        );
-        assert_eq!(
-            open(&bundle, "wrong horse").unwrap_err(),
-            BundleError::Unusable
-        );
+        assert_eq!(open(&bundle, "correct horse").unwrap().public(), key.public());
+        assert_eq!(open(&bundle, "wrong horse").unwrap_err(), BundleError::Unusable);
         type Change = fn(&mut Bundle);
         let changes: [Change; 5] = [
             |bundle| bundle.name = "bob".into(),
@@ -211,10 +183,7 @@ mod tests {
         for change in changes {
             let mut changed = bundle.clone();
             change(&mut changed);
-            assert_eq!(
-                open(&changed, "correct horse").unwrap_err(),
-                BundleError::Unusable
-            );
+            assert_eq!(open(&changed, "correct horse").unwrap_err(), BundleError::Unusable);
         }
     }
 
@@ -242,9 +211,6 @@ mod tests {
     #[test]
     fn short_passphrases_are_refused() {
         let key = SecretKey::from_seed([7; 32]);
-        assert_eq!(
-            seal(&key, "ann", "1234567").unwrap_err(),
-            BundleError::Passphrase
-        );
+        assert_eq!(seal(&key, "ann", "1234567").unwrap_err(), BundleError::Passphrase);
     }
 }

@@ -85,12 +85,7 @@ pub(crate) fn start(kernel: Kernel, store: Store, stats: DriverStats) -> Running
         requests_taken: 0,
         events_since_snapshot: 0,
     };
-    Running {
-        handle,
-        failure,
-        stop,
-        task: tokio::spawn(driver.run()),
-    }
+    Running { handle, failure, stop, task: tokio::spawn(driver.run()) }
 }
 
 struct Driver {
@@ -165,9 +160,7 @@ impl Driver {
     /// How long nothing falls due.
     fn sleep(&self) -> Duration {
         let (least, most) = WAKE_WITHIN;
-        let due = self
-            .wake_at
-            .map_or(most, |at| Duration::from_millis(at.since_ms(now())));
+        let due = self.wake_at.map_or(most, |at| Duration::from_millis(at.since_ms(now())));
         due.clamp(least, most)
     }
 
@@ -189,23 +182,11 @@ impl Driver {
     fn take(&mut self, request: Request, batch: &mut Batch) {
         batch.requests += 1;
         match request {
-            Request::Command {
-                actor,
-                command,
-                reply,
-            } => {
+            Request::Command { actor, command, reply } => {
                 self.requests_taken += 1;
                 let request = RequestId::new(self.requests_taken);
                 let command: Command = *command;
-                self.handle(
-                    Input::Command {
-                        request,
-                        actor,
-                        command,
-                    },
-                    Some(reply),
-                    batch,
-                );
+                self.handle(Input::Command { request, actor, command }, Some(reply), batch);
             }
             Request::AddAgentKey { key, tell } => {
                 self.handle(Input::AddAgentKey(key), None, batch);
@@ -218,27 +199,18 @@ impl Driver {
     fn handle(&mut self, input: Input, reply: Option<Reply>, batch: &mut Batch) {
         let started = Instant::now();
         let effects = self.kernel.handle(now(), input);
-        self.stats
-            .decision_seconds
-            .observe(started.elapsed().as_secs_f64());
+        self.stats.decision_seconds.observe(started.elapsed().as_secs_f64());
         self.wake_at = effects.wake_at;
         batch.events.extend(effects.append);
         batch.cancel.extend(effects.cancel);
         if let (Some(reply), Some((_, decided))) = (reply, effects.reply) {
-            batch
-                .tell
-                .push(Box::new(move |durable| answer(reply, decided, durable)));
+            batch.tell.push(Box::new(move |durable| answer(reply, decided, durable)));
         }
     }
 
     /// Hands a batch to the store, and a snapshot when one is due.
     async fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let Batch {
-            events,
-            cancel,
-            tell,
-            ..
-        } = batch;
+        let Batch { events, cancel, tell, .. } = batch;
         self.events_since_snapshot += events.len();
         if events.is_empty() && cancel.is_empty() && tell.is_empty() {
             return Ok(());
@@ -266,9 +238,7 @@ impl Driver {
         let started = Instant::now();
         let state_hash = self.kernel.ledger().state_hash();
         let body = self.kernel.snapshot();
-        self.stats
-            .snapshot_seconds
-            .observe(started.elapsed().as_secs_f64());
+        self.stats.snapshot_seconds.observe(started.elapsed().as_secs_f64());
         let failed = self.failed.0.clone();
         let done = Box::new(move |result: Result<(), StoreError>| {
             if let Err(error) = result {
@@ -304,9 +274,7 @@ impl Driver {
 fn answer(reply: Reply, decided: Result<Outcome, Rejection>, durable: Result<(), &str>) {
     let answer = match durable {
         Ok(()) => decided.map_err(SubmitError::Rejected),
-        Err(reason) => Err(SubmitError::Stopped {
-            reason: reason.to_owned(),
-        }),
+        Err(reason) => Err(SubmitError::Stopped { reason: reason.to_owned() }),
     };
     // Whoever does not wait for the answer any more does not need it.
     drop(reply.send(answer));
@@ -314,8 +282,6 @@ fn answer(reply: Reply, decided: Result<Outcome, Rejection>, durable: Result<(),
 
 /// The time. A clock before 1970 counts as 1970.
 pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

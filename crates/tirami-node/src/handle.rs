@@ -40,15 +40,8 @@ pub(crate) type Reply = oneshot::Sender<Result<Outcome, SubmitError>>;
 
 /// What is asked of the kernel's task.
 pub(crate) enum Request {
-    Command {
-        actor: Actor,
-        command: Box<Command>,
-        reply: Reply,
-    },
-    AddAgentKey {
-        key: SecretKey,
-        tell: Tell,
-    },
+    Command { actor: Actor, command: Box<Command>, reply: Reply },
+    AddAgentKey { key: SecretKey, tell: Tell },
     Read(Read),
 }
 
@@ -69,13 +62,7 @@ impl Handle {
         failure: watch::Receiver<Option<String>>,
         (party, mesh): (PartyId, MeshId),
     ) -> Self {
-        Self {
-            requests,
-            jobs,
-            failure,
-            party,
-            mesh,
-        }
+        Self { requests, jobs, failure, party, mesh }
     }
 
     /// Has a command decided. The answer comes after everything it changed is synced.
@@ -85,11 +72,7 @@ impl Handle {
     /// [`SubmitError`]; only after [`SubmitError::Stopped`] is it unknown whether it was done.
     pub async fn submit(&self, actor: Actor, command: Command) -> Result<Outcome, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Command {
-            actor,
-            command: Box::new(command),
-            reply,
-        })?;
+        self.send(Request::Command { actor, command: Box::new(command), reply })?;
         answer.await.unwrap_or_else(|_| Err(self.stopped()))
     }
 
@@ -136,11 +119,7 @@ impl Handle {
     /// expired hold. Take it before the job starts, so that no order is missed.
     pub fn job_token(&self, job: JobId) -> JobToken {
         let token = self.jobs.enter(job);
-        JobToken {
-            job,
-            token,
-            jobs: self.jobs.clone(),
-        }
+        JobToken { job, token, jobs: self.jobs.clone() }
     }
 
     /// The node's party.
@@ -164,12 +143,10 @@ impl Handle {
     }
 
     fn send(&self, request: Request) -> Result<(), SubmitError> {
-        self.requests
-            .try_send(request)
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => SubmitError::Busy,
-                mpsc::error::TrySendError::Closed(_) => self.stopped(),
-            })
+        self.requests.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SubmitError::Busy,
+            mpsc::error::TrySendError::Closed(_) => self.stopped(),
+        })
     }
 
     fn stopped(&self) -> SubmitError {
@@ -181,9 +158,7 @@ impl Handle {
 
 impl core::fmt::Debug for Handle {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Handle")
-            .field("party", &self.party)
-            .finish_non_exhaustive()
+        f.debug_struct("Handle").field("party", &self.party).finish_non_exhaustive()
     }
 }
 
@@ -255,11 +230,7 @@ mod tests {
     fn a_job_is_heard_until_its_last_token_is_dropped() {
         let jobs = JobTokens::default();
         let job = JobId::from_bytes([1; 16]);
-        let token = |jobs: &JobTokens| JobToken {
-            job,
-            token: jobs.enter(job),
-            jobs: jobs.clone(),
-        };
+        let token = |jobs: &JobTokens| JobToken { job, token: jobs.enter(job), jobs: jobs.clone() };
         let (one, other) = (token(&jobs), token(&jobs));
         drop(one);
         jobs.cancel(&[job, JobId::from_bytes([2; 16])]);

@@ -64,11 +64,7 @@ pub enum KeyFileError {
 
 impl KeyFileError {
     fn io(path: &Path, what: &'static str, error: io::Error) -> Self {
-        Self::Io {
-            path: path.to_path_buf(),
-            what,
-            source: Arc::new(error),
-        }
+        Self::Io { path: path.to_path_buf(), what, source: Arc::new(error) }
     }
 }
 
@@ -111,9 +107,7 @@ pub fn new_api_key() -> Result<ApiKeyText, KeyFileError> {
     let secret = Zeroizing::new(random::<32>()?);
     let mut text = Zeroizing::new(format!("tirami_{key}_"));
     for group in secret.chunks(3) {
-        let bits = group
-            .iter()
-            .fold(0, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = group.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte));
         let bits = bits << (8 * (3 - group.len()));
         for place in 0..=group.len() {
             let digit = bits >> (18 - 6 * place) & 63;
@@ -188,11 +182,7 @@ impl KeyDir {
     /// [`KeyFileError`] when the file is exposed or damaged.
     pub fn agent(&self, agent: AgentId) -> Result<Option<SecretKey>, KeyFileError> {
         let path = self.agent_path(agent);
-        if path.exists() {
-            read_key(&path).map(Some)
-        } else {
-            Ok(None)
-        }
+        if path.exists() { read_key(&path).map(Some) } else { Ok(None) }
     }
 
     /// The keys of all agents, in the order of their names.
@@ -259,9 +249,7 @@ pub(crate) fn examine(data_dir: &Path) -> Result<String, String> {
         Ok(keys.agents()?.len())
     };
     match examine() {
-        Ok(agents) => Ok(format!(
-            "the node's key and the keys of {agents} agents are in order"
-        )),
+        Ok(agents) => Ok(format!("the node's key and the keys of {agents} agents are in order")),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -296,11 +284,7 @@ fn check_private(path: &Path, wanted: u32) -> Result<(), KeyFileError> {
     if mode & 0o077 == 0 {
         Ok(())
     } else {
-        Err(KeyFileError::Exposed {
-            path: path.to_path_buf(),
-            mode,
-            wanted,
-        })
+        Err(KeyFileError::Exposed { path: path.to_path_buf(), mode, wanted })
     }
 }
 
@@ -329,9 +313,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), KeyFileError> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&new).map_err(failed)?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&new, path).map_err(failed)?;
     match path.parent() {
         Some(dir) => sync_dir(dir).map_err(failed),
@@ -353,9 +335,7 @@ fn write_key(path: &Path, key: &SecretKey) -> Result<(), KeyFileError> {
 
 fn read_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     let text = read_private(path)?;
-    let malformed = || KeyFileError::Malformed {
-        path: path.to_path_buf(),
-    };
+    let malformed = || KeyFileError::Malformed { path: path.to_path_buf() };
     let text = text.strip_suffix('\n').unwrap_or(&text).as_bytes();
     if text.len() != 64 {
         return Err(malformed());
@@ -367,9 +347,9 @@ fn read_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     }
     let key = SecretKey::from_seed(*seed);
     match agent_of(path) {
-        Some(agent) if agent != key.public().agent() => Err(KeyFileError::WrongKey {
-            path: path.to_path_buf(),
-        }),
+        Some(agent) if agent != key.public().agent() => {
+            Err(KeyFileError::WrongKey { path: path.to_path_buf() })
+        }
         _ => Ok(key),
     }
 }
@@ -377,10 +357,7 @@ fn read_key(path: &Path) -> Result<SecretKey, KeyFileError> {
 /// The agent whose key a file is by its name.
 fn agent_of(path: &Path) -> Option<AgentId> {
     let name = path.file_name()?.to_str()?;
-    name.strip_prefix("agent-")?
-        .strip_suffix(".key")?
-        .parse()
-        .ok()
+    name.strip_prefix("agent-")?.strip_suffix(".key")?.parse().ok()
 }
 
 #[cfg(test)]
@@ -392,10 +369,7 @@ mod tests {
         let (one, other) = (new_api_key().unwrap(), new_api_key().unwrap());
         assert_ne!(one.text, other.text);
         let parts: Vec<&str> = one.text.splitn(3, '_').collect();
-        assert_eq!(
-            (parts[0], parts[1]),
-            ("tirami", one.key.to_string().as_str())
-        );
+        assert_eq!((parts[0], parts[1]), ("tirami", one.key.to_string().as_str()));
         assert_eq!(parts[2].len(), 43);
     }
 
@@ -404,23 +378,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keys = KeyDir::open(dir.path()).unwrap();
         let node = keys.node_key().unwrap();
-        assert_eq!(
-            KeyDir::open(dir.path())
-                .unwrap()
-                .node_key()
-                .unwrap()
-                .public(),
-            node.public()
-        );
+        assert_eq!(KeyDir::open(dir.path()).unwrap().node_key().unwrap().public(), node.public());
         let agent = new_key().unwrap();
         keys.keep_agent(&agent).unwrap();
         keys.keep_agent(&agent).unwrap();
-        let found: Vec<_> = keys
-            .agents()
-            .unwrap()
-            .iter()
-            .map(SecretKey::public)
-            .collect();
+        let found: Vec<_> = keys.agents().unwrap().iter().map(SecretKey::public).collect();
         assert_eq!(found, [agent.public()]);
         assert!(examine(dir.path()).is_ok());
     }
@@ -433,23 +395,14 @@ mod tests {
         let keys = KeyDir::open(dir.path()).unwrap();
         keys.node_key().unwrap();
         let path = dir.path().join("keys/node.key");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let error = keys.node_key().unwrap_err();
-        assert!(
-            matches!(error, KeyFileError::Exposed { mode: 0o644, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, KeyFileError::Exposed { mode: 0o644, .. }), "{error}");
         assert!(error.to_string().contains("chmod 600"));
         assert!(examine(dir.path()).is_err());
         fs::set_permissions(dir.path().join("keys"), fs::Permissions::from_mode(0o750)).unwrap();
-        assert!(matches!(
-            KeyDir::open(dir.path()),
-            Err(KeyFileError::Exposed { .. })
-        ));
+        assert!(matches!(KeyDir::open(dir.path()), Err(KeyFileError::Exposed { .. })));
     }
 
     #[test]
@@ -459,18 +412,9 @@ mod tests {
         keys.node_key().unwrap();
         let path = dir.path().join("keys/node.key");
         let whole = fs::read_to_string(&path).unwrap();
-        for damaged in [
-            "",
-            "\n",
-            &whole[..63],
-            &whole.replace(&whole[..1], "x"),
-            "é",
-        ] {
+        for damaged in ["", "\n", &whole[..63], &whole.replace(&whole[..1], "x"), "é"] {
             fs::write(&path, damaged).unwrap();
-            assert!(
-                matches!(keys.node_key(), Err(KeyFileError::Malformed { .. })),
-                "{damaged:?}"
-            );
+            assert!(matches!(keys.node_key(), Err(KeyFileError::Malformed { .. })), "{damaged:?}");
             assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
         }
     }

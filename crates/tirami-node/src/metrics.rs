@@ -227,9 +227,7 @@ impl Metrics {
             400..=499 => "4xx",
             _ => "5xx",
         };
-        self.requests
-            .get_or_create(&RouteLabels { route, status })
-            .inc();
+        self.requests.get_or_create(&RouteLabels { route, status }).inc();
         self.request_seconds.observe(took.as_secs_f64());
         if let Some(code) = refusal {
             self.refusals.get_or_create(&RefusalLabels { code }).inc();
@@ -244,8 +242,7 @@ impl Metrics {
         self.answer_seconds.observe(after.as_secs_f64());
         self.completion_tokens.inc_by(u64::from(tokens));
         if tokens > 0 && !after.is_zero() {
-            self.answer_rate
-                .observe(f64::from(tokens) / after.as_secs_f64());
+            self.answer_rate.observe(f64::from(tokens) / after.as_secs_f64());
         }
     }
 
@@ -255,10 +252,7 @@ impl Metrics {
         };
         set(&self.engine_running, engine.running.into());
         set(&self.engine_queued, engine.queued.into());
-        set(
-            &self.engine_completion_tokens,
-            engine.completion_tokens_total,
-        );
+        set(&self.engine_completion_tokens, engine.completion_tokens_total);
         set(&self.engine_prompt_tokens, engine.prompt_tokens_total);
         set(&self.kernel_queued, queued as u64);
         set(&self.trades, readings.trades);
@@ -279,10 +273,7 @@ impl Metrics {
     /// When a metric cannot be written, which none of these can cause.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(
-            &mut text,
-            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
-        )?;
+        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
         Ok(text)
     }
 }
@@ -300,12 +291,7 @@ mod tests {
     #[test]
     fn every_row_of_the_table_is_shown_under_its_name() {
         let metrics = Metrics::new("test");
-        metrics.request(
-            "health",
-            StatusCode::OK,
-            Duration::from_millis(1),
-            Some("busy"),
-        );
+        metrics.request("health", StatusCode::OK, Duration::from_millis(1), Some("busy"));
         metrics.answered(Duration::from_secs(1), 7);
         let text = metrics.encode().unwrap();
         for row in METRICS {
@@ -313,11 +299,7 @@ mod tests {
                 let rest = line.strip_prefix(row.name)?;
                 matches!(rest.chars().next(), Some(' ' | '{' | '_')).then_some(())
             };
-            assert!(
-                text.lines().any(|text| line(text).is_some()),
-                "{}\n{text}",
-                row.name
-            );
+            assert!(text.lines().any(|text| line(text).is_some()), "{}\n{text}", row.name);
         }
         assert!(text.contains("tirami_completion_tokens_total 7"));
         assert!(text.contains("tirami_build_info{"));

@@ -108,20 +108,11 @@ impl Node {
     ///
     /// [`StartError`]; what was durable stays so.
     pub async fn start(options: NodeOptions) -> Result<RunningNode, StartError> {
-        let NodeOptions {
-            data_dir,
-            bind,
-            engine,
-            config,
-        } = options;
+        let NodeOptions { data_dir, bind, engine, config } = options;
         let (shape, price) = (engine.model().shape, Ppm::new(config.price_ppm));
         let dir = data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || open(&dir, founder_line(&shape, price)));
-        let Opened {
-            opening,
-            keys,
-            kernel,
-        } = match opened.await {
+        let Opened { opening, keys, kernel } = match opened.await {
             Ok(opened) => opened?,
             Err(_) => return Err(StartError::Store(StoreError::Closed)),
         };
@@ -131,22 +122,14 @@ impl Node {
         let kernel = driver::start(kernel, store, driver_stats.clone());
         let handle = kernel.handle.clone();
         let prepared = async {
-            let accounts = Accounts {
-                handle: &handle,
-                personal,
-                shape,
-                price,
-            };
+            let accounts = Accounts { handle: &handle, personal, shape, price };
             accounts.prepare(config.personal_agent_answers).await?;
             accounts.admin_key(&data_dir).await?;
             let bound = TcpListener::bind(bind).await.and_then(|listener| {
                 let address = listener.local_addr()?;
                 Ok((listener, address))
             });
-            bound.map_err(|source| StartError::Bind {
-                address: bind,
-                source,
-            })
+            bound.map_err(|source| StartError::Bind { address: bind, source })
         };
         let (listener, api) = match prepared.await {
             Ok(bound) => bound,
@@ -159,21 +142,12 @@ impl Node {
         let metrics = Arc::new(Metrics::new(&engine.model().build));
         add_metrics(&metrics, &store_stats, &driver_stats);
         let loopback = api.ip().to_canonical().is_loopback();
-        let http = HttpConfig {
-            body_max_bytes: config.body_max_bytes,
-            loopback,
-        };
+        let http = HttpConfig { body_max_bytes: config.body_max_bytes, loopback };
         let app = AppState::new(handle, reader, engine, (personal, keys), metrics, http);
         let stop_http = CancellationToken::new();
         let drain = Duration::from_millis(config.drain_ms);
         let serving = tokio::spawn(http::serve(listener, app, stop_http.clone(), drain));
-        Ok(RunningNode {
-            api,
-            personal,
-            kernel,
-            stop_http,
-            serving,
-        })
+        Ok(RunningNode { api, personal, kernel, stop_http, serving })
     }
 }
 
@@ -228,9 +202,7 @@ impl RunningNode {
 
 impl fmt::Debug for RunningNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunningNode")
-            .field("api", &self.api)
-            .finish_non_exhaustive()
+        f.debug_struct("RunningNode").field("api", &self.api).finish_non_exhaustive()
     }
 }
 
@@ -242,19 +214,15 @@ struct Opened {
 }
 
 fn open(data_dir: &Path, line_total: Trm) -> Result<Opened, StartError> {
-    keys::create_data_dir(data_dir).map_err(|source| StartError::DataDir {
-        path: data_dir.to_path_buf(),
-        source,
-    })?;
+    keys::create_data_dir(data_dir)
+        .map_err(|source| StartError::DataDir { path: data_dir.to_path_buf(), source })?;
     let lock = DirLock::take(data_dir)?;
     let found = Opening::open(data_dir, lock)?;
     let keys = KeyDir::open(data_dir)?;
     let (opening, node) = match found {
         // A book without its key must not get a new one.
         Found::Book(_) if !keys.has_node_key() => {
-            return Err(StartError::OtherKey {
-                path: data_dir.to_path_buf(),
-            });
+            return Err(StartError::OtherKey { path: data_dir.to_path_buf() });
         }
         Found::Book(opening) => (*opening, keys.node_key()?),
         Found::Nothing(lock) => {
@@ -264,25 +232,14 @@ fn open(data_dir: &Path, line_total: Trm) -> Result<Opened, StartError> {
         }
     };
     let ledger = replay(&opening)?;
-    let current = ledger
-        .lattice()
-        .chain(ledger.party())
-        .map(|chain| chain.key());
+    let current = ledger.lattice().chain(ledger.party()).map(|chain| chain.key());
     if current.unwrap_or_else(|| PublicKey::from(ledger.party())) != node.public() {
-        return Err(StartError::OtherKey {
-            path: data_dir.to_path_buf(),
-        });
+        return Err(StartError::OtherKey { path: data_dir.to_path_buf() });
     }
     let mut keyring = Keyring::new(node);
-    keys.agents()?
-        .into_iter()
-        .for_each(|key| keyring.add_agent(key));
+    keys.agents()?.into_iter().for_each(|key| keyring.add_agent(key));
     let kernel = Kernel::new(ledger, keyring);
-    Ok(Opened {
-        opening,
-        keys,
-        kernel,
-    })
+    Ok(Opened { opening, keys, kernel })
 }
 
 /// A mesh of one, and the agent of its owner. An agent's key that a killed first start left
@@ -299,9 +256,7 @@ fn genesis(keys: &KeyDir, node: &SecretKey, line_total: Trm) -> Result<Genesis, 
     let charter = Charter::founder(MESH_NAME, node.public(), line_total);
     let charter = Signed::sign(Charter::founding_mesh(), node, charter).map_err(|error| {
         // The charter of a mesh of one is a few hundred bytes long.
-        StartError::Accounts(SubmitError::Stopped {
-            reason: error.to_string(),
-        })
+        StartError::Accounts(SubmitError::Stopped { reason: error.to_string() })
     })?;
     Ok(Genesis {
         mesh: MeshId::from_bytes(*charter.id().as_bytes()),
@@ -327,9 +282,7 @@ fn replay(opening: &Opening) -> Result<Ledger, StoreError> {
         None => beginning(opening.genesis()).map_err(|what| opening.contradiction(what))?,
     };
     opening.replay(|event| ledger.apply(&event))?;
-    ledger
-        .check_invariants()
-        .map_err(|what| opening.contradiction(what))?;
+    ledger.check_invariants().map_err(|what| opening.contradiction(what))?;
     Ok(ledger)
 }
 
@@ -394,11 +347,7 @@ impl Accounts<'_> {
         }
         if !standing.has_agent {
             let name = PERSONAL_NAME.to_owned();
-            self.submit(Command::CreateAgent {
-                agent: personal,
-                name,
-            })
-            .await?;
+            self.submit(Command::CreateAgent { agent: personal, name }).await?;
         }
         if !standing.is_prepared {
             let limits = default_limits(&self.shape, self.price);
@@ -483,12 +432,7 @@ fn key_id(text: &str) -> Option<KeyId> {
 /// Shows what store and kernel measure.
 fn add_metrics(metrics: &Metrics, store: &StoreStats, driver: &DriverStats) {
     let seconds = || Some(Unit::Seconds);
-    metrics.add(
-        "store_sync",
-        "Syncs of the store",
-        seconds(),
-        store.sync_seconds.clone(),
-    );
+    metrics.add("store_sync", "Syncs of the store", seconds(), store.sync_seconds.clone());
     metrics.add(
         "store_write",
         "From the beginning of a group of records to its sync",
@@ -501,12 +445,7 @@ fn add_metrics(metrics: &Metrics, store: &StoreStats, driver: &DriverStats) {
         None,
         store.group_records.clone(),
     );
-    metrics.add(
-        "store_records",
-        "Records written",
-        None,
-        store.records.clone(),
-    );
+    metrics.add("store_records", "Records written", None, store.records.clone());
     metrics.add(
         "kernel_decision",
         "Decisions of the kernel, without any sync",

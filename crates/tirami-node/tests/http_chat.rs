@@ -22,9 +22,7 @@ async fn an_answer_has_openais_shape_and_says_what_it_cost() {
         "model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2,
         "temperature": 0, "seed": 7, "unknown_field": {"a": 1},
     });
-    let raw = node
-        .post("/v1/chat/completions", None, body.to_string())
-        .await;
+    let raw = node.post("/v1/chat/completions", None, body.to_string()).await;
     assert_eq!(raw.status, 200, "{raw:?}");
     assert_eq!(raw.header("content-type"), "application/json");
     let answer = raw.json();
@@ -45,11 +43,7 @@ async fn an_answer_has_openais_shape_and_says_what_it_cost() {
     let extra = &answer["x_tirami"];
     let shape_work = 2 * 1_000_000 * 3 + 4 * 2 * 64 * (1 + 2 + 3);
     assert_eq!(extra["flops"], shape_work);
-    assert!(
-        raw.text.contains(&format!("\"trm_cost\":{}", cost(2))),
-        "{}",
-        raw.text
-    );
+    assert!(raw.text.contains(&format!("\"trm_cost\":{}", cost(2))), "{}", raw.text);
     let left: Amount = extra["effective_balance"].to_string().parse().unwrap();
     let spent = before.effective_balance.trm().micro() - left.trm().micro();
     assert_eq!(spent, cost(2).trm().micro());
@@ -60,11 +54,7 @@ async fn an_answer_has_openais_shape_and_says_what_it_cost() {
 
     let complete = node.personal().chat(&chat(9)).await.unwrap();
     assert_eq!(complete.choices[0].finish_reason, "stop");
-    let trade = node
-        .personal()
-        .trade(&complete.x_tirami.unwrap().trade_id)
-        .await
-        .unwrap();
+    let trade = node.personal().trade(&complete.x_tirami.unwrap().trade_id).await.unwrap();
     assert!(trade.verified, "{:?}", trade.problem);
     let proof = tirami_sdk::verify_trade(&trade).unwrap();
     assert!(proof.receipt);
@@ -83,13 +73,7 @@ fn golden(text: &str) -> String {
         value["id"] = "ID".into();
         value["created"] = 0.into();
         if let Some(extra) = value.get_mut("x_tirami") {
-            *extra = extra
-                .as_object()
-                .unwrap()
-                .keys()
-                .cloned()
-                .collect::<Vec<_>>()
-                .into();
+            *extra = extra.as_object().unwrap().keys().cloned().collect::<Vec<_>>().into();
         }
         lines.push(value.to_string());
     }
@@ -114,25 +98,15 @@ async fn a_stream_is_what_openais_clients_expect() {
         (json!({}), vec![chunk(&delta("{}", "\"stop\""), info)]),
         (
             json!({"stream_options": {"include_usage": true}}),
-            vec![
-                chunk(&delta("{}", "\"stop\""), ""),
-                chunk("[]", &format!("{usage}{info}")),
-            ],
+            vec![chunk(&delta("{}", "\"stop\""), ""), chunk("[]", &format!("{usage}{info}"))],
         ),
     ] {
         let mut body = json!({
             "model": "fake", "messages": [{"role": "user", "content": "hi"}], "stream": true,
         });
-        body.as_object_mut()
-            .unwrap()
-            .extend(options.as_object().unwrap().clone());
-        let raw = node
-            .post("/v1/chat/completions", None, body.to_string())
-            .await;
-        assert_eq!(
-            raw.header("content-type"),
-            "text/event-stream; charset=utf-8"
-        );
+        body.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        let raw = node.post("/v1/chat/completions", None, body.to_string()).await;
+        assert_eq!(raw.header("content-type"), "text/event-stream; charset=utf-8");
         let mut expected = vec![first.clone(), word.clone(), word.clone()];
         expected.extend(tail);
         expected.push("[DONE]".to_owned());
@@ -154,17 +128,11 @@ async fn a_client_that_leaves_a_stream_pays_what_it_got_and_frees_the_engine() {
     let trade = &node.admin.trades(None, None, None).await.unwrap().trades[0];
     assert_eq!(trade.finish, "cancelled");
     // What was on the wire when the client hung up counts; what was not yet handed over does not.
-    assert!(
-        (words..words + 30).contains(&trade.completion_tokens),
-        "{trade:?}"
-    );
+    assert!((words..words + 30).contains(&trade.completion_tokens), "{trade:?}");
     assert_eq!(trade.trm_amount, cost(trade.completion_tokens));
     let detail = node.admin.trade(&trade.trade_id).await.unwrap();
     assert!(detail.verified, "{:?}", detail.problem);
-    assert!(
-        detail.voucher.is_some(),
-        "delivered tokens were vouched for on the way"
-    );
+    assert!(detail.voucher.is_some(), "delivered tokens were vouched for on the way");
 }
 
 #[tokio::test]
@@ -184,42 +152,22 @@ async fn a_client_that_leaves_before_the_first_token_owes_nothing() {
     waiting.abort();
     assert_eq!(node.settled().await.total_trades, 0);
     let balance = node.personal().balance(None).await.unwrap();
-    assert_eq!(
-        (balance.consumed, balance.reserved),
-        (Amount::default(), Amount::default())
-    );
+    assert_eq!((balance.consumed, balance.reserved), (Amount::default(), Amount::default()));
 }
 
 #[tokio::test]
 async fn an_engine_that_fails_is_paid_for_what_it_delivered() {
-    let node = TestNode::start(FakeScript {
-        fail_after: Some(2),
-        ..quick()
-    })
-    .await;
+    let node = TestNode::start(FakeScript { fail_after: Some(2), ..quick() }).await;
     let error = node.personal().chat(&chat(3)).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(500), Some("engine_failed"))
-    );
-    assert_eq!(
-        node.settled().await.total_trades,
-        0,
-        "half an answer in one piece is none"
-    );
+    assert_eq!((error.status(), error.code()), (Some(500), Some("engine_failed")));
+    assert_eq!(node.settled().await.total_trades, 0, "half an answer in one piece is none");
 
     let stream = node.personal().chat_stream(&chat(3)).await.unwrap();
     let items: Vec<_> = stream.collect().await;
-    assert_eq!(
-        items.last().unwrap().as_ref().unwrap_err().code(),
-        Some("engine_failed")
-    );
+    assert_eq!(items.last().unwrap().as_ref().unwrap_err().code(), Some("engine_failed"));
     node.settled().await;
     let trade = &node.admin.trades(None, None, None).await.unwrap().trades[0];
-    assert_eq!(
-        (trade.finish.as_str(), trade.completion_tokens),
-        ("failed", 2)
-    );
+    assert_eq!((trade.finish.as_str(), trade.completion_tokens), ("failed", 2));
 }
 
 #[tokio::test]
@@ -236,10 +184,7 @@ async fn a_stop_ends_running_answers_and_charges_them() {
         last = Some(item);
     }
     assert_eq!(last.unwrap().unwrap_err().code(), Some("stopping"));
-    let _ = tokio::time::timeout(Duration::from_secs(10), stop)
-        .await
-        .unwrap()
-        .unwrap();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stop).await.unwrap().unwrap();
 }
 
 const PATH: &str = "/v1/chat/completions";
@@ -255,57 +200,15 @@ async fn requests_gone_wrong_get_a_sentence_in_openais_envelope() {
     let large = with(&format!(r#","user":"{}""#, "x".repeat(10_000_000)));
     let cases: Vec<(&str, Vec<u8>, u16, &str, Value)> = vec![
         ("empty body", vec![], 400, "invalid_request", Value::Null),
-        (
-            "no JSON",
-            b"hello".to_vec(),
-            400,
-            "invalid_request",
-            Value::Null,
-        ),
-        (
-            "cut JSON",
-            b"{\"model\":".to_vec(),
-            400,
-            "invalid_request",
-            Value::Null,
-        ),
-        (
-            "NaN",
-            with(",\"temperature\":NaN").into(),
-            400,
-            "invalid_request",
-            Value::Null,
-        ),
-        (
-            "1e999",
-            with(",\"temperature\":1e999").into(),
-            400,
-            "invalid_request",
-            Value::Null,
-        ),
-        (
-            "no object",
-            b"[1]".to_vec(),
-            400,
-            "invalid_request",
-            Value::Null,
-        ),
+        ("no JSON", b"hello".to_vec(), 400, "invalid_request", Value::Null),
+        ("cut JSON", b"{\"model\":".to_vec(), 400, "invalid_request", Value::Null),
+        ("NaN", with(",\"temperature\":NaN").into(), 400, "invalid_request", Value::Null),
+        ("1e999", with(",\"temperature\":1e999").into(), 400, "invalid_request", Value::Null),
+        ("no object", b"[1]".to_vec(), 400, "invalid_request", Value::Null),
         ("deep", deep.into(), 400, "invalid_request", Value::Null),
-        (
-            "not UTF-8",
-            b"{\"model\":\"\xff\xfe\"}".to_vec(),
-            400,
-            "invalid_request",
-            Value::Null,
-        ),
+        ("not UTF-8", b"{\"model\":\"\xff\xfe\"}".to_vec(), 400, "invalid_request", Value::Null),
         ("10 MB", large.into(), 413, "body_too_large", Value::Null),
-        (
-            "no model",
-            b"{\"messages\":[]}".to_vec(),
-            400,
-            "invalid_value",
-            json!("model"),
-        ),
+        ("no model", b"{\"messages\":[]}".to_vec(), 400, "invalid_value", json!("model")),
         (
             "unknown model",
             with("").replace("fake", "gpt-5").into(),
@@ -313,13 +216,7 @@ async fn requests_gone_wrong_get_a_sentence_in_openais_envelope() {
             "model_not_found",
             json!("model"),
         ),
-        (
-            "no messages",
-            b"{\"model\":\"fake\"}".to_vec(),
-            400,
-            "invalid_value",
-            json!("messages"),
-        ),
+        ("no messages", b"{\"model\":\"fake\"}".to_vec(), 400, "invalid_value", json!("messages")),
         (
             "zero tokens",
             with(",\"max_tokens\":0").into(),
@@ -334,20 +231,8 @@ async fn requests_gone_wrong_get_a_sentence_in_openais_envelope() {
             "invalid_value",
             json!("max_tokens"),
         ),
-        (
-            "text as number",
-            with(",\"top_k\":\"5\"").into(),
-            400,
-            "invalid_value",
-            json!("top_k"),
-        ),
-        (
-            "two answers",
-            with(",\"n\":2").into(),
-            400,
-            "unsupported_parameter",
-            json!("n"),
-        ),
+        ("text as number", with(",\"top_k\":\"5\"").into(), 400, "invalid_value", json!("top_k")),
+        ("two answers", with(",\"n\":2").into(), 400, "unsupported_parameter", json!("n")),
         (
             "tools",
             with(",\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"required\"").into(),
@@ -365,11 +250,7 @@ async fn requests_gone_wrong_get_a_sentence_in_openais_envelope() {
     ];
     for (what, body, status, code, param) in cases {
         let raw = node.post(PATH, None, body).await;
-        assert_eq!(
-            (raw.status, raw.code().as_str()),
-            (status, code),
-            "{what}: {raw:?}"
-        );
+        assert_eq!((raw.status, raw.code().as_str()), (status, code), "{what}: {raw:?}");
         let error = &raw.json()["error"];
         assert_eq!(error["param"], param, "{what}");
         assert!(error["message"].as_str().unwrap().len() > 10, "{what}");
@@ -389,10 +270,7 @@ async fn a_body_without_end_is_cut_at_the_limit() {
     let call = call.header("content-type", "application/json");
     let sent = call.body(reqwest::Body::wrap_stream(endless)).send();
     // The node answers 413 and hangs up; which of the two a client sees is the network's choice.
-    if let Ok(answer) = tokio::time::timeout(Duration::from_secs(20), sent)
-        .await
-        .unwrap()
-    {
+    if let Ok(answer) = tokio::time::timeout(Duration::from_secs(20), sent).await.unwrap() {
         assert_eq!(answer.status().as_u16(), 413);
     }
     assert!(node.personal().status().await.is_ok());
@@ -402,10 +280,7 @@ async fn a_body_without_end_is_cut_at_the_limit() {
 async fn wrong_paths_methods_and_types_are_named() {
     let node = TestNode::start(quick()).await;
     let send = |method: reqwest::Method, path: &str, kind: Option<&str>| {
-        let mut call = node
-            .http
-            .request(method, format!("{}{path}", node.url))
-            .body("{}");
+        let mut call = node.http.request(method, format!("{}{path}", node.url)).body("{}");
         if let Some(kind) = kind {
             call = call.header("content-type", kind);
         }
@@ -414,50 +289,23 @@ async fn wrong_paths_methods_and_types_are_named() {
     let raw = send(reqwest::Method::GET, "/v1/nothing", None).await;
     assert_eq!((raw.status, raw.code().as_str()), (404, "unknown_path"));
     let raw = send(reqwest::Method::GET, PATH, None).await;
-    assert_eq!(
-        (raw.status, raw.code().as_str()),
-        (405, "method_not_allowed")
-    );
+    assert_eq!((raw.status, raw.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(raw.header("allow"), "POST");
-    for kind in [
-        None,
-        Some("text/plain"),
-        Some("application/x-www-form-urlencoded"),
-    ] {
+    for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
         let raw = send(reqwest::Method::POST, PATH, kind).await;
-        assert_eq!(
-            (raw.status, raw.code().as_str()),
-            (415, "unsupported_media_type")
-        );
+        assert_eq!((raw.status, raw.code().as_str()), (415, "unsupported_media_type"));
     }
-    let raw = send(
-        reqwest::Method::POST,
-        PATH,
-        Some("application/json; charset=utf-8"),
-    )
-    .await;
+    let raw = send(reqwest::Method::POST, PATH, Some("application/json; charset=utf-8")).await;
     assert_eq!(raw.code(), "invalid_value");
-    assert_eq!(
-        raw.header("access-control-allow-origin"),
-        "",
-        "no other origin is let in"
-    );
+    assert_eq!(raw.header("access-control-allow-origin"), "", "no other origin is let in");
 }
 
 #[tokio::test]
 async fn a_request_keeps_a_harmless_id_and_gets_one_otherwise() {
     let node = TestNode::start(quick()).await;
     let id_of = |given: String| {
-        let call = node
-            .http
-            .get(format!("{}/healthz", node.url))
-            .header("x-request-id", given);
-        async move {
-            Raw::of(call.send().await.unwrap())
-                .await
-                .header("x-request-id")
-                .to_owned()
-        }
+        let call = node.http.get(format!("{}/healthz", node.url)).header("x-request-id", given);
+        async move { Raw::of(call.send().await.unwrap()).await.header("x-request-id").to_owned() }
     };
     assert_eq!(id_of("abc-1".into()).await, "abc-1");
     for bad in ["x".repeat(129), "a b".into(), String::new()] {
@@ -479,9 +327,6 @@ async fn models_are_found_by_name_and_digest() {
     request.model = digest;
     client.chat(&request).await.unwrap();
     let error = client.model("other").await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(404), Some("model_not_found"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(404), Some("model_not_found")));
     assert!(error.to_string().contains("this node serves fake"));
 }

@@ -27,17 +27,11 @@ async fn a_quote_is_what_is_set_aside_and_counts_in_answers_too() {
     assert!(quote.affordable);
     // 51 of the 1 000 tokens of an answer, rounded up; attention is cheaper at the beginning.
     assert!((0.03..0.06).contains(&quote.max_cost_answers), "{quote:?}");
-    let limits = Limits {
-        request_max_trm: Some(cost(50)),
-        ..Limits::default()
-    };
+    let limits = Limits { request_max_trm: Some(cost(50)), ..Limits::default() };
     let agent = node.personal().status().await.unwrap().personal_agent;
     node.limit(&agent, limits).await;
     node.personal().chat(&chat(50)).await.unwrap();
-    assert_eq!(
-        node.personal().chat(&chat(51)).await.unwrap_err().code(),
-        Some("request_limit")
-    );
+    assert_eq!(node.personal().chat(&chat(51)).await.unwrap_err().code(), Some("request_limit"));
     assert_eq!(node.settled().await.total_trades, 1);
 
     let pricing = node.personal().pricing().await.unwrap();
@@ -52,14 +46,7 @@ async fn a_quote_is_what_is_set_aside_and_counts_in_answers_too() {
 #[tokio::test]
 async fn money_moves_between_accounts_and_nothing_is_made_of_nothing() {
     let node = TestNode::start(quick()).await;
-    let own = || async {
-        node.admin
-            .balance(Some("node"))
-            .await
-            .unwrap()
-            .net_balance
-            .micro()
-    };
+    let own = || async { node.admin.balance(Some("node")).await.unwrap().net_balance.micro() };
     let start = own().await;
     let agent = node.agent("ann", "12.5").await;
     assert_eq!(agent.balance_trm.to_string(), "12.5");
@@ -68,30 +55,13 @@ async fn money_moves_between_accounts_and_nothing_is_made_of_nothing() {
     let agent = node.admin.fund_agent(&agent.did, back).await.unwrap();
     assert_eq!(agent.balance_trm.to_string(), "10.25");
     let too_much = "-10.250001".parse::<SignedAmount>().unwrap();
-    let error = node
-        .admin
-        .fund_agent(&agent.did, too_much)
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(402), Some("insufficient_balance"))
-    );
+    let error = node.admin.fund_agent(&agent.did, too_much).await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(402), Some("insufficient_balance")));
     let absurd = "9000000000000".parse::<SignedAmount>().unwrap();
-    assert_eq!(
-        node.admin
-            .fund_agent(&agent.did, absurd)
-            .await
-            .unwrap_err()
-            .status(),
-        Some(402)
-    );
+    assert_eq!(node.admin.fund_agent(&agent.did, absurd).await.unwrap_err().status(), Some(402));
     let did = format!("did:tirami:{}", "00".repeat(32));
     let error = node.admin.fund_agent(&did, back).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(404), Some("unknown_agent"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(404), Some("unknown_agent")));
     let path = format!("/v1/tirami/agents/{}/fund", agent.did);
     for amount in ["1e3", "0.0000001", "\"abc\"", "null"] {
         let body = format!("{{\"amount_trm\":{amount}}}");
@@ -104,71 +74,29 @@ async fn money_moves_between_accounts_and_nothing_is_made_of_nothing() {
 
 #[tokio::test]
 async fn an_agent_moves_to_another_node_under_a_passphrase() {
-    let (here, there) = (
-        TestNode::start(quick()).await,
-        TestNode::start(quick()).await,
-    );
+    let (here, there) = (TestNode::start(quick()).await, TestNode::start(quick()).await);
     let agent = here.agent("ann", "1").await;
-    let bundle = here
-        .admin
-        .export_agent(&agent.did, "correct horse")
-        .await
-        .unwrap();
+    let bundle = here.admin.export_agent(&agent.did, "correct horse").await.unwrap();
     let import = |passphrase: &str, name: Option<&str>| ImportAgent {
         passphrase: passphrase.to_owned(),
         bundle: bundle.clone(),
         name: name.map(str::to_owned),
     };
-    let error = there
-        .admin
-        .import_agent(&import("wrong horse", None))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(400), Some("invalid_value"))
-    );
-    let moved = there
-        .admin
-        .import_agent(&import("correct horse", None))
-        .await
-        .unwrap();
-    assert_eq!(
-        (moved.did.clone(), moved.name.as_str()),
-        (agent.did.clone(), "ann")
-    );
-    assert_eq!(
-        moved.balance_trm,
-        Amount::default(),
-        "a key moves, money does not"
-    );
-    let error = there
-        .admin
-        .import_agent(&import("correct horse", Some("x")))
-        .await
-        .unwrap_err();
+    let error = there.admin.import_agent(&import("wrong horse", None)).await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(400), Some("invalid_value")));
+    let moved = there.admin.import_agent(&import("correct horse", None)).await.unwrap();
+    assert_eq!((moved.did.clone(), moved.name.as_str()), (agent.did.clone(), "ann"));
+    assert_eq!(moved.balance_trm, Amount::default(), "a key moves, money does not");
+    let error = there.admin.import_agent(&import("correct horse", Some("x"))).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(409), Some("exists")));
-    let error = here
-        .admin
-        .export_agent(&agent.did, "short")
-        .await
-        .unwrap_err();
-    assert_eq!(
-        error.refusal().unwrap().param.as_deref(),
-        Some("passphrase")
-    );
+    let error = here.admin.export_agent(&agent.did, "short").await.unwrap_err();
+    assert_eq!(error.refusal().unwrap().param.as_deref(), Some("passphrase"));
 
     let funds = SignedAmount::from_micro(1_000_000);
     there.admin.fund_agent(&moved.did, funds).await.unwrap();
-    let key = there
-        .key(Scope::Inference, Some(&moved.did), Limits::default())
-        .await;
+    let key = there.key(Scope::Inference, Some(&moved.did), Limits::default()).await;
     let answer = there.with(&key).chat(&chat(3)).await.unwrap();
-    let trade = there
-        .admin
-        .trade(&answer.x_tirami.unwrap().trade_id)
-        .await
-        .unwrap();
+    let trade = there.admin.trade(&answer.x_tirami.unwrap().trade_id).await.unwrap();
     assert!(trade.verified, "{:?}", trade.problem);
     assert_eq!(trade.trade.consumer, agent.did);
 }
@@ -177,32 +105,16 @@ async fn an_agent_moves_to_another_node_under_a_passphrase() {
 async fn wrong_names_and_fields_are_refused_with_their_sentence() {
     let node = TestNode::start(quick()).await;
     for name in ["", &"x".repeat(65)] {
-        let request = CreateAgent {
-            name: name.to_owned(),
-            ..CreateAgent::default()
-        };
-        assert_eq!(
-            node.admin
-                .create_agent(&request)
-                .await
-                .unwrap_err()
-                .status(),
-            Some(400)
-        );
+        let request = CreateAgent { name: name.to_owned(), ..CreateAgent::default() };
+        assert_eq!(node.admin.create_agent(&request).await.unwrap_err().status(), Some(400));
     }
     let key = Some(node.admin_key.as_str());
     for (path, body) in [
         ("/v1/tirami/keys", r#"{"label":"x","scope":"king"}"#),
         ("/v1/tirami/keys", r#"{"label":"","scope":"read"}"#),
-        (
-            "/v1/tirami/keys",
-            r#"{"label":"x","scope":"read","agent":"ann"}"#,
-        ),
+        ("/v1/tirami/keys", r#"{"label":"x","scope":"read","agent":"ann"}"#),
         ("/v1/tirami/policy", r#"{"target":"everybody","limits":{}}"#),
-        (
-            "/v1/tirami/policy",
-            r#"{"target":"node","limits":{"hourly":5}}"#,
-        ),
+        ("/v1/tirami/policy", r#"{"target":"node","limits":{"hourly":5}}"#),
         ("/v1/tirami/kill", r#"{"activate":"yes"}"#),
         ("/v1/tirami/agents/nobody/fund", r#"{"amount_trm":1}"#),
     ] {
@@ -211,31 +123,10 @@ async fn wrong_names_and_fields_are_refused_with_their_sentence() {
         assert!(raw.json()["error"]["message"].as_str().unwrap().len() > 10);
     }
     let personal = node.personal();
-    assert_eq!(
-        personal
-            .trades(None, Some(0), None)
-            .await
-            .unwrap_err()
-            .status(),
-        Some(400)
-    );
-    assert_eq!(
-        personal
-            .trades(None, Some(1_001), None)
-            .await
-            .unwrap_err()
-            .status(),
-        Some(400)
-    );
+    assert_eq!(personal.trades(None, Some(0), None).await.unwrap_err().status(), Some(400));
+    assert_eq!(personal.trades(None, Some(1_001), None).await.unwrap_err().status(), Some(400));
     assert_eq!(personal.trade("xyz").await.unwrap_err().status(), Some(404));
-    assert_eq!(
-        node.admin
-            .revoke_key("00000000")
-            .await
-            .unwrap_err()
-            .status(),
-        Some(404)
-    );
+    assert_eq!(node.admin.revoke_key("00000000").await.unwrap_err().status(), Some(404));
 }
 
 #[tokio::test]
@@ -243,15 +134,7 @@ async fn trades_come_in_pages_and_none_is_lost_or_shown_twice() {
     let node = TestNode::start(quick()).await;
     let mut made = Vec::new();
     for _ in 0..7 {
-        made.push(
-            node.personal()
-                .chat(&chat(1))
-                .await
-                .unwrap()
-                .x_tirami
-                .unwrap()
-                .trade_id,
-        );
+        made.push(node.personal().chat(&chat(1)).await.unwrap().x_tirami.unwrap().trade_id);
     }
     made.reverse();
     let (mut seen, mut before) = (Vec::new(), None);
@@ -312,23 +195,11 @@ async fn the_document_and_its_page_are_served_from_the_node_alone() {
     let page = get("/docs").await;
     assert_eq!(page.status, 200);
     assert!(page.header("content-type").starts_with("text/html"));
-    for part in page
-        .text
-        .split(['"', '\''])
-        .filter(|part| part.starts_with("./"))
-    {
+    for part in page.text.split(['"', '\'']).filter(|part| part.starts_with("./")) {
         let file = get(&format!("/docs/{}", &part[2..])).await;
         assert_eq!(file.status, 200, "{part}");
     }
-    assert!(
-        !page.text.contains("//cdn"),
-        "the page works without the internet"
-    );
-    assert!(
-        get("/docs/swagger-initializer.js")
-            .await
-            .text
-            .contains("/openapi.json")
-    );
+    assert!(!page.text.contains("//cdn"), "the page works without the internet");
+    assert!(get("/docs/swagger-initializer.js").await.text.contains("/openapi.json"));
     assert_eq!(get("/docs/nothing.js").await.status, 404);
 }

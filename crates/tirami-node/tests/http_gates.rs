@@ -63,8 +63,7 @@ async fn each_budget_stops_at_each_level_and_not_a_micro_before() {
             if period == "request" {
                 node.limit(&target, limit(period, one)).await;
                 client.chat(&chat(TOKENS)).await.expect(&what);
-                node.limit(&target, limit(period, (micro(one) - 1).to_amount()))
-                    .await;
+                node.limit(&target, limit(period, (micro(one) - 1).to_amount())).await;
             } else {
                 node.limit(&target, limit(period, times(one, 2))).await;
                 client.chat(&chat(TOKENS)).await.expect(&what);
@@ -73,19 +72,11 @@ async fn each_budget_stops_at_each_level_and_not_a_micro_before() {
             let before = node.admin.balance(Some(&agent.did)).await.unwrap();
             let error = client.chat(&chat(TOKENS)).await.expect_err(&what);
             let (status, code) = refusal(period);
-            assert_eq!(
-                (error.status(), error.code()),
-                (Some(status), Some(code)),
-                "{what}"
-            );
+            assert_eq!((error.status(), error.code()), (Some(status), Some(code)), "{what}");
             if status == 429 {
                 assert!(error.refusal().unwrap().retry_after_s.is_some(), "{what}");
             }
-            assert_eq!(
-                node.admin.balance(Some(&agent.did)).await.unwrap(),
-                before,
-                "{what}"
-            );
+            assert_eq!(node.admin.balance(Some(&agent.did)).await.unwrap(), before, "{what}");
             node.limit(&target, Limits::default()).await;
             client.chat(&chat(TOKENS)).await.expect(&what);
         }
@@ -106,15 +97,10 @@ impl ToAmount for u64 {
 async fn an_agent_cannot_spend_what_it_has_not() {
     let node = TestNode::start(quick()).await;
     let agent = node.agent("poor", &cost(TOKENS).to_string()).await;
-    let key = node
-        .key(Scope::Inference, Some(&agent.did), Limits::default())
-        .await;
+    let key = node.key(Scope::Inference, Some(&agent.did), Limits::default()).await;
     node.with(&key).chat(&chat(TOKENS)).await.unwrap();
     let error = node.with(&key).chat(&chat(1)).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(402), Some("insufficient_balance"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(402), Some("insufficient_balance")));
     let balance = node.admin.balance(Some(&agent.did)).await.unwrap();
     assert_eq!(balance.net_balance.micro(), 0);
 }
@@ -124,10 +110,7 @@ async fn a_key_without_an_agent_cannot_spend() {
     let node = TestNode::start(quick()).await;
     let key = node.key(Scope::Admin, None, Limits::default()).await;
     let error = node.with(&key).chat(&chat(1)).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(403), Some("no_agent"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(403), Some("no_agent")));
 }
 
 #[tokio::test]
@@ -138,10 +121,7 @@ async fn the_kill_switch_stops_new_and_running_answers_and_can_be_lifted() {
     for _ in 0..5 {
         stream.next().await.unwrap().unwrap();
     }
-    let on = KillRequest {
-        activate: true,
-        reason: Some("drill".into()),
-    };
+    let on = KillRequest { activate: true, reason: Some("drill".into()) };
     node.admin.kill(&on).await.unwrap();
     let last = loop {
         match stream.next().await {
@@ -158,29 +138,13 @@ async fn the_kill_switch_stops_new_and_running_answers_and_can_be_lifted() {
     assert!((4..1_000).contains(&trade.completion_tokens));
 
     let error = client.chat(&chat(1)).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(403), Some("kill_switch"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(403), Some("kill_switch")));
     assert!(error.to_string().contains("drill"));
-    let error = node
-        .admin
-        .fund_agent(&status.personal_agent, one_trm())
-        .await
-        .unwrap_err();
+    let error = node.admin.fund_agent(&status.personal_agent, one_trm()).await.unwrap_err();
     assert_eq!(error.code(), Some("kill_switch"));
-    assert!(
-        node.personal().balance(None).await.is_ok(),
-        "looking is not spending"
-    );
+    assert!(node.personal().balance(None).await.is_ok(), "looking is not spending");
 
-    node.admin
-        .kill(&KillRequest {
-            activate: false,
-            reason: None,
-        })
-        .await
-        .unwrap();
+    node.admin.kill(&KillRequest { activate: false, reason: None }).await.unwrap();
     client.chat(&chat(1)).await.unwrap();
 }
 
@@ -190,54 +154,32 @@ fn one_trm() -> tirami_sdk::SignedAmount {
 
 #[tokio::test]
 async fn failing_answers_open_the_breaker_and_a_person_closes_it() {
-    let script = FakeScript {
-        fail_after: Some(0),
-        ..quick()
-    };
+    let script = FakeScript { fail_after: Some(0), ..quick() };
     let node = TestNode::start(script).await;
     let (agent, client, _) = payer(&node, Limits::default()).await;
-    let limits = Limits {
-        breaker_errors: Some(3),
-        ..Limits::default()
-    };
+    let limits = Limits { breaker_errors: Some(3), ..Limits::default() };
     node.limit(&agent.did, limits).await;
     for _ in 0..3 {
         let error = client.chat(&chat(TOKENS)).await.unwrap_err();
-        assert_eq!(
-            (error.status(), error.code()),
-            (Some(500), Some("engine_failed"))
-        );
+        assert_eq!((error.status(), error.code()), (Some(500), Some("engine_failed")));
     }
     let error = client.chat(&chat(TOKENS)).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(429), Some("breaker_open"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(429), Some("breaker_open")));
     assert!(error.refusal().unwrap().retry_after_s.unwrap() > 1);
     assert!(client.safety(None).await.unwrap().circuit_tripped);
-    assert_eq!(
-        node.personal().chat(&chat(1)).await.unwrap_err().code(),
-        Some("engine_failed")
-    );
+    assert_eq!(node.personal().chat(&chat(1)).await.unwrap_err().code(), Some("engine_failed"));
     node.admin.reset_breaker(&agent.did).await.unwrap();
     let error = client.chat(&chat(TOKENS)).await.unwrap_err();
     assert_eq!(error.code(), Some("engine_failed"));
     let balance = node.admin.balance(Some(&agent.did)).await.unwrap();
-    assert_eq!(
-        balance.consumed,
-        Amount::default(),
-        "nothing delivered, nothing owed"
-    );
+    assert_eq!(balance.consumed, Amount::default(), "nothing delivered, nothing owed");
 }
 
 #[tokio::test]
 async fn many_jobs_in_a_minute_open_the_breaker() {
     let node = TestNode::start(quick()).await;
     let (agent, client, _) = payer(&node, Limits::default()).await;
-    let limits = Limits {
-        breaker_spends_per_minute: Some(4),
-        ..Limits::default()
-    };
+    let limits = Limits { breaker_spends_per_minute: Some(4), ..Limits::default() };
     node.limit(&agent.did, limits).await;
     let mut passed = 0;
     let error = loop {
@@ -247,10 +189,7 @@ async fn many_jobs_in_a_minute_open_the_breaker() {
         }
         assert!(passed < 10);
     };
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(429), Some("breaker_open"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(429), Some("breaker_open")));
     assert!((4..=5).contains(&passed), "{passed}");
 }
 
@@ -258,32 +197,20 @@ async fn many_jobs_in_a_minute_open_the_breaker() {
 async fn an_expensive_request_waits_for_a_person_and_then_passes_once() {
     let node = TestNode::start(quick()).await;
     let (agent, client, _) = payer(&node, Limits::default()).await;
-    let limits = Limits {
-        approval_above_trm: Some(cost(5)),
-        ..Limits::default()
-    };
+    let limits = Limits { approval_above_trm: Some(cost(5)), ..Limits::default() };
     node.limit(&agent.did, limits).await;
     client.chat(&chat(5)).await.unwrap();
 
     let error = client.chat(&chat(TOKENS)).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(403), Some("approval_required"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(403), Some("approval_required")));
     let extra = error.refusal().unwrap().extra.clone().unwrap();
     assert_eq!(extra.max_amount_trm, cost(TOKENS));
     let waiting = node.admin.approvals().await.unwrap().approvals;
     assert_eq!((waiting.len(), waiting[0].id), (1, extra.approval_id));
     let again = client.chat(&chat(TOKENS)).await.unwrap_err();
-    assert_eq!(
-        again.refusal().unwrap().extra.as_ref().unwrap().approval_id,
-        extra.approval_id
-    );
+    assert_eq!(again.refusal().unwrap().extra.as_ref().unwrap().approval_id, extra.approval_id);
 
-    node.admin
-        .decide_approval(extra.approval_id, true)
-        .await
-        .unwrap();
+    node.admin.decide_approval(extra.approval_id, true).await.unwrap();
     client.chat(&chat(TOKENS)).await.unwrap();
     let next = client.chat(&chat(TOKENS)).await.unwrap_err();
     let next = next.refusal().unwrap().extra.as_ref().unwrap().approval_id;
@@ -291,15 +218,9 @@ async fn an_expensive_request_waits_for_a_person_and_then_passes_once() {
 
     node.admin.decide_approval(next, false).await.unwrap();
     let error = client.chat(&chat(TOKENS)).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(403), Some("approval_denied"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(403), Some("approval_denied")));
     let error = node.admin.decide_approval(999, true).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(404), Some("unknown_approval"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(404), Some("unknown_approval")));
 }
 
 #[tokio::test]

@@ -15,14 +15,9 @@ async fn a_thousand_at_once_overspend_a_budget_by_exactly_nothing() {
     let node = TestNode::start(script(4, Duration::from_millis(1))).await;
     let agent = node.agent("swarm", "1000").await;
     let budget = times(cost(4), AFFORDABLE);
-    let limits = Limits {
-        lifetime_max_trm: Some(budget),
-        ..Limits::default()
-    };
+    let limits = Limits { lifetime_max_trm: Some(budget), ..Limits::default() };
     node.limit(&agent.did, limits).await;
-    let key = node
-        .key(Scope::Inference, Some(&agent.did), Limits::default())
-        .await;
+    let key = node.key(Scope::Inference, Some(&agent.did), Limits::default()).await;
     let client = node.with(&key);
     let tasks: Vec<_> = (0..REQUESTS)
         .map(|_| {
@@ -51,11 +46,7 @@ async fn a_thousand_at_once_overspend_a_budget_by_exactly_nothing() {
     // Every answer costs its maximum here, so exactly so many fit.
     assert_eq!(passed, AFFORDABLE);
     let balance = node.admin.balance(Some(&agent.did)).await.unwrap();
-    assert_eq!(
-        micro(balance.consumed),
-        micro(budget),
-        "overspent by exactly 0"
-    );
+    assert_eq!(micro(balance.consumed), micro(budget), "overspent by exactly 0");
     assert_eq!(balance.reserved.trm().micro(), 0);
     let network = node.admin.network().await.unwrap();
     assert!(network.conserved);

@@ -21,18 +21,11 @@ async fn call(node: &TestNode, operation: Operation, headers: &[(&str, &str)]) -
         Method::Delete => reqwest::Method::DELETE,
     };
     let url = format!("{}{}", node.url, operation.path_with(&["x"]));
-    let mut call = node
-        .http
-        .request(method, url)
-        .header("content-type", "application/json");
+    let mut call = node.http.request(method, url).header("content-type", "application/json");
     for (name, value) in headers {
         call = call.header(*name, *value);
     }
-    let answer = if row.method == Method::Get {
-        call
-    } else {
-        call.body("{}")
-    };
+    let answer = if row.method == Method::Get { call } else { call.body("{}") };
     Raw::of(answer.send().await.unwrap()).await
 }
 
@@ -75,10 +68,7 @@ async fn every_route_lets_in_exactly_the_scopes_its_row_says() {
             assert_eq!(passed(&raw), expected, "{} {held:?} {raw:?}", row.path);
             assert!(!raw.header("x-request-id").is_empty());
             if !expected {
-                assert_eq!(
-                    (raw.status, raw.code().as_str()),
-                    (403, "insufficient_scope")
-                );
+                assert_eq!((raw.status, raw.code().as_str()), (403, "insufficient_scope"));
             }
         }
     }
@@ -142,36 +132,21 @@ async fn a_socket_others_can_reach_always_needs_a_key() {
 async fn a_key_works_from_either_header_until_it_is_revoked() {
     let node = TestNode::start(quick()).await;
     let key = node.key(Scope::Economy, None, Limits::default()).await;
-    let raw = call(
-        &node,
-        Operation::Keys,
-        &[("x-api-key", node.admin_key.as_str())],
-    )
-    .await;
+    let raw = call(&node, Operation::Keys, &[("x-api-key", node.admin_key.as_str())]).await;
     assert_eq!(raw.status, 200);
     assert!(!raw.text.contains(&key.key), "a list shows no key");
     assert!(node.with(&key).status().await.is_ok());
     node.admin.revoke_key(&key.info.id).await.unwrap();
     let error = node.with(&key).status().await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(401), Some("invalid_api_key"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(401), Some("invalid_api_key")));
     let listed = node.admin.keys().await.unwrap().keys;
-    assert!(
-        listed
-            .iter()
-            .any(|listed| listed.id == key.info.id && listed.state == "revoked")
-    );
+    assert!(listed.iter().any(|listed| listed.id == key.info.id && listed.state == "revoked"));
 }
 
 #[tokio::test]
 async fn an_expired_key_is_refused() {
     let node = TestNode::start(quick()).await;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_millis() as u64;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let request = CreateKey {
         label: "short".into(),
         scope: Scope::Read,
@@ -182,20 +157,14 @@ async fn an_expired_key_is_refused() {
     let key = node.admin.create_key(&request).await.unwrap();
     assert!(node.with(&key).status().await.is_ok());
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(
-        node.with(&key).status().await.unwrap_err().status(),
-        Some(401)
-    );
+    assert_eq!(node.with(&key).status().await.unwrap_err().status(), Some(401));
 }
 
 #[tokio::test]
 async fn a_rotated_key_works_for_its_grace_and_shares_its_budget() {
     let node = TestNode::start(quick()).await;
     let agent = node.agent("a", "10").await;
-    let limits = Limits {
-        lifetime_max_trm: Some(http_support::cost(3)),
-        ..Limits::default()
-    };
+    let limits = Limits { lifetime_max_trm: Some(http_support::cost(3)), ..Limits::default() };
     let old = node.key(Scope::Inference, Some(&agent.did), limits).await;
     node.with(&old).chat(&chat(3)).await.unwrap();
     let new = node.admin.rotate_key(&old.info.id, 300).await.unwrap();
@@ -205,10 +174,7 @@ async fn a_rotated_key_works_for_its_grace_and_shares_its_budget() {
         assert_eq!(error.code(), Some("budget_limit"));
     }
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(
-        node.with(&old).status().await.unwrap_err().status(),
-        Some(401)
-    );
+    assert_eq!(node.with(&old).status().await.unwrap_err().status(), Some(401));
     assert!(node.with(&new).status().await.is_ok());
 }
 
@@ -216,26 +182,12 @@ async fn a_rotated_key_works_for_its_grace_and_shares_its_budget() {
 async fn below_economy_an_agent_sees_only_itself() {
     let node = TestNode::start(quick()).await;
     let (a, b) = (node.agent("a", "10").await, node.agent("b", "10").await);
-    let key_a = node
-        .key(Scope::Inference, Some(&a.did), Limits::default())
-        .await;
-    let key_b = node
-        .key(Scope::Inference, Some(&b.did), Limits::default())
-        .await;
+    let key_a = node.key(Scope::Inference, Some(&a.did), Limits::default()).await;
+    let key_b = node.key(Scope::Inference, Some(&b.did), Limits::default()).await;
     node.with(&key_a).chat(&chat(3)).await.unwrap();
-    let theirs = node
-        .with(&key_b)
-        .chat(&chat(3))
-        .await
-        .unwrap()
-        .x_tirami
-        .unwrap()
-        .trade_id;
+    let theirs = node.with(&key_b).chat(&chat(3)).await.unwrap().x_tirami.unwrap().trade_id;
     let client = node.with(&key_a);
-    assert_eq!(
-        client.balance(None).await.unwrap().agent,
-        Some(a.did.clone())
-    );
+    assert_eq!(client.balance(None).await.unwrap().agent, Some(a.did.clone()));
     assert_eq!(client.agents().await.unwrap().agents.len(), 1);
     let trades = client.trades(None, None, None).await.unwrap().trades;
     assert!(trades.iter().all(|trade| trade.consumer == a.did) && trades.len() == 1);
@@ -249,13 +201,5 @@ async fn below_economy_an_agent_sees_only_itself() {
     }
     assert_eq!(client.trade(&theirs).await.unwrap_err().status(), Some(404));
     assert!(node.admin.trade(&theirs).await.unwrap().verified);
-    assert_eq!(
-        node.admin
-            .trades(None, None, None)
-            .await
-            .unwrap()
-            .trades
-            .len(),
-        2
-    );
+    assert_eq!(node.admin.trades(None, None, None).await.unwrap().trades.len(), 2);
 }

@@ -11,12 +11,7 @@ use tirami_node::store::doctor::{Report, doctor};
 use tirami_node::store::{DirLock, StoreError, TradeFilter};
 
 fn failed(report: &Report) -> Vec<&'static str> {
-    report
-        .checks
-        .iter()
-        .filter(|check| !check.ok)
-        .map(|check| check.name)
-        .collect()
+    report.checks.iter().filter(|check| !check.ok).map(|check| check.name).collect()
 }
 
 #[test]
@@ -55,11 +50,7 @@ fn a_snapshot_shortens_the_replay_and_gives_the_same_state() {
     drop(opening);
     let kept = doctor(dir.path());
     assert!(kept.is_healthy(), "{kept:?}");
-    let detail = kept
-        .checks
-        .iter()
-        .find(|check| check.name == "snapshots")
-        .unwrap();
+    let detail = kept.checks.iter().find(|check| check.name == "snapshots").unwrap();
     assert!(detail.detail.starts_with("2,"), "{detail:?}");
 }
 
@@ -73,11 +64,7 @@ fn waiters_of_one_group_are_told_in_order_after_the_sync() {
     futures_executor(async {
         for number in 0..500 {
             // Every third waits for nothing of its own, and must not overtake.
-            let events = if number % 3 == 0 {
-                Vec::new()
-            } else {
-                life.job()
-            };
+            let events = if number % 3 == 0 { Vec::new() } else { life.job() };
             let order = Arc::clone(&order);
             let done = Box::new(move |result: Result<(), StoreError>| {
                 result.unwrap();
@@ -118,11 +105,7 @@ fn trades_are_listed_in_pages_with_their_documents() {
     }
     futures_executor(async {
         for agent in [None, Some(life.genesis.personal)] {
-            let mut filter = TradeFilter {
-                agent,
-                before: None,
-                limit: 10,
-            };
+            let mut filter = TradeFilter { agent, before: None, limit: 10 };
             let mut seen = Vec::new();
             loop {
                 let page = reader.trades(filter).await.unwrap();
@@ -136,21 +119,13 @@ fn trades_are_listed_in_pages_with_their_documents() {
             assert!(seen.is_sorted_by(|one, next| one.cursor > next.cursor));
             let trade = reader.trade(seen[3].trade).await.unwrap().unwrap();
             assert_eq!(trade.row, seen[3]);
-            let kinds: Vec<_> = trade
-                .documents
-                .iter()
-                .map(|document| document.kind)
-                .collect();
+            let kinds: Vec<_> = trade.documents.iter().map(|document| document.kind).collect();
             use DocumentKind::{Order, Receipt, Voucher};
             assert_eq!(kinds, [Order, Voucher, Receipt]);
             assert_eq!(trade.documents[2].id, trade.row.receipt.unwrap());
         }
         let stranger = Some(tirami_core::AgentId::from_bytes([9; 32]));
-        let filter = TradeFilter {
-            agent: stranger,
-            before: None,
-            limit: 10,
-        };
+        let filter = TradeFilter { agent: stranger, before: None, limit: 10 };
         assert!(reader.trades(filter).await.unwrap().items.is_empty());
         let unknown = tirami_core::DocumentId::from_bytes([9; 32]);
         assert_eq!(reader.trade(unknown).await.unwrap(), None);
@@ -174,19 +149,9 @@ fn the_doctor_finds_a_whole_book_healthy_and_leaves_it_alone() {
     store.close().unwrap();
     let before = std::fs::read(dir.path().join("tirami.db")).unwrap();
     let report = doctor(dir.path());
-    assert!(
-        report.is_healthy() && report.advice.is_empty(),
-        "{report:?}"
-    );
+    assert!(report.is_healthy() && report.advice.is_empty(), "{report:?}");
     let names: Vec<_> = report.checks.iter().map(|check| check.name).collect();
-    for name in [
-        "journal",
-        "snapshots",
-        "entries",
-        "documents",
-        "invariants",
-        "index of trades",
-    ] {
+    for name in ["journal", "snapshots", "entries", "documents", "invariants", "index of trades"] {
         assert!(names.contains(&name), "{names:?}");
     }
     assert_eq!(std::fs::read(dir.path().join("tirami.db")).unwrap(), before);
@@ -194,11 +159,7 @@ fn the_doctor_finds_a_whole_book_healthy_and_leaves_it_alone() {
 
 #[test]
 fn the_doctor_finds_a_document_that_its_signer_did_not_sign() {
-    for kind in [
-        DocumentKind::Order,
-        DocumentKind::Voucher,
-        DocumentKind::Receipt,
-    ] {
+    for kind in [DocumentKind::Order, DocumentKind::Voucher, DocumentKind::Receipt] {
         let dir = tempfile::tempdir().unwrap();
         let mut life = Life::new(7);
         let (store, _) = start(create(dir.path(), &life.genesis));
@@ -242,8 +203,7 @@ fn the_doctor_finds_an_index_that_differs_from_the_journal() {
     append(&store, life.job()).unwrap();
     store.close().unwrap();
     let db = rusqlite::Connection::open(dir.path().join("tirami.db")).unwrap();
-    db.execute("UPDATE trades SET amount_micro = amount_micro + 1", [])
-        .unwrap();
+    db.execute("UPDATE trades SET amount_micro = amount_micro + 1", []).unwrap();
     db.close().unwrap();
     assert_eq!(failed(&doctor(dir.path())), ["index of trades"]);
 }

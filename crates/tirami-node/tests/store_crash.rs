@@ -30,10 +30,7 @@ fn writes_until_it_is_killed() {
     let (store, _) = start(create(&dir.join("node"), &life.genesis));
     let told = Arc::new(Mutex::new(fs::File::create(dir.join("told")).unwrap()));
     futures_executor(async {
-        store
-            .append(life.begin(), Box::new(|result| result.unwrap()))
-            .await
-            .unwrap();
+        store.append(life.begin(), Box::new(|result| result.unwrap())).await.unwrap();
         for job in 1..=JOBS_MAX {
             let told = Arc::clone(&told);
             let done = Box::new(move |result: Result<(), _>| {
@@ -46,10 +43,7 @@ fn writes_until_it_is_killed() {
             if job % 500 == 0 {
                 let (hash, body) = (life.ledger.state_hash(), life.ledger.snapshot());
                 let at = tirami_core::Timestamp::from_ms(1);
-                store
-                    .snapshot(at, hash, body, Box::new(|r| r.unwrap()))
-                    .await
-                    .unwrap();
+                store.snapshot(at, hash, body, Box::new(|r| r.unwrap())).await.unwrap();
             }
         }
     });
@@ -60,11 +54,7 @@ struct Writer(Child);
 
 impl Writer {
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .arg(name)
-            .arg(self.0.id().to_string())
-            .status()
-            .unwrap();
+        let sent = Command::new("kill").arg(name).arg(self.0.id().to_string()).status().unwrap();
         assert!(sent.success());
     }
 }
@@ -103,10 +93,7 @@ fn a_copy_at_any_moment_has_every_acknowledged_job_whole() {
             fs::copy(node.join(file), copy.join(file)).unwrap();
         }
         let mut bytes = [0; 8];
-        fs::File::open(dir.path().join("told"))
-            .unwrap()
-            .read_exact(&mut bytes)
-            .unwrap();
+        fs::File::open(dir.path().join("told")).unwrap().read_exact(&mut bytes).unwrap();
         writer.signal("-CONT");
         let told = u64::from_le_bytes(bytes);
         assert!(told >= told_before);
@@ -125,18 +112,11 @@ fn check_copy(copy: &Path, told: u64) {
     let opening = open(copy).unwrap();
     let ledger = ledger_of(&opening);
     let whole = ledger.book().jobs_charged();
-    assert!(
-        whole >= told,
-        "{told} jobs were acknowledged, {whole} are there"
-    );
+    assert!(whole >= told, "{told} jobs were acknowledged, {whole} are there");
     let mut life = Life::new(1);
     life.begin();
     (0..whole).for_each(|_| drop(life.job()));
-    assert_eq!(
-        ledger.state_hash(),
-        life.ledger.state_hash(),
-        "after {whole} jobs"
-    );
+    assert_eq!(ledger.state_hash(), life.ledger.state_hash(), "after {whole} jobs");
     // It can be gone on with.
     let (store, _) = start(opening);
     store_support::append(&store, life.job()).unwrap();

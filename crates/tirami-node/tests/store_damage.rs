@@ -38,12 +38,7 @@ fn book(dir: &Path) -> Ledger {
 /// would drop its locks.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    let copied = Command::new("cp")
-        .arg("-r")
-        .arg(from.join("."))
-        .arg(to)
-        .status()
-        .unwrap();
+    let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status().unwrap();
     assert!(copied.success());
 }
 
@@ -54,9 +49,7 @@ fn digest(path: &Path) -> Digest {
 /// Opens, which must fail and leave the file as it is; gives the sentence.
 fn refused(dir: &Path) -> StoreError {
     let before = digest(&dir.join(DB));
-    let error = open(dir)
-        .err()
-        .unwrap_or_else(|| panic!("{} was opened", dir.display()));
+    let error = open(dir).err().unwrap_or_else(|| panic!("{} was opened", dir.display()));
     assert_eq!(digest(&dir.join(DB)), before);
     let sentence = error.to_string();
     assert!(sentence.contains("nothing"), "{sentence}");
@@ -78,11 +71,7 @@ fn a_flipped_bit_is_found_or_changes_nothing() {
         let damaged = dir.path().join(format!("flip-{round}"));
         copy(&whole, &damaged);
         // A third of them in the first pages, where the header and the schema are.
-        let bound = if round % 3 == 0 {
-            8_192
-        } else {
-            bytes.len() as u64
-        };
+        let bound = if round % 3 == 0 { 8_192 } else { bytes.len() as u64 };
         let (at, bit) = (dice.below(bound) as usize, dice.below(8));
         let mut flipped = bytes.clone();
         flipped[at] ^= 1 << bit;
@@ -99,17 +88,11 @@ fn a_flipped_bit_is_found_or_changes_nothing() {
                 // What can be opened can also be gone on with.
                 let (store, reader) = start(open(&damaged).unwrap());
                 for agent in [None, Some(agent)] {
-                    let filter = TradeFilter {
-                        agent,
-                        before: None,
-                        limit: 1_000,
-                    };
+                    let filter = TradeFilter { agent, before: None, limit: 1_000 };
                     let trades = futures_executor(reader.trades(filter)).unwrap().items;
                     assert_eq!(trades.len(), 100, "byte {at} bit {bit}");
                     for trade in trades.iter().step_by(33) {
-                        let found = futures_executor(reader.trade(trade.trade))
-                            .unwrap()
-                            .unwrap();
+                        let found = futures_executor(reader.trade(trade.trade)).unwrap().unwrap();
                         assert_eq!((&found.row, found.documents.len()), (trade, 3));
                     }
                 }
@@ -133,28 +116,15 @@ fn a_truncated_book_is_refused() {
     fs::create_dir(&whole).unwrap();
     book(&whole);
     let bytes = fs::read(whole.join(DB)).unwrap();
-    let lengths = [
-        0,
-        1,
-        50,
-        100,
-        4_095,
-        4_096,
-        8_192,
-        bytes.len() / 2,
-        bytes.len() - 4_096,
-        bytes.len() - 1,
-    ];
+    let lengths =
+        [0, 1, 50, 100, 4_095, 4_096, 8_192, bytes.len() / 2, bytes.len() - 4_096, bytes.len() - 1];
     for length in lengths {
         let damaged = dir.path().join(format!("length-{length}"));
         copy(&whole, &damaged);
         fs::write(damaged.join(DB), &bytes[..length]).unwrap();
         let error = refused(&damaged);
         assert!(
-            matches!(
-                error,
-                StoreError::Damaged { .. } | StoreError::NotABook { .. }
-            ),
+            matches!(error, StoreError::Damaged { .. } | StoreError::NotABook { .. }),
             "{length}: {error:?}"
         );
         assert!(!doctor(&damaged).is_healthy());
@@ -170,9 +140,7 @@ fn a_file_of_something_else_is_refused() {
 
     fs::remove_file(dir.path().join(DB)).unwrap();
     let other = rusqlite::Connection::open(dir.path().join(DB)).unwrap();
-    other
-        .execute_batch("CREATE TABLE photos (name TEXT)")
-        .unwrap();
+    other.execute_batch("CREATE TABLE photos (name TEXT)").unwrap();
     other.close().unwrap();
     assert!(matches!(refused(dir.path()), StoreError::NotABook { .. }));
 }
@@ -186,10 +154,7 @@ fn a_book_of_a_newer_build_is_refused() {
     db.close().unwrap();
     let error = refused(dir.path());
     assert!(matches!(error, StoreError::Newer { found: 99, .. }));
-    assert!(
-        error.to_string().contains("has schema version 99"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("has schema version 99"), "{error}");
 }
 
 #[test]
@@ -198,10 +163,7 @@ fn a_book_that_is_gone_is_not_replaced_by_an_empty_one() {
     book(dir.path());
     fs::remove_file(dir.path().join(DB)).unwrap();
     let error = Opening::open(dir.path(), DirLock::take(dir.path()).unwrap()).unwrap_err();
-    assert!(
-        matches!(error, StoreError::Missing { records, .. } if records > 0),
-        "{error:?}"
-    );
+    assert!(matches!(error, StoreError::Missing { records, .. } if records > 0), "{error:?}");
     assert!(!dir.path().join(DB).exists());
     assert!(!doctor(dir.path()).is_healthy());
 }
@@ -264,10 +226,7 @@ fn a_damaged_or_lost_log_is_refused() {
         let before = digest(&again.join("tirami.db-wal"));
         match open(&again) {
             Ok(opening) => assert_eq!(ledger_of(&opening), life.ledger, "byte {at}"),
-            Err(error) => assert!(
-                error.to_string().contains("nothing was overwritten"),
-                "{error}"
-            ),
+            Err(error) => assert!(error.to_string().contains("nothing was overwritten"), "{error}"),
         }
         assert_eq!(digest(&again.join("tirami.db-wal")), before);
     }
@@ -307,17 +266,9 @@ fn a_directory_or_file_that_may_only_be_read_is_refused() {
             fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
             mode(&copy, 0o755);
         }
-        let program = if is_root {
-            copy
-        } else {
-            std::env::current_exe().unwrap()
-        };
+        let program = if is_root { copy } else { std::env::current_exe().unwrap() };
         let mut child = Command::new(program);
-        child.args([
-            "--exact",
-            "opened_by_a_user_who_may_only_read",
-            "--nocapture",
-        ]);
+        child.args(["--exact", "opened_by_a_user_who_may_only_read", "--nocapture"]);
         child.env(FORBIDDEN_DIR, dir.path()).current_dir("/");
         if is_root {
             child.uid(NOBODY).gid(NOBODY);

@@ -22,11 +22,7 @@ const STARTED_DIR: &str = "STORE_TEST_STARTED_DIR";
 const KILLS: u64 = 25;
 
 async fn node(data_dir: &Path) -> Result<RunningNode, StartError> {
-    let script = FakeScript {
-        tokens_per_answer: 5,
-        delay: Duration::ZERO,
-        fail_after: None,
-    };
+    let script = FakeScript { tokens_per_answer: 5, delay: Duration::ZERO, fail_after: None };
     Node::start(NodeOptions {
         data_dir: data_dir.to_path_buf(),
         bind: ([127, 0, 0, 1], 0).into(),
@@ -37,27 +33,13 @@ async fn node(data_dir: &Path) -> Result<RunningNode, StartError> {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
 fn agent_keys(dir: &Path) -> Vec<PathBuf> {
-    let files = fs::read_dir(dir.join("keys"))
-        .unwrap()
-        .map(|file| file.unwrap().path());
-    let is_agent = |path: &PathBuf| {
-        path.file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .contains("agent-")
-    };
-    files
-        .filter(|path| is_agent(path) && path.extension().unwrap() == "key")
-        .collect()
+    let files = fs::read_dir(dir.join("keys")).unwrap().map(|file| file.unwrap().path());
+    let is_agent = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().contains("agent-");
+    files.filter(|path| is_agent(path) && path.extension().unwrap() == "key").collect()
 }
 
 /// What a node must have after a complete start, whatever happened before.
@@ -74,11 +56,7 @@ async fn check_complete(dir: &Path, node: &RunningNode) -> Digest {
         assert!(!account.available().is_zero());
         assert!(account.limits().request_max.is_some());
         let secret = Digest::of(token.trim_end().as_bytes());
-        let keys: Vec<_> = book
-            .keys()
-            .values()
-            .filter(|key| key.is_live(now))
-            .collect();
+        let keys: Vec<_> = book.keys().values().filter(|key| key.is_live(now)).collect();
         assert_eq!((keys.len(), keys[0].agent()), (1, Some(personal)));
         (ledger.state_hash(), secret)
     };
@@ -93,10 +71,7 @@ fn a_node_comes_back_with_the_same_state() {
         let first = node(dir).await.unwrap();
         let state = check_complete(dir, &first).await;
         let error = node(dir).await.unwrap_err();
-        assert!(
-            matches!(error, StartError::Store(StoreError::Locked { .. })),
-            "{error}"
-        );
+        assert!(matches!(error, StartError::Store(StoreError::Locked { .. })), "{error}");
         let token = fs::read(dir.join("api_token")).unwrap();
         first.shutdown().await.unwrap();
         let again = node(dir).await.unwrap();
@@ -114,10 +89,7 @@ fn a_book_without_its_key_is_refused() {
         node(dir.path()).await.unwrap().shutdown().await.unwrap();
         let key = dir.path().join("keys/node.key");
         fs::remove_file(&key).unwrap();
-        assert!(matches!(
-            node(dir.path()).await,
-            Err(StartError::OtherKey { .. })
-        ));
+        assert!(matches!(node(dir.path()).await, Err(StartError::OtherKey { .. })));
         assert!(!key.exists());
     });
 }

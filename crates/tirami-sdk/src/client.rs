@@ -33,9 +33,7 @@ impl Client {
     ///
     /// [`ClientError::Url`] and [`ClientError::ApiKey`]. Nothing is sent yet.
     pub fn new(base_url: &str, api_key: Option<&str>) -> Result<Self, ClientError> {
-        let bad_url = || ClientError::Url {
-            url: base_url.to_owned(),
-        };
+        let bad_url = || ClientError::Url { url: base_url.to_owned() };
         let url = reqwest::Url::parse(base_url).map_err(|_| bad_url())?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(bad_url());
@@ -54,10 +52,7 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT);
         let http = transport(builder, &url).build().map_err(|_| bad_url())?;
         let base = base_url.trim_end_matches('/').trim_end_matches("/v1");
-        Ok(Self {
-            http,
-            base: base.into(),
-        })
+        Ok(Self { http, base: base.into() })
     }
 
     /// The node's base URL, without a slash at its end.
@@ -76,11 +71,7 @@ impl Client {
     ///
     /// [`ClientError`]; a refusal's code says which limit or gate it was.
     pub async fn chat(&self, request: &ChatRequest) -> Result<ChatResponse, ClientError> {
-        let request = ChatRequest {
-            stream: None,
-            stream_options: None,
-            ..request.clone()
-        };
+        let request = ChatRequest { stream: None, stream_options: None, ..request.clone() };
         let call = self.call(Operation::Chat, &[], &[]).json(&request);
         self.read(self.send(call).await?).await
     }
@@ -94,14 +85,10 @@ impl Client {
     pub async fn chat_stream(&self, request: &ChatRequest) -> Result<ChatStream, ClientError> {
         let request = ChatRequest {
             stream: Some(true),
-            stream_options: Some(StreamOptions {
-                include_usage: true,
-            }),
+            stream_options: Some(StreamOptions { include_usage: true }),
             ..request.clone()
         };
-        let answer = self
-            .send(self.call(Operation::Chat, &[], &[]).json(&request))
-            .await?;
+        let answer = self.send(self.call(Operation::Chat, &[], &[]).json(&request)).await?;
         let request_id = header(&answer, "x-request-id");
         let body = Box::pin(answer.bytes_stream());
         Ok(ChatStream::new(self.base.to_string(), request_id, body))
@@ -131,9 +118,7 @@ impl Client {
     ///
     /// [`ClientError`].
     pub async fn ready(&self) -> Result<Ready, ClientError> {
-        let call = self
-            .call(Operation::Readyz, &[], &[])
-            .timeout(ANSWER_TIMEOUT);
+        let call = self.call(Operation::Readyz, &[], &[]).timeout(ANSWER_TIMEOUT);
         let answer = call.send().await.map_err(|source| self.broken(source))?;
         self.read(answer).await
     }
@@ -181,12 +166,7 @@ impl Client {
     ///
     /// [`ClientError`].
     pub async fn balance(&self, agent: Option<&str>) -> Result<Balance, ClientError> {
-        self.get(
-            Operation::Balance,
-            &[],
-            &[("agent", agent.map(str::to_owned))],
-        )
-        .await
+        self.get(Operation::Balance, &[], &[("agent", agent.map(str::to_owned))]).await
     }
 
     /// What work costs.
@@ -242,12 +222,7 @@ impl Client {
     ///
     /// [`ClientError`].
     pub async fn safety(&self, agent: Option<&str>) -> Result<Safety, ClientError> {
-        self.get(
-            Operation::Safety,
-            &[],
-            &[("agent", agent.map(str::to_owned))],
-        )
-        .await
+        self.get(Operation::Safety, &[], &[("agent", agent.map(str::to_owned))]).await
     }
 
     /// The node at a glance.
@@ -292,12 +267,7 @@ impl Client {
     ///
     /// [`ClientError`].
     pub async fn fund_agent(&self, did: &str, amount: SignedAmount) -> Result<Agent, ClientError> {
-        self.post(
-            Operation::FundAgent,
-            &[did],
-            &FundAgent { amount_trm: amount },
-        )
-        .await
+        self.post(Operation::FundAgent, &[did], &FundAgent { amount_trm: amount }).await
     }
 
     /// An agent's key, encrypted under a passphrase of at least 8 characters.
@@ -306,9 +276,7 @@ impl Client {
     ///
     /// [`ClientError`].
     pub async fn export_agent(&self, did: &str, passphrase: &str) -> Result<Bundle, ClientError> {
-        let request = ExportAgent {
-            passphrase: passphrase.to_owned(),
-        };
+        let request = ExportAgent { passphrase: passphrase.to_owned() };
         self.post(Operation::ExportAgent, &[did], &request).await
     }
 
@@ -327,9 +295,7 @@ impl Client {
     ///
     /// [`ClientError`].
     pub async fn reset_breaker(&self, did: &str) -> Result<Done, ClientError> {
-        let call = self
-            .call(Operation::ResetBreaker, &[did], &[])
-            .timeout(ANSWER_TIMEOUT);
+        let call = self.call(Operation::ResetBreaker, &[did], &[]).timeout(ANSWER_TIMEOUT);
         self.read(self.send(call).await?).await
     }
 
@@ -367,12 +333,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn decide_approval(&self, id: u64, approve: bool) -> Result<Done, ClientError> {
         let id = id.to_string();
-        self.post(
-            Operation::DecideApproval,
-            &[&id],
-            &ApprovalDecision { approve },
-        )
-        .await
+        self.post(Operation::DecideApproval, &[&id], &ApprovalDecision { approve }).await
     }
 
     /// The API keys, without the keys.
@@ -399,8 +360,7 @@ impl Client {
     ///
     /// [`ClientError`].
     pub async fn rotate_key(&self, id: &str, grace_ms: u64) -> Result<CreatedKey, ClientError> {
-        self.post(Operation::RotateKey, &[id], &RotateKey { grace_ms })
-            .await
+        self.post(Operation::RotateKey, &[id], &RotateKey { grace_ms }).await
     }
 
     /// Ends an API key at once.
@@ -409,9 +369,7 @@ impl Client {
     ///
     /// [`ClientError`].
     pub async fn revoke_key(&self, id: &str) -> Result<Done, ClientError> {
-        let call = self
-            .call(Operation::RevokeKey, &[id], &[])
-            .timeout(ANSWER_TIMEOUT);
+        let call = self.call(Operation::RevokeKey, &[id], &[]).timeout(ANSWER_TIMEOUT);
         self.read(self.send(call).await?).await
     }
 }
@@ -433,10 +391,7 @@ impl Client {
         path: &[&str],
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        let call = self
-            .call(operation, path, &[])
-            .json(body)
-            .timeout(ANSWER_TIMEOUT);
+        let call = self.call(operation, path, &[]).json(body).timeout(ANSWER_TIMEOUT);
         self.read(self.send(call).await?).await
     }
 
@@ -520,11 +475,7 @@ fn transport(builder: reqwest::ClientBuilder, url: &reqwest::Url) -> reqwest::Cl
     // Fails only when a provider is installed already, which is what is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-    let builder = if loopback {
-        builder.no_proxy()
-    } else {
-        builder
-    };
+    let builder = if loopback { builder.no_proxy() } else { builder };
     if url.scheme() == "https" {
         return builder;
     }

@@ -65,10 +65,7 @@ pub struct Type {
 impl Type {
     /// The type `T`.
     pub const fn of<T: ToSchema>() -> Self {
-        Self {
-            name: T::name,
-            schemas: collect::<T>,
-        }
+        Self { name: T::name, schemas: collect::<T> }
     }
 
     /// The type's name in the OpenAPI document.
@@ -165,16 +162,10 @@ const AGENT: Query = Query {
     description: "An agent's DID, or `node` for the node's own account. Callers below the scope \
                   economy see only their own agent.",
 };
-const LIMIT: Query = Query {
-    name: "limit",
-    number: true,
-    description: "Rows at most, 1 to 1000; 50 when unset.",
-};
-const BEFORE: Query = Query {
-    name: "before",
-    number: true,
-    description: "The `next` of the page before.",
-};
+const LIMIT: Query =
+    Query { name: "limit", number: true, description: "Rows at most, 1 to 1000; 50 when unset." };
+const BEFORE: Query =
+    Query { name: "before", number: true, description: "The `next` of the page before." };
 
 const EMPTY: Payload = Payload::Empty;
 
@@ -284,10 +275,7 @@ impl Operation {
         let mut values = values.iter();
         let segments = self.endpoint().path.split('/').map(|segment| {
             if segment.starts_with('{') {
-                values
-                    .next()
-                    .map(|value| percent_encode(value))
-                    .unwrap_or_default()
+                values.next().map(|value| percent_encode(value)).unwrap_or_default()
             } else {
                 segment.to_owned()
             }
@@ -320,10 +308,7 @@ mod tests {
         let rows = || Operation::ALL.iter().map(|operation| operation.endpoint());
         let ids: BTreeSet<_> = rows().map(|row| row.id).collect();
         let routes: BTreeSet<_> = rows().map(|row| (row.method, row.path)).collect();
-        assert_eq!(
-            (ids.len(), routes.len()),
-            (Operation::ALL.len(), Operation::ALL.len())
-        );
+        assert_eq!((ids.len(), routes.len()), (Operation::ALL.len(), Operation::ALL.len()));
     }
 
     #[test]
@@ -335,14 +320,7 @@ mod tests {
             .collect();
         assert_eq!(
             public,
-            [
-                "/health",
-                "/healthz",
-                "/readyz",
-                "/openapi.json",
-                "/docs",
-                "/docs/{file}"
-            ]
+            ["/health", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file}"]
         );
     }
 

@@ -75,10 +75,7 @@ impl Serialize for Amount {
 
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        read_text(deserializer)?
-            .parse()
-            .map(Self)
-            .map_err(de::Error::custom)
+        read_text(deserializer)?.parse().map(Self).map_err(de::Error::custom)
     }
 }
 
@@ -110,9 +107,7 @@ impl FromStr for SignedAmount {
     type Err = TrmError;
 
     fn from_str(text: &str) -> Result<Self, TrmError> {
-        Trm::parse_signed(text).map(|micro| Self {
-            micro: i128::from(micro),
-        })
+        Trm::parse_signed(text).map(|micro| Self { micro: i128::from(micro) })
     }
 }
 
@@ -141,9 +136,7 @@ impl<'de> Deserialize<'de> for SignedAmount {
 }
 
 fn write_number<S: Serializer>(text: String, serializer: S) -> Result<S::Ok, S::Error> {
-    RawValue::from_string(text)
-        .map_err(ser::Error::custom)?
-        .serialize(serializer)
+    RawValue::from_string(text).map_err(ser::Error::custom)?.serialize(serializer)
 }
 
 /// The digits of a JSON number or of a JSON string.
@@ -211,16 +204,9 @@ mod tests {
 
     #[test]
     fn what_is_no_amount_is_refused() {
-        for text in [
-            "1e3",
-            "-1",
-            "true",
-            "[]",
-            "\"\"",
-            "0.1234567",
-            "\"1,5\"",
-            "18446744073709551616",
-        ] {
+        for text in
+            ["1e3", "-1", "true", "[]", "\"\"", "0.1234567", "\"1,5\"", "18446744073709551616"]
+        {
             assert!(serde_json::from_str::<Amount>(text).is_err(), "{text}");
         }
     }

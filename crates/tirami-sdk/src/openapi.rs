@@ -42,16 +42,11 @@ pub fn document() -> OpenApi {
                 Payload::Empty | Payload::Text(_) => {}
             }
         }
-        paths = paths.path(
-            row.path,
-            PathItem::new(method(row.method), describe(&row, &error)),
-        );
+        paths = paths.path(row.path, PathItem::new(method(row.method), describe(&row, &error)));
     }
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some(
-            "An API key. On loopback the personal agent needs none.",
-        ))
+        .description(Some("An API key. On loopback the personal agent needs none."))
         .build();
     OpenApiBuilder::new()
         .info(
@@ -86,10 +81,7 @@ fn describe(row: &Endpoint, error: &Type) -> utoipa::openapi::path::Operation {
         .tag(tag(row.path))
         .response("200", response("The answer.", row.response));
     for segment in row.path.split('/') {
-        if let Some(name) = segment
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-        {
+        if let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
             operation = operation.parameter(
                 ParameterBuilder::new()
                     .name(name)
@@ -126,18 +118,12 @@ fn describe(row: &Endpoint, error: &Type) -> utoipa::openapi::path::Operation {
 fn refusals(row: &Endpoint) -> Vec<(&'static str, &'static str)> {
     let mut list = vec![("default", "Any other refusal.")];
     if matches!(row.access, Access::Scope(_)) {
-        list.push((
-            "401",
-            "The API key is missing, unknown, expired or revoked.",
-        ));
+        list.push(("401", "The API key is missing, unknown, expired or revoked."));
         list.push(("403", "The scope, a limit or the kill switch forbids it."));
         list.push(("429", "Too much at once; wait as Retry-After says."));
     }
     if matches!(row.request, Payload::Json(_)) {
-        list.push((
-            "400",
-            "The request is not understood; the message says what to change.",
-        ));
+        list.push(("400", "The request is not understood; the message says what to change."));
         list.push(("413", "The body is too large."));
         list.push(("415", "The body is not declared as application/json."));
     }
@@ -163,20 +149,14 @@ fn response(description: &str, payload: Payload) -> utoipa::openapi::Response {
             .content("text/event-stream", content(&event)),
         Payload::Text(media) => builder.content(
             media,
-            ContentBuilder::new()
-                .schema(Some(primitive(JsonType::String)))
-                .build(),
+            ContentBuilder::new().schema(Some(primitive(JsonType::String))).build(),
         ),
     }
     .build()
 }
 
 fn parameter(query: &Query) -> utoipa::openapi::path::Parameter {
-    let kind = if query.number {
-        JsonType::Integer
-    } else {
-        JsonType::String
-    };
+    let kind = if query.number { JsonType::Integer } else { JsonType::String };
     ParameterBuilder::new()
         .name(query.name)
         .parameter_in(ParameterIn::Query)
@@ -187,9 +167,7 @@ fn parameter(query: &Query) -> utoipa::openapi::path::Parameter {
 }
 
 fn primitive(kind: JsonType) -> RefOr<Schema> {
-    ObjectBuilder::new()
-        .schema_type(SchemaType::new(kind))
-        .into()
+    ObjectBuilder::new().schema_type(SchemaType::new(kind)).into()
 }
 
 fn reference(kind: &Type) -> RefOr<Schema> {
@@ -215,13 +193,8 @@ mod tests {
         let document = document();
         for operation in Operation::ALL {
             let row = operation.endpoint();
-            let found = document
-                .paths
-                .get_path_operation(row.path, method(row.method));
-            assert_eq!(
-                found.and_then(|found| found.operation_id.as_deref()),
-                Some(row.id)
-            );
+            let found = document.paths.get_path_operation(row.path, method(row.method));
+            assert_eq!(found.and_then(|found| found.operation_id.as_deref()), Some(row.id));
         }
     }
 

@@ -32,14 +32,7 @@ pub struct ChatStream {
 impl ChatStream {
     pub(crate) fn new(url: String, request_id: Option<String>, body: Body) -> Self {
         let parser = EventParser::default();
-        Self {
-            url,
-            request_id,
-            body,
-            parser,
-            ready: VecDeque::new(),
-            done: false,
-        }
+        Self { url, request_id, body, parser, ready: VecDeque::new(), done: false }
     }
 
     fn chunk(&mut self, data: &str) -> Result<ChatChunk, ClientError> {
@@ -54,9 +47,7 @@ impl ChatStream {
                         self.request_id.clone(),
                         None,
                     )))),
-                    Err(_) => Err(ClientError::Answer {
-                        reason: source.to_string(),
-                    }),
+                    Err(_) => Err(ClientError::Answer { reason: source.to_string() }),
                 }
             }
         }
@@ -64,9 +55,7 @@ impl ChatStream {
 
     fn fail(&mut self, reason: &str) -> Option<Result<ChatChunk, ClientError>> {
         self.done = true;
-        Some(Err(ClientError::Answer {
-            reason: reason.to_owned(),
-        }))
+        Some(Err(ClientError::Answer { reason: reason.to_owned() }))
     }
 }
 
@@ -177,11 +166,7 @@ mod tests {
         let whole = parse(&[text]).unwrap();
         assert_eq!(whole, ["grüße 🦀", "two\nlines", "three", "[DONE]"]);
         for cut in 0..text.len() {
-            assert_eq!(
-                parse(&[&text[..cut], &text[cut..]]).unwrap(),
-                whole,
-                "cut at {cut}"
-            );
+            assert_eq!(parse(&[&text[..cut], &text[cut..]]).unwrap(), whole, "cut at {cut}");
         }
         let bytes: Vec<&[u8]> = text.chunks(1).collect();
         assert_eq!(parse(&bytes).unwrap(), whole);

@@ -72,10 +72,7 @@ pub fn verify_trade(detail: &TradeDetail) -> Result<TradeProof, VerifyError> {
     let order = document::<Order>(mesh, consumer_key, "order", &detail.order)?;
     let body = order.body();
     let consumer = AgentId::from_bytes(*body.consumer.as_bytes());
-    same(
-        "consumer",
-        consumer_key.party() == body.consumer && trade.consumer == consumer.did(),
-    )?;
+    same("consumer", consumer_key.party() == body.consumer && trade.consumer == consumer.did())?;
     same(
         "provider",
         provider_key.party() == body.provider && shows(&trade.provider, body.provider),
@@ -86,44 +83,25 @@ pub fn verify_trade(detail: &TradeDetail) -> Result<TradeProof, VerifyError> {
     let amount = trade.trm_amount.trm();
     same("trm_amount", amount <= body.max_amount)?;
 
-    let proof = |receipt| TradeProof {
-        consumer: body.consumer,
-        provider: body.provider,
-        amount,
-        receipt,
-    };
+    let proof =
+        |receipt| TradeProof { consumer: body.consumer, provider: body.provider, amount, receipt };
     if let Some(receipt) = &detail.receipt {
         let receipt = document::<Receipt>(mesh, provider_key, "receipt", receipt)?;
         let signed = receipt.body();
         same("receipt", signed.order == order.id())?;
-        same(
-            "receipt_id",
-            trade
-                .receipt_id
-                .as_deref()
-                .is_some_and(|id| shows(id, receipt.id())),
-        )?;
+        same("receipt_id", trade.receipt_id.as_deref().is_some_and(|id| shows(id, receipt.id())))?;
         same("prompt_tokens", signed.prompt_tokens == trade.prompt_tokens)?;
-        same(
-            "completion_tokens",
-            signed.completion_tokens == trade.completion_tokens,
-        )?;
+        same("completion_tokens", signed.completion_tokens == trade.completion_tokens)?;
         same("flops", signed.flop.get() == trade.flops)?;
         same("trm_amount", signed.amount == amount)?;
-        same(
-            "price",
-            signed.cached_tokens > 0 || signed.flop.cost_ceil(body.price) == amount,
-        )?;
+        same("price", signed.cached_tokens > 0 || signed.flop.cost_ceil(body.price) == amount)?;
         return Ok(proof(true));
     }
     if let Some(voucher) = &detail.voucher {
         let voucher = document::<Voucher>(mesh, consumer_key, "voucher", voucher)?;
         let signed = voucher.body();
         same("voucher", signed.order == order.id())?;
-        same(
-            "completion_tokens",
-            signed.tokens == trade.completion_tokens,
-        )?;
+        same("completion_tokens", signed.tokens == trade.completion_tokens)?;
         same("trm_amount", signed.amount == amount)?;
         return Ok(proof(false));
     }
@@ -141,29 +119,19 @@ fn document<T: Document>(
         field: name,
         reason: "the body is not hexadecimal".to_owned(),
     })?;
-    let signed =
-        Signed::verify(mesh, key, bytes, signature).map_err(|source| VerifyError::Document {
-            document: name,
-            source,
-        })?;
+    let signed = Signed::verify(mesh, key, bytes, signature)
+        .map_err(|source| VerifyError::Document { document: name, source })?;
     same("document id", shows(&document.id, signed.id()))?;
     Ok(signed)
 }
 
 fn read<T: FromStr<Err: Display>>(field: &'static str, text: &str) -> Result<T, VerifyError> {
     text.parse()
-        .map_err(|reason: T::Err| VerifyError::Unreadable {
-            field,
-            reason: reason.to_string(),
-        })
+        .map_err(|reason: T::Err| VerifyError::Unreadable { field, reason: reason.to_string() })
 }
 
 fn same(field: &'static str, same: bool) -> Result<(), VerifyError> {
-    if same {
-        Ok(())
-    } else {
-        Err(VerifyError::Differs { field })
-    }
+    if same { Ok(()) } else { Err(VerifyError::Differs { field }) }
 }
 
 fn shows(text: &str, value: impl Display) -> bool {
@@ -171,19 +139,12 @@ fn shows(text: &str, value: impl Display) -> bool {
 }
 
 fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {
         return None;
     }
-    pairs
-        .iter()
-        .map(|[high, low]| Some(digit(*high)? * 16 + digit(*low)?))
-        .collect()
+    pairs.iter().map(|[high, low]| Some(digit(*high)? * 16 + digit(*low)?)).collect()
 }
 
 /// The fields of an order a reader checks; the others are signed and ignored.
@@ -259,11 +220,7 @@ mod tests {
         SignedDocument {
             id: signed.id().to_string(),
             kind: T::KIND.to_owned(),
-            body: signed
-                .bytes()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            body: signed.bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
             signature: signed.signature().to_string(),
         }
     }
@@ -288,11 +245,7 @@ mod tests {
             amount: Trm::from_micro(4_001),
         };
         let receipt = Signed::sign(MESH, &provider, receipt).unwrap();
-        let voucher = Voucher {
-            order: order.id(),
-            amount: Trm::from_micro(4_001),
-            tokens: 3,
-        };
+        let voucher = Voucher { order: order.id(), amount: Trm::from_micro(4_001), tokens: 3 };
         let voucher = Signed::sign(MESH, &consumer, voucher).unwrap();
         TradeDetail {
             trade: Trade {
@@ -334,27 +287,19 @@ mod tests {
     fn every_lie_is_found() {
         type Lie = fn(&mut TradeDetail);
         let lies: [(&str, Lie); 12] = [
-            ("amount", |detail| {
-                detail.trade.trm_amount = Trm::from_micro(4_000).into()
-            }),
+            ("amount", |detail| detail.trade.trm_amount = Trm::from_micro(4_000).into()),
             ("flops", |detail| detail.trade.flops += 1),
             ("tokens", |detail| detail.trade.completion_tokens += 1),
             ("prompt", |detail| detail.trade.prompt_tokens += 1),
             ("model", |detail| detail.trade.model_id = "00".repeat(32)),
-            ("consumer", |detail| {
-                detail.trade.consumer = "did:tirami:00".into()
-            }),
-            ("provider", |detail| {
-                detail.trade.provider = detail.consumer_key.clone()
-            }),
+            ("consumer", |detail| detail.trade.consumer = "did:tirami:00".into()),
+            ("provider", |detail| detail.trade.provider = detail.consumer_key.clone()),
             ("mesh", |detail| detail.mesh_id = "00".repeat(32)),
             ("swapped keys", |detail| {
                 core::mem::swap(&mut detail.consumer_key, &mut detail.provider_key);
             }),
             ("id", |detail| detail.trade.trade_id = "00".repeat(32)),
-            ("body", |detail| {
-                detail.order.body.replace_range(10..11, "f")
-            }),
+            ("body", |detail| detail.order.body.replace_range(10..11, "f")),
             ("hex", |detail| detail.order.body.push('é')),
         ];
         for (name, lie) in lies {

@@ -1,9 +1,6 @@
 //! The client against a socket: every route has a method, and failures say what happened.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers fail by panicking, as tests do"
-)]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking, as tests do")]
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -57,22 +54,12 @@ fn import() -> ImportAgent {
         cryption,
         ciphertext: String::new(),
     };
-    ImportAgent {
-        passphrase: String::new(),
-        bundle,
-        name: None,
-    }
+    ImportAgent { passphrase: String::new(), bundle, name: None }
 }
 
 fn key() -> CreateKey {
     let label = "k".to_owned();
-    CreateKey {
-        label,
-        scope: Scope::Read,
-        agent: None,
-        limits: None,
-        expires_at_ms: None,
-    }
+    CreateKey { label, scope: Scope::Read, agent: None, limits: None, expires_at_ms: None }
 }
 
 #[tokio::test]
@@ -81,10 +68,7 @@ async fn every_row_of_the_table_has_a_method() {
     let client = Client::new(&url, Some("tirami_00000001_x")).unwrap();
     let chat = ChatRequest::new("m").user("hi");
     let (import, key) = (import(), key());
-    let policy = PolicyRequest {
-        target: "node".into(),
-        limits: Limits::default(),
-    };
+    let policy = PolicyRequest { target: "node".into(), limits: Limits::default() };
     let one = SignedAmount::from_micro(1_000_000);
     assert!(client.chat(&chat).await.is_err());
     assert!(client.chat_stream(&chat).await.is_err());
@@ -109,15 +93,7 @@ async fn every_row_of_the_table_has_a_method() {
     assert!(client.export_agent("{did}", "p").await.is_err());
     assert!(client.import_agent(&import).await.is_err());
     assert!(client.reset_breaker("{did}").await.is_err());
-    assert!(
-        client
-            .kill(&KillRequest {
-                activate: true,
-                reason: None
-            })
-            .await
-            .is_err()
-    );
+    assert!(client.kill(&KillRequest { activate: true, reason: None }).await.is_err());
     assert!(client.set_policy(&policy).await.is_err());
     assert!(client.approvals().await.is_err());
     assert!(client.decide_approval(1, true).await.is_err());
@@ -147,16 +123,8 @@ async fn every_row_of_the_table_has_a_method() {
         .collect();
     assert_eq!(called, rows);
     let heads = lines.lock().unwrap();
-    assert!(
-        heads
-            .iter()
-            .all(|head| head.contains("authorization: Bearer tirami_00000001_x"))
-    );
-    assert!(
-        heads
-            .iter()
-            .any(|head| head.contains("?agent=a&limit=5&before=-1 "))
-    );
+    assert!(heads.iter().all(|head| head.contains("authorization: Bearer tirami_00000001_x")));
+    assert!(heads.iter().any(|head| head.contains("?agent=a&limit=5&before=-1 ")));
 }
 
 #[tokio::test]
@@ -165,10 +133,7 @@ async fn a_refusal_keeps_status_code_message_and_request_id() {
         "code":"budget_limit"}}"#;
     let (url, _) = serve(answer("429 Too Many Requests", "application/json", body)).await;
     let error = Client::new(&url, None).unwrap().status().await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(429), Some("budget_limit"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(429), Some("budget_limit")));
     assert_eq!(error.to_string(), "too much");
     assert!(error.is_transient());
     let refusal = error.refusal().unwrap();
@@ -192,10 +157,7 @@ async fn when_nobody_listens_the_error_says_what_to_start() {
 #[tokio::test]
 async fn addresses_and_keys_that_cannot_work_are_refused_at_once() {
     for url in ["", "127.0.0.1:3000", "ftp://host", "http://"] {
-        assert!(
-            matches!(Client::new(url, None), Err(ClientError::Url { .. })),
-            "{url}"
-        );
+        assert!(matches!(Client::new(url, None), Err(ClientError::Url { .. })), "{url}");
     }
     let error = Client::new("http://localhost", Some("a\nb"));
     assert!(matches!(error, Err(ClientError::ApiKey)));
@@ -217,41 +179,22 @@ async fn a_stream_gives_its_chunks_and_an_error_in_it_ends_it() {
         .replace('\n', "");
     let request = ChatRequest::new("m").user("hi");
 
-    let whole = format!(
-        "data: {}\n\ndata: {}\n\ndata: [DONE]\n\n",
-        chunk("a"),
-        chunk("b")
-    );
+    let whole = format!("data: {}\n\ndata: {}\n\ndata: [DONE]\n\n", chunk("a"), chunk("b"));
     let (url, _) = serve(answer("200 OK", "text/event-stream", &whole)).await;
-    let stream = Client::new(&url, None)
-        .unwrap()
-        .chat_stream(&request)
-        .await
-        .unwrap();
-    let texts: Vec<_> = stream
-        .map(|chunk| chunk.unwrap().text().to_owned())
-        .collect()
-        .await;
+    let stream = Client::new(&url, None).unwrap().chat_stream(&request).await.unwrap();
+    let texts: Vec<_> = stream.map(|chunk| chunk.unwrap().text().to_owned()).collect().await;
     assert_eq!(texts, ["a", "b"]);
 
     let failed = format!("data: {}\n\ndata: {error}\n\n", chunk("a"));
     let (url, _) = serve(answer("200 OK", "text/event-stream", &failed)).await;
-    let stream = Client::new(&url, None)
-        .unwrap()
-        .chat_stream(&request)
-        .await
-        .unwrap();
+    let stream = Client::new(&url, None).unwrap().chat_stream(&request).await.unwrap();
     let items: Vec<_> = stream.collect().await;
     assert_eq!(items.len(), 2);
     assert_eq!(items[1].as_ref().unwrap_err().code(), Some("engine_failed"));
 
     let cut = format!("data: {}\n\n", chunk("a"));
     let (url, _) = serve(answer("200 OK", "text/event-stream", &cut)).await;
-    let stream = Client::new(&url, None)
-        .unwrap()
-        .chat_stream(&request)
-        .await
-        .unwrap();
+    let stream = Client::new(&url, None).unwrap().chat_stream(&request).await.unwrap();
     let items: Vec<_> = stream.collect().await;
     assert!(matches!(items[1], Err(ClientError::Answer { .. })));
 }

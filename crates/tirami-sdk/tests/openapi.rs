@@ -15,12 +15,7 @@ fn the_document_is_the_golden_one() {
     let golden = std::fs::read_to_string(&path).unwrap();
     // A whole document in a failure message helps nobody; the first line that differs does.
     for (number, (is, was)) in document.lines().zip(golden.lines()).enumerate() {
-        assert_eq!(
-            is,
-            was,
-            "line {}; set {UPDATE}=1 if that is meant",
-            number + 1
-        );
+        assert_eq!(is, was, "line {}; set {UPDATE}=1 if that is meant", number + 1);
     }
     assert_eq!(document.len(), golden.len());
 }

@@ -32,9 +32,7 @@ impl World {
             return Err(format!("TRM is not conserved at party {party}: {totals:?}"));
         }
         if self.law.within && totals.loss != 0 {
-            return Err(format!(
-                "party {party} counts a loss though few enough witnesses lie"
-            ));
+            return Err(format!("party {party} counts a loss though few enough witnesses lie"));
         }
         if totals.minted > self.charter.params.cap.signed() {
             return Err(format!("party {party} counts more minted than the cap"));
@@ -43,10 +41,7 @@ impl World {
     }
 
     pub(crate) fn ledger(&self, party: usize) -> Option<&Ledger> {
-        self.parties[party]
-            .machine
-            .as_ref()
-            .map(|machine| machine.ledger())
+        self.parties[party].machine.as_ref().map(|machine| machine.ledger())
     }
 
     /// Everything about one party.
@@ -56,9 +51,7 @@ impl World {
         let Some(ledger) = self.ledger(party) else {
             return Ok(());
         };
-        ledger
-            .check_invariants()
-            .map_err(|what| format!("party {party}: {what}"))?;
+        ledger.check_invariants().map_err(|what| format!("party {party}: {what}"))?;
         let mut account = node.oracle.account().clone();
         for waiting in &node.waiting {
             account.add(&waiting.events)?;
@@ -67,17 +60,13 @@ impl World {
         let lattice = ledger.lattice();
         let chain = i128::from(lattice.signed_balance(node.id)) + lattice.uncollected_sum(node.id);
         if ledger.own_balance() + account.total() != chain {
-            return Err(format!(
-                "the accounts of party {party} are not its chain's money"
-            ));
+            return Err(format!("the accounts of party {party} are not its chain's money"));
         }
         let promised = account.total() - lattice.line(node.id).signed();
         if !self.law.double_signers.contains(&node.id)
             && promised > i128::from(lattice.signed_balance(node.id))
         {
-            return Err(format!(
-                "party {party} promised its agents more than it can cover"
-            ));
+            return Err(format!("party {party} promised its agents more than it can cover"));
         }
         let loss = loss(lattice, &node.archive.order);
         if node.waiting.is_empty()
@@ -96,12 +85,7 @@ impl World {
         let Some(ledger) = self.ledger(party) else {
             return Ok(());
         };
-        match ledger
-            .book()
-            .holds()
-            .iter()
-            .find(|(_, hold)| hold.claim_by <= now)
-        {
+        match ledger.book().holds().iter().find(|(_, hold)| hold.claim_by <= now) {
             Some((job, _)) => Err(format!("the hold of job {job} outlived its order")),
             None => Ok(()),
         }
@@ -133,16 +117,12 @@ impl World {
             let finals = self.parties[party].archive.order.iter().copied().collect();
             let hash = ledger.lattice().state_hash();
             if *states.entry(finals).or_insert(hash) != hash {
-                return Err(format!(
-                    "party {party} has another state for the same final entries"
-                ));
+                return Err(format!("party {party} has another state for the same final entries"));
             }
         }
         if states.len() > 1 {
             let sizes: Vec<usize> = states.keys().map(BTreeSet::len).collect();
-            return Err(format!(
-                "the parties do not agree what is final: {sizes:?} entries"
-            ));
+            return Err(format!("the parties do not agree what is final: {sizes:?} entries"));
         }
         Ok(())
     }
@@ -162,9 +142,7 @@ impl World {
                 let answers = self.parties.iter().map(|node| {
                     let machine = node.machine.as_ref()?;
                     let lattice = machine.ledger().lattice();
-                    lattice
-                        .acknowledge(machine.clock(), &node.keys.node, id)
-                        .err()
+                    lattice.acknowledge(machine.clock(), &node.keys.node, id).err()
                 });
                 let answers: Vec<_> = answers.collect();
                 return Err(format!(

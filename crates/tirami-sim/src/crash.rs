@@ -26,13 +26,8 @@ impl World {
         };
         let recovered = node.disk.recover();
         let durable = recovered.batches();
-        let unsynced = node
-            .waiting
-            .iter()
-            .filter(|waiting| waiting.batch >= durable);
-        let unsynced = unsynced
-            .flat_map(|waiting| &waiting.events)
-            .chain(unwritten);
+        let unsynced = node.waiting.iter().filter(|waiting| waiting.batch >= durable);
+        let unsynced = unsynced.flat_map(|waiting| &waiting.events).chain(unwritten);
         let start = (&self.founded, node.id, &node.keys);
         let replayed = Machine::replay(start, &recovered, unsynced)?;
         if replayed.state_hash() != live.state_hash() {
@@ -98,9 +93,7 @@ impl World {
         let replayed = Machine::replay(start, &recovered, [])?;
         let snapshot = machine.snapshot();
         if replayed.snapshot() != snapshot {
-            return Err(format!(
-                "party {party} replays its disk to another snapshot"
-            ));
+            return Err(format!("party {party} replays its disk to another snapshot"));
         }
         node.oracle.check_told(recovered.first(), &recovered.tail)?;
         let first = recovered.first();

@@ -77,8 +77,7 @@ impl Disk {
         let checksum = Digest::of(&payload);
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.log.extend_from_slice(&length.to_le_bytes());
-        self.log
-            .extend_from_slice(&checksum.as_bytes()[..CHECKSUM_BYTES]);
+        self.log.extend_from_slice(&checksum.as_bytes()[..CHECKSUM_BYTES]);
         self.log.extend_from_slice(&payload);
         self.ends.push(self.log.len());
         self.batches() - 1
@@ -95,11 +94,7 @@ impl Disk {
     /// Writes a snapshot of all batches so far beside the log; the next sync makes it durable.
     pub(crate) fn stage(&mut self, ledger: Vec<u8>) {
         let (batches, offset) = (self.batches(), self.log.len());
-        self.staged = Some(Snapshot {
-            ledger,
-            batches,
-            offset,
-        });
+        self.staged = Some(Snapshot { ledger, batches, offset });
     }
 
     /// Loses power. Gives whether a batch was torn.
@@ -139,10 +134,7 @@ impl Disk {
     pub(crate) fn recover(&self) -> Recovered<'_> {
         let from = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.offset);
         let (_, tail) = read(&self.log[..self.synced], from);
-        Recovered {
-            snapshot: self.snapshot.as_ref(),
-            tail,
-        }
+        Recovered { snapshot: self.snapshot.as_ref(), tail }
     }
 }
 
@@ -191,9 +183,7 @@ mod tests {
     use super::*;
 
     fn batch(price: u32) -> Vec<Event> {
-        vec![Event::Book(BookEvent::PriceSet {
-            price: Ppm::new(price),
-        })]
+        vec![Event::Book(BookEvent::PriceSet { price: Ppm::new(price) })]
     }
 
     #[test]

@@ -22,11 +22,7 @@ pub(crate) struct Foes {
 
 impl Foes {
     pub(crate) fn new(owners: Vec<SecretKey>, liars: Vec<SecretKey>) -> Self {
-        Self {
-            owners,
-            liars,
-            grants: BTreeMap::new(),
-        }
+        Self { owners, liars, grants: BTreeMap::new() }
     }
 
     pub(crate) fn owners(&self) -> impl Iterator<Item = PartyId> {
@@ -62,18 +58,10 @@ impl World {
         let ledger = self.parties[view].machine.as_ref()?.ledger();
         let lattice = ledger.lattice();
         let begun = lattice.chain(chain).is_some() || lattice.pending_of(chain).next().is_some();
-        let due = lattice
-            .collectable(chain)
-            .map(|(id, _)| id)
-            .take(5)
-            .collect::<Vec<_>>();
+        let due = lattice.collectable(chain).map(|(id, _)| id).take(5).collect::<Vec<_>>();
         let kind: EntryKind = if !begun {
             let enrol = self.foes.grants.get(&chain).copied();
-            Open {
-                enrol,
-                recovery: None,
-            }
-            .into()
+            Open { enrol, recovery: None }.into()
         } else if greedy && !due.is_empty() {
             Collect { ids: due }.into()
         } else {
@@ -111,11 +99,8 @@ impl World {
         self.lie(&first);
         self.lie(&second);
         for to in 0..self.parties.len() {
-            let (near, far) = if self.dice.percent(50) {
-                (&first, &second)
-            } else {
-                (&second, &first)
-            };
+            let (near, far) =
+                if self.dice.percent(50) { (&first, &second) } else { (&second, &first) };
             self.send_from_nowhere(to, near);
             if self.dice.percent(40) {
                 self.send_from_nowhere(to, far);
@@ -137,14 +122,8 @@ impl World {
             1 => {
                 let payee = self.parties[0].id;
                 let micro = u64::MAX / 4;
-                entry.kind = Transfer {
-                    payee,
-                    amount: Trm::from_micro(micro),
-                }
-                .into();
-                entry.balance = entry
-                    .balance
-                    .saturating_sub(i64::try_from(micro).unwrap_or(0));
+                entry.kind = Transfer { payee, amount: Trm::from_micro(micro) }.into();
+                entry.balance = entry.balance.saturating_sub(i64::try_from(micro).unwrap_or(0));
                 key
             }
             _ => &other,
@@ -199,8 +178,5 @@ fn sign<T: Document>(founded: &Lattice, key: &SecretKey, body: T) -> Option<Sign
 }
 
 fn receive(entry: &Signed<Entry>) -> Command {
-    Command::ReceiveEntry {
-        bytes: entry.bytes().to_vec(),
-        signature: entry.signature(),
-    }
+    Command::ReceiveEntry { bytes: entry.bytes().to_vec(), signature: entry.signature() }
 }

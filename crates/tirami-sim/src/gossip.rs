@@ -41,10 +41,7 @@ impl World {
         };
         let (has, lacks) = (has.lattice(), lacks.lattice());
         let archive = &self.parties[other].archive;
-        let finals = archive
-            .order
-            .iter()
-            .filter(|id| lacks.final_entry(**id).is_none());
+        let finals = archive.order.iter().filter(|id| lacks.final_entry(**id).is_none());
         let mut messages: Vec<Message> = finals
             .filter_map(|id| {
                 let (bytes, signature) = archive.finals.get(id)?.clone();
@@ -52,16 +49,8 @@ impl World {
                 let whole = archive.certificates.get(id);
                 let whole = whole.filter(|_| id.as_bytes()[0].is_multiple_of(2));
                 Some(match whole.cloned() {
-                    Some(certificate) => Message::Certified {
-                        bytes,
-                        signature,
-                        certificate,
-                    },
-                    None => Message::Proof {
-                        acks: archive.acks_of(*id),
-                        bytes,
-                        signature,
-                    },
+                    Some(certificate) => Message::Certified { bytes, signature, certificate },
+                    None => Message::Proof { acks: archive.acks_of(*id), bytes, signature },
                 })
             })
             .take(max)
@@ -80,11 +69,7 @@ impl World {
                     }
                     None if lacks.final_entry(entry.id()).is_none() => {
                         let (bytes, signature) = (entry.bytes().to_vec(), entry.signature());
-                        messages.push(Message::Proof {
-                            acks,
-                            bytes,
-                            signature,
-                        });
+                        messages.push(Message::Proof { acks, bytes, signature });
                     }
                     None => {}
                 }
@@ -122,10 +107,7 @@ impl World {
         };
         let (lattice, key) = (ledger.lattice(), self.parties[party].key());
         let version = lattice.charter().version;
-        let open = self
-            .owners()
-            .into_iter()
-            .flat_map(|owner| lattice.pending_of(owner));
+        let open = self.owners().into_iter().flat_map(|owner| lattice.pending_of(owner));
         let open = open.filter(|pending| pending.acknowledged_by(version).all(|by| by != key));
         let open: Vec<DocumentId> = open.map(|pending| pending.entry().id()).take(max).collect();
         for entry in open {
@@ -135,11 +117,7 @@ impl World {
     }
 
     fn owners(&self) -> BTreeSet<tirami_core::PartyId> {
-        self.parties
-            .iter()
-            .map(|party| party.id)
-            .chain(self.foes.owners())
-            .collect()
+        self.parties.iter().map(|party| party.id).chain(self.foes.owners()).collect()
     }
 
     /// All tell each other everything until nobody learns anything new.

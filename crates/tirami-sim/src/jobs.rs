@@ -18,9 +18,7 @@ const ANSWERS_MAX: usize = 4;
 impl World {
     /// One thing that a client or the owner of a party does.
     pub(crate) fn work(&mut self, party: usize) -> Result<(), String> {
-        let is_frozen = self
-            .ledger(party)
-            .is_some_and(|ledger| ledger.book().kill().is_some());
+        let is_frozen = self.ledger(party).is_some_and(|ledger| ledger.book().kill().is_some());
         if is_frozen && self.dice.percent(10) {
             return self.turn_kill(party);
         }
@@ -39,10 +37,7 @@ impl World {
 
     fn payer(&mut self, party: usize) -> (Option<KeyId>, AgentId) {
         let node = &self.parties[party];
-        let keyed = node
-            .api_keys
-            .get(self.dice.index(node.api_keys.len() * 2 + 1))
-            .copied();
+        let keyed = node.api_keys.get(self.dice.index(node.api_keys.len() * 2 + 1)).copied();
         let agent = node.agents[self.dice.index(node.agents.len())];
         keyed.map_or((None, agent), |(key, agent)| (Some(key), agent))
     }
@@ -74,11 +69,7 @@ impl World {
         let job = again.map_or_else(|| JobId::from_bytes(self.dice.bytes()), |(job, _)| job);
         let start = StartJob { job, ..start };
         let (request, completion_max) = (start.request, start.completion_max);
-        let actor = Actor::Caller {
-            key,
-            agent: Some(agent),
-            scope: Scope::Inference,
-        };
+        let actor = Actor::Caller { key, agent: Some(agent), scope: Scope::Inference };
         let answer = self.submit(party, &actor, &Command::StartJob(start))?;
         let clock = self.parties[party].clock;
         let is_open = again.is_some_and(|(_, until)| clock < until);
@@ -112,11 +103,7 @@ impl World {
         let Some(mut job) = self.take_job(party) else {
             return self.start_job(party);
         };
-        let max = self.parties[party]
-            .limits
-            .get(&job.job)
-            .copied()
-            .unwrap_or(1);
+        let max = self.parties[party].limits.get(&job.job).copied().unwrap_or(1);
         let more = self.dice.between_u32(1, max.div_ceil(3).max(1));
         job.tokens = job.tokens.saturating_add(more).min(max);
         let command = Command::Deliver {
@@ -168,18 +155,9 @@ impl World {
             return self.start_job(party);
         };
         let failed = self.dice.percent(30);
-        let answer = self.by_node(
-            party,
-            &Command::VoidJob {
-                job: job.job,
-                failed,
-            },
-        )?;
+        let answer = self.by_node(party, &Command::VoidJob { job: job.job, failed })?;
         if job.tokens > 0 && matches!(answer, Some(Ok(_))) {
-            return Err(format!(
-                "job {} was voided although a voucher was signed",
-                job.job
-            ));
+            return Err(format!("job {} was voided although a voucher was signed", job.job));
         }
         if job.tokens > 0 && answer.is_some() {
             self.parties[party].jobs.push(job);
@@ -214,21 +192,15 @@ impl World {
                 },
                 expires_at: None,
             },
-            (2, Some(old)) => Command::RotateKey {
-                old,
-                new,
-                secret,
-                grace_ms: self.dice.below(HOUR_MS / 2),
-            },
+            (2, Some(old)) => {
+                Command::RotateKey { old, new, secret, grace_ms: self.dice.below(HOUR_MS / 2) }
+            }
             (3, Some(key)) => Command::RevokeKey { key },
-            (4, _) => Command::SetPrice {
-                price: Ppm::new(self.dice.between_u32(500_000, 2_000_000)),
-            },
+            (4, _) => {
+                Command::SetPrice { price: Ppm::new(self.dice.between_u32(500_000, 2_000_000)) }
+            }
             (5, _) => Command::ResetBreaker { agent },
-            _ => Command::SetLimits {
-                target: Target::Agent(agent),
-                limits: self.limits(),
-            },
+            _ => Command::SetLimits { target: Target::Agent(agent), limits: self.limits() },
         };
         let done = matches!(self.by_node(party, &command)?, Some(Ok(_)));
         let node = &mut self.parties[party];
@@ -244,8 +216,7 @@ impl World {
 
     fn limits(&mut self) -> Limits {
         let amount = |dice: &mut crate::dice::Dice, high| {
-            dice.percent(40)
-                .then(|| Trm::from_micro(dice.between(high / 4, high)))
+            dice.percent(40).then(|| Trm::from_micro(dice.between(high / 4, high)))
         };
         Limits {
             request_max: amount(&mut self.dice, 20_000_000_000),
@@ -261,9 +232,7 @@ impl World {
     }
 
     fn answer_approvals(&mut self, party: usize) -> Result<(), String> {
-        let waiting = self
-            .ledger(party)
-            .map(|ledger| ledger.book().approvals().keys().copied());
+        let waiting = self.ledger(party).map(|ledger| ledger.book().approvals().keys().copied());
         let waiting: Vec<ApprovalId> = waiting.into_iter().flatten().take(ANSWERS_MAX).collect();
         for approval in waiting {
             let approve = self.dice.percent(70);
@@ -273,18 +242,9 @@ impl World {
     }
 
     fn turn_kill(&mut self, party: usize) -> Result<(), String> {
-        let is_on = self
-            .ledger(party)
-            .is_some_and(|ledger| ledger.book().kill().is_some());
+        let is_on = self.ledger(party).is_some_and(|ledger| ledger.book().kill().is_some());
         let on = !is_on && self.dice.percent(20);
-        self.by_node(
-            party,
-            &Command::SetKill {
-                on,
-                reason: "drill".to_owned(),
-            },
-        )
-        .map(drop)
+        self.by_node(party, &Command::SetKill { on, reason: "drill".to_owned() }).map(drop)
     }
 
     fn sign_something(&mut self, party: usize) -> Result<(), String> {
@@ -293,10 +253,7 @@ impl World {
             return Ok(());
         };
         let lattice = ledger.lattice();
-        let due: Vec<_> = lattice
-            .collectable(self.parties[party].id)
-            .map(|(id, _)| id)
-            .collect();
+        let due: Vec<_> = lattice.collectable(self.parties[party].id).map(|(id, _)| id).collect();
         let amount = Trm::from_micro(self.dice.between(1, 3_000_000_000));
         let kind: EntryKind = match self.dice.below(10) {
             0..4 if !due.is_empty() => {
@@ -307,10 +264,7 @@ impl World {
             _ => {
                 let items = (0..self.dice.between(1, 4)).map(|_| {
                     let job = JobId::from_bytes(self.dice.bytes());
-                    PayItem {
-                        job,
-                        amount: Trm::from_micro(self.dice.between(1, 500_000_000)),
-                    }
+                    PayItem { job, amount: Trm::from_micro(self.dice.between(1, 500_000_000)) }
                 });
                 let items = items.collect();
                 Pay::new(payee, items, self.charter.params.fee_ppm).into()
@@ -321,11 +275,7 @@ impl World {
 
     fn payee(&mut self, party: usize) -> PartyId {
         let place = self.dice.index(self.parties.len());
-        let place = if place == party {
-            (place + 1) % self.parties.len()
-        } else {
-            place
-        };
+        let place = if place == party { (place + 1) % self.parties.len() } else { place };
         self.parties[place].id
     }
 }

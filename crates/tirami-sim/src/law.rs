@@ -34,10 +34,7 @@ impl Law {
         let finals = self.finals.entry(slot).or_default();
         finals.insert(entry);
         if self.within && finals.len() > 1 {
-            return Err(format!(
-                "two entries are final in slot {} of {}",
-                slot.seq, slot.chain
-            ));
+            return Err(format!("two entries are final in slot {} of {}", slot.seq, slot.chain));
         }
         Ok(())
     }
@@ -60,10 +57,7 @@ impl Law {
         if first == entry {
             return Ok(());
         }
-        Err(format!(
-            "witness {witness} promised slot {} of {} twice",
-            slot.seq, slot.chain
-        ))
+        Err(format!("witness {witness} promised slot {} of {} twice", slot.seq, slot.chain))
     }
 
     /// A node sent an entry of its own chain.
@@ -79,17 +73,11 @@ impl Law {
         if first == entry {
             return Ok(());
         }
-        Err(format!(
-            "an honest node signed slot {} of {} twice",
-            slot.seq, slot.chain
-        ))
+        Err(format!("an honest node signed slot {} of {} twice", slot.seq, slot.chain))
     }
 
     /// Slots with more than one final entry.
     pub(crate) fn contradictions(&self) -> usize {
-        self.finals
-            .values()
-            .filter(|finals| finals.len() > 1)
-            .count()
+        self.finals.values().filter(|finals| finals.len() > 1).count()
     }
 }

@@ -22,10 +22,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new(founded: &Lattice, party: PartyId, keys: &Keyring) -> Self {
         let ledger = Ledger::new(founded.clone(), party);
-        Self {
-            kernel: Kernel::new(ledger, keys.clone()),
-            requests: 0,
-        }
+        Self { kernel: Kernel::new(ledger, keys.clone()), requests: 0 }
     }
 
     /// Gives a command to the kernel.
@@ -41,22 +38,11 @@ impl Machine {
     ) -> Result<Decided, String> {
         self.requests += 1;
         let request = RequestId::new(self.requests);
-        let input = Input::Command {
-            request,
-            actor: actor.clone(),
-            command: command.clone(),
-        };
-        let Effects {
-            append,
-            reply,
-            wake_at,
-            ..
-        } = self.kernel.handle(now, input);
+        let input = Input::Command { request, actor: actor.clone(), command: command.clone() };
+        let Effects { append, reply, wake_at, .. } = self.kernel.handle(now, input);
         let clock = self.kernel.clock();
         if wake_at.is_some_and(|due| due <= clock) {
-            return Err(format!(
-                "at {clock:?} the kernel asks to be woken at {wake_at:?}"
-            ));
+            return Err(format!("at {clock:?} the kernel asks to be woken at {wake_at:?}"));
         }
         match reply {
             Some((answered, outcome)) if answered == request => Ok((append, outcome)),
@@ -81,10 +67,7 @@ impl Machine {
             None => Ledger::new(founded.clone(), party),
         };
         let events = disk.tail.iter().flatten().chain(more).cloned();
-        Ok(Self {
-            kernel: Kernel::replay(ledger, keys.clone(), events),
-            requests: 0,
-        })
+        Ok(Self { kernel: Kernel::replay(ledger, keys.clone(), events), requests: 0 })
     }
 
     pub(crate) const fn ledger(&self) -> &Ledger {

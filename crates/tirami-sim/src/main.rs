@@ -18,16 +18,8 @@ struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let config = Config {
-            events: 25_000,
-            ..Config::default()
-        };
-        Self {
-            first: 1,
-            seeds: 40,
-            config,
-            json: false,
-        }
+        let config = Config { events: 25_000, ..Config::default() };
+        Self { first: 1, seeds: 40, config, json: false }
     }
 }
 
@@ -44,9 +36,7 @@ fn main() -> ExitCode {
         Err(failure) if options.json => {
             let what = failure.what.replace(['"', '\\'], "'");
             let (seed, event) = (failure.seed, failure.event);
-            say(&format!(
-                r#"{{"seed":{seed},"event":{event},"failure":"{what}"}}"#
-            ));
+            say(&format!(r#"{{"seed":{seed},"event":{event},"failure":"{what}"}}"#));
             ExitCode::FAILURE
         }
         Err(failure) => {
@@ -64,10 +54,7 @@ fn run_all(options: &Options) -> Result<(), Failure> {
             say(&format!("seed {seed}"));
         }
         let start = Instant::now();
-        let report = run(&Config {
-            seed,
-            ..options.config
-        })?;
+        let report = run(&Config { seed, ..options.config })?;
         let wall_ms = start.elapsed().as_millis();
         total.add(&report.counts);
         say(&match options.json {
@@ -97,9 +84,7 @@ fn summary(total: &Counts, wall_ms: u128) -> String {
         wall_ms,
     )];
     for (name, (accepted, refused)) in &total.commands {
-        lines.push(format!(
-            "  {name:<24} {accepted:>9} accepted {refused:>8} refused"
-        ));
+        lines.push(format!("  {name:<24} {accepted:>9} accepted {refused:>8} refused"));
     }
     for (code, times) in &total.refusals {
         lines.push(format!("  refused: {code:<24} {times:>8}"));
@@ -139,12 +124,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             options.json = true;
             continue;
         }
-        let value = args
-            .next()
-            .ok_or_else(|| format!("{name} needs a number"))?;
-        let number: u64 = value
-            .parse()
-            .map_err(|_| format!("{value} is not a number"))?;
+        let value = args.next().ok_or_else(|| format!("{name} needs a number"))?;
+        let number: u64 = value.parse().map_err(|_| format!("{value} is not a number"))?;
         let size = usize::try_from(number).map_err(|_| format!("{value} is too large"))?;
         match name.as_str() {
             "--seed" => (options.first, options.seeds) = (number, 1),
@@ -159,10 +140,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     Ok(options)
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "what the simulator finds goes to standard output"
-)]
+#[expect(clippy::print_stdout, reason = "what the simulator finds goes to standard output")]
 fn say(text: &str) {
     println!("{text}");
 }

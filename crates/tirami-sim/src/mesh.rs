@@ -50,13 +50,8 @@ impl Mesh {
             true => dice.index(witnesses - tolerated) + tolerated + 1,
             false => dice.index(tolerated + 1),
         });
-        let liars: Vec<SecretKey> = keys
-            .iter()
-            .take(witnesses)
-            .rev()
-            .take(liars)
-            .cloned()
-            .collect();
+        let liars: Vec<SecretKey> =
+            keys.iter().take(witnesses).rev().take(liars).cloned().collect();
         let mut law = Law::default();
         law.within = liars.len() <= tolerated;
         law.liars = liars.iter().map(SecretKey::public).collect();
@@ -66,17 +61,8 @@ impl Mesh {
             owners.extend(keys.last().cloned());
         }
         law.double_signers = owners.iter().map(|key| key.public().party()).collect();
-        let parties = keys
-            .into_iter()
-            .map(|key| party(dice, &founded, key))
-            .collect();
-        Ok(Self {
-            founded,
-            charter,
-            parties,
-            foes: Foes::new(owners, liars),
-            law,
-        })
+        let parties = keys.into_iter().map(|key| party(dice, &founded, key)).collect();
+        Ok(Self { founded, charter, parties, foes: Foes::new(owners, liars), law })
     }
 }
 
@@ -109,22 +95,13 @@ impl World {
     /// Writes everybody's first entries and fills the books, without any fault.
     pub(crate) fn boot(&mut self) -> Result<(), String> {
         let members: Vec<_> = self.parties.iter().map(|party| (party.id, LINE)).collect();
-        let rogues = self
-            .foes
-            .owners()
-            .filter(|owner| members.iter().all(|(id, _)| id != owner));
+        let rogues = self.foes.owners().filter(|owner| members.iter().all(|(id, _)| id != owner));
         let rogues: Vec<_> = rogues.map(|owner| (owner, ROGUE_LINE)).collect();
         if self.charter.witnesses.len() == 1 {
             let line = LINE;
             self.must(0, &Command::OpenChain { line })?;
         } else {
-            self.sign(
-                0,
-                Open {
-                    enrol: None,
-                    recovery: None,
-                },
-            )?;
+            self.sign(0, Open { enrol: None, recovery: None })?;
             self.settle()?;
             let enrol = self.enrol(members[0])?;
             self.settle()?;
@@ -138,31 +115,16 @@ impl World {
         self.settle()?;
         let (nodes, owners) = grants.split_at(members.len() - 1);
         for (index, enrol) in nodes.iter().enumerate() {
-            self.sign(
-                index + 1,
-                Open {
-                    enrol: Some(*enrol),
-                    recovery: None,
-                },
-            )?;
+            self.sign(index + 1, Open { enrol: Some(*enrol), recovery: None })?;
         }
-        let granted = rogues
-            .iter()
-            .map(|(owner, _)| *owner)
-            .zip(owners.iter().copied());
+        let granted = rogues.iter().map(|(owner, _)| *owner).zip(owners.iter().copied());
         self.foes.grants = granted.collect();
         self.settle()?;
         for index in 0..self.parties.len() {
             for agent in self.parties[index].agents.clone() {
                 let name = "agent".to_owned();
                 self.must(index, &Command::CreateAgent { agent, name })?;
-                self.must(
-                    index,
-                    &Command::FundAgent {
-                        agent,
-                        amount: AGENT_FUNDS,
-                    },
-                )?;
+                self.must(index, &Command::FundAgent { agent, amount: AGENT_FUNDS })?;
             }
         }
         Ok(())
@@ -172,14 +134,7 @@ impl World {
         &mut self,
         (party, line): (tirami_core::PartyId, Trm),
     ) -> Result<tirami_core::DocumentId, String> {
-        self.sign(
-            0,
-            Enrol {
-                party,
-                owner: party.to_string(),
-                line,
-            },
-        )
+        self.sign(0, Enrol { party, owner: party.to_string(), line })
     }
 
     fn sign(

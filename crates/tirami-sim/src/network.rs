@@ -9,29 +9,15 @@ use crate::dice::Dice;
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     /// An entry that somebody signed.
-    Entry {
-        bytes: Vec<u8>,
-        signature: Signature,
-    },
+    Entry { bytes: Vec<u8>, signature: Signature },
     /// A witness's promise.
     Acknowledgement(Acknowledgement),
     /// An entry and the acknowledgements known of it: a certificate, if they are a quorum.
-    Proof {
-        acks: Vec<Acknowledgement>,
-        bytes: Vec<u8>,
-        signature: Signature,
-    },
+    Proof { acks: Vec<Acknowledgement>, bytes: Vec<u8>, signature: Signature },
     /// An entry and its certificate.
-    Certified {
-        bytes: Vec<u8>,
-        signature: Signature,
-        certificate: Certificate,
-    },
+    Certified { bytes: Vec<u8>, signature: Signature, certificate: Certificate },
     /// The chains that a checkpoint covers.
-    Cut {
-        checkpoint: DocumentId,
-        slots: Vec<Slot>,
-    },
+    Cut { checkpoint: DocumentId, slots: Vec<Slot> },
 }
 
 /// Chance in percent that a message is lost.
@@ -65,13 +51,7 @@ impl Network {
         }
         let times = if dice.percent(DOUBLE) { 2 } else { 1 };
         (0..times)
-            .map(|_| {
-                if dice.percent(5) {
-                    dice.between(200, 5_000)
-                } else {
-                    dice.between(1, 200)
-                }
-            })
+            .map(|_| if dice.percent(5) { dice.between(200, 5_000) } else { dice.between(1, 200) })
             .collect()
     }
 }

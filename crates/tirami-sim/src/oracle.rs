@@ -14,42 +14,16 @@ use tirami_ledger::lattice::LatticeEvent;
 /// What a delivered reply says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fact {
-    Started {
-        job: JobId,
-        max: Trm,
-        claim_by: Timestamp,
-    },
-    Delivered {
-        job: JobId,
-        tokens: u32,
-    },
-    Finished {
-        job: JobId,
-        amount: Trm,
-    },
-    Ended {
-        job: JobId,
-    },
-    Funded {
-        agent: AgentId,
-        amount: Trm,
-    },
-    Defunded {
-        agent: AgentId,
-        amount: Trm,
-    },
-    KeyMade {
-        key: KeyId,
-    },
-    KeyRevoked {
-        key: KeyId,
-    },
-    Kill {
-        on: bool,
-    },
-    Signed {
-        entry: DocumentId,
-    },
+    Started { job: JobId, max: Trm, claim_by: Timestamp },
+    Delivered { job: JobId, tokens: u32 },
+    Finished { job: JobId, amount: Trm },
+    Ended { job: JobId },
+    Funded { agent: AgentId, amount: Trm },
+    Defunded { agent: AgentId, amount: Trm },
+    KeyMade { key: KeyId },
+    KeyRevoked { key: KeyId },
+    Kill { on: bool },
+    Signed { entry: DocumentId },
 }
 
 impl Fact {
@@ -61,31 +35,20 @@ impl Fact {
                 max: order.body().max_amount,
                 claim_by: order.body().claim_by,
             },
-            (Command::FinishJob(finish), Outcome::JobFinished { amount, .. }) => Self::Finished {
-                job: finish.job,
-                amount: *amount,
-            },
+            (Command::FinishJob(finish), Outcome::JobFinished { amount, .. }) => {
+                Self::Finished { job: finish.job, amount: *amount }
+            }
             (Command::FinishJob(finish), _) => Self::Ended { job: finish.job },
             (Command::VoidJob { job, .. }, _) => Self::Ended { job: *job },
-            (
-                Command::Deliver {
-                    job,
-                    completion_tokens,
-                    ..
-                },
-                _,
-            ) => Self::Delivered {
-                job: *job,
-                tokens: *completion_tokens,
-            },
-            (Command::FundAgent { agent, amount }, _) => Self::Funded {
-                agent: *agent,
-                amount: *amount,
-            },
-            (Command::DefundAgent { agent, amount }, _) => Self::Defunded {
-                agent: *agent,
-                amount: *amount,
-            },
+            (Command::Deliver { job, completion_tokens, .. }, _) => {
+                Self::Delivered { job: *job, tokens: *completion_tokens }
+            }
+            (Command::FundAgent { agent, amount }, _) => {
+                Self::Funded { agent: *agent, amount: *amount }
+            }
+            (Command::DefundAgent { agent, amount }, _) => {
+                Self::Defunded { agent: *agent, amount: *amount }
+            }
             (Command::CreateKey { key, .. }, _) => Self::KeyMade { key: *key },
             (Command::RotateKey { new, .. }, _) => Self::KeyMade { key: *new },
             (Command::RevokeKey { key }, _) => Self::KeyRevoked { key: *key },
@@ -122,33 +85,17 @@ impl Fact {
                     }
             }
             BookEvent::VoucherRaised { job, tokens, .. } => {
-                *self
-                    == Self::Delivered {
-                        job: *job,
-                        tokens: *tokens,
-                    }
+                *self == Self::Delivered { job: *job, tokens: *tokens }
             }
             BookEvent::HoldPosted(posted) => {
-                *self
-                    == Self::Finished {
-                        job: posted.job,
-                        amount: posted.amount,
-                    }
+                *self == Self::Finished { job: posted.job, amount: posted.amount }
             }
             BookEvent::HoldVoided { job, .. } => *self == Self::Ended { job: *job },
             BookEvent::AgentFunded { agent, amount, .. } => {
-                *self
-                    == Self::Funded {
-                        agent: *agent,
-                        amount: *amount,
-                    }
+                *self == Self::Funded { agent: *agent, amount: *amount }
             }
             BookEvent::AgentDefunded { agent, amount, .. } => {
-                *self
-                    == Self::Defunded {
-                        agent: *agent,
-                        amount: *amount,
-                    }
+                *self == Self::Defunded { agent: *agent, amount: *amount }
             }
             BookEvent::KeyCreated { key, .. } => *self == Self::KeyMade { key: *key },
             BookEvent::KeyRevoked { key, .. } => *self == Self::KeyRevoked { key: *key },
@@ -200,11 +147,7 @@ impl Account {
             }
             BookEvent::AgentDefunded { agent, amount, .. } => self.take(*agent, *amount)?,
             BookEvent::HoldOpened(opened) => {
-                let hold = Open {
-                    agent: opened.agent,
-                    max: opened.max_amount,
-                    voucher: Trm::ZERO,
-                };
+                let hold = Open { agent: opened.agent, max: opened.max_amount, voucher: Trm::ZERO };
                 if self.open.insert(opened.job, hold).is_some() {
                     return Err(format!("job {} was started twice", opened.job));
                 }
@@ -218,10 +161,7 @@ impl Account {
                 hold.voucher = *amount;
             }
             BookEvent::HoldPosted(posted) => {
-                let hold = self
-                    .open
-                    .remove(&posted.job)
-                    .ok_or_else(|| closed(posted.job))?;
+                let hold = self.open.remove(&posted.job).ok_or_else(|| closed(posted.job))?;
                 if posted.agent != hold.agent
                     || posted.amount > hold.max
                     || posted.amount < hold.voucher
@@ -235,9 +175,7 @@ impl Account {
             BookEvent::HoldVoided { job, .. } | BookEvent::HoldExpired { job, .. } => {
                 let hold = self.open.remove(job).ok_or_else(|| closed(*job))?;
                 if !hold.voucher.is_zero() {
-                    return Err(format!(
-                        "job {job} ended free although a voucher was signed"
-                    ));
+                    return Err(format!("job {job} ended free although a voucher was signed"));
                 }
             }
             _ => {}
@@ -285,15 +223,12 @@ impl Account {
         }
         let holds = book.holds();
         let same = holds.len() == self.open.len()
-            && holds
-                .iter()
-                .zip(&self.open)
-                .all(|((job, hold), (id, open))| {
-                    job == id
-                        && hold.agent == open.agent
-                        && hold.max_amount == open.max
-                        && hold.voucher.map_or(Trm::ZERO, |head| head.amount) == open.voucher
-                });
+            && holds.iter().zip(&self.open).all(|((job, hold), (id, open))| {
+                job == id
+                    && hold.agent == open.agent
+                    && hold.max_amount == open.max
+                    && hold.voucher.map_or(Trm::ZERO, |head| head.amount) == open.voucher
+            });
         if !same {
             return Err("the book has other holds than its events".to_owned());
         }
@@ -352,9 +287,7 @@ impl Oracle {
             let Some(place) = batch.checked_sub(first) else {
                 continue;
             };
-            let stored = usize::try_from(place)
-                .ok()
-                .and_then(|place| tail.get(place));
+            let stored = usize::try_from(place).ok().and_then(|place| tail.get(place));
             if !stored.is_some_and(|events| fact.is_in(events)) {
                 return Err(format!("a delivered reply is not true any more: {fact:?}"));
             }
@@ -375,10 +308,7 @@ impl Oracle {
     pub(crate) fn catch_up(&mut self, first: u64, tail: &[Vec<Event>]) -> Result<(), String> {
         let batches = first + tail.len() as u64;
         if batches < self.counted {
-            return Err(format!(
-                "{} synced batches are gone",
-                self.counted - batches
-            ));
+            return Err(format!("{} synced batches are gone", self.counted - batches));
         }
         for (batch, events) in (first..).zip(tail) {
             self.durable(batch, events)?;

@@ -56,22 +56,18 @@ pub(crate) struct Archive {
 impl Archive {
     pub(crate) fn add(&mut self, event: &LatticeEvent) {
         match event {
-            LatticeEvent::EntryFinal {
-                entry, certificate, ..
-            } => {
+            LatticeEvent::EntryFinal { entry, certificate, .. } => {
                 self.add_final(entry);
                 if let Some(certificate) = certificate {
                     self.add_certificate(entry.id(), certificate);
                 }
             }
-            LatticeEvent::Certified {
-                entry, certificate, ..
-            } => self.add_certificate(*entry, certificate),
+            LatticeEvent::Certified { entry, certificate, .. } => {
+                self.add_certificate(*entry, certificate)
+            }
             LatticeEvent::CutKnown { .. } => self.cuts += 1,
             LatticeEvent::Acknowledged { acknowledgement }
-            | LatticeEvent::AcknowledgementMade {
-                acknowledgement, ..
-            } => {
+            | LatticeEvent::AcknowledgementMade { acknowledgement, .. } => {
                 self.add_ack(acknowledgement);
             }
             _ => {}
@@ -92,18 +88,11 @@ impl Archive {
     }
 
     fn add_ack(&mut self, ack: &Acknowledgement) {
-        self.acks
-            .entry(ack.entry)
-            .or_default()
-            .insert(ack.witness, *ack);
+        self.acks.entry(ack.entry).or_default().insert(ack.witness, *ack);
     }
 
     pub(crate) fn acks_of(&self, entry: DocumentId) -> Vec<Acknowledgement> {
-        self.acks
-            .get(&entry)
-            .into_iter()
-            .flat_map(|acks| acks.values().copied())
-            .collect()
+        self.acks.get(&entry).into_iter().flat_map(|acks| acks.values().copied()).collect()
     }
 }
 

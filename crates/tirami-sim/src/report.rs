@@ -105,20 +105,8 @@ impl Counts {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts {
-            events,
-            crashes,
-            torn,
-            rivals,
-            jobs,
-            audits,
-            ..
-        } = &self.counts;
-        let bound = if self.within {
-            ""
-        } else {
-            " (more than tolerated)"
-        };
+        let Counts { events, crashes, torn, rivals, jobs, audits, .. } = &self.counts;
+        let bound = if self.within { "" } else { " (more than tolerated)" };
         write!(
             f,
             "seed {}: {} parties, n={} q={} liars={}{bound}, {} s virtual, {events} events, \

@@ -72,11 +72,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
         let mut dice = Dice::new(config.seed);
-        let failure = |event, what| Failure {
-            seed: config.seed,
-            event,
-            what,
-        };
+        let failure = |event, what| Failure { seed: config.seed, event, what };
         let mesh = Mesh::draw(config, &mut dice).map_err(|what| failure(0, what))?;
         let mut world = Self {
             config: *config,
@@ -93,9 +89,7 @@ impl World {
             counts: Counts::default(),
             calm: true,
         };
-        world
-            .boot()
-            .map_err(|what| failure(world.counts.events, what))?;
+        world.boot().map_err(|what| failure(world.counts.events, what))?;
         world.calm = false;
         for party in 0..world.parties.len() {
             world.plan(1, Task::Work { party });
@@ -139,9 +133,9 @@ impl World {
             Task::Sync { party, life } if self.parties[party].life == life => self.sync(party),
             Task::Sync { .. } => Ok(()),
             Task::Arrive { to, message } => self.arrive(to, message),
-            Task::Acknowledge { party, entry } => self
-                .by_node(party, &Command::Acknowledge { entry })
-                .map(drop),
+            Task::Acknowledge { party, entry } => {
+                self.by_node(party, &Command::Acknowledge { entry }).map(drop)
+            }
             Task::Start { party } => self.start(party),
             Task::Gossip { party } => {
                 let pause = self.dice.between(5_000, 30_000);
@@ -209,20 +203,13 @@ impl World {
         self.check_touched(party)?;
         let point = self.draw_crash();
         if point == Some(CrashPoint::BeforeAppend) {
-            return self
-                .crash(party, CrashPoint::BeforeAppend, &events)
-                .map(|()| None);
+            return self.crash(party, CrashPoint::BeforeAppend, &events).map(|()| None);
         }
-        let fact = result
-            .as_ref()
-            .ok()
-            .and_then(|outcome| Fact::of(command, outcome));
+        let fact = result.as_ref().ok().and_then(|outcome| Fact::of(command, outcome));
         self.write(party, events, fact);
         match point {
             Some(CrashPoint::BeforeSync) => {
-                return self
-                    .crash(party, CrashPoint::BeforeSync, &[])
-                    .map(|()| None);
+                return self.crash(party, CrashPoint::BeforeSync, &[]).map(|()| None);
             }
             Some(later) if self.parties[party].sync_planned => {
                 self.parties[party].doom = Some(later);
@@ -251,11 +238,7 @@ impl World {
             self.replied(party, &fact);
         }
         let node = &mut self.parties[party];
-        node.waiting.push_back(Waiting {
-            batch,
-            fact,
-            events,
-        });
+        node.waiting.push_back(Waiting { batch, fact, events });
         if !node.sync_planned && !self.calm {
             node.sync_planned = true;
             let life = node.life;
@@ -289,12 +272,7 @@ impl World {
         if doom == Some(CrashPoint::BeforeReply) {
             return self.crash(party, CrashPoint::BeforeReply, &[]);
         }
-        while let Some(Waiting {
-            batch,
-            fact,
-            events,
-        }) = self.parties[party].waiting.pop_front()
-        {
+        while let Some(Waiting { batch, fact, events }) = self.parties[party].waiting.pop_front() {
             let oracle = &mut self.parties[party].oracle;
             oracle.durable(batch, &events)?;
             if let Some(fact) = fact {
@@ -316,10 +294,7 @@ impl World {
             Fact::Started { job, claim_by, .. } => {
                 node.used.push_front((*job, *claim_by));
                 node.used.truncate(USED_MAX);
-                node.jobs.push(Job {
-                    job: *job,
-                    tokens: 0,
-                });
+                node.jobs.push(Job { job: *job, tokens: 0 });
             }
             Fact::Finished { .. } => self.counts.jobs += 1,
             _ => {}
@@ -339,30 +314,16 @@ impl World {
                         self.broadcast(party, &entry_message(entry));
                     } else if self.is_witness(party) {
                         let pause = self.dice.between(1, 50);
-                        self.plan(
-                            pause,
-                            Task::Acknowledge {
-                                party,
-                                entry: entry.id(),
-                            },
-                        );
+                        self.plan(pause, Task::Acknowledge { party, entry: entry.id() });
                     }
                 }
-                LatticeEvent::AcknowledgementMade {
-                    acknowledgement, ..
-                } => {
+                LatticeEvent::AcknowledgementMade { acknowledgement, .. } => {
                     self.broadcast(party, &Message::Acknowledgement(*acknowledgement));
                 }
                 LatticeEvent::CutKnown { checkpoint, heads } => {
                     let (entry, slots) = (*checkpoint, heads.clone());
                     if self.parties[party].id == self.charter.clerk {
-                        self.broadcast(
-                            party,
-                            &Message::Cut {
-                                checkpoint: entry,
-                                slots,
-                            },
-                        );
+                        self.broadcast(party, &Message::Cut { checkpoint: entry, slots });
                     } else if self.is_witness(party) {
                         let pause = self.dice.between(1, 50);
                         self.plan(pause, Task::Acknowledge { party, entry });
@@ -391,12 +352,8 @@ impl World {
                         self.law.signed(entry.entry().slot(), entry.id())?;
                     }
                 }
-                LatticeEvent::AcknowledgementMade {
-                    acknowledgement,
-                    slot,
-                } => {
-                    self.law
-                        .promised(node.key(), *slot, acknowledgement.entry)?;
+                LatticeEvent::AcknowledgementMade { acknowledgement, slot } => {
+                    self.law.promised(node.key(), *slot, acknowledgement.entry)?;
                 }
                 LatticeEvent::EntryFinal { entry, .. } => {
                     self.law.is_final(entry.entry().slot(), entry.id())?;
@@ -424,13 +381,7 @@ impl World {
         };
         self.counts.lost += u64::from(delays.is_empty());
         for delay in delays {
-            self.plan(
-                delay,
-                Task::Arrive {
-                    to,
-                    message: message.clone(),
-                },
-            );
+            self.plan(delay, Task::Arrive { to, message: message.clone() });
         }
     }
 
@@ -442,27 +393,16 @@ impl World {
             Message::Entry { bytes, signature } => {
                 commands.push(Command::ReceiveEntry { bytes, signature });
             }
-            Message::Proof {
-                acks,
-                bytes,
-                signature,
-            } => {
+            Message::Proof { acks, bytes, signature } => {
                 commands.extend(acks.into_iter().map(receive));
                 commands.push(Command::ReceiveEntry { bytes, signature });
             }
-            Message::Certified {
-                bytes,
-                signature,
-                certificate,
-            } => commands.push(Command::ReceiveCertified {
-                bytes,
-                signature,
-                certificate,
-            }),
-            Message::Cut { checkpoint, slots } => commands.push(Command::ReceiveCut {
-                entry: checkpoint,
-                slots,
-            }),
+            Message::Certified { bytes, signature, certificate } => {
+                commands.push(Command::ReceiveCertified { bytes, signature, certificate })
+            }
+            Message::Cut { checkpoint, slots } => {
+                commands.push(Command::ReceiveCut { entry: checkpoint, slots })
+            }
         }
         for command in &commands {
             match self.by_node(to, command)? {
@@ -484,16 +424,9 @@ impl World {
     }
 
     fn report(&self) -> Result<Report, String> {
-        let node = self.parties[0]
-            .machine
-            .as_ref()
-            .ok_or("a party is down at the end")?;
+        let node = self.parties[0].machine.as_ref().ok_or("a party is down at the end")?;
         let mut state = Vec::new();
-        for node in self
-            .parties
-            .iter()
-            .filter_map(|party| party.machine.as_ref())
-        {
+        for node in self.parties.iter().filter_map(|party| party.machine.as_ref()) {
             state.extend_from_slice(node.state_hash().as_bytes());
         }
         let lattice = node.ledger().lattice();
@@ -516,8 +449,5 @@ impl World {
 }
 
 pub(crate) fn entry_message(entry: &SignedEntry) -> Message {
-    Message::Entry {
-        bytes: entry.bytes().to_vec(),
-        signature: entry.signature(),
-    }
+    Message::Entry { bytes: entry.bytes().to_vec(), signature: entry.signature() }
 }

@@ -3,11 +3,7 @@
 use tirami_sim::{Config, Fault, run};
 
 fn config(seed: u64) -> Config {
-    Config {
-        seed,
-        events: 4_000,
-        ..Config::default()
-    }
+    Config { seed, events: 4_000, ..Config::default() }
 }
 
 #[test]
@@ -20,10 +16,7 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn meshes_of_every_size_keep_their_invariants() {
     for witnesses in [1, 3, 4, 7] {
-        let config = Config {
-            witnesses: Some(witnesses),
-            ..config(witnesses as u64)
-        };
+        let config = Config { witnesses: Some(witnesses), ..config(witnesses as u64) };
         let report = run(&config).unwrap();
         assert!(report.counts.jobs > 50, "{report}");
         assert!(report.checkpoints > 0, "{report}");
@@ -33,12 +26,8 @@ fn meshes_of_every_size_keep_their_invariants() {
 #[test]
 fn as_many_liars_as_the_charter_tolerates_change_nothing() {
     for (witnesses, liars) in [(4, 1), (7, 2)] {
-        let config = Config {
-            witnesses: Some(witnesses),
-            liars: Some(liars),
-            events: 8_000,
-            ..config(20)
-        };
+        let config =
+            Config { witnesses: Some(witnesses), liars: Some(liars), events: 8_000, ..config(20) };
         let report = run(&config).unwrap();
         assert!(report.within && report.counts.rivals > 0, "{report}");
         assert_eq!((report.contradictions, report.loss), (0, 0), "{report}");
@@ -48,12 +37,7 @@ fn as_many_liars_as_the_charter_tolerates_change_nothing() {
 #[test]
 fn more_liars_freeze_chains_and_the_loss_is_counted() {
     let contradictions = (30..36).map(|seed| {
-        let config = Config {
-            witnesses: Some(4),
-            liars: Some(2),
-            events: 8_000,
-            ..config(seed)
-        };
+        let config = Config { witnesses: Some(4), liars: Some(2), events: 8_000, ..config(seed) };
         let report = run(&config).unwrap();
         assert!(!report.within);
         report.contradictions
@@ -68,20 +52,11 @@ fn a_planted_bug_is_found() {
         (Fault::DiskLosesSynced, "not true any more"),
         (Fault::StaleSnapshot, "the book has"),
     ] {
-        let found = (1..40).find_map(|seed| {
-            run(&Config {
-                fault,
-                ..config(seed)
-            })
-            .err()
-        });
+        let found = (1..40).find_map(|seed| run(&Config { fault, ..config(seed) }).err());
         let failure = found.unwrap_or_else(|| panic!("{fault:?} was not found"));
         assert!(failure.what.contains(said), "{fault:?}: {failure}");
         // The same seed without the bug breaks nothing.
-        let config = Config {
-            fault: Fault::None,
-            ..config(failure.seed)
-        };
+        let config = Config { fault: Fault::None, ..config(failure.seed) };
         assert_eq!(run(&config).err(), None);
     }
 }

@@ -39,9 +39,7 @@ pub(super) fn page(openapi: &str) -> Outcome<String> {
         return Err(Failure::new("the OpenAPI document has no routes"));
     }
     let mut page = format!("{table}{details}\n## Types\n");
-    let schemas = document
-        .at("components")
-        .and_then(|components| components.at("schemas"));
+    let schemas = document.at("components").and_then(|components| components.at("schemas"));
     for (name, schema) in fields(schemas) {
         describe_type(&mut page, name, schema);
     }
@@ -73,11 +71,7 @@ fn describe(page: &mut String, title: &str, operation: &Json) {
     for (status, response) in responses.filter(|(status, _)| *status != "default") {
         let carries = content(Some(response));
         let meaning = text(response, "description");
-        let carries = if carries.is_empty() {
-            meaning
-        } else {
-            format!("{carries}. {meaning}")
-        };
+        let carries = if carries.is_empty() { meaning } else { format!("{carries}. {meaning}") };
         let _ = writeln!(page, "- {status}: {carries}");
     }
 }
@@ -112,16 +106,10 @@ fn describe_type(page: &mut String, name: &str, schema: &Json) {
     let required: Vec<&Json> = items(schema.at("required")).collect();
     page.push_str("\n| field | type | meaning |\n|---|---|---|\n");
     for (field, property) in rows {
-        let needed = required
-            .iter()
-            .any(|name| **name == Json::Text(field.clone()));
+        let needed = required.iter().any(|name| **name == Json::Text(field.clone()));
         let optional = if needed { "" } else { ", optional" };
         let meaning = meaning(property).replace('\n', " ");
-        let _ = writeln!(
-            page,
-            "| `{field}` | {}{optional} | {meaning} |",
-            kind(property)
-        );
+        let _ = writeln!(page, "| `{field}` | {}{optional} | {meaning} |", kind(property));
     }
 }
 
@@ -186,12 +174,7 @@ fn items(value: Option<&Json>) -> impl Iterator<Item = &Json> {
 }
 
 fn text(value: &Json, field: &str) -> String {
-    value
-        .text(field)
-        .unwrap_or_default()
-        .trim()
-        .replace("\n\n", " ")
-        .to_owned()
+    value.text(field).unwrap_or_default().trim().replace("\n\n", " ").to_owned()
 }
 
 #[cfg(test)]

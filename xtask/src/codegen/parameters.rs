@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 use crate::{Outcome, workspace};
 
 /// Types of constants that are figures.
-const FIGURES: [&str; 11] = [
-    "u8", "u16", "u32", "u64", "u128", "usize", "i64", "i128", "Trm", "Ppm", "Duration",
-];
+const FIGURES: [&str; 11] =
+    ["u8", "u16", "u32", "u64", "u128", "usize", "i64", "i128", "Trm", "Ppm", "Duration"];
 
 /// What of the workspace never ships.
 const NOT_SHIPPED: [&str; 1] = ["crates/tirami-sim"];
@@ -40,11 +39,7 @@ pub(super) fn page() -> Outcome<String> {
                 continue;
             }
             for parameter in parameters(&workspace::read(&root.join(file))?) {
-                let Parameter {
-                    name,
-                    value,
-                    meaning,
-                } = parameter;
+                let Parameter { name, value, meaning } = parameter;
                 let place = file.trim_start_matches(&source);
                 let _ = writeln!(rows, "| `{name}` | `{value}` | {meaning} | `{place}` |");
             }
@@ -62,10 +57,7 @@ pub(super) fn page() -> Outcome<String> {
 fn parameters(source: &str) -> Vec<Parameter> {
     let mut found = Vec::new();
     let mut meaning: Vec<&str> = Vec::new();
-    for line in source
-        .lines()
-        .take_while(|line| !line.starts_with("#[cfg(test)]"))
-    {
+    for line in source.lines().take_while(|line| !line.starts_with("#[cfg(test)]")) {
         if let Some(doc) = line.strip_prefix("///") {
             meaning.push(doc.trim());
             continue;

@@ -22,11 +22,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         };
         seen.push(name.to_owned());
         let Some(edges) = allowed.get(name) else {
-            findings.push(Finding::new(
-                LAYERS,
-                0,
-                format!("{name} has no line; add one"),
-            ));
+            findings.push(Finding::new(LAYERS, 0, format!("{name} has no line; add one")));
             continue;
         };
         let dev_edges = allowed.get(&format!("{DEV_PREFIX}{name}"));
@@ -41,11 +37,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     for name in allowed.keys() {
         let package = name.strip_prefix(DEV_PREFIX).unwrap_or(name);
         if !seen.iter().any(|seen| seen == package) {
-            findings.push(Finding::new(
-                LAYERS,
-                0,
-                format!("{package} does not exist; remove it"),
-            ));
+            findings.push(Finding::new(LAYERS, 0, format!("{package} does not exist; remove it")));
         }
     }
     findings
@@ -57,12 +49,7 @@ fn read(text: &str) -> BTreeMap<String, Vec<String>> {
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once('='))
         .map(|(name, list)| {
-            let edges = list
-                .split('"')
-                .skip(1)
-                .step_by(2)
-                .map(str::to_owned)
-                .collect();
+            let edges = list.split('"').skip(1).step_by(2).map(str::to_owned).collect();
             (name.trim().to_owned(), edges)
         })
         .collect()
@@ -126,17 +113,11 @@ mod tests {
 
     #[test]
     fn every_crate_has_a_line_and_every_line_a_crate() {
-        let tree = tree(&[
-            (LAYERS, "tirami-gone = []\n"),
-            ("crates/tirami-new/Cargo.toml", ""),
-        ]);
+        let tree = tree(&[(LAYERS, "tirami-gone = []\n"), ("crates/tirami-new/Cargo.toml", "")]);
         let messages: Vec<String> = check(&tree).into_iter().map(|f| f.message).collect();
         assert_eq!(
             messages,
-            [
-                "tirami-new has no line; add one",
-                "tirami-gone does not exist; remove it"
-            ]
+            ["tirami-new has no line; add one", "tirami-gone does not exist; remove it"]
         );
     }
 }

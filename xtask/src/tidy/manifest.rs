@@ -8,17 +8,9 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         let path = format!("{package}/Cargo.toml");
         let manifest = tree.text(&path);
         if section(manifest, "[lints]") != ["workspace = true"] {
-            findings.push(Finding::new(
-                &path,
-                0,
-                "inherit the lints: `[lints] workspace = true`",
-            ));
+            findings.push(Finding::new(&path, 0, "inherit the lints: `[lints] workspace = true`"));
         }
-        for key in [
-            "description = ",
-            "license.workspace = true",
-            "edition.workspace = true",
-        ] {
+        for key in ["description = ", "license.workspace = true", "edition.workspace = true"] {
             if !manifest.lines().any(|line| line.starts_with(key)) {
                 findings.push(Finding::new(&path, 0, format!("`{key}` is missing")));
             }

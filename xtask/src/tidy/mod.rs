@@ -26,11 +26,7 @@ struct Finding {
 
 impl Finding {
     fn new(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            message: message.into(),
-        }
+        Self { path: path.to_owned(), line, message: message.into() }
     }
 }
 
@@ -53,9 +49,8 @@ struct Tree {
 }
 
 /// Endings of files that hold text of ours.
-const TEXT_ENDINGS: [&str; 12] = [
-    "rs", "toml", "md", "txt", "py", "mjs", "json", "sh", "sql", "html", "css", "yml",
-];
+const TEXT_ENDINGS: [&str; 12] =
+    ["rs", "toml", "md", "txt", "py", "mjs", "json", "sh", "sql", "html", "css", "yml"];
 
 impl Tree {
     fn read(root: &Path) -> Outcome<Self> {
@@ -78,11 +73,7 @@ impl Tree {
             .filter(|(path, _)| path.ends_with(".rs"))
             .map(|(path, text)| (path.clone(), RustSource::read(text)))
             .collect();
-        Self {
-            texts,
-            sources,
-            packages,
-        }
+        Self { texts, sources, packages }
     }
 
     fn text(&self, path: &str) -> &str {
@@ -127,10 +118,7 @@ pub(crate) fn tidy() -> Outcome<()> {
         println!("  {} files are tidy", tree.texts.len());
         return Ok(());
     }
-    Err(Failure::new(format!(
-        "{} finding(s); repeat with `cargo xtask tidy`",
-        findings.len()
-    )))
+    Err(Failure::new(format!("{} finding(s); repeat with `cargo xtask tidy`", findings.len())))
 }
 
 #[cfg(test)]
@@ -139,10 +127,8 @@ mod tests {
 
     /// A tree of a few files, for the tests of single rules.
     pub(super) fn tree(files: &[(&str, &str)]) -> Tree {
-        let texts: BTreeMap<String, String> = files
-            .iter()
-            .map(|&(path, text)| (path.to_owned(), text.to_owned()))
-            .collect();
+        let texts: BTreeMap<String, String> =
+            files.iter().map(|&(path, text)| (path.to_owned(), text.to_owned())).collect();
         let names: Vec<String> = texts.keys().cloned().collect();
         let packages = workspace::packages(&names);
         Tree::of(texts, packages)
@@ -150,10 +136,7 @@ mod tests {
 
     /// The findings as `path:line`.
     pub(super) fn places(findings: &[Finding]) -> Vec<String> {
-        findings
-            .iter()
-            .map(|finding| format!("{}:{}", finding.path, finding.line))
-            .collect()
+        findings.iter().map(|finding| format!("{}:{}", finding.path, finding.line)).collect()
     }
 
     #[test]

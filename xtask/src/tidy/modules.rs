@@ -35,10 +35,8 @@ struct Declared {
 /// All files that cargo compiles for a package, each with its declaration; roots have none.
 fn reachable(tree: &Tree, package: &str) -> BTreeMap<String, Option<Declared>> {
     let mut found = BTreeMap::new();
-    let mut open: Vec<(String, Option<Declared>)> = roots(tree, package)
-        .into_iter()
-        .map(|root| (root, None))
-        .collect();
+    let mut open: Vec<(String, Option<Declared>)> =
+        roots(tree, package).into_iter().map(|root| (root, None)).collect();
     while let Some((path, declared)) = open.pop() {
         if found.contains_key(&path) {
             continue;
@@ -58,11 +56,7 @@ fn roots(tree: &Tree, package: &str) -> BTreeSet<String> {
         .into_iter()
         .map(str::to_owned)
         .chain(manifest.lines().filter_map(|line| {
-            Some(
-                line.strip_prefix("path = \"")?
-                    .trim_end_matches('"')
-                    .to_owned(),
-            )
+            Some(line.strip_prefix("path = \"")?.trim_end_matches('"').to_owned())
         }))
         .map(|file| format!("{package}/{file}"))
         .filter(|file| tree.sources.contains_key(file))
@@ -89,39 +83,20 @@ fn children(tree: &Tree, path: &str) -> Vec<(String, Declared)> {
     };
     let text = tree.text(path);
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let stem = path
-        .rsplit('/')
-        .next()
-        .unwrap_or(path)
-        .trim_end_matches(".rs");
+    let stem = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".rs");
     let is_root = matches!(stem, "lib" | "main" | "mod" | "build")
-        || ["src/bin", "tests", "benches", "examples"]
-            .iter()
-            .any(|root| folder.ends_with(root));
-    let base = if is_root {
-        folder.to_owned()
-    } else {
-        format!("{folder}/{stem}")
-    };
+        || ["src/bin", "tests", "benches", "examples"].iter().any(|root| folder.ends_with(root));
+    let base = if is_root { folder.to_owned() } else { format!("{folder}/{stem}") };
     let lines: Vec<&str> = text.lines().collect();
     let mut found = by_macro(tree, path, &source.code, &base);
     for (number, line) in source.code.lines().enumerate() {
         let Some(name) = declared_module(line) else {
             continue;
         };
-        let above = lines[..number]
-            .iter()
-            .rev()
-            .take_while(|line| line.trim().starts_with("#["));
+        let above = lines[..number].iter().rev().take_while(|line| line.trim().starts_with("#["));
         let attributes: Vec<&str> = above.copied().collect();
         let chosen = attributes.iter().find_map(|line| {
-            Some(
-                line.trim()
-                    .strip_prefix("#[path = \"")?
-                    .split('"')
-                    .next()?
-                    .to_owned(),
-            )
+            Some(line.trim().strip_prefix("#[path = \"")?.split('"').next()?.to_owned())
         });
         let candidates = match chosen {
             Some(file) => vec![super::normal(&format!("{folder}/{file}"))],
@@ -129,11 +104,7 @@ fn children(tree: &Tree, path: &str) -> Vec<(String, Declared)> {
         };
         let for_tests =
             attributes.iter().any(|line| line.contains("cfg(test)")) || !path.contains("/src/");
-        let declared = Declared {
-            name: name.to_owned(),
-            file: path.to_owned(),
-            for_tests,
-        };
+        let declared = Declared { name: name.to_owned(), file: path.to_owned(), for_tests };
         found.extend(
             candidates
                 .into_iter()
@@ -155,11 +126,8 @@ fn by_macro(tree: &Tree, path: &str, code: &str, base: &str) -> Vec<(String, Dec
         .filter(|(file, _)| file != path && tree.sources.contains_key(file))
         .map(|(file, name)| {
             // The macro names each of them again, so they need no other mention.
-            let declared = Declared {
-                name: name.to_owned(),
-                file: path.to_owned(),
-                for_tests: true,
-            };
+            let declared =
+                Declared { name: name.to_owned(), file: path.to_owned(), for_tests: true };
             (file, declared)
         })
         .collect()
@@ -223,14 +191,8 @@ mod tests {
     fn a_file_that_no_mod_leads_to_is_found() {
         let tree = tree(&[
             ("crates/a/Cargo.toml", ""),
-            (
-                "crates/a/src/lib.rs",
-                "mod one;\n#[cfg(test)]\nmod tests;\nuse one::two;\n",
-            ),
-            (
-                "crates/a/src/one.rs",
-                "mod two;\n#[path = \"three.rs\"]\nmod three;\n",
-            ),
+            ("crates/a/src/lib.rs", "mod one;\n#[cfg(test)]\nmod tests;\nuse one::two;\n"),
+            ("crates/a/src/one.rs", "mod two;\n#[path = \"three.rs\"]\nmod three;\n"),
             ("crates/a/src/one/two.rs", ""),
             ("crates/a/src/three.rs", "impl X {}\n"),
             ("crates/a/src/tests.rs", ""),
@@ -241,10 +203,7 @@ mod tests {
         ]);
         assert_eq!(
             places(&check(&tree)),
-            [
-                "crates/a/src/forgotten.rs:0",
-                "crates/a/tests/helper/stale.rs:0"
-            ]
+            ["crates/a/src/forgotten.rs:0", "crates/a/tests/helper/stale.rs:0"]
         );
     }
 
@@ -263,11 +222,7 @@ mod tests {
 
     #[test]
     fn a_module_that_nobody_names_is_found() {
-        for (used, expected) in [
-            ("", 1),
-            ("use crate::price::Price;\n", 0),
-            ("// price::x\n", 1),
-        ] {
+        for (used, expected) in [("", 1), ("use crate::price::Price;\n", 0), ("// price::x\n", 1)] {
             let tree = tree(&[
                 ("crates/a/Cargo.toml", ""),
                 ("crates/a/src/lib.rs", &format!("pub mod price;\n{used}")),

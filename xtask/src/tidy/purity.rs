@@ -40,11 +40,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         let clippy = format!("{package}/clippy.toml");
         for path in CLIPPY_BANS {
             if !tree.text(&clippy).contains(path) {
-                findings.push(Finding::new(
-                    &clippy,
-                    0,
-                    format!("ban {path}: this crate is pure"),
-                ));
+                findings.push(Finding::new(&clippy, 0, format!("ban {path}: this crate is pure")));
             }
         }
         let shipped = format!("{package}/src/");

@@ -23,14 +23,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
             let name = format!("{path}::{}", function.name);
             let size = function.code_lines;
             let limit = FUNCTION_LINES_MAX;
-            findings.extend(compare(
-                path,
-                function.line,
-                &name,
-                size,
-                limit,
-                &mut listed,
-            ));
+            findings.extend(compare(path, function.line, &name, size, limit, &mut listed));
         }
     }
     for name in listed.keys() {
@@ -53,16 +46,10 @@ fn compare(
     }
     match listed.remove(name) {
         Some(known) if known == size => None,
-        Some(known) if known > size => Some(Finding::new(
-            RATCHET,
-            0,
-            format!("`{name}` shrank: write {size} for {known}"),
-        )),
-        _ => Some(Finding::new(
-            path,
-            line,
-            format!("{size} lines; {limit} are allowed: split it"),
-        )),
+        Some(known) if known > size => {
+            Some(Finding::new(RATCHET, 0, format!("`{name}` shrank: write {size} for {known}")))
+        }
+        _ => Some(Finding::new(path, line, format!("{size} lines; {limit} are allowed: split it"))),
     }
 }
 
@@ -86,18 +73,9 @@ mod tests {
         for (ratchet, expected) in [
             ("", Some("100 lines; 90 are allowed: split it")),
             ("a.rs::long 100\n", None),
-            (
-                "a.rs::long 99\n",
-                Some("100 lines; 90 are allowed: split it"),
-            ),
-            (
-                "a.rs::long 120\n",
-                Some("`a.rs::long` shrank: write 100 for 120"),
-            ),
-            (
-                "a.rs::long 100\nb.rs 900\n",
-                Some("`b.rs` is small enough or gone: remove its line"),
-            ),
+            ("a.rs::long 99\n", Some("100 lines; 90 are allowed: split it")),
+            ("a.rs::long 120\n", Some("`a.rs::long` shrank: write 100 for 120")),
+            ("a.rs::long 100\nb.rs 900\n", Some("`b.rs` is small enough or gone: remove its line")),
         ] {
             let tree = tree(&[("a.rs", &long), (RATCHET, ratchet)]);
             let messages: Vec<String> = check(&tree).into_iter().map(|f| f.message).collect();

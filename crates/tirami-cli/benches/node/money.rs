@@ -11,7 +11,7 @@ use tirami_ledger::command::{Actor, Command, FinishJob, StartJob};
 use tirami_ledger::documents::FinishReason;
 use tirami_ledger::event::{BookEvent, Event};
 use tirami_ledger::lattice::{
-    Certificate, Charter, Entry, EntryKind, Enrol, Lattice, Line, Open, Transfer,
+    Certificate, Charter, Enrol, Entry, EntryKind, Lattice, Line, Open, Transfer,
 };
 
 use crate::report::{Row, Table, median, percentile};
@@ -259,9 +259,8 @@ fn made_elsewhere(count: u64) -> MadeElsewhere {
     let measured = entries.split_off(4);
     let mut empty = empty;
     for (entry, certificate) in &entries {
-        let events = empty
-            .receive_certified(entry.bytes(), entry.signature(), certificate)
-            .expect("valid");
+        let events =
+            empty.receive_certified(entry.bytes(), entry.signature(), certificate).expect("valid");
         empty.absorb(events);
     }
     MadeElsewhere { empty, stranger: member.public(), entries: measured }

@@ -42,9 +42,9 @@ impl Table {
         );
         for row in &self.rows {
             let ratio = row.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
-            let (target, met) = row.target.map_or(("", ""), |(target, met)| {
-                (target, if met { "yes" } else { "no" })
-            });
+            let (target, met) = row
+                .target
+                .map_or(("", ""), |(target, met)| (target, if met { "yes" } else { "no" }));
             text.push_str(&format!(
                 "| {} | {} | {} | {ratio} | {target} | {met} |\n",
                 row.what, row.measured, row.limit

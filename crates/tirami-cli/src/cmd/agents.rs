@@ -90,21 +90,11 @@ pub(crate) async fn run(global: &Global, args: AgentsArgs, out: Output) -> Resul
         Action::Create { name, fund, limits } => {
             let limits = limits.over(Limits::default());
             let limits = (limits != Limits::default()).then_some(limits);
-            let agent = client
-                .create_agent(&CreateAgent {
-                    name,
-                    fund_trm: fund,
-                    limits,
-                })
-                .await?;
+            let agent = client.create_agent(&CreateAgent { name, fund_trm: fund, limits }).await?;
             one(&agent, out);
         }
         Action::Fund { did, amount } => one(&client.fund_agent(&did, amount).await?, out),
-        Action::Export {
-            did,
-            file,
-            passphrase,
-        } => {
+        Action::Export { did, file, passphrase } => {
             let passphrase = passphrase.read(true)?;
             let bundle = client.export_agent(&did, &passphrase).await?;
             write_bundle(&file, &bundle)?;
@@ -112,23 +102,10 @@ pub(crate) async fn run(global: &Global, args: AgentsArgs, out: Output) -> Resul
                 out.line(format_args!("wrote {}", file.display()));
             });
         }
-        Action::Import {
-            file,
-            name,
-            passphrase,
-        } => {
+        Action::Import { file, name, passphrase } => {
             let bundle = read_bundle(&file)?;
             let passphrase = passphrase.read(false)?;
-            one(
-                &client
-                    .import_agent(&ImportAgent {
-                        passphrase,
-                        bundle,
-                        name,
-                    })
-                    .await?,
-                out,
-            );
+            one(&client.import_agent(&ImportAgent { passphrase, bundle, name }).await?, out);
         }
         Action::ResetBreaker { did } => {
             let done = client.reset_breaker(&did).await?;
@@ -168,17 +145,11 @@ fn one(agent: &Agent, out: Output) {
         let mut rows = vec![
             ("did", agent.did.clone()),
             ("name", agent.name.clone()),
-            (
-                "available",
-                trm(agent.available_trm, agent.available_answers),
-            ),
+            ("available", trm(agent.available_trm, agent.available_answers)),
             ("day limit", output::limit(agent.limits.day_max)),
         ];
         if let Some(until_ms) = agent.breaker_open_until_ms {
-            rows.push((
-                "breaker",
-                format!("open until {} UTC", output::moment(until_ms)),
-            ));
+            rows.push(("breaker", format!("open until {} UTC", output::moment(until_ms))));
         }
         out.pairs(&rows);
     });
@@ -192,10 +163,7 @@ impl PassphraseArgs {
         };
         let mut text = String::new();
         let result = if path.as_os_str() == "-" {
-            std::io::stdin()
-                .lock()
-                .take(FILE_MAX_BYTES)
-                .read_to_string(&mut text)
+            std::io::stdin().lock().take(FILE_MAX_BYTES).read_to_string(&mut text)
         } else {
             std::fs::File::open(path)
                 .and_then(|file| file.take(FILE_MAX_BYTES).read_to_string(&mut text))
@@ -209,9 +177,7 @@ impl PassphraseArgs {
 
 fn ask(twice: bool) -> Result<String, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "there is no terminal to ask at; use --passphrase-file",
-        ));
+        return Err(Failure::usage("there is no terminal to ask at; use --passphrase-file"));
     }
     let term = console::Term::stderr();
     let hidden = |prompt: &str| {
@@ -221,9 +187,7 @@ fn ask(twice: bool) -> Result<String, Failure> {
     };
     let passphrase = hidden("Passphrase: ")?;
     if twice && hidden("Once more: ")? != passphrase {
-        return Err(Failure::usage(
-            "the two passphrases differ; nothing was written",
-        ));
+        return Err(Failure::usage("the two passphrases differ; nothing was written"));
     }
     Ok(passphrase)
 }
@@ -232,10 +196,7 @@ fn write_bundle(path: &Path, bundle: &Bundle) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
         Failure::new(
             Exit::Unexpected,
-            format_args!(
-                "cannot write {}: {error}; nothing was overwritten",
-                path.display()
-            ),
+            format_args!("cannot write {}: {error}; nothing was overwritten", path.display()),
         )
     };
     let mut options = std::fs::File::options();
@@ -243,12 +204,9 @@ fn write_bundle(path: &Path, bundle: &Bundle) -> Result<(), Failure> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path).map_err(failed)?;
-    let text = serde_json::to_string_pretty(bundle)
-        .map_err(std::io::Error::from)
-        .map_err(failed)?;
-    writeln!(file, "{text}")
-        .and_then(|()| file.sync_all())
-        .map_err(failed)
+    let text =
+        serde_json::to_string_pretty(bundle).map_err(std::io::Error::from).map_err(failed)?;
+    writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(failed)
 }
 
 fn read_bundle(path: &Path) -> Result<Bundle, Failure> {
@@ -257,9 +215,6 @@ fn read_bundle(path: &Path) -> Result<Bundle, Failure> {
         .and_then(|file| file.take(FILE_MAX_BYTES).read_to_string(&mut text))
         .map_err(|error| Failure::usage(format_args!("cannot read {}: {error}", path.display())))?;
     serde_json::from_str(&text).map_err(|error| {
-        Failure::usage(format_args!(
-            "{} is no exported agent: {error}",
-            path.display()
-        ))
+        Failure::usage(format_args!("{} is no exported agent: {error}", path.display()))
     })
 }

@@ -65,15 +65,7 @@ async fn list(global: &Global, out: Output) -> Result<Exit, Failure> {
             })
             .collect();
         out.table(
-            &[
-                "id",
-                "state",
-                "agent",
-                "key",
-                "TRM at most",
-                "asked (UTC)",
-                "lapses (UTC)",
-            ],
+            &["id", "state", "agent", "key", "TRM at most", "asked (UTC)", "lapses (UTC)"],
             &["id", "TRM at most"],
             &rows,
         );

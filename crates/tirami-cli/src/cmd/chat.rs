@@ -68,11 +68,7 @@ pub(crate) async fn run(global: &Global, args: ChatArgs, out: Output) -> Result<
         Some(prompt) if out.is_json() => talk.answer_as_json(prompt).await,
         Some(prompt) => {
             let stopped = talk.turn(prompt).await?;
-            Ok(if stopped {
-                Exit::Interrupted
-            } else {
-                Exit::Done
-            })
+            Ok(if stopped { Exit::Interrupted } else { Exit::Done })
         }
         None => talk.converse().await,
     }
@@ -86,9 +82,7 @@ fn read_stdin() -> Result<String, Failure> {
         .read_to_string(&mut text)
         .map_err(|error| Failure::usage(format_args!("cannot read the prompt: {error}")))?;
     if text.trim().is_empty() {
-        return Err(Failure::usage(
-            "the prompt is empty; give one, or run this at a terminal",
-        ));
+        return Err(Failure::usage("the prompt is empty; give one, or run this at a terminal"));
     }
     Ok(text)
 }
@@ -120,11 +114,8 @@ struct Answer {
 impl Talk {
     async fn new(client: Client, args: ChatArgs, out: Output) -> Result<Self, Failure> {
         let pricing = client.pricing().await?;
-        let opening: Vec<ChatMessage> = args
-            .system
-            .map(|text| ChatMessage::new("system", text))
-            .into_iter()
-            .collect();
+        let opening: Vec<ChatMessage> =
+            args.system.map(|text| ChatMessage::new("system", text)).into_iter().collect();
         let request = ChatRequest {
             model: args.model.unwrap_or(pricing.model),
             messages: opening.clone(),
@@ -135,13 +126,7 @@ impl Talk {
             ..ChatRequest::default()
         };
         let answer_trm = pricing.estimated_cost_1000_tokens.trm();
-        Ok(Self {
-            client,
-            request,
-            opening,
-            answer_trm,
-            out,
-        })
+        Ok(Self { client, request, opening, answer_trm, out })
     }
 
     /// The whole answer as the node gave it.
@@ -159,22 +144,15 @@ impl Talk {
     /// Asks until the reader leaves. A refusal is told and the conversation goes on.
     async fn converse(mut self) -> Result<Exit, Failure> {
         let failed = |error: ReadlineError| {
-            Failure::new(
-                Exit::Unexpected,
-                format_args!("cannot read from the terminal: {error}"),
-            )
+            Failure::new(Exit::Unexpected, format_args!("cannot read from the terminal: {error}"))
         };
         let mut editor = DefaultEditor::new().map_err(failed)?;
-        self.out
-            .note(self.out.dim(&format!("{} — {HELP}", self.request.model)));
+        self.out.note(self.out.dim(&format!("{} — {HELP}", self.request.model)));
         loop {
             // The editor blocks its thread; signals and streams go on meanwhile.
             let reading = tokio::task::spawn_blocking(move || (editor.readline("> "), editor));
             let (line, back) = reading.await.map_err(|error| {
-                Failure::new(
-                    Exit::Unexpected,
-                    format_args!("cannot read a line: {error}"),
-                )
+                Failure::new(Exit::Unexpected, format_args!("cannot read a line: {error}"))
             })?;
             editor = back;
             let line = match line {
@@ -194,8 +172,7 @@ impl Talk {
                 "/help" => self.out.note(HELP),
                 "/reset" => self.request.messages = self.opening.clone(),
                 command if command.starts_with('/') => {
-                    self.out
-                        .note(format_args!("{command} is no command; {HELP}"));
+                    self.out.note(format_args!("{command} is no command; {HELP}"));
                 }
                 _ => match self.turn(line).await {
                     Err(failure) if failure.exit == Exit::Refused => self.out.failure(&failure),
@@ -219,8 +196,7 @@ impl Talk {
             // The question stays unasked, so that the next one does not carry it along.
             self.request.messages.pop();
             if error.refusal().is_some() && answer.job.is_some() {
-                self.out
-                    .note(self.out.dim(&self.cost_of_cut("broken off", &answer).await));
+                self.out.note(self.out.dim(&self.cost_of_cut("broken off", &answer).await));
             }
             return Err(error.into());
         }
@@ -233,9 +209,7 @@ impl Talk {
         if answer.text.is_empty() {
             self.request.messages.pop();
         } else {
-            self.request
-                .messages
-                .push(ChatMessage::new("assistant", answer.text));
+            self.request.messages.push(ChatMessage::new("assistant", answer.text));
         }
         Ok(answer.stopped)
     }
@@ -270,10 +244,7 @@ impl Talk {
             return "the node did not say what this cost; see `tirami trades`".to_owned();
         };
         let left = info.effective_balance.trm();
-        let answers = left
-            .micro()
-            .checked_div(self.answer_trm.micro())
-            .unwrap_or(0);
+        let answers = left.micro().checked_div(self.answer_trm.micro()).unwrap_or(0);
         let written = answer.usage.map_or(0, |usage| usage.completion_tokens);
         format!(
             "{}, {} TRM; {} left",

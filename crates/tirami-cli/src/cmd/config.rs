@@ -116,9 +116,7 @@ fn init(global: &Global, file: Option<PathBuf>, force: bool, out: Output) -> Res
         options.create_new(true);
     }
     let mut target = options.open(&path).map_err(failed)?;
-    target
-        .write_all(default_file().as_bytes())
-        .map_err(failed)?;
+    target.write_all(default_file().as_bytes()).map_err(failed)?;
     out.answer(&json!({"file": path}), |out| {
         out.line(format_args!("wrote {}", path.display()));
     });

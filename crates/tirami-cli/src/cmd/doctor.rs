@@ -26,12 +26,7 @@ pub(crate) async fn run(global: &Global, args: DoctorArgs, out: Output) -> Resul
         .map_err(|error| Failure::new(Exit::Unexpected, format_args!("{error}")))?;
     let model = model::examine(&resolved.config);
 
-    let checks = || {
-        report
-            .checks
-            .iter()
-            .map(|check| (check.name, check.ok, check.detail.clone()))
-    };
+    let checks = || report.checks.iter().map(|check| (check.name, check.ok, check.detail.clone()));
     let last = match &model {
         Ok(detail) => ("model", true, detail.clone()),
         Err(failure) => ("model", false, failure.message.clone()),
@@ -63,20 +58,13 @@ pub(crate) async fn run(global: &Global, args: DoctorArgs, out: Output) -> Resul
 }
 
 fn verdict(report: &Report, model: Result<(), Failure>) -> Result<Exit, Failure> {
-    let wrong: Vec<&str> = report
-        .checks
-        .iter()
-        .filter(|check| !check.ok)
-        .map(|check| check.name)
-        .collect();
+    let wrong: Vec<&str> =
+        report.checks.iter().filter(|check| !check.ok).map(|check| check.name).collect();
     if wrong.is_empty() {
         return model.map(|()| Exit::Done);
     }
     Err(Failure::new(
         Exit::Store,
-        format_args!(
-            "not as it should be: {}; do what is said above",
-            wrong.join(", ")
-        ),
+        format_args!("not as it should be: {}; do what is said above", wrong.join(", ")),
     ))
 }

@@ -76,9 +76,7 @@ impl FromStr for Span {
             _ => return Err(wrong()),
         };
         let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| wrong())?;
-        let seconds = number
-            .checked_mul(seconds)
-            .filter(|seconds| *seconds <= 100 * 31_557_600);
+        let seconds = number.checked_mul(seconds).filter(|seconds| *seconds <= 100 * 31_557_600);
         seconds
             .map(|seconds| Self(Duration::from_secs(seconds)))
             .ok_or_else(|| "it must be at most 100 years".to_owned())
@@ -112,9 +110,7 @@ pub(crate) async fn run(global: &Global, args: KeysArgs, out: Output) -> Result<
                 scope: args.scope,
                 agent,
                 limits: (limits != Limits::default()).then_some(limits),
-                expires_at_ms: args
-                    .expires_in
-                    .map(|span| now_ms().saturating_add(span.ms())),
+                expires_at_ms: args.expires_in.map(|span| now_ms().saturating_add(span.ms())),
             };
             created(&client.create_key(&request).await?, out);
         }
@@ -130,9 +126,7 @@ pub(crate) async fn run(global: &Global, args: KeysArgs, out: Output) -> Result<
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -161,16 +155,7 @@ fn list(keys: &[KeyInfo], out: Output) {
         })
         .collect();
     out.table(
-        &[
-            "id",
-            "state",
-            "scope",
-            "agent",
-            "day limit",
-            "spent",
-            "expires (UTC)",
-            "label",
-        ],
+        &["id", "state", "scope", "agent", "day limit", "spent", "expires (UTC)", "label"],
         &["spent"],
         &rows,
     );
@@ -182,12 +167,8 @@ mod tests {
 
     #[test]
     fn spans_of_time_need_a_unit() {
-        for (text, ms) in [
-            ("0s", 0),
-            ("15m", 900_000),
-            ("12h", 43_200_000),
-            ("30d", 2_592_000_000),
-        ] {
+        for (text, ms) in [("0s", 0), ("15m", 900_000), ("12h", 43_200_000), ("30d", 2_592_000_000)]
+        {
             assert_eq!(text.parse::<Span>().map(Span::ms), Ok(ms), "{text}");
         }
         for text in ["", "12", "h", "-1h", "1w", "999999999d", "1é"] {

@@ -29,10 +29,7 @@ enum State {
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: KillArgs, out: Output) -> Result<Exit, Failure> {
     let client = connect(global, Need::Owner)?;
-    let request = KillRequest {
-        activate: args.state == State::On,
-        reason: args.reason,
-    };
+    let request = KillRequest { activate: args.state == State::On, reason: args.reason };
     let status = client.kill(&request).await?;
     out.answer(&status, |out| {
         out.line(if status.kill_switch_active {

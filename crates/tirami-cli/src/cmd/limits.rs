@@ -28,9 +28,7 @@ where
         if text == "none" {
             return Ok(Self::None);
         }
-        text.parse()
-            .map(Self::Some)
-            .map_err(|error| format!("{error}; `none` removes the limit"))
+        text.parse().map(Self::Some).map_err(|error| format!("{error}; `none` removes the limit"))
     }
 }
 
@@ -141,16 +139,8 @@ pub(crate) fn rows(report: &LimitsReport) -> Vec<(&'static str, String)> {
         ("for ever", output::limit(report.lifetime_max)),
         ("approval above", output::limit(report.approval_above)),
         ("breaker: failures", number(report.breaker_errors)),
-        (
-            "breaker: jobs a minute",
-            number(report.breaker_spends_per_minute),
-        ),
-        (
-            "breaker: open for",
-            report
-                .breaker_open_ms
-                .map_or("none set".to_owned(), duration),
-        ),
+        ("breaker: jobs a minute", number(report.breaker_spends_per_minute)),
+        ("breaker: open for", report.breaker_open_ms.map_or("none set".to_owned(), duration)),
     ]
 }
 

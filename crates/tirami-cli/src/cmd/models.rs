@@ -49,17 +49,13 @@ enum Action {
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: ModelsArgs, out: Output) -> Result<Exit, Failure> {
     let store = |dir: &ModelsSetting| {
-        global
-            .resolve(&dir.0)
-            .map(|resolved| ModelStore::new(resolved.config.models_dir))
+        global.resolve(&dir.0).map(|resolved| ModelStore::new(resolved.config.models_dir))
     };
     match args.action {
         Action::List { dir } => list(&store(&dir)?, out)?,
         Action::Pull { name, dir } => {
             let path = pull(&store(&dir)?, &name, out).await?;
-            out.answer(&json!({"name": name, "path": path}), |out| {
-                out.line(path.display())
-            });
+            out.answer(&json!({"name": name, "path": path}), |out| out.line(path.display()));
         }
         Action::Rm { name, dir } => {
             store(&dir)?.remove(&name).map_err(failed)?;
@@ -83,33 +79,26 @@ pub(crate) async fn run(global: &Global, args: ModelsArgs, out: Output) -> Resul
 fn list(store: &ModelStore, out: Output) -> Result<(), Failure> {
     let cards = store.list().map_err(failed)?;
     let models: Vec<Value> = cards.iter().map(as_json).collect();
-    out.answer(
-        &json!({"models_dir": store.folder(), "models": models}),
-        |out| {
-            let rows: Vec<Vec<String>> = cards
-                .iter()
-                .map(|card| {
-                    let state = match (&card.path, &card.fault) {
-                        (_, Some(_)) => "unusable",
-                        (Some(_), None) => "on disk",
-                        (None, None) => "-",
-                    };
-                    vec![
-                        card.name.clone(),
-                        state.to_owned(),
-                        card.size_bytes.map_or_else(|| "-".to_owned(), bytes),
-                        card.licence.clone().unwrap_or_else(|| "-".to_owned()),
-                        card.source.clone(),
-                    ]
-                })
-                .collect();
-            out.table(
-                &["name", "state", "size", "licence", "source"],
-                &["size"],
-                &rows,
-            );
-        },
-    );
+    out.answer(&json!({"models_dir": store.folder(), "models": models}), |out| {
+        let rows: Vec<Vec<String>> = cards
+            .iter()
+            .map(|card| {
+                let state = match (&card.path, &card.fault) {
+                    (_, Some(_)) => "unusable",
+                    (Some(_), None) => "on disk",
+                    (None, None) => "-",
+                };
+                vec![
+                    card.name.clone(),
+                    state.to_owned(),
+                    card.size_bytes.map_or_else(|| "-".to_owned(), bytes),
+                    card.licence.clone().unwrap_or_else(|| "-".to_owned()),
+                    card.source.clone(),
+                ]
+            })
+            .collect();
+        out.table(&["name", "state", "size", "licence", "source"], &["size"], &rows);
+    });
     Ok(())
 }
 
@@ -134,10 +123,7 @@ fn show(card: &ModelCard, out: Output) {
             let tenths = details.shape.parameters_active / 100_000;
             rows.push(("architecture", details.architecture.clone()));
             rows.push(("quantisation", details.quantisation.clone()));
-            rows.push((
-                "active parameters",
-                format!("{}.{} million", tenths / 10, tenths % 10),
-            ));
+            rows.push(("active parameters", format!("{}.{} million", tenths / 10, tenths % 10)));
             rows.push(("context", format!("{} tokens", details.shape.context_max)));
             if let Some(digest) = details.digest {
                 rows.push(("digest", digest.to_string()));

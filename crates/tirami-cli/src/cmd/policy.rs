@@ -45,27 +45,16 @@ pub(crate) async fn run(global: &Global, args: PolicyArgs, out: Output) -> Resul
             let policy = current(&client, &target).await?;
             PolicyStatus { target, policy }
         }
-        Action::Set {
-            target,
-            clear,
-            limits,
-        } => {
+        Action::Set { target, clear, limits } => {
             if limits.is_empty() && !clear {
-                return Err(Failure::usage(
-                    "name a limit to set, such as --day-max 1000",
-                ));
+                return Err(Failure::usage("name a limit to set, such as --day-max 1000"));
             }
             let old = if clear {
                 Limits::default()
             } else {
                 of_report(&current(&client, &target).await?)
             };
-            client
-                .set_policy(&PolicyRequest {
-                    target,
-                    limits: limits.over(old),
-                })
-                .await?
+            client.set_policy(&PolicyRequest { target, limits: limits.over(old) }).await?
         }
     };
     out.answer(&status, |out| {
@@ -81,15 +70,10 @@ async fn current(client: &Client, target: &str) -> Result<LimitsReport, Failure>
     }
     let found = if target.starts_with("did:") {
         let agents = client.agents().await?.agents;
-        agents
-            .into_iter()
-            .find(|agent| agent.did == target)
-            .map(|agent| agent.limits)
+        agents.into_iter().find(|agent| agent.did == target).map(|agent| agent.limits)
     } else {
         let keys = client.keys().await?.keys;
-        keys.into_iter()
-            .find(|key| key.id == target)
-            .map(|key| key.limits)
+        keys.into_iter().find(|key| key.id == target).map(|key| key.limits)
     };
     found.ok_or_else(|| {
         Failure::new(

@@ -39,24 +39,16 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     });
     let engine = model::load(&config, out).await?;
     let info = engine.model();
-    out.answer(
-        &json!({"model": info.name, "digest": info.digest.to_string()}),
-        |out| {
-            out.line(format_args!(
-                "model: {} (digest {})",
-                info.name, info.digest
-            ));
-        },
-    );
+    out.answer(&json!({"model": info.name, "digest": info.digest.to_string()}), |out| {
+        out.line(format_args!("model: {} (digest {})", info.name, info.digest));
+    });
 
     // From here on there is something to settle, so a signal no longer just ends the process.
     let mut signals = Signals::listen()?;
     let node = start(&config, engine).await?;
     let url = format!("http://{}", node.api);
     let key_file = config.data_dir.join(API_KEY_FILE);
-    out.answer(&json!({"api": url}), |out| {
-        out.line(format_args!("API: {url}"))
-    });
+    out.answer(&json!({"api": url}), |out| out.line(format_args!("API: {url}")));
     out.answer(&json!({"api_key": key_file}), |out| {
         out.line(format_args!("API key: {}", key_file.display()));
     });
@@ -166,10 +158,7 @@ impl Signals {
     fn listen() -> Result<Self, Failure> {
         use tokio::signal::unix::{SignalKind, signal};
         let failed = |error| {
-            Failure::new(
-                Exit::Unexpected,
-                format_args!("cannot listen for signals: {error}"),
-            )
+            Failure::new(Exit::Unexpected, format_args!("cannot listen for signals: {error}"))
         };
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,

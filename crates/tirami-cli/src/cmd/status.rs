@@ -30,32 +30,14 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
             ("state", state),
             ("version", status.version.clone()),
             ("up", duration(status.uptime_ms)),
-            (
-                "model",
-                format!("{} ({})", status.model, output::short(&status.model_digest)),
-            ),
+            ("model", format!("{} ({})", status.model, output::short(&status.model_digest))),
             (
                 "load",
-                format!(
-                    "{} running, {} waiting",
-                    status.engine.running, status.engine.queued
-                ),
+                format!("{} running, {} waiting", status.engine.running, status.engine.queued),
             ),
-            (
-                "written",
-                count(status.engine.completion_tokens_total, "token"),
-            ),
-            (
-                "account",
-                balance
-                    .agent
-                    .clone()
-                    .unwrap_or_else(|| "the node's own".to_owned()),
-            ),
-            (
-                "available",
-                trm(balance.effective_balance, balance.effective_balance_answers),
-            ),
+            ("written", count(status.engine.completion_tokens_total, "token")),
+            ("account", balance.agent.clone().unwrap_or_else(|| "the node's own".to_owned())),
+            ("available", trm(balance.effective_balance, balance.effective_balance_answers)),
             ("reserved", format!("{} TRM", balance.reserved)),
             ("spent", format!("{} TRM", balance.consumed)),
         ];

@@ -45,18 +45,7 @@ struct ListArgs {
 pub(crate) async fn run(global: &Global, args: TradesArgs, out: Output) -> Result<Exit, Failure> {
     let client = connect(global, Need::Owner)?;
     match args.action {
-        None => {
-            list(
-                &client,
-                &ListArgs {
-                    agent: None,
-                    limit: 20,
-                    before: None,
-                },
-                out,
-            )
-            .await
-        }
+        None => list(&client, &ListArgs { agent: None, limit: 20, before: None }, out).await,
         Some(Action::List(args)) => list(&client, &args, out).await,
         Some(Action::Show { id }) => {
             let detail = client.trade(&id).await?;
@@ -66,9 +55,7 @@ pub(crate) async fn run(global: &Global, args: TradesArgs, out: Output) -> Resul
 }
 
 async fn list(client: &tirami_sdk::Client, args: &ListArgs, out: Output) -> Result<Exit, Failure> {
-    let page = client
-        .trades(args.agent.as_deref(), Some(args.limit), args.before)
-        .await?;
+    let page = client.trades(args.agent.as_deref(), Some(args.limit), args.before).await?;
     out.answer(&page, |out| {
         let rows: Vec<Vec<String>> = page.trades.iter().map(row).collect();
         out.table(
@@ -113,10 +100,7 @@ fn show(detail: &TradeDetail, out: Output) -> Result<Exit, Failure> {
             ("model", trade.model_id.clone()),
             (
                 "tokens",
-                format!(
-                    "{} read, {} written",
-                    trade.prompt_tokens, trade.completion_tokens
-                ),
+                format!("{} read, {} written", trade.prompt_tokens, trade.completion_tokens),
             ),
             ("work", format!("{} FLOP", trade.flops)),
             ("charged", format!("{} TRM", trade.trm_amount)),
@@ -128,10 +112,7 @@ fn show(detail: &TradeDetail, out: Output) -> Result<Exit, Failure> {
             } else {
                 "voucher signed by the consumer (the provider gave no receipt)"
             };
-            rows.push((
-                "verified",
-                format!("here: order signed by the consumer, {second}"),
-            ));
+            rows.push(("verified", format!("here: order signed by the consumer, {second}")));
         }
         out.pairs(&rows);
     });

@@ -1,16 +1,8 @@
 //! Real processes for the tests: the `tirami` binary in a home directory of its own, and a node
 //! with the real model on a free port.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test file uses the part it needs"
-)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "in a test a panic is the report"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses the part it needs")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic is the report")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -28,12 +20,10 @@ const EXIT_MAX: Duration = Duration::from_secs(30);
 
 /// The model's file: `TIRAMI_TEST_MODEL`, or the default model where `tirami models pull` puts it.
 pub fn model() -> PathBuf {
-    let path = std::env::var_os("TIRAMI_TEST_MODEL")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            let home = std::env::home_dir().expect("a home directory");
-            home.join(".tirami/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-        });
+    let path = std::env::var_os("TIRAMI_TEST_MODEL").map(PathBuf::from).unwrap_or_else(|| {
+        let home = std::env::home_dir().expect("a home directory");
+        home.join(".tirami/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    });
     assert!(
         path.is_file(),
         "{} is not there: run `tirami models pull smollm2:135m`, or name a GGUF file in \
@@ -51,10 +41,7 @@ pub fn tirami(home: &Path) -> Command {
             command.env_remove(&name);
         }
     }
-    command
-        .env("HOME", home)
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::null());
+    command.env("HOME", home).env("NO_COLOR", "1").stdin(Stdio::null());
     command
 }
 
@@ -85,10 +72,7 @@ impl Ran {
     #[track_caller]
     pub fn fails(&self, code: i32, sentence: &str) {
         assert_eq!(self.code, code, "{self:?}");
-        assert!(
-            self.stderr.contains(sentence),
-            "{sentence:?} not in {self:?}"
-        );
+        assert!(self.stderr.contains(sentence), "{sentence:?} not in {self:?}");
         assert!(!self.stderr.contains("backtrace"), "{self:?}");
         assert!(!self.stderr.contains("panicked"), "{self:?}");
     }
@@ -129,9 +113,7 @@ impl Node {
     pub fn start_with(home: &Path, dir: &str, args: &[&str]) -> Self {
         let begun = Instant::now();
         let data_dir = home.join(dir);
-        let mut child = command(home, &data_dir, args)
-            .spawn()
-            .expect("the binary runs");
+        let mut child = command(home, &data_dir, args).spawn().expect("the binary runs");
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut stderr = child.stderr.take().expect("stderr is piped");
         let log = std::thread::spawn(move || {
@@ -162,21 +144,12 @@ impl Node {
         let api = banner.iter().find_map(|line| line.strip_prefix("API: "));
         let api = api.expect("the banner names the API").to_owned();
         let started_in = begun.elapsed();
-        Self {
-            child,
-            api,
-            data_dir,
-            banner,
-            started_in,
-            home: home.to_path_buf(),
-        }
+        Self { child, api, data_dir, banner, started_in, home: home.to_path_buf() }
     }
 
     /// What a start that must fail leaves behind.
     pub fn refused(home: &Path, dir: &str, args: &[&str]) -> Ran {
-        let output = command(home, &home.join(dir), args)
-            .output()
-            .expect("the binary runs");
+        let output = command(home, &home.join(dir), args).output().expect("the binary runs");
         Ran::of(output)
     }
 
@@ -188,21 +161,14 @@ impl Node {
     /// A command against this node, not run yet.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = tirami(&self.home);
-        command
-            .arg("--data-dir")
-            .arg(&self.data_dir)
-            .args(["--url", &self.api])
-            .args(args);
+        command.arg("--data-dir").arg(&self.data_dir).args(["--url", &self.api]).args(args);
         command
     }
 
     /// The admin API key.
     pub fn admin_key(&self) -> String {
         let path = self.data_dir.join("api_token");
-        std::fs::read_to_string(path)
-            .expect("the admin key is there")
-            .trim()
-            .to_owned()
+        std::fs::read_to_string(path).expect("the admin key is there").trim().to_owned()
     }
 
     /// A client with the admin API key.
@@ -235,11 +201,7 @@ impl Node {
     pub fn wait(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .expect("the process can be waited for")
-            {
+            if let Some(status) = self.child.try_wait().expect("the process can be waited for") {
                 return status;
             }
             assert!(begun.elapsed() < EXIT_MAX, "the node does not end");
@@ -257,17 +219,13 @@ impl Drop for Node {
 
 /// Sends a signal to a process this test started.
 pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status();
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
     assert!(status.expect("kill runs").success());
 }
 
 fn command(home: &Path, data_dir: &Path, args: &[&str]) -> Command {
     let mut command = tirami(home);
-    command
-        .args(["start", "--port", "0", "--data-dir"])
-        .arg(data_dir);
+    command.args(["start", "--port", "0", "--data-dir"]).arg(data_dir);
     command.arg("--model").arg(model()).args(args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -59,13 +59,8 @@ pub(super) fn check(header: &Header, architecture: &str) -> Result<Numbers, Gguf
         .iter()
         .find(|(name, _)| *name == architecture)
         .map(|(_, whole_heads)| *whole_heads)
-        .ok_or_else(|| GgufError::Architecture {
-            architecture: architecture.to_owned(),
-        })?;
-    let fields = NumberFields {
-        header,
-        architecture,
-    };
+        .ok_or_else(|| GgufError::Architecture { architecture: architecture.to_owned() })?;
+    let fields = NumberFields { header, architecture };
     let numbers = check_sizes(&fields, whole_heads)?;
     check_reals(&fields)?;
     check_vocabulary(header)?;
@@ -93,23 +88,13 @@ fn check_sizes(fields: &NumberFields<'_>, whole_heads: bool) -> Result<Numbers, 
         }
     }
     let default_length = width / heads_max.max(1);
-    let key = fields
-        .optional("attention.key_length")?
-        .unwrap_or(default_length);
-    let value = fields
-        .optional("attention.value_length")?
-        .unwrap_or(default_length);
+    let key = fields.optional("attention.key_length")?.unwrap_or(default_length);
+    let value = fields.optional("attention.value_length")?.unwrap_or(default_length);
     if key == 0 || key > 65_536 || key != value {
         return Err(fields.bad("attention.key_length", "positive and equal to value_length"));
     }
-    let rotated = fields
-        .optional("rope.dimension_count")?
-        .unwrap_or(default_length);
-    let rotation_fits = if whole_heads {
-        rotated == key
-    } else {
-        rotated <= key
-    };
+    let rotated = fields.optional("rope.dimension_count")?.unwrap_or(default_length);
+    let rotation_fits = if whole_heads { rotated == key } else { rotated <= key };
     if rotated == 0 || !rotated.is_multiple_of(2) || !rotation_fits {
         return Err(fields.bad("rope.dimension_count", "even and not above key_length"));
     }
@@ -118,39 +103,22 @@ fn check_sizes(fields: &NumberFields<'_>, whole_heads: bool) -> Result<Numbers, 
     }
     let (experts, experts_used) = check_experts(fields, layers)?;
     let attention_width = heads_max.saturating_mul(key);
-    match (
-        u32::try_from(layers),
-        u32::try_from(attention_width),
-        u32::try_from(context_max),
-    ) {
-        (Ok(layers), Ok(attention_width), Ok(context_max)) => Ok(Numbers {
-            layers,
-            attention_width,
-            context_max,
-            experts,
-            experts_used,
-        }),
+    match (u32::try_from(layers), u32::try_from(attention_width), u32::try_from(context_max)) {
+        (Ok(layers), Ok(attention_width), Ok(context_max)) => {
+            Ok(Numbers { layers, attention_width, context_max, experts, experts_used })
+        }
         _ => Err(fields.bad("attention.head_count", "less than 2^32 in all")),
     }
 }
 
 /// The value of layer `i`, where one value may stand for all layers.
 fn pick(values: &[u64], i: usize) -> Option<u64> {
-    if values.len() == 1 {
-        values.first()
-    } else {
-        values.get(i)
-    }
-    .copied()
+    if values.len() == 1 { values.first() } else { values.get(i) }.copied()
 }
 
 fn check_experts(fields: &NumberFields<'_>, layers: u64) -> Result<(u64, u64), GgufError> {
     let experts = fields.optional("expert_count")?.unwrap_or(0);
-    let used = fields
-        .per_layer("expert_used_count", layers)?
-        .into_iter()
-        .max()
-        .unwrap_or(0);
+    let used = fields.per_layer("expert_used_count", layers)?.into_iter().max().unwrap_or(0);
     let groups = fields.optional("expert_group_count")?.unwrap_or(0);
     let groups_used = fields.optional("expert_group_used_count")?.unwrap_or(0);
     let consistent = if experts == 0 {
@@ -161,19 +129,13 @@ fn check_experts(fields: &NumberFields<'_>, layers: u64) -> Result<(u64, u64), G
         (1..=experts).contains(&used) && groups < experts && grouping
     };
     if experts > EXPERTS_MAX || !consistent {
-        return Err(fields.bad(
-            "expert_count",
-            "consistent with the experts and groups used",
-        ));
+        return Err(fields.bad("expert_count", "consistent with the experts and groups used"));
     }
     Ok((experts, used))
 }
 
 fn check_reals(fields: &NumberFields<'_>) -> Result<(), GgufError> {
-    for name in [
-        "attention.layer_norm_rms_epsilon",
-        "attention.layer_norm_epsilon",
-    ] {
+    for name in ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"] {
         match fields.value(name) {
             None | Some((6, Value::Real(0.0..=1.0))) => {}
             Some(_) => return Err(fields.bad(name, "a number from 0 to 1")),
@@ -200,16 +162,11 @@ fn check_reals(fields: &NumberFields<'_>) -> Result<(), GgufError> {
 }
 
 fn check_vocabulary(header: &Header) -> Result<(), GgufError> {
-    let bad = |key: &str, expected| GgufError::BadValue {
-        key: key.to_owned(),
-        expected,
-    };
+    let bad = |key: &str, expected| GgufError::BadValue { key: key.to_owned(), expected };
     let model = match header.values.get("tokenizer.ggml.model") {
         Some((_, Value::Text(model))) => model.as_slice(),
         _ => {
-            return Err(GgufError::Missing {
-                key: "tokenizer.ggml.model".to_owned(),
-            });
+            return Err(GgufError::Missing { key: "tokenizer.ggml.model".to_owned() });
         }
     };
     if ![&b"llama"[..], b"gpt2"].contains(&model) {
@@ -217,9 +174,7 @@ fn check_vocabulary(header: &Header) -> Result<(), GgufError> {
     }
     let key = "tokenizer.ggml.tokens";
     let Some((_, Value::Texts(tokens))) = header.values.get(key) else {
-        return Err(GgufError::Missing {
-            key: key.to_owned(),
-        });
+        return Err(GgufError::Missing { key: key.to_owned() });
     };
     if tokens.is_empty() || tokens.len() > VOCABULARY_MAX {
         return Err(bad(key, "1 to 1048576 tokens"));
@@ -253,22 +208,13 @@ fn check_vocabulary(header: &Header) -> Result<(), GgufError> {
 
 /// The arrays that run beside the tokens: as long as they are, and of the type the engine reads.
 fn check_vocabulary_arrays(header: &Header, tokens: &[Vec<u8>]) -> Result<(), GgufError> {
-    let bad = |key: &str, expected| GgufError::BadValue {
-        key: key.to_owned(),
-        expected,
-    };
-    for (key, item_type, needed) in [
-        ("tokenizer.ggml.scores", 6, false),
-        ("tokenizer.ggml.token_type", 5, true),
-    ] {
+    let bad = |key: &str, expected| GgufError::BadValue { key: key.to_owned(), expected };
+    for (key, item_type, needed) in
+        [("tokenizer.ggml.scores", 6, false), ("tokenizer.ggml.token_type", 5, true)]
+    {
         match header.values.get(key) {
-            Some((
-                _,
-                Value::Numbers(NumberArray {
-                    item_type: found,
-                    items,
-                }),
-            )) if *found == item_type && items.len() >= tokens.len() => {}
+            Some((_, Value::Numbers(NumberArray { item_type: found, items })))
+                if *found == item_type && items.len() >= tokens.len() => {}
             None if !needed => {}
             _ => return Err(bad(key, "a list with one entry for each token")),
         }
@@ -292,16 +238,9 @@ fn check_vocabulary_arrays(header: &Header, tokens: &[Vec<u8>]) -> Result<(), Gg
 fn check_tensors(header: &Header) -> Result<(), GgufError> {
     for tensor in &header.tensors {
         let is_table = tensor.dimensions.len() >= 2 && tensor.name.ends_with(".weight");
-        let suits = if is_table {
-            tensor.kind.weights
-        } else {
-            tensor.kind.name == "F32"
-        };
+        let suits = if is_table { tensor.kind.weights } else { tensor.kind.name == "F32" };
         if !suits {
-            return Err(GgufError::TensorUse {
-                name: tensor.name.clone(),
-                kind: tensor.kind.name,
-            });
+            return Err(GgufError::TensorUse { name: tensor.name.clone(), kind: tensor.kind.name });
         }
     }
     Ok(())

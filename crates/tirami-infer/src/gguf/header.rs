@@ -69,11 +69,7 @@ pub(super) struct Header {
 impl Header {
     /// Reads the header of a file of `file_bytes` bytes and checks that its tensors lie in it.
     pub(super) fn read(reader: impl Read, file_bytes: u64) -> Result<Self, GgufError> {
-        let mut bytes = Bytes {
-            reader,
-            position: 0,
-            file_bytes,
-        };
+        let mut bytes = Bytes { reader, position: 0, file_bytes };
         let (tensor_count, key_count) = bytes.preamble()?;
         let mut values = BTreeMap::new();
         for _ in 0..key_count {
@@ -100,9 +96,7 @@ impl Header {
             offset = offset
                 .checked_add(tensor.bytes)
                 .and_then(|end| end.checked_next_multiple_of(alignment))
-                .ok_or_else(|| GgufError::TensorSize {
-                    name: tensor.name.clone(),
-                })?;
+                .ok_or_else(|| GgufError::TensorSize { name: tensor.name.clone() })?;
             tensors.push(tensor);
         }
         let start = bytes.position.checked_next_multiple_of(alignment);
@@ -172,9 +166,7 @@ impl<R: Read> Bytes<R> {
         let end = self.position.checked_add(count);
         let end = end
             .filter(|end| *end <= self.file_bytes)
-            .ok_or(GgufError::Truncated {
-                file_bytes: self.file_bytes,
-            })?;
+            .ok_or(GgufError::Truncated { file_bytes: self.file_bytes })?;
         bounded("header bytes", end, HEADER_BYTES_MAX)?;
         self.position = end;
         Ok(())
@@ -183,9 +175,7 @@ impl<R: Read> Bytes<R> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], GgufError> {
         self.claim(N as u64)?;
         let mut bytes = [0; N];
-        self.reader
-            .read_exact(&mut bytes)
-            .map_err(|e| read_error(e, self.file_bytes))?;
+        self.reader.read_exact(&mut bytes).map_err(|e| read_error(e, self.file_bytes))?;
         Ok(bytes)
     }
 
@@ -202,9 +192,7 @@ impl<R: Read> Bytes<R> {
         bounded("bytes of a text", length, bytes_max)?;
         self.claim(length)?;
         let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.reader
-            .read_exact(&mut text)
-            .map_err(|e| read_error(e, self.file_bytes))?;
+        self.reader.read_exact(&mut text).map_err(|e| read_error(e, self.file_bytes))?;
         Ok(text)
     }
 
@@ -246,9 +234,7 @@ impl<R: Read> Bytes<R> {
             _ => return Err(GgufError::ValueType { kind: item_type }),
         };
         if count.saturating_mul(item_bytes_min) > self.file_bytes.saturating_sub(self.position) {
-            return Err(GgufError::Truncated {
-                file_bytes: self.file_bytes,
-            });
+            return Err(GgufError::Truncated { file_bytes: self.file_bytes });
         }
         if item_type == TEXT {
             let texts = (0..count).map(|_| self.text(TEXT_BYTES_MAX));
@@ -263,9 +249,8 @@ impl<R: Read> Bytes<R> {
 
     fn tensor(&mut self) -> Result<Tensor, GgufError> {
         let name = self.text(TENSOR_NAME_BYTES_MAX)?;
-        let name = String::from_utf8(name).map_err(|_| GgufError::Text {
-            what: "a tensor's name",
-        })?;
+        let name =
+            String::from_utf8(name).map_err(|_| GgufError::Text { what: "a tensor's name" })?;
         let rank = self.u32()?;
         if !(1..=4).contains(&rank) {
             return Err(GgufError::TensorSize { name });
@@ -275,10 +260,8 @@ impl<R: Read> Bytes<R> {
             dimensions.push(self.u64()?);
         }
         let kind = self.u32()?;
-        let kind = tensor_type(kind).ok_or_else(|| GgufError::TensorType {
-            name: name.clone(),
-            kind,
-        })?;
+        let kind =
+            tensor_type(kind).ok_or_else(|| GgufError::TensorType { name: name.clone(), kind })?;
         let offset = self.u64()?;
         let elements = dimensions
             .iter()
@@ -289,25 +272,16 @@ impl<R: Read> Bytes<R> {
             .filter(|_| row.is_multiple_of(kind.block_elements))
             .and_then(|elements| (elements / kind.block_elements).checked_mul(kind.block_bytes));
         match (elements, bytes) {
-            (Some(elements), Some(bytes)) => Ok(Tensor {
-                name,
-                dimensions,
-                kind,
-                elements,
-                bytes,
-                offset,
-            }),
+            (Some(elements), Some(bytes)) => {
+                Ok(Tensor { name, dimensions, kind, elements, bytes, offset })
+            }
             _ => Err(GgufError::TensorSize { name }),
         }
     }
 }
 
 fn bounded(what: &'static str, count: u64, max: u64) -> Result<(), GgufError> {
-    if count > max {
-        Err(GgufError::TooMany { what, count, max })
-    } else {
-        Ok(())
-    }
+    if count > max { Err(GgufError::TooMany { what, count, max }) } else { Ok(()) }
 }
 
 fn read_error(error: io::Error, file_bytes: u64) -> GgufError {
@@ -319,10 +293,7 @@ fn read_error(error: io::Error, file_bytes: u64) -> GgufError {
 }
 
 /// A number as the header's arrays keep it; exact up to 2⁵³, far above any size or count.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "only sizes and small constants stand in arrays"
-)]
+#[expect(clippy::cast_precision_loss, reason = "only sizes and small constants stand in arrays")]
 fn number(value: &Value) -> f64 {
     match value {
         Value::Unsigned(n) => *n as f64,

@@ -194,12 +194,9 @@ impl GgufFile {
     }
 
     fn judge(header: &Header, paths: Vec<PathBuf>, size_bytes: u64) -> Result<Self, GgufError> {
-        let missing = |key: &str| GgufError::Missing {
-            key: key.to_owned(),
-        };
-        let architecture = header
-            .text("general.architecture")
-            .ok_or_else(|| missing("general.architecture"))?;
+        let missing = |key: &str| GgufError::Missing { key: key.to_owned() };
+        let architecture =
+            header.text("general.architecture").ok_or_else(|| missing("general.architecture"))?;
         if header.tensors.is_empty() {
             return Err(GgufError::NoTensors);
         }
@@ -248,34 +245,20 @@ fn read_header(path: &Path) -> Result<(Header, u64), GgufError> {
 /// The names of all parts: `NAME-00001-of-00003.gguf` and so on, from the name of any of them.
 fn shard_paths(path: &Path, count: u64) -> Result<Vec<PathBuf>, GgufError> {
     if count > SHARDS_MAX {
-        return Err(GgufError::TooMany {
-            what: "parts",
-            count,
-            max: SHARDS_MAX,
-        });
+        return Err(GgufError::TooMany { what: "parts", count, max: SHARDS_MAX });
     }
     let ending = format!("-of-{count:05}.gguf");
     let prefix = path
         .file_name()
         .and_then(|name| name.to_str())
         .and_then(|name| name.strip_suffix(ending.as_str()))
-        .and_then(|stem| {
-            stem.char_indices()
-                .rev()
-                .nth(5)
-                .map(|(i, _)| (&stem[..i], &stem[i..]))
-        })
+        .and_then(|stem| stem.char_indices().rev().nth(5).map(|(i, _)| (&stem[..i], &stem[i..])))
         .filter(|(_, number)| {
             number.starts_with('-') && number[1..].bytes().all(|byte| byte.is_ascii_digit())
         })
         .map(|(prefix, _)| prefix)
-        .ok_or_else(|| GgufError::Shard {
-            count,
-            part: path.to_owned(),
-        })?;
-    Ok((1..=count)
-        .map(|i| path.with_file_name(format!("{prefix}-{i:05}{ending}")))
-        .collect())
+        .ok_or_else(|| GgufError::Shard { count, part: path.to_owned() })?;
+    Ok((1..=count).map(|i| path.with_file_name(format!("{prefix}-{i:05}{ending}"))).collect())
 }
 
 /// One header with the keys of the first part and the tensors of all.
@@ -283,10 +266,7 @@ fn read_shards(paths: &[PathBuf], count: u64) -> Result<(Header, u64), GgufError
     let mut whole: Option<Header> = None;
     let mut size_bytes = 0;
     for (i, path) in paths.iter().enumerate() {
-        let wrong = || GgufError::Shard {
-            count,
-            part: path.clone(),
-        };
+        let wrong = || GgufError::Shard { count, part: path.clone() };
         if !path.exists() {
             return Err(wrong());
         }
@@ -301,9 +281,7 @@ fn read_shards(paths: &[PathBuf], count: u64) -> Result<(Header, u64), GgufError
             Some(whole) => whole.tensors.extend(header.tensors),
         }
     }
-    whole
-        .map(|header| (header, size_bytes))
-        .ok_or(GgufError::NoTensors)
+    whole.map(|header| (header, size_bytes)).ok_or(GgufError::NoTensors)
 }
 
 /// The weights a token meets on its way; see [`ModelShape::parameters_active`].
@@ -326,10 +304,7 @@ fn parameters_active(tensors: &[Tensor], numbers: &check::Numbers) -> u64 {
 
 /// The file's own label, or else the type that most of its bytes have.
 fn quantisation(header: &Header) -> String {
-    if let Some(label) = header
-        .unsigned("general.file_type")
-        .and_then(types::file_type_label)
-    {
+    if let Some(label) = header.unsigned("general.file_type").and_then(types::file_type_label) {
         return label.to_owned();
     }
     let mut bytes_by_type = BTreeMap::<&str, u128>::new();
@@ -374,16 +349,11 @@ impl NumberFields<'_> {
     }
 
     fn missing(&self, name: &str) -> GgufError {
-        GgufError::Missing {
-            key: self.key(name),
-        }
+        GgufError::Missing { key: self.key(name) }
     }
 
     fn bad(&self, name: &str, expected: &'static str) -> GgufError {
-        GgufError::BadValue {
-            key: self.key(name),
-            expected,
-        }
+        GgufError::BadValue { key: self.key(name), expected }
     }
 
     /// A whole number that may be absent; the engine reads 32 bits.

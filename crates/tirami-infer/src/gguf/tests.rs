@@ -25,10 +25,7 @@ fn texts(items: &[&str]) -> Vec<u8> {
 impl Maker {
     /// A small complete model: two layers, width 8, three tokens.
     fn model() -> Self {
-        let mut maker = Self {
-            keys: Vec::new(),
-            tensors: Vec::new(),
-        };
+        let mut maker = Self { keys: Vec::new(), tensors: Vec::new() };
         maker.set("general.architecture", typed(8, &text("llama")));
         maker.set("general.file_type", typed(4, &3_u32.to_le_bytes()));
         for (key, number) in [
@@ -82,17 +79,11 @@ impl Maker {
         for (name, dimensions, kind) in &self.tensors {
             bytes.extend(text(name));
             bytes.extend((dimensions.len() as u32).to_le_bytes());
-            dimensions
-                .iter()
-                .for_each(|size| bytes.extend(size.to_le_bytes()));
+            dimensions.iter().for_each(|size| bytes.extend(size.to_le_bytes()));
             bytes.extend(kind.to_le_bytes());
             bytes.extend(offset.to_le_bytes());
             let elements = dimensions.iter().product::<u64>();
-            let size = if *kind == 3 {
-                elements / 32 * 20
-            } else {
-                elements * 4
-            };
+            let size = if *kind == 3 { elements / 32 * 20 } else { elements * 4 };
             offset += size.next_multiple_of(32);
         }
         bytes.resize(bytes.len().next_multiple_of(32) + offset as usize, 0);
@@ -108,16 +99,9 @@ fn open(bytes: &[u8]) -> Result<GgufFile, GgufError> {
 #[test]
 fn the_numbers_of_a_model_come_from_its_header() {
     let file = open(&Maker::model().bytes()).unwrap();
-    assert_eq!(
-        (file.architecture.as_str(), file.quantisation.as_str()),
-        ("llama", "Q4_1")
-    );
-    let shape = ModelShape {
-        parameters_active: 160,
-        layers: 2,
-        attention_width: 8,
-        context_max: 64,
-    };
+    assert_eq!((file.architecture.as_str(), file.quantisation.as_str()), ("llama", "Q4_1"));
+    let shape =
+        ModelShape { parameters_active: 160, layers: 2, attention_width: 8, context_max: 64 };
     assert_eq!(file.shape, shape);
     assert_eq!(file.chat_template, None);
 }
@@ -158,32 +142,15 @@ fn what_the_engine_could_not_survive_is_refused() {
         ("idle experts", |m| m.number("expert_used_count", 4)),
         ("groups", |m| m.number("expert_group_count", 4)),
         ("epsilon", |m| {
-            m.set(
-                "llama.attention.layer_norm_rms_epsilon",
-                typed(6, &(-1_f32).to_le_bytes()),
-            );
+            m.set("llama.attention.layer_norm_rms_epsilon", typed(6, &(-1_f32).to_le_bytes()));
         }),
-        ("scaling", |m| {
-            m.set("llama.rope.scaling.type", typed(8, &text("odd")))
-        }),
-        ("causal", |m| {
-            m.set("llama.attention.causal", typed(7, &[0]))
-        }),
-        ("alignment", |m| {
-            m.set("general.alignment", typed(4, &8_u32.to_le_bytes()))
-        }),
-        ("twins", |m| {
-            m.set("tokenizer.ggml.tokens", texts(&["a", "b", "a"]))
-        }),
-        ("bytes", |m| {
-            m.set("tokenizer.ggml.model", typed(8, &text("llama")))
-        }),
-        ("tokenizer", |m| {
-            m.set("tokenizer.ggml.model", typed(8, &text("bert")))
-        }),
-        ("architecture", |m| {
-            m.set("general.architecture", typed(8, &text("bert")))
-        }),
+        ("scaling", |m| m.set("llama.rope.scaling.type", typed(8, &text("odd")))),
+        ("causal", |m| m.set("llama.attention.causal", typed(7, &[0]))),
+        ("alignment", |m| m.set("general.alignment", typed(4, &8_u32.to_le_bytes()))),
+        ("twins", |m| m.set("tokenizer.ggml.tokens", texts(&["a", "b", "a"]))),
+        ("bytes", |m| m.set("tokenizer.ggml.model", typed(8, &text("llama")))),
+        ("tokenizer", |m| m.set("tokenizer.ggml.model", typed(8, &text("bert")))),
+        ("architecture", |m| m.set("general.architecture", typed(8, &text("bert")))),
         ("norm", |m| m.tensors[1].2 = 1),
         ("weights", |m| m.tensors[2].2 = 26),
         ("rows", |m| m.tensors[2].1 = vec![31, 4]),
@@ -216,32 +183,14 @@ fn files_that_are_no_models_get_their_own_error() {
     assert_eq!(open(b""), Err(GgufError::NotGguf));
     assert_eq!(open(b"PK\x03\x04 and so on"), Err(GgufError::NotGguf));
     assert_eq!(with(4, &[0, 0, 0, 3]), Err(GgufError::BigEndian));
-    assert_eq!(
-        with(4, &[1, 0, 0, 0]),
-        Err(GgufError::Version { version: 1 })
-    );
+    assert_eq!(with(4, &[1, 0, 0, 0]), Err(GgufError::Version { version: 1 }));
     let many = with(8, &u64::MAX.to_le_bytes());
-    assert!(
-        matches!(
-            many,
-            Err(GgufError::TooMany {
-                what: "tensors",
-                ..
-            })
-        ),
-        "{many:?}"
-    );
+    assert!(matches!(many, Err(GgufError::TooMany { what: "tensors", .. })), "{many:?}");
     let many = with(16, &u64::MAX.to_le_bytes());
-    assert!(
-        matches!(many, Err(GgufError::TooMany { what: "keys", .. })),
-        "{many:?}"
-    );
+    assert!(matches!(many, Err(GgufError::TooMany { what: "keys", .. })), "{many:?}");
     // 80 bytes of the last tensor are padded to 96.
     let cut = open(&good[..good.len() - 17]);
-    assert!(
-        matches!(cut, Err(GgufError::TensorBeyondEnd { .. })),
-        "{cut:?}"
-    );
+    assert!(matches!(cut, Err(GgufError::TensorBeyondEnd { .. })), "{cut:?}");
     for length in 4..good.len() - 256 {
         let cut = open(&good[..length]);
         let truncated = matches!(cut, Err(GgufError::Truncated { .. }));
@@ -257,9 +206,8 @@ fn no_bytes_make_the_reader_panic() {
     let good = Maker::model().bytes();
     let mut state = 0x5eed_u64;
     let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     };
     let mut refused = 0;
@@ -298,10 +246,7 @@ fn the_parts_of_a_split_model_are_one_model() {
     };
     std::fs::write(name(1), part(0)).unwrap();
     let alone = GgufFile::open(&name(1));
-    assert!(
-        matches!(alone, Err(GgufError::Shard { count: 2, .. })),
-        "{alone:?}"
-    );
+    assert!(matches!(alone, Err(GgufError::Shard { count: 2, .. })), "{alone:?}");
     std::fs::write(name(2), part(1)).unwrap();
     for asked in [name(1), name(2)] {
         let file = GgufFile::open(&asked).unwrap();

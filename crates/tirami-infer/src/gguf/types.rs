@@ -49,12 +49,7 @@ pub(super) fn tensor_type(id: u32) -> Option<TensorType> {
         _ => return None,
     };
     let weights = !(24..=28).contains(&id);
-    Some(TensorType {
-        name,
-        block_elements,
-        block_bytes,
-        weights,
-    })
+    Some(TensorType { name, block_elements, block_bytes, weights })
 }
 
 /// The label of a `general.file_type`, the mixture a file was quantised with.

@@ -32,10 +32,7 @@ pub(super) fn backend() -> Option<&'static LlamaBackend> {
 
 /// Takes the last complaint.
 pub(super) fn take_complaint() -> Option<String> {
-    COMPLAINT
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take()
+    COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 unsafe extern "C" fn keep_log(
@@ -79,16 +76,10 @@ impl Setting {
     pub(super) fn context<'m>(&self, model: &'m LlamaModel) -> Result<LlamaContext<'m>, String> {
         let backend = backend().ok_or("the native library could not be started")?;
         let room = self.context_tokens.next_multiple_of(ROOM_STEP);
-        let cells = room
-            .checked_mul(self.sequences)
-            .ok_or("the context is too large")?;
+        let cells = room.checked_mul(self.sequences).ok_or("the context is too large")?;
         let threads = i32::try_from(self.threads).unwrap_or(i32::MAX);
         let pass = u32::try_from(PASS_TOKENS_MAX).unwrap_or(u32::MAX);
-        let values = if self.on_gpu {
-            KvCacheType::F16
-        } else {
-            KvCacheType::BF16
-        };
+        let values = if self.on_gpu { KvCacheType::F16 } else { KvCacheType::BF16 };
         let parameters = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_batch(pass)

@@ -38,11 +38,7 @@ impl LlamaEngine {
         {
             return Err("the prompt and its answer do not fit the context".to_owned());
         }
-        let mut context = Setting {
-            sequences: 1,
-            ..self.setting
-        }
-        .context(&self.model)?;
+        let mut context = Setting { sequences: 1, ..self.setting }.context(&self.model)?;
         let mut batch = LlamaBatch::new(PASS_TOKENS_MAX, 1);
         let started = Instant::now();
         let mut position = 0;
@@ -52,14 +48,10 @@ impl LlamaEngine {
             for (i, token) in chunk.iter().enumerate() {
                 let token = LlamaToken(token.cast_signed());
                 let last = i + 1 == chunk.len();
-                batch
-                    .add(token, position, &[0], last)
-                    .map_err(|error| error.to_string())?;
+                batch.add(token, position, &[0], last).map_err(|error| error.to_string())?;
                 position += 1;
             }
-            context
-                .decode(&mut batch)
-                .map_err(|error| error.to_string())?;
+            context.decode(&mut batch).map_err(|error| error.to_string())?;
             row = batch.n_tokens() - 1;
         }
         let mut tokens = Vec::with_capacity(count as usize);
@@ -74,20 +66,12 @@ impl LlamaEngine {
                 break;
             }
             batch.clear();
-            batch
-                .add(LlamaToken(token), position, &[0], true)
-                .map_err(|e| e.to_string())?;
-            context
-                .decode(&mut batch)
-                .map_err(|error| error.to_string())?;
+            batch.add(LlamaToken(token), position, &[0], true).map_err(|e| e.to_string())?;
+            context.decode(&mut batch).map_err(|error| error.to_string())?;
             position += 1;
             row = 0;
         }
         let first = first.unwrap_or_else(Instant::now);
-        Ok(BareRun {
-            tokens,
-            prefill: first - started,
-            decode: first.elapsed(),
-        })
+        Ok(BareRun { tokens, prefill: first - started, decode: first.elapsed() })
     }
 }

@@ -132,9 +132,7 @@ pub struct LlamaEngine {
 
 impl std::fmt::Debug for LlamaEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LlamaEngine")
-            .field("info", &self.info)
-            .finish_non_exhaustive()
+        f.debug_struct("LlamaEngine").field("info", &self.info).finish_non_exhaustive()
     }
 }
 
@@ -146,35 +144,23 @@ impl LlamaEngine {
     /// [`LoadError`] says in one sentence what is wrong and what to do.
     pub fn load(path: &Path, options: &LlamaOptions) -> Result<Self, LoadError> {
         if !(1..=SEQUENCES_MAX).contains(&options.sequences) {
-            return Err(LoadError::Options(
-                "an engine runs 1 to 32 sequences at once",
-            ));
+            return Err(LoadError::Options("an engine runs 1 to 32 sequences at once"));
         }
         if options.threads == Some(0) || options.threads > Some(1_024) {
             return Err(LoadError::Options("an engine has 1 to 1024 threads"));
         }
         if options.queue_max > QUEUE_MAX {
-            return Err(LoadError::Options(
-                "at most 65536 requests can wait for a model",
-            ));
+            return Err(LoadError::Options("at most 65536 requests can wait for a model"));
         }
-        let file = GgufFile::open(path).map_err(|reason| LoadError::File {
-            path: path.to_owned(),
-            reason,
-        })?;
-        let context_tokens = options
-            .context_tokens
-            .unwrap_or(CONTEXT_TOKENS_DEFAULT)
-            .min(file.shape.context_max);
+        let file = GgufFile::open(path)
+            .map_err(|reason| LoadError::File { path: path.to_owned(), reason })?;
+        let context_tokens =
+            options.context_tokens.unwrap_or(CONTEXT_TOKENS_DEFAULT).min(file.shape.context_max);
         if context_tokens < 2 {
             return Err(LoadError::Options("a context holds at least 2 tokens"));
         }
-        let digest = file_digest(&file, options.digest_cache.as_deref()).map_err(|source| {
-            LoadError::Read {
-                path: path.to_owned(),
-                source,
-            }
-        })?;
+        let digest = file_digest(&file, options.digest_cache.as_deref())
+            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
         let setting = Setting {
             threads: options.threads.unwrap_or_else(threads_default),
             context_tokens,
@@ -183,19 +169,10 @@ impl LlamaEngine {
         };
         let model = Arc::new(load_model(&file, options.gpu_layers)?);
         let tokenizer = Tokenizer::new(&model, file.chat_template.as_deref(), context_tokens)
-            .map_err(|reason| LoadError::Refused {
-                path: path.to_owned(),
-                reason,
-            })?;
+            .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
         let info = model_info(path, &file, digest, options, &setting);
         let worker = Worker::start(Arc::clone(&model), setting, options.queue_max)?;
-        Ok(Self {
-            info,
-            tokenizer,
-            setting,
-            worker,
-            model,
-        })
+        Ok(Self { info, tokenizer, setting, worker, model })
     }
 
     /// The text of `token`, as it stands in an answer; empty for control tokens.
@@ -215,11 +192,7 @@ impl Engine for LlamaEngine {
 
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
-        self.worker.submit(Job {
-            prompt,
-            sampling,
-            sender,
-        })?;
+        self.worker.submit(Job { prompt, sampling, sender })?;
         Ok(Generation { pieces })
     }
 
@@ -237,10 +210,7 @@ fn threads_default() -> u32 {
 
 fn load_model(file: &GgufFile, gpu_layers: Option<u32>) -> Result<LlamaModel, LoadError> {
     let path = file.paths.first().cloned().unwrap_or_default();
-    let refused = |reason: String| LoadError::Refused {
-        path: path.clone(),
-        reason,
-    };
+    let refused = |reason: String| LoadError::Refused { path: path.clone(), reason };
     let backend = backend::backend()
         .ok_or_else(|| refused("the native library could not be started".to_owned()))?;
     let parameters = LlamaModelParams::default().with_n_gpu_layers(gpu_layers.unwrap_or(0));
@@ -256,18 +226,9 @@ fn model_info(
     options: &LlamaOptions,
     setting: &Setting,
 ) -> ModelInfo {
-    let stem = || {
-        path.file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
+    let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     // Whoever checks an answer needs the setting that made it.
-    let device = if setting.on_gpu {
-        "gpu kv=f16/f16"
-    } else {
-        "cpu kv=f16/bf16"
-    };
+    let device = if setting.on_gpu { "gpu kv=f16/f16" } else { "cpu kv=f16/bf16" };
     ModelInfo {
         name: options.name.clone().unwrap_or_else(stem),
         digest,

@@ -113,14 +113,7 @@ mod tests {
 
     fn sampler(temperature: f32, top_p: f32, top_k: u32, seed: u32) -> Sampler {
         let stop = Vec::new();
-        Sampler::new(&Sampling {
-            completion_max: 1,
-            temperature,
-            top_p,
-            top_k,
-            seed,
-            stop,
-        })
+        Sampler::new(&Sampling { completion_max: 1, temperature, top_p, top_k, seed, stop })
     }
 
     /// How often each of the tokens is chosen in `draws`.

@@ -23,16 +23,8 @@ pub(super) struct Certain {
 impl AnswerText {
     /// An answer that ends before the first of `stops`; empty ones are left out.
     pub(super) fn new(stops: &[String]) -> Self {
-        let stops = stops
-            .iter()
-            .filter(|stop| !stop.is_empty())
-            .cloned()
-            .collect();
-        Self {
-            stops,
-            incomplete: Vec::new(),
-            withheld: String::new(),
-        }
+        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+        Self { stops, incomplete: Vec::new(), withheld: String::new() }
     }
 
     /// Takes the bytes of one token.
@@ -43,17 +35,11 @@ impl AnswerText {
         if let Some(start) = self.first_stop() {
             self.withheld.truncate(start);
             self.incomplete.clear();
-            return Certain {
-                text: std::mem::take(&mut self.withheld),
-                stopped: true,
-            };
+            return Certain { text: std::mem::take(&mut self.withheld), stopped: true };
         }
         let kept = self.beginning_of_a_stop();
         let rest = self.withheld.split_off(self.withheld.len() - kept);
-        Certain {
-            text: std::mem::replace(&mut self.withheld, rest),
-            stopped: false,
-        }
+        Certain { text: std::mem::replace(&mut self.withheld, rest), stopped: false }
     }
 
     /// The text that was withheld, when no more tokens come.
@@ -69,9 +55,7 @@ impl AnswerText {
     /// Where the stop text begins that is complete first.
     fn first_stop(&self) -> Option<usize> {
         let matches = self.stops.iter().filter_map(|stop| {
-            self.withheld
-                .find(stop.as_str())
-                .map(|start| (start + stop.len(), start))
+            self.withheld.find(stop.as_str()).map(|start| (start + stop.len(), start))
         });
         matches.min().map(|(_, start)| start)
     }
@@ -116,10 +100,7 @@ mod tests {
     use super::*;
 
     fn run(stops: &[&str], tokens: &[&[u8]]) -> (Vec<String>, bool, String) {
-        let stops = stops
-            .iter()
-            .map(|stop| (*stop).to_owned())
-            .collect::<Vec<_>>();
+        let stops = stops.iter().map(|stop| (*stop).to_owned()).collect::<Vec<_>>();
         let mut answer = AnswerText::new(&stops);
         let mut texts = Vec::new();
         for token in tokens {
@@ -139,51 +120,15 @@ mod tests {
             (&[], &[b"a", b"b"], &["a", "b"], false, ""),
             (&[""], &[b"a"], &["a"], false, ""),
             (&["END"], &[b"x E", b"N", b"D y"], &["x ", "", ""], true, ""),
-            (
-                &["END"],
-                &[b"x E", b"N", b"O"],
-                &["x ", "", "ENO"],
-                false,
-                "",
-            ),
+            (&["END"], &[b"x E", b"N", b"O"], &["x ", "", "ENO"], false, ""),
             (&["END"], &[b"x EN"], &["x "], false, "EN"),
             (&["END"], &[b"EEN", b"D"], &["E", ""], true, ""),
-            (
-                &["\n\n"],
-                &[b"a\n", b"b\n", b"\nc"],
-                &["a", "\nb", ""],
-                true,
-                "",
-            ),
+            (&["\n\n"], &[b"a\n", b"b\n", b"\nc"], &["a", "\nb", ""], true, ""),
             (&["abcd", "bc"], &[b"xabcd"], &["xa"], true, ""),
-            (
-                &["abcd", "bc"],
-                &[b"xa", b"b", b"c"],
-                &["x", "", "a"],
-                true,
-                "",
-            ),
-            (
-                &["aab"],
-                &[b"a", b"a", b"a", b"b"],
-                &["", "", "a", ""],
-                true,
-                "",
-            ),
-            (
-                &["é!"],
-                &[b"c\xc3", b"\xa9", b"!"],
-                &["c", "", ""],
-                true,
-                "",
-            ),
-            (
-                &["é!"],
-                &[b"c\xc3", b"\xa9", b"?"],
-                &["c", "", "é?"],
-                false,
-                "",
-            ),
+            (&["abcd", "bc"], &[b"xa", b"b", b"c"], &["x", "", "a"], true, ""),
+            (&["aab"], &[b"a", b"a", b"a", b"b"], &["", "", "a", ""], true, ""),
+            (&["é!"], &[b"c\xc3", b"\xa9", b"!"], &["c", "", ""], true, ""),
+            (&["é!"], &[b"c\xc3", b"\xa9", b"?"], &["c", "", "é?"], false, ""),
         ];
         for (stops, tokens, texts, stopped, rest) in cases {
             let expected = texts.iter().map(|text| (*text).to_owned()).collect();
@@ -204,10 +149,7 @@ mod tests {
         );
         assert_eq!(run(&[], &[b"a\xff", b"b"]).0, ["a\u{fffd}", "b"]);
         assert_eq!(run(&[], &[b"\xf0\x9f", b"b"]).0, ["", "\u{fffd}b"]);
-        assert_eq!(
-            run(&[], &[b"\xf0\x9f"]),
-            (vec![String::new()], false, "\u{fffd}".to_owned())
-        );
+        assert_eq!(run(&[], &[b"\xf0\x9f"]), (vec![String::new()], false, "\u{fffd}".to_owned()));
     }
 
     #[test]

@@ -41,16 +41,9 @@ impl Tokenizer {
         };
         let template = ChatTemplate::new(template, &text(vocab.bos()), &text(vocab.eos()))
             .map_err(|error| error.to_string())?;
-        let controls = vocab
-            .tokens()
-            .filter(|token| vocab.is_control(*token))
-            .map(text);
+        let controls = vocab.tokens().filter(|token| vocab.is_control(*token)).map(text);
         // The spelling in the vocabulary is never shorter than the bytes it stands for.
-        let token_bytes_max = vocab
-            .tokens()
-            .map(|token| text(token).len())
-            .max()
-            .unwrap_or(1);
+        let token_bytes_max = vocab.tokens().map(|token| text(token).len()).max().unwrap_or(1);
         Ok(Self {
             template,
             controls: ControlTexts::new(controls),
@@ -65,13 +58,8 @@ impl Tokenizer {
         model: &LlamaModel,
         conversation: &Conversation,
     ) -> Result<Prompt, PrepareError> {
-        let segments = self
-            .controls
-            .render_shielded(&self.template, conversation)?;
-        let bytes = segments
-            .iter()
-            .map(|segment| segment.text().len())
-            .sum::<usize>();
+        let segments = self.controls.render_shielded(&self.template, conversation)?;
+        let bytes = segments.iter().map(|segment| segment.text().len()).sum::<usize>();
         let tokens_min = bytes / self.token_bytes_max;
         let tokens = if tokens_min > self.context_tokens as usize {
             return Err(self.too_long(tokens_min));
@@ -87,12 +75,7 @@ impl Tokenizer {
         if tokens.len() >= self.context_tokens as usize {
             return Err(self.too_long(tokens.len()));
         }
-        Ok(Prompt {
-            tokens: tokens
-                .into_iter()
-                .map(|token| token.0.cast_unsigned())
-                .collect(),
-        })
+        Ok(Prompt { tokens: tokens.into_iter().map(|token| token.0.cast_unsigned()).collect() })
     }
 
     fn too_long(&self, tokens: usize) -> PrepareError {
@@ -108,9 +91,7 @@ impl Tokenizer {
         segments: &[Segment],
         bytes: usize,
     ) -> Result<Vec<LlamaToken>, PrepareError> {
-        let stack = bytes
-            .saturating_mul(STACK_BYTES_FOR_TEXT_BYTE)
-            .max(STACK_BYTES_MIN);
+        let stack = bytes.saturating_mul(STACK_BYTES_FOR_TEXT_BYTE).max(STACK_BYTES_MIN);
         let stack = stack.min(STACK_BYTES_MAX);
         std::thread::scope(|scope| {
             std::thread::Builder::new()

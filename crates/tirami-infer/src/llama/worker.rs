@@ -71,10 +71,7 @@ impl Worker {
         queue_max: u32,
     ) -> Result<Self, LoadError> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue {
-                waiting: VecDeque::new(),
-                stopped: false,
-            }),
+            queue: Mutex::new(Queue { waiting: VecDeque::new(), stopped: false }),
             changed: Condvar::new(),
             queue_max: queue_max as usize,
             running: AtomicU32::new(0),
@@ -87,20 +84,14 @@ impl Worker {
             .name("tirami-engine".to_owned())
             .spawn(move || run_thread(&model, setting, &theirs, &ready))
             .map_err(LoadError::Thread)?;
-        let worker = Self {
-            shared,
-            thread: Some(thread),
-        };
-        let outcome = is_ready
-            .recv()
-            .unwrap_or_else(|_| Err("the engine's thread ended at once".to_owned()));
-        outcome
-            .map(|()| worker)
-            .map_err(|reason| LoadError::Context {
-                context_tokens: setting.context_tokens,
-                sequences: setting.sequences,
-                reason,
-            })
+        let worker = Self { shared, thread: Some(thread) };
+        let outcome =
+            is_ready.recv().unwrap_or_else(|_| Err("the engine's thread ended at once".to_owned()));
+        outcome.map(|()| worker).map_err(|reason| LoadError::Context {
+            context_tokens: setting.context_tokens,
+            sequences: setting.sequences,
+            reason,
+        })
     }
 
     pub(super) fn submit(&self, job: Job) -> Result<(), StartError> {
@@ -127,12 +118,7 @@ impl Worker {
 
     pub(super) fn load(&self) -> EngineLoad {
         let shared = &self.shared;
-        let queued = shared
-            .queue()
-            .waiting
-            .iter()
-            .filter(|job| !job.sender.is_closed())
-            .count();
+        let queued = shared.queue().waiting.iter().filter(|job| !job.sender.is_closed()).count();
         EngineLoad {
             running: shared.running.load(Ordering::Relaxed),
             queued: u32::try_from(queued).unwrap_or(u32::MAX),
@@ -251,10 +237,7 @@ impl Steps<'_> {
     /// Ends sequences whose reader has gone.
     fn free_the_left(&mut self) {
         for place in 0..self.sequences.len() {
-            if self.sequences[place]
-                .as_ref()
-                .is_some_and(|s| s.sender.is_closed())
-            {
+            if self.sequences[place].as_ref().is_some_and(|s| s.sender.is_closed()) {
                 self.free(place);
             }
         }
@@ -271,9 +254,7 @@ impl Steps<'_> {
 
     /// Frees a sequence's place, then tells its reader, who so finds it free.
     fn end(&mut self, place: usize, last: Piece) {
-        let sender = self.sequences[place]
-            .as_ref()
-            .map(|sequence| sequence.sender.clone());
+        let sender = self.sequences[place].as_ref().map(|sequence| sequence.sender.clone());
         self.free(place);
         if let Some(sender) = sender {
             let _ = sender.try_send(last);
@@ -302,29 +283,18 @@ impl Steps<'_> {
             if self.sequences.iter().any(Option::is_some) {
                 return true;
             }
-            queue = shared
-                .changed
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// A sequence at its beginning; a prompt the context cannot take is answered at once.
     fn sequence(&self, job: Job) -> Option<Sequence> {
-        let Job {
-            prompt,
-            sampling,
-            sender,
-        } = job;
+        let Job { prompt, sampling, sender } = job;
         let known = 0..self.model.vocab().n_tokens();
         let tokens = prompt
             .tokens
             .iter()
-            .map(|token| {
-                i32::try_from(*token)
-                    .ok()
-                    .filter(|token| known.contains(token))
-            })
+            .map(|token| i32::try_from(*token).ok().filter(|token| known.contains(token)))
             .map(|token| token.map(LlamaToken))
             .collect::<Option<Vec<_>>>();
         let fits = |tokens: &Vec<_>| {
@@ -374,11 +344,8 @@ impl Steps<'_> {
     /// The next part of one prompt. False if no sequence has any left.
     fn prefill_step(&mut self) -> Result<bool, String> {
         let count = self.sequences.len();
-        let waiting = |place: &usize| {
-            self.sequences[*place]
-                .as_ref()
-                .is_some_and(Sequence::is_prefilling)
-        };
+        let waiting =
+            |place: &usize| self.sequences[*place].as_ref().is_some_and(Sequence::is_prefilling);
         let Some(place) = (0..count).map(|i| (self.turn + i) % count).find(waiting) else {
             return Ok(false);
         };
@@ -396,9 +363,7 @@ impl Steps<'_> {
         sequence.prefilled = end;
         let complete = !sequence.is_prefilling();
         self.pass()?;
-        self.shared
-            .prompt_tokens_total
-            .fetch_add((end - start) as u64, Ordering::Relaxed);
+        self.shared.prompt_tokens_total.fetch_add((end - start) as u64, Ordering::Relaxed);
         if complete {
             self.choose(place, end - start - 1);
         }
@@ -416,55 +381,30 @@ impl Steps<'_> {
         let Some(sequence) = self.sequences[place].as_mut() else {
             return;
         };
-        let logits = self
-            .context
-            .get_logits_ith(i32::try_from(row).unwrap_or(i32::MAX));
-        let token = sequence
-            .sampler
-            .pick(logits)
-            .and_then(|index| i32::try_from(index).ok());
+        let logits = self.context.get_logits_ith(i32::try_from(row).unwrap_or(i32::MAX));
+        let token = sequence.sampler.pick(logits).and_then(|index| i32::try_from(index).ok());
         let Some(token) = token.map(LlamaToken) else {
             let reason = "the model computes no numbers; its file is damaged".to_owned();
             return self.end(place, Piece::Failed { reason });
         };
         if self.model.vocab().is_eog(token) {
             let text = sequence.answer.finish();
-            let last = Piece::End {
-                text,
-                finish: Finish::Stop,
-            };
+            let last = Piece::End { text, finish: Finish::Stop };
             return self.end(place, last);
         }
         sequence.produced += 1;
-        self.shared
-            .completion_tokens_total
-            .fetch_add(1, Ordering::Relaxed);
+        self.shared.completion_tokens_total.fetch_add(1, Ordering::Relaxed);
         let certain = sequence.answer.push(&piece(self.model, token));
         let tokens = vec![token.0.cast_unsigned()];
-        sequence.send(Piece::Delta {
-            tokens,
-            text: certain.text,
-        });
+        sequence.send(Piece::Delta { tokens, text: certain.text });
         let held = sequence.prompt.len() + sequence.produced as usize;
         if certain.stopped {
-            self.end(
-                place,
-                Piece::End {
-                    text: String::new(),
-                    finish: Finish::Stop,
-                },
-            );
+            self.end(place, Piece::End { text: String::new(), finish: Finish::Stop });
         } else if sequence.produced >= sequence.completion_max
             || held >= self.setting.context_tokens as usize
         {
             let text = sequence.answer.finish();
-            self.end(
-                place,
-                Piece::End {
-                    text,
-                    finish: Finish::Length,
-                },
-            );
+            self.end(place, Piece::End { text, finish: Finish::Length });
         } else {
             sequence.next = Some(token);
         }
@@ -483,9 +423,7 @@ impl Steps<'_> {
             queue.stopped = true;
             std::mem::take(&mut queue.waiting)
         };
-        let failed = || Piece::Failed {
-            reason: reason.to_owned(),
-        };
+        let failed = || Piece::Failed { reason: reason.to_owned() };
         for job in waiting {
             let _ = job.sender.try_send(failed());
         }
@@ -505,7 +443,5 @@ fn add(
 ) -> Result<(), String> {
     let position = i32::try_from(position).map_err(|_| "a position above 2^31")?;
     let place = i32::try_from(place).map_err(|_| "a sequence above 2^31")?;
-    batch
-        .add(token, position, &[place], logits)
-        .map_err(|error| error.to_string())
+    batch.add(token, position, &[place], logits).map_err(|error| error.to_string())
 }

@@ -23,11 +23,8 @@ fn the_child_loads_what_it_is_given() {
     }
     for line in std::io::stdin().lines() {
         let path = line.unwrap();
-        let options = LlamaOptions {
-            sequences: 1,
-            context_tokens: Some(64),
-            ..LlamaOptions::default()
-        };
+        let options =
+            LlamaOptions { sequences: 1, context_tokens: Some(64), ..LlamaOptions::default() };
         match LlamaEngine::load(Path::new(&path), &options) {
             Err(error) => println!("\nrefused {path}: {error}"),
             Ok(engine) => {
@@ -44,11 +41,7 @@ fn the_child_loads_what_it_is_given() {
 /// Loads the files in a child; gives the lines it printed.
 fn load_in_child(paths: &[String]) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "damage::the_child_loads_what_it_is_given",
-            "--exact",
-            "--nocapture",
-        ])
+        .args(["damage::the_child_loads_what_it_is_given", "--exact", "--nocapture"])
         .env(FOLDER, "yes")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -97,29 +90,15 @@ fn truncated_and_foreign_files_get_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let size = std::fs::metadata(model_path()).unwrap().len();
     let mut paths = Vec::new();
-    for length in [
-        0,
-        3,
-        4,
-        23,
-        24,
-        100,
-        5_000,
-        1_000_000,
-        HEADER_BYTES,
-        2_000_000,
-        size / 2,
-        size - 1,
-    ] {
+    for length in
+        [0, 3, 4, 23, 24, 100, 5_000, 1_000_000, HEADER_BYTES, 2_000_000, size / 2, size - 1]
+    {
         let path = folder.path().join(format!("{length}.gguf"));
         let mut part = std::fs::File::open(model_path()).unwrap().take(length);
         std::io::copy(&mut part, &mut std::fs::File::create(&path).unwrap()).unwrap();
         paths.push(path.display().to_string());
     }
-    for (name, bytes) in [
-        ("text.gguf", "Hello ".repeat(99)),
-        ("zeros.gguf", "\0".repeat(4096)),
-    ] {
+    for (name, bytes) in [("text.gguf", "Hello ".repeat(99)), ("zeros.gguf", "\0".repeat(4096))] {
         std::fs::write(folder.path().join(name), bytes).unwrap();
         paths.push(folder.path().join(name).display().to_string());
     }
@@ -135,13 +114,9 @@ fn damaged_headers_get_a_sentence_or_load_and_never_end_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.gguf");
     std::fs::copy(model_path(), &path).unwrap();
-    let count = std::env::var("TIRAMI_TEST_MUTATIONS")
-        .ok()
-        .and_then(|n| n.parse().ok());
+    let count = std::env::var("TIRAMI_TEST_MUTATIONS").ok().and_then(|n| n.parse().ok());
     let count: u64 = count.unwrap_or(200);
-    let seed = std::env::var("TIRAMI_TEST_SEED")
-        .ok()
-        .and_then(|n| n.parse().ok());
+    let seed = std::env::var("TIRAMI_TEST_SEED").ok().and_then(|n| n.parse().ok());
     let mut state: u64 = seed.unwrap_or(1);
     let mut refused = 0;
     for i in 0..count {
@@ -151,11 +126,7 @@ fn damaged_headers_get_a_sentence_or_load_and_never_end_the_process() {
             1 => HEADER_BYTES - 20_000 + noise(&mut state) % 20_000,
             _ => noise(&mut state) % HEADER_BYTES,
         };
-        let mut file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .unwrap();
+        let mut file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let mut original = [0; 4];
         file.seek(SeekFrom::Start(place)).unwrap();
         file.read_exact(&mut original).unwrap();
@@ -174,14 +145,8 @@ fn damaged_headers_get_a_sentence_or_load_and_never_end_the_process() {
         refused += u64::from(lines[0].starts_with("refused "));
         put(&original);
         if std::env::var_os("TIRAMI_TEST_VERBOSE").is_some() {
-            println!(
-                "{i}: byte {place} {original:?} -> {damaged:?}: {}",
-                lines[0]
-            );
+            println!("{i}: byte {place} {original:?} -> {damaged:?}: {}", lines[0]);
         }
     }
-    assert!(
-        refused > count / 4,
-        "only {refused} of {count} damaged files were refused"
-    );
+    assert!(refused > count / 4, "only {refused} of {count} damaged files were refused");
 }

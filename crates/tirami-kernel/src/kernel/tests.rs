@@ -46,14 +46,8 @@ impl Node {
         let mut node = Self::new();
         let _ = node.give(Input::AddAgentKey(agent_key()));
         let name = "alice".to_owned();
-        node.ok(Command::CreateAgent {
-            agent: agent(),
-            name: name.clone(),
-        });
-        node.ok(Command::FundAgent {
-            agent: agent(),
-            amount: Trm::from_trm(1_000).unwrap(),
-        });
+        node.ok(Command::CreateAgent { agent: agent(), name: name.clone() });
+        node.ok(Command::FundAgent { agent: agent(), amount: Trm::from_trm(1_000).unwrap() });
         node.ok(Command::CreateKey {
             key: KeyId::new(7),
             secret: Digest::of(b"7"),
@@ -76,22 +70,14 @@ impl Node {
     fn ask(&mut self, actor: Actor, command: Command) -> Effects {
         self.requests += 1;
         let request = RequestId::new(self.requests);
-        let effects = self.give(Input::Command {
-            request,
-            actor,
-            command,
-        });
+        let effects = self.give(Input::Command { request, actor, command });
         assert_eq!(effects.reply.as_ref().map(|(to, _)| *to), Some(request));
         effects
     }
 
     fn ok(&mut self, command: Command) -> Effects {
         let effects = self.ask(Actor::Node, command);
-        assert!(
-            matches!(effects.reply, Some((_, Ok(_)))),
-            "{:?}",
-            effects.reply
-        );
+        assert!(matches!(effects.reply, Some((_, Ok(_)))), "{:?}", effects.reply);
         effects
     }
 
@@ -155,32 +141,13 @@ fn the_kill_switch_stops_every_open_job_and_what_was_delivered_is_charged() {
     let mut node = Node::with_agent();
     node.start(Some(7), 1).unwrap();
     node.start(None, 2).unwrap();
-    let effects = node.ok(Command::SetKill {
-        on: true,
-        reason: "test".to_owned(),
-    });
+    let effects = node.ok(Command::SetKill { on: true, reason: "test".to_owned() });
     assert_eq!(effects.cancel, [job(1), job(2)]);
-    assert!(matches!(
-        node.start(None, 3),
-        Err(Rejection::KillSwitch { .. })
-    ));
+    assert!(matches!(node.start(None, 3), Err(Rejection::KillSwitch { .. })));
     node.ok(finish(1, 4));
-    node.ok(Command::VoidJob {
-        job: job(2),
-        failed: false,
-    });
-    assert_eq!(
-        node.kernel.ledger().book().charged_total(),
-        Trm::from_trm(5).unwrap()
-    );
-    assert_eq!(
-        node.ok(Command::SetKill {
-            on: false,
-            reason: String::new()
-        })
-        .cancel,
-        []
-    );
+    node.ok(Command::VoidJob { job: job(2), failed: false });
+    assert_eq!(node.kernel.ledger().book().charged_total(), Trm::from_trm(5).unwrap());
+    assert_eq!(node.ok(Command::SetKill { on: false, reason: String::new() }).cancel, []);
 }
 
 #[test]
@@ -188,10 +155,7 @@ fn a_revoked_key_stops_its_own_jobs_only() {
     let mut node = Node::with_agent();
     node.start(Some(7), 1).unwrap();
     node.start(None, 2).unwrap();
-    assert_eq!(
-        node.ok(Command::RevokeKey { key: KeyId::new(7) }).cancel,
-        [job(1)]
-    );
+    assert_eq!(node.ok(Command::RevokeKey { key: KeyId::new(7) }).cancel, [job(1)]);
     assert_eq!(node.start(Some(7), 3), Err(Rejection::KeyInvalid));
 }
 
@@ -201,22 +165,12 @@ fn a_hold_whose_time_ran_out_ends_before_anything_else_is_decided() {
     node.start(None, 1).unwrap();
     node.start(None, 2).unwrap();
     let stream = Digest::of(b"tokens");
-    node.ok(Command::Deliver {
-        job: job(2),
-        completion_tokens: 3,
-        stream,
-    });
+    node.ok(Command::Deliver { job: job(2), completion_tokens: 3, stream });
     node.now_ms += HOUR_MS;
     let effects = node.ask(Actor::Node, finish(1, 5));
     assert_eq!(effects.cancel, [job(1), job(2)]);
-    assert_eq!(
-        effects.reply.unwrap().1,
-        Err(Rejection::UnknownJob { job: job(1) })
-    );
-    assert_eq!(
-        node.kernel.ledger().book().charged_total(),
-        Trm::from_trm(4).unwrap()
-    );
+    assert_eq!(effects.reply.unwrap().1, Err(Rejection::UnknownJob { job: job(1) }));
+    assert_eq!(node.kernel.ledger().book().charged_total(), Trm::from_trm(4).unwrap());
 }
 
 #[test]
@@ -232,10 +186,7 @@ fn the_kernel_wakes_at_the_end_of_the_first_hold() {
     node.start(None, 1).unwrap();
     for _ in 0..12 {
         let due = node.give(Input::Tick).wake_at.unwrap();
-        assert!(
-            due.ms() > node.now_ms,
-            "the kernel asks to be woken in the past"
-        );
+        assert!(due.ms() > node.now_ms, "the kernel asks to be woken in the past");
         node.now_ms = due.ms();
     }
     assert!(node.kernel.ledger().book().holds().is_empty());
@@ -251,11 +202,7 @@ fn the_kernel_never_asks_to_be_woken_at_a_time_that_has_come() {
     let charter = Signed::sign(Charter::founding_mesh(), &key, charter).unwrap();
     let ledger = Ledger::new(Lattice::found(&charter).unwrap(), key.public().party());
     let mut kernel = Kernel::new(ledger, Keyring::new(key.clone()));
-    let enrol = Enrol {
-        party: key.public().party(),
-        owner: "again".to_owned(),
-        line: Trm::ZERO,
-    };
+    let enrol = Enrol { party: key.public().party(), owner: "again".to_owned(), line: Trm::ZERO };
     let commands = [
         Command::Tick,
         Command::OpenChain { line },
@@ -264,11 +211,7 @@ fn the_kernel_never_asks_to_be_woken_at_a_time_that_has_come() {
     ];
     for (step, command) in commands.into_iter().enumerate() {
         let now = Timestamp::from_ms(START_MS + 10 * step as u64);
-        let command = Input::Command {
-            request: RequestId::new(0),
-            actor: Actor::Node,
-            command,
-        };
+        let command = Input::Command { request: RequestId::new(0), actor: Actor::Node, command };
         for input in [command, Input::Tick] {
             let effects = kernel.handle(now, input);
             assert!(effects.wake_at.is_none_or(|due| now < due), "{effects:?}");
@@ -292,10 +235,7 @@ fn a_clock_that_goes_back_counts_as_the_last_time_seen() {
 #[test]
 fn an_agent_needs_its_key_first() {
     let mut node = Node::new();
-    let create = Command::CreateAgent {
-        agent: agent(),
-        name: "alice".to_owned(),
-    };
+    let create = Command::CreateAgent { agent: agent(), name: "alice".to_owned() };
     let refused = node.ask(Actor::Node, create.clone()).reply.unwrap().1;
     assert_eq!(refused, Err(Rejection::KeyNotHeld));
     let effects = node.give(Input::AddAgentKey(agent_key()));
@@ -326,10 +266,7 @@ fn replay_from_the_start_and_from_a_snapshot_reach_the_same_state() {
     assert_eq!(replayed.ledger().state_hash(), node.state());
     let restored = Ledger::restore(&snapshot).unwrap();
     let tail = node.store[stored..].to_vec();
-    assert_eq!(
-        Kernel::replay(restored, keys, tail).ledger().state_hash(),
-        node.state()
-    );
+    assert_eq!(Kernel::replay(restored, keys, tail).ledger().state_hash(), node.state());
 }
 
 #[test]
@@ -345,21 +282,14 @@ fn the_clerk_writes_a_checkpoint_when_something_changed_and_only_then() {
         assert_eq!(effects.append, [], "a checkpoint without a change");
     }
     let party = node.kernel.ledger().party();
-    let enrol = Enrol {
-        party,
-        owner: "again".to_owned(),
-        line: Trm::ZERO,
-    };
+    let enrol = Enrol { party, owner: "again".to_owned(), line: Trm::ZERO };
     node.ok(Command::SignEntry { kind: enrol.into() });
     assert_eq!(last(&node).map(|(now, ..)| now), Some(number));
     node.now_ms += 600_000;
     let _ = node.give(Input::Tick);
     assert_eq!(last(&node).map(|(now, ..)| now), Some(number + 1));
-    let replayed = Kernel::replay(
-        node.genesis.ledger.clone(),
-        node.genesis.keys.clone(),
-        node.store.clone(),
-    );
+    let replayed =
+        Kernel::replay(node.genesis.ledger.clone(), node.genesis.keys.clone(), node.store.clone());
     assert_eq!(replayed.ledger().state_hash(), node.state());
 }
 
@@ -369,22 +299,12 @@ fn a_restart_ends_every_open_job() {
     node.start(None, 1).unwrap();
     node.start(None, 2).unwrap();
     let stream = Digest::of(b"tokens");
-    node.ok(Command::Deliver {
-        job: job(2),
-        completion_tokens: 3,
-        stream,
-    });
+    node.ok(Command::Deliver { job: job(2), completion_tokens: 3, stream });
     let Kernel { ledger, keys, .. } = node.genesis.clone();
     node.kernel = Kernel::replay(ledger, keys, node.store.clone());
     let effects = node.ok(Command::Recover);
     let voided = |event: &Event| matches!(event, Event::Book(BookEvent::HoldVoided { .. }));
-    assert_eq!(
-        effects.append.iter().filter(|event| voided(event)).count(),
-        1
-    );
+    assert_eq!(effects.append.iter().filter(|event| voided(event)).count(), 1);
     assert!(node.kernel.ledger().book().holds().is_empty());
-    assert_eq!(
-        node.kernel.ledger().book().charged_total(),
-        Trm::from_trm(4).unwrap()
-    );
+    assert_eq!(node.kernel.ledger().book().charged_total(), Trm::from_trm(4).unwrap());
 }

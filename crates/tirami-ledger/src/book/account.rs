@@ -105,10 +105,7 @@ impl Account {
     }
 
     pub(super) fn set_breaker(&mut self, open_until: Option<Timestamp>) {
-        self.breaker = Breaker {
-            open_until,
-            ..Breaker::default()
-        };
+        self.breaker = Breaker { open_until, ..Breaker::default() };
     }
 
     pub(super) fn is_consistent(&self) -> bool {
@@ -153,19 +150,14 @@ impl BreakerRule {
                 agent.breaker_spends_per_minute,
                 node.breaker_spends_per_minute,
             ),
-            open_ms: agent
-                .breaker_open_ms
-                .or(node.breaker_open_ms)
-                .unwrap_or(BREAKER_OPEN_MS),
+            open_ms: agent.breaker_open_ms.or(node.breaker_open_ms).unwrap_or(BREAKER_OPEN_MS),
         }
     }
 
     /// Until when the breaker opens if `account` starts one more job now.
     pub(super) fn after_a_spend(&self, account: &Account, now: Timestamp) -> Option<Timestamp> {
         let spends = account.breaker.spends.in_last_minute(now) + 1;
-        let reached = self
-            .spends_per_minute
-            .is_some_and(|max| spends >= u64::from(max));
+        let reached = self.spends_per_minute.is_some_and(|max| spends >= u64::from(max));
         reached.then(|| now.plus_ms(self.open_ms))
     }
 
@@ -182,11 +174,7 @@ pub(super) fn breaker_opened(
     cause: BreakerCause,
     until: Option<Timestamp>,
 ) -> Option<BookEvent> {
-    until.map(|until| BookEvent::BreakerOpened {
-        agent,
-        cause,
-        until,
-    })
+    until.map(|until| BookEvent::BreakerOpened { agent, cause, until })
 }
 
 /// The smaller of the numbers that are set.

@@ -153,23 +153,11 @@ impl Book {
             None => None,
             Some(Word::Approved(approval)) => Some(approval),
             Some(Word::Waiting(asked)) => {
-                let waiting = Waiting {
-                    payer,
-                    at: now,
-                    asked,
-                    is_new: false,
-                    closes: None,
-                };
+                let waiting = Waiting { payer, at: now, asked, is_new: false, closes: None };
                 return Ok(Admission::Wait(waiting));
             }
             Some(Word::Ask { closes, asked }) => {
-                let waiting = Waiting {
-                    payer,
-                    at: now,
-                    asked,
-                    is_new: true,
-                    closes,
-                };
+                let waiting = Waiting { payer, at: now, asked, is_new: true, closes };
                 return Ok(Admission::Wait(waiting));
             }
         };
@@ -189,26 +177,11 @@ impl Book {
     }
 
     fn budgets<'a>(&'a self, payer: Payer, account: &'a Account) -> [Option<Budget<'a>>; 3] {
-        let key = payer
-            .key
-            .and_then(|key| self.keys.budget_of(key))
-            .map(|(_, budget)| budget);
+        let key = payer.key.and_then(|key| self.keys.budget_of(key)).map(|(_, budget)| budget);
         [
-            key.map(|key| Budget {
-                level: Level::Key,
-                limits: &key.limits,
-                meter: &key.meter,
-            }),
-            Some(Budget {
-                level: Level::Agent,
-                limits: &account.limits,
-                meter: &account.meter,
-            }),
-            Some(Budget {
-                level: Level::Node,
-                limits: &self.limits,
-                meter: &self.meter,
-            }),
+            key.map(|key| Budget { level: Level::Key, limits: &key.limits, meter: &key.meter }),
+            Some(Budget { level: Level::Agent, limits: &account.limits, meter: &account.meter }),
+            Some(Budget { level: Level::Node, limits: &self.limits, meter: &self.meter }),
         ]
     }
 
@@ -237,15 +210,11 @@ impl Book {
         payer: Payer,
         (start, needed): (&StartJob, Trm),
     ) -> Result<Option<Word>, Rejection> {
-        let thresholds = budgets
-            .iter()
-            .flatten()
-            .filter_map(|budget| budget.limits.approval_above);
+        let thresholds = budgets.iter().flatten().filter_map(|budget| budget.limits.approval_above);
         match thresholds.min() {
-            Some(above) if needed > above => self
-                .approvals
-                .word(now, payer.agent, start.request, needed)
-                .map(Some),
+            Some(above) if needed > above => {
+                self.approvals.word(now, payer.agent, start.request, needed).map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -257,9 +226,7 @@ impl Book {
         start: &StartJob,
         order: DocumentId,
     ) -> impl Iterator<Item = BookEvent> + use<> {
-        let used = opening
-            .approval
-            .map(|approval| BookEvent::ApprovalClosed { approval });
+        let used = opening.approval.map(|approval| BookEvent::ApprovalClosed { approval });
         let opened = BookEvent::HoldOpened(HoldOpened {
             job: start.job,
             agent: opening.payer.agent,
@@ -285,9 +252,7 @@ impl Book {
         waiting: &Waiting,
         start: &StartJob,
     ) -> impl Iterator<Item = BookEvent> + use<> {
-        let closed = waiting
-            .closes
-            .map(|approval| BookEvent::ApprovalClosed { approval });
+        let closed = waiting.closes.map(|approval| BookEvent::ApprovalClosed { approval });
         let requested = BookEvent::ApprovalRequested {
             approval: waiting.asked.approval,
             agent: waiting.payer.agent,
@@ -297,9 +262,7 @@ impl Book {
             at: waiting.at,
             expires_at: waiting.asked.expires_at,
         };
-        closed
-            .into_iter()
-            .chain(waiting.is_new.then_some(requested))
+        closed.into_iter().chain(waiting.is_new.then_some(requested))
     }
 
     /// The voucher that follows when `tokens` completion tokens were handed over in all.
@@ -322,10 +285,7 @@ impl Book {
     pub fn finish(&self, now: Timestamp, finish: &FinishJob) -> Result<(&Hold, Ending), Rejection> {
         let hold = self.holds.get(finish.job)?;
         if finish.build.chars().count() > BUILD_MAX_CHARS {
-            return Err(Rejection::OutOfRange {
-                field: "build",
-                range: "at most 256 characters",
-            });
+            return Err(Rejection::OutOfRange { field: "build", range: "at most 256 characters" });
         }
         hold.check_finish(now, finish)?;
         if finish.completion_tokens == 0 {
@@ -333,17 +293,8 @@ impl Book {
         }
         let account = self.account(hold.agent)?;
         let (flop, amount) = hold.charge(finish.completion_tokens);
-        let available = account
-            .available()
-            .saturating_add(hold.max_amount.saturating_sub(amount));
-        Ok((
-            hold,
-            Ending::Charge(Charge {
-                flop,
-                amount,
-                available,
-            }),
-        ))
+        let available = account.available().saturating_add(hold.max_amount.saturating_sub(amount));
+        Ok((hold, Ending::Charge(Charge { flop, amount, available })))
     }
 
     /// The events of a charged job.
@@ -383,36 +334,24 @@ impl Book {
             let reason = "a voucher was signed for this job; finish it with what was delivered";
             return Err(Rejection::Contradicts { reason });
         }
-        let voided = BookEvent::HoldVoided {
-            job,
-            failed,
-            at: now,
-        };
+        let voided = BookEvent::HoldVoided { job, failed, at: now };
         Ok(iter::once(voided).chain(self.breaker_after(now, hold.agent, failed)))
     }
 
     fn breaker_after(&self, now: Timestamp, agent: AgentId, failed: bool) -> Option<BookEvent> {
         let account = self.agents.get(&agent).filter(|_| failed)?;
         let rule = BreakerRule::of(&account.limits, &self.limits);
-        breaker_opened(
-            agent,
-            BreakerCause::Errors,
-            rule.after_an_error(account, now),
-        )
+        breaker_opened(agent, BreakerCause::Errors, rule.after_an_error(account, now))
     }
 }
 
 fn check_request(start: &StartJob) -> Result<(), Rejection> {
     let tokens = 1..=JOB_TOKENS_MAX;
-    for (field, value) in [
-        ("prompt_tokens", start.prompt_tokens),
-        ("completion_max", start.completion_max),
-    ] {
+    for (field, value) in
+        [("prompt_tokens", start.prompt_tokens), ("completion_max", start.completion_max)]
+    {
         if !tokens.contains(&value) {
-            return Err(Rejection::OutOfRange {
-                field,
-                range: "1 to 16777216",
-            });
+            return Err(Rejection::OutOfRange { field, range: "1 to 16777216" });
         }
     }
     check_shape(&start.shape)
@@ -421,17 +360,11 @@ fn check_request(start: &StartJob) -> Result<(), Rejection> {
 /// Shapes come from files; beyond these numbers the sum of work would not fit its integer.
 fn check_shape(shape: &ModelShape) -> Result<(), Rejection> {
     if shape.parameters_active > 1 << 50 {
-        return Err(Rejection::OutOfRange {
-            field: "parameters_active",
-            range: "at most 2^50",
-        });
+        return Err(Rejection::OutOfRange { field: "parameters_active", range: "at most 2^50" });
     }
     if shape.layers > 1 << 16 || shape.attention_width > 1 << 24 {
         let field = "layers and attention_width";
-        return Err(Rejection::OutOfRange {
-            field,
-            range: "at most 2^16 and 2^24",
-        });
+        return Err(Rejection::OutOfRange { field, range: "at most 2^16 and 2^24" });
     }
     Ok(())
 }

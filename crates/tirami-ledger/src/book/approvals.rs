@@ -72,10 +72,7 @@ pub(super) struct Approvals {
 
 impl Default for Approvals {
     fn default() -> Self {
-        Self {
-            queue: BTreeMap::new(),
-            next: 1,
-        }
+        Self { queue: BTreeMap::new(), next: 1 }
     }
 }
 
@@ -87,10 +84,7 @@ pub(super) enum Word {
     /// It waits already.
     Waiting(Asked),
     /// It has to be asked for; an entry for the same request that no longer serves is closed.
-    Ask {
-        closes: Option<ApprovalId>,
-        asked: Asked,
-    },
+    Ask { closes: Option<ApprovalId>, asked: Asked },
 }
 
 /// A waiting approval.
@@ -114,11 +108,8 @@ impl Approvals {
         needed: Trm,
     ) -> Result<Word, Rejection> {
         let same = |entry: &Approval| entry.agent == agent && entry.request == request;
-        let found = self
-            .queue
-            .iter()
-            .find(|(_, entry)| same(entry))
-            .map(|(id, entry)| (*id, entry));
+        let found =
+            self.queue.iter().find(|(_, entry)| same(entry)).map(|(id, entry)| (*id, entry));
         match found {
             Some((id, entry)) if now < entry.expires_at => match entry.state {
                 ApprovalState::Denied => return Err(Rejection::ApprovalDenied { approval: id }),
@@ -127,11 +118,7 @@ impl Approvals {
                 }
                 ApprovalState::Waiting if entry.max_amount >= needed => {
                     let (expires_at, max_amount) = (entry.expires_at, entry.max_amount);
-                    return Ok(Word::Waiting(Asked {
-                        approval: id,
-                        expires_at,
-                        max_amount,
-                    }));
+                    return Ok(Word::Waiting(Asked { approval: id, expires_at, max_amount }));
                 }
                 ApprovalState::Approved | ApprovalState::Waiting => {}
             },
@@ -151,22 +138,12 @@ impl Approvals {
 
     fn check_room(&self, agent: AgentId) -> Result<(), Rejection> {
         if self.queue.len() >= APPROVALS_MAX as usize {
-            return Err(Rejection::TooMany {
-                what: "approvals",
-                max: APPROVALS_MAX,
-            });
+            return Err(Rejection::TooMany { what: "approvals", max: APPROVALS_MAX });
         }
-        let own = self
-            .queue
-            .values()
-            .filter(|entry| entry.agent == agent)
-            .count();
+        let own = self.queue.values().filter(|entry| entry.agent == agent).count();
         if own >= AGENT_APPROVALS_MAX as usize {
             let max = AGENT_APPROVALS_MAX;
-            return Err(Rejection::TooMany {
-                what: "approvals of one agent",
-                max,
-            });
+            return Err(Rejection::TooMany { what: "approvals of one agent", max });
         }
         Ok(())
     }
@@ -204,11 +181,7 @@ impl Approvals {
 
     pub(super) fn answer(&mut self, id: ApprovalId, approve: bool) {
         if let Some(entry) = self.queue.get_mut(&id) {
-            entry.state = if approve {
-                ApprovalState::Approved
-            } else {
-                ApprovalState::Denied
-            };
+            entry.state = if approve { ApprovalState::Approved } else { ApprovalState::Denied };
         }
     }
 

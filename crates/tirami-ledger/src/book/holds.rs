@@ -111,9 +111,7 @@ impl Hold {
     /// The work and the charge when `completion_tokens` were delivered. The charge is at most what
     /// is set aside.
     pub fn charge(&self, completion_tokens: u32) -> (Flop, Trm) {
-        let flop = self
-            .shape
-            .work(0, self.prompt_tokens.saturating_add(completion_tokens));
+        let flop = self.shape.work(0, self.prompt_tokens.saturating_add(completion_tokens));
         (flop, flop.cost_ceil(self.price).min(self.max_amount))
     }
 
@@ -134,11 +132,7 @@ impl Hold {
             }
             Some(before) => before.n + 1,
         };
-        Ok(VoucherHead {
-            n,
-            amount: self.charge(tokens).1,
-            tokens,
-        })
+        Ok(VoucherHead { n, amount: self.charge(tokens).1, tokens })
     }
 
     /// Whether the job may end with what `finish` reports.
@@ -227,10 +221,7 @@ impl Holds {
             return Err(Rejection::Exists { what: "the job" });
         }
         if self.open.len() >= HOLDS_MAX as usize {
-            return Err(Rejection::TooMany {
-                what: "open jobs",
-                max: HOLDS_MAX,
-            });
+            return Err(Rejection::TooMany { what: "open jobs", max: HOLDS_MAX });
         }
         // What has passed makes room when the hold opens.
         let oldest = self.ended_until.first();
@@ -247,21 +238,14 @@ impl Holds {
     /// The ends of all open holds, each by its highest voucher or voided.
     pub(super) fn recovered(&self, at: Timestamp) -> impl Iterator<Item = BookEvent> {
         self.open.iter().map(move |(job, hold)| {
-            let voided = BookEvent::HoldVoided {
-                job: *job,
-                failed: false,
-                at,
-            };
+            let voided = BookEvent::HoldVoided { job: *job, failed: false, at };
             hold.settle_by_voucher(*job, at).unwrap_or(voided)
         })
     }
 
     /// The ends of the holds whose time ran out by `now`.
     pub(super) fn expired(&self, now: Timestamp) -> impl Iterator<Item = BookEvent> {
-        let due = self
-            .deadlines
-            .iter()
-            .take_while(move |(claim_by, _)| *claim_by <= now);
+        let due = self.deadlines.iter().take_while(move |(claim_by, _)| *claim_by <= now);
         due.filter_map(move |(_, job)| {
             let hold = self.open.get(job)?;
             let expired = BookEvent::HoldExpired { job: *job, at: now };
@@ -310,22 +294,12 @@ impl Holds {
     }
 
     pub(super) fn is_consistent(&self) -> bool {
-        let mut deadlines: Vec<_> = self
-            .open
-            .iter()
-            .map(|(job, hold)| (hold.claim_by, *job))
-            .collect();
+        let mut deadlines: Vec<_> =
+            self.open.iter().map(|(job, hold)| (hold.claim_by, *job)).collect();
         deadlines.sort_unstable();
-        let mut ended: Vec<_> = self
-            .ended
-            .iter()
-            .map(|(job, until)| (*until, *job))
-            .collect();
+        let mut ended: Vec<_> = self.ended.iter().map(|(job, until)| (*until, *job)).collect();
         ended.sort_unstable();
-        let bounded = |hold: &Hold| {
-            hold.voucher
-                .is_none_or(|head| head.amount <= hold.max_amount)
-        };
+        let bounded = |hold: &Hold| hold.voucher.is_none_or(|head| head.amount <= hold.max_amount);
         self.open.len() <= HOLDS_MAX as usize
             && self.open.len() + self.ended.len() <= JOBS_REMEMBERED_MAX as usize
             && deadlines.iter().eq(self.deadlines.iter())

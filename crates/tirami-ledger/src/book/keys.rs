@@ -35,11 +35,7 @@ pub struct Caller {
 
 impl From<Caller> for Actor {
     fn from(caller: Caller) -> Self {
-        Self::Caller {
-            key: Some(caller.key),
-            agent: caller.agent,
-            scope: caller.scope,
-        }
+        Self::Caller { key: Some(caller.key), agent: caller.agent, scope: caller.scope }
     }
 }
 
@@ -143,10 +139,7 @@ impl Keys {
 
     /// The key, if it works at `now`.
     pub(super) fn live(&self, now: Timestamp, key: KeyId) -> Result<&ApiKey, Rejection> {
-        self.keys
-            .get(&key)
-            .filter(|key| key.is_live(now))
-            .ok_or(Rejection::KeyInvalid)
+        self.keys.get(&key).filter(|key| key.is_live(now)).ok_or(Rejection::KeyInvalid)
     }
 
     /// Checks a key text's digest in a time that does not depend on where it differs, nor on
@@ -163,27 +156,20 @@ impl Keys {
         let same = blake3::Hash::from_bytes(*expected.as_bytes())
             == blake3::Hash::from_bytes(*secret.as_bytes());
         match found {
-            Some(found) if same & found.is_live(now) => Ok(Caller {
-                key,
-                agent: found.agent,
-                scope: found.scope,
-            }),
+            Some(found) if same & found.is_live(now) => {
+                Ok(Caller { key, agent: found.agent, scope: found.scope })
+            }
             _ => Err(Rejection::KeyInvalid),
         }
     }
 
     pub(super) fn check_room(&self, now: Timestamp, key: KeyId) -> Result<(), Rejection> {
         if self.keys.contains_key(&key) {
-            return Err(Rejection::Exists {
-                what: "the API key",
-            });
+            return Err(Rejection::Exists { what: "the API key" });
         }
         let full = self.keys.len() >= KEYS_MAX as usize;
         if full && self.keys.values().all(|key| key.is_live(now)) {
-            return Err(Rejection::TooMany {
-                what: "API keys",
-                max: KEYS_MAX,
-            });
+            return Err(Rejection::TooMany { what: "API keys", max: KEYS_MAX });
         }
         Ok(())
     }
@@ -197,17 +183,10 @@ impl Keys {
         let old = old.ok_or(Rejection::UnknownKey)?;
         self.check_room(now, rotation.new)?;
         if rotation.grace_ms > GRACE_MAX_MS {
-            return Err(Rejection::OutOfRange {
-                field: "grace_ms",
-                range: "at most 30 days",
-            });
+            return Err(Rejection::OutOfRange { field: "grace_ms", range: "at most 30 days" });
         }
         let ends = now.plus_ms(rotation.grace_ms);
-        let limits = self
-            .budgets
-            .get(&old.budget)
-            .map(|budget| budget.limits)
-            .unwrap_or_default();
+        let limits = self.budgets.get(&old.budget).map(|budget| budget.limits).unwrap_or_default();
         Ok([
             BookEvent::KeyCreated {
                 key: rotation.new,
@@ -231,17 +210,11 @@ impl Keys {
         if self.keys.len() >= KEYS_MAX as usize {
             self.drop_ended(created.at, replaces);
         }
-        let shared = replaces
-            .and_then(|old| self.keys.get(&old))
-            .map(|old| old.budget);
+        let shared = replaces.and_then(|old| self.keys.get(&old)).map(|old| old.budget);
         let budget = shared.unwrap_or_else(|| {
             let id = self.next_budget;
             self.next_budget = id.saturating_add(1);
-            let fresh = KeyBudget {
-                limits: created.limits,
-                meter: Meter::default(),
-                keys: 0,
-            };
+            let fresh = KeyBudget { limits: created.limits, meter: Meter::default(), keys: 0 };
             self.budgets.insert(id, fresh);
             id
         });
@@ -288,13 +261,8 @@ impl Keys {
             *counted.entry(key.budget).or_default() += 1;
         }
         self.keys.len() <= KEYS_MAX as usize
-            && self
-                .budgets
-                .iter()
-                .all(|(_, budget)| budget.meter.is_consistent())
-            && counted
-                .into_iter()
-                .eq(self.budgets.iter().map(|(id, budget)| (*id, budget.keys)))
+            && self.budgets.iter().all(|(_, budget)| budget.meter.is_consistent())
+            && counted.into_iter().eq(self.budgets.iter().map(|(id, budget)| (*id, budget.keys)))
     }
 
     /// Drops the keys that ended by `now`, and the budgets nobody spends from any more.

@@ -28,21 +28,16 @@ impl Book {
 
     pub(crate) fn check_kill(&self) -> Result<(), Rejection> {
         match &self.kill {
-            Some(kill) => Err(Rejection::KillSwitch {
-                since: kill.since,
-                reason: kill.reason.clone(),
-            }),
+            Some(kill) => {
+                Err(Rejection::KillSwitch { since: kill.since, reason: kill.reason.clone() })
+            }
             None => Ok(()),
         }
     }
 
     pub(crate) fn check_key(&self, now: Timestamp, key: KeyId) -> Result<Caller, Rejection> {
         let found = self.keys.live(now, key)?;
-        Ok(Caller {
-            key,
-            agent: found.agent(),
-            scope: found.scope(),
-        })
+        Ok(Caller { key, agent: found.agent(), scope: found.scope() })
     }
 
     /// Decides a command about agents, keys, limits, price, kill switch, breakers and approvals;
@@ -58,18 +53,9 @@ impl Book {
             Command::FundAgent { agent, amount } => self.fund(now, *agent, *amount, fundable),
             Command::DefundAgent { agent, amount } => self.defund(now, *agent, *amount),
             Command::CreateKey { .. } => self.create_key(now, command),
-            Command::RotateKey {
-                old,
-                new,
-                secret,
-                grace_ms,
-            } => {
-                let rotation = Rotation {
-                    old: *old,
-                    new: *new,
-                    secret: *secret,
-                    grace_ms: *grace_ms,
-                };
+            Command::RotateKey { old, new, secret, grace_ms } => {
+                let rotation =
+                    Rotation { old: *old, new: *new, secret: *secret, grace_ms: *grace_ms };
                 self.keys.rotate(now, &rotation).map(Vec::from)
             }
             Command::RevokeKey { key } => self.revoke_key(now, *key),
@@ -98,16 +84,9 @@ impl Book {
         }
         check_name("name", name)?;
         if self.agents.len() >= AGENTS_MAX as usize {
-            return Err(Rejection::TooMany {
-                what: "agents",
-                max: AGENTS_MAX,
-            });
+            return Err(Rejection::TooMany { what: "agents", max: AGENTS_MAX });
         }
-        Ok(vec![BookEvent::AgentCreated {
-            agent,
-            name: name.to_owned(),
-            at,
-        }])
+        Ok(vec![BookEvent::AgentCreated { agent, name: name.to_owned(), at }])
     }
 
     fn fund(
@@ -121,10 +100,7 @@ impl Book {
         check_amount(amount)?;
         // The sum of all balances has to stay countable, whatever the node's line is.
         if amount > fundable || self.agents_total.checked_add(amount).is_none() {
-            return Err(Rejection::Insufficient {
-                needed: amount,
-                available: fundable,
-            });
+            return Err(Rejection::Insufficient { needed: amount, available: fundable });
         }
         Ok(vec![BookEvent::AgentFunded { agent, amount, at }])
     }
@@ -138,24 +114,13 @@ impl Book {
         let available = self.account(agent)?.available();
         check_amount(amount)?;
         if amount > available {
-            return Err(Rejection::Insufficient {
-                needed: amount,
-                available,
-            });
+            return Err(Rejection::Insufficient { needed: amount, available });
         }
         Ok(vec![BookEvent::AgentDefunded { agent, amount, at }])
     }
 
     fn create_key(&self, now: Timestamp, command: &Command) -> Result<Vec<BookEvent>, Rejection> {
-        let Command::CreateKey {
-            key,
-            secret,
-            label,
-            scope,
-            agent,
-            limits,
-            expires_at,
-        } = command
+        let Command::CreateKey { key, secret, label, scope, agent, limits, expires_at } = command
         else {
             return Ok(Vec::new());
         };
@@ -170,10 +135,7 @@ impl Book {
         check_name("label", label)?;
         check_limits(Target::Key(*key), limits)?;
         if expires_at.is_some_and(|end| end <= now) {
-            return Err(Rejection::OutOfRange {
-                field: "expires_at",
-                range: "in the future",
-            });
+            return Err(Rejection::OutOfRange { field: "expires_at", range: "in the future" });
         }
         Ok(vec![BookEvent::KeyCreated {
             key: *key,
@@ -191,10 +153,7 @@ impl Book {
     /// Revoking a key twice is no error and changes nothing.
     fn revoke_key(&self, at: Timestamp, key: KeyId) -> Result<Vec<BookEvent>, Rejection> {
         let found = self.keys.all().get(&key).ok_or(Rejection::UnknownKey)?;
-        let revoked = found
-            .revoked_at()
-            .is_none()
-            .then_some(BookEvent::KeyRevoked { key, at });
+        let revoked = found.revoked_at().is_none().then_some(BookEvent::KeyRevoked { key, at });
         Ok(revoked.into_iter().collect())
     }
 
@@ -217,17 +176,10 @@ impl Book {
         reason: &str,
     ) -> Result<Vec<BookEvent>, Rejection> {
         if reason.chars().count() > REASON_MAX_CHARS {
-            return Err(Rejection::OutOfRange {
-                field: "reason",
-                range: "at most 256 characters",
-            });
+            return Err(Rejection::OutOfRange { field: "reason", range: "at most 256 characters" });
         }
         let turned = self.kill.is_some() != on;
-        let event = || BookEvent::KillSet {
-            on,
-            reason: reason.to_owned(),
-            at,
-        };
+        let event = || BookEvent::KillSet { on, reason: reason.to_owned(), at };
         Ok(turned.then(event).into_iter().collect())
     }
 
@@ -238,11 +190,7 @@ impl Book {
         approve: bool,
     ) -> Result<Vec<BookEvent>, Rejection> {
         self.approvals.check_waiting(at, approval)?;
-        Ok(vec![BookEvent::ApprovalDecided {
-            approval,
-            approve,
-            at,
-        }])
+        Ok(vec![BookEvent::ApprovalDecided { approval, approve, at }])
     }
 
     /// The ends of all open jobs, for a node that starts again: each is charged its highest
@@ -259,37 +207,23 @@ impl Book {
 
 fn check_amount(amount: Trm) -> Result<(), Rejection> {
     if amount.is_zero() {
-        return Err(Rejection::OutOfRange {
-            field: "amount",
-            range: "above 0",
-        });
+        return Err(Rejection::OutOfRange { field: "amount", range: "above 0" });
     }
     Ok(())
 }
 
 fn check_limits(target: Target, limits: &Limits) -> Result<(), Rejection> {
-    let Limits {
-        breaker_errors,
-        breaker_spends_per_minute,
-        breaker_open_ms,
-        ..
-    } = limits;
+    let Limits { breaker_errors, breaker_spends_per_minute, breaker_open_ms, .. } = limits;
     let is_key = matches!(target, Target::Key(_));
     let has_breaker = breaker_errors.is_some()
         || breaker_spends_per_minute.is_some()
         || breaker_open_ms.is_some();
     if is_key && has_breaker {
         let range = "set for an agent or the node, not for an API key";
-        return Err(Rejection::OutOfRange {
-            field: "breaker",
-            range,
-        });
+        return Err(Rejection::OutOfRange { field: "breaker", range });
     }
     if *breaker_errors == Some(0) || *breaker_spends_per_minute == Some(0) {
-        return Err(Rejection::OutOfRange {
-            field: "breaker",
-            range: "at least 1",
-        });
+        return Err(Rejection::OutOfRange { field: "breaker", range: "at least 1" });
     }
     Ok(())
 }

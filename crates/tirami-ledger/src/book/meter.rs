@@ -19,18 +19,9 @@ struct Span {
     buckets: u64,
 }
 
-const MINUTE: Span = Span {
-    bucket_ms: 1_000,
-    buckets: 60,
-};
-const HOUR: Span = Span {
-    bucket_ms: MINUTE_MS,
-    buckets: 60,
-};
-const DAY: Span = Span {
-    bucket_ms: HOUR_MS,
-    buckets: 24,
-};
+const MINUTE: Span = Span { bucket_ms: 1_000, buckets: 60 };
+const HOUR: Span = Span { bucket_ms: MINUTE_MS, buckets: 60 };
+const DAY: Span = Span { bucket_ms: HOUR_MS, buckets: 24 };
 
 impl Span {
     const fn bucket(self, at: Timestamp) -> u64 {
@@ -98,13 +89,8 @@ impl Window {
 
     fn is_consistent(&self, span: Span) -> bool {
         let rising = self.slots.iter().zip(self.slots.iter().skip(1));
-        let sum = self
-            .slots
-            .iter()
-            .fold(0_u64, |sum, slot| sum.saturating_add(slot.count));
-        rising
-            .clone()
-            .all(|(before, after)| before.bucket < after.bucket)
+        let sum = self.slots.iter().fold(0_u64, |sum, slot| sum.saturating_add(slot.count));
+        rising.clone().all(|(before, after)| before.bucket < after.bucket)
             && self.slots.len() as u64 <= span.buckets + 1
             && sum == self.sum
     }
@@ -207,11 +193,9 @@ pub(super) struct Budget<'a> {
 impl Budget<'_> {
     pub(super) fn check_request(&self, needed: Trm) -> Result<(), Rejection> {
         match self.limits.request_max {
-            Some(max) if needed > max => Err(Rejection::RequestLimit {
-                level: self.level,
-                max,
-                needed,
-            }),
+            Some(max) if needed > max => {
+                Err(Rejection::RequestLimit { level: self.level, max, needed })
+            }
             _ => Ok(()),
         }
     }
@@ -228,13 +212,7 @@ impl Budget<'_> {
         let used = self.meter.used(period, now);
         match used.checked_add(needed) {
             Some(sum) if sum <= max => Ok(()),
-            _ => Err(Rejection::BudgetLimit {
-                level: self.level,
-                period,
-                max,
-                used,
-                needed,
-            }),
+            _ => Err(Rejection::BudgetLimit { level: self.level, period, max, used, needed }),
         }
     }
 }
@@ -251,13 +229,7 @@ mod tests {
     fn a_bucket_counts_until_it_has_wholly_left_the_window() {
         let mut meter = Meter::default();
         meter.hold(at(10_999), Trm::from_micro(5));
-        for (now, minute) in [
-            (10_999, 5),
-            (70_998, 5),
-            (70_999, 5),
-            (71_000, 0),
-            (99_000, 0),
-        ] {
+        for (now, minute) in [(10_999, 5), (70_998, 5), (70_999, 5), (71_000, 0), (99_000, 0)] {
             assert_eq!(meter.usage(at(now)).minute.micro(), minute, "{now}");
         }
         assert_eq!(meter.usage(at(10_000 + HOUR_MS)).hour.micro(), 5);

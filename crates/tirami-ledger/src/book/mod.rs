@@ -30,8 +30,8 @@ pub use approvals::{
 };
 pub use defaults::{
     ANSWER_TOKENS, APPROVAL_ANSWERS, BREAKER_ERRORS, BREAKER_OPEN_MS, BREAKER_SPENDS_PER_MINUTE,
-    DAY_ANSWERS, HOUR_ANSWERS, LINE_ANSWERS, LINE_MIN, MINUTE_ANSWERS,
-    REQUEST_ANSWERS, answer_cost, default_limits, founder_line,
+    DAY_ANSWERS, HOUR_ANSWERS, LINE_ANSWERS, LINE_MIN, MINUTE_ANSWERS, REQUEST_ANSWERS,
+    answer_cost, default_limits, founder_line,
 };
 pub use holds::{HOLDS_MAX, Hold, JOBS_REMEMBERED_MAX, VoucherHead};
 pub use keys::{ApiKey, Caller, GRACE_MAX_MS, KEYS_MAX};
@@ -120,9 +120,7 @@ impl Book {
         match event {
             BookEvent::AgentCreated { agent, name, at } => {
                 self.tell_time(*at);
-                self.agents
-                    .entry(*agent)
-                    .or_insert_with(|| Account::new(name.clone(), *at));
+                self.agents.entry(*agent).or_insert_with(|| Account::new(name.clone(), *at));
             }
             BookEvent::AgentFunded { agent, amount, at } => {
                 self.tell_time(*at);
@@ -145,10 +143,7 @@ impl Book {
             BookEvent::PriceSet { price } => self.price = *price,
             BookEvent::KillSet { on, reason, at } => {
                 self.tell_time(*at);
-                self.kill = on.then(|| Kill {
-                    since: *at,
-                    reason: reason.clone(),
-                });
+                self.kill = on.then(|| Kill { since: *at, reason: reason.clone() });
             }
             BookEvent::BreakerOpened { agent, until, .. } => self.set_breaker(*agent, Some(*until)),
             BookEvent::BreakerReset { agent } => self.set_breaker(*agent, None),
@@ -156,17 +151,8 @@ impl Book {
             | BookEvent::ApprovalDecided { .. }
             | BookEvent::ApprovalClosed { .. } => self.apply_approval(event),
             BookEvent::HoldOpened(opened) => self.open_hold(opened),
-            BookEvent::VoucherRaised {
-                job,
-                n,
-                amount,
-                tokens,
-            } => {
-                let head = VoucherHead {
-                    n: *n,
-                    amount: *amount,
-                    tokens: *tokens,
-                };
+            BookEvent::VoucherRaised { job, n, amount, tokens } => {
+                let head = VoucherHead { n: *n, amount: *amount, tokens: *tokens };
                 self.holds.set_voucher(*job, head);
             }
             BookEvent::HoldPosted(posted) => self.post_hold(posted),
@@ -243,11 +229,7 @@ impl Book {
                 };
                 self.approvals.insert(*approval, entry);
             }
-            BookEvent::ApprovalDecided {
-                approval,
-                approve,
-                at,
-            } => {
+            BookEvent::ApprovalDecided { approval, approve, at } => {
                 self.tell_time(*at);
                 self.approvals.answer(*approval, *approve);
             }
@@ -281,10 +263,7 @@ impl Book {
         };
         account.hold(opened.at, opened.max_amount);
         self.meter.hold(opened.at, opened.max_amount);
-        let budget = opened
-            .key
-            .and_then(|key| self.keys.budget_of(key))
-            .map(|(id, _)| id);
+        let budget = opened.key.and_then(|key| self.keys.budget_of(key)).map(|(id, _)| id);
         if let Some(budget) = budget.and_then(|id| self.keys.budget_mut(id)) {
             budget.meter.hold(opened.at, opened.max_amount);
         }
@@ -401,9 +380,7 @@ impl Book {
     }
 
     pub(crate) fn account(&self, agent: AgentId) -> Result<&Account, Rejection> {
-        self.agents
-            .get(&agent)
-            .ok_or(Rejection::UnknownAgent { agent })
+        self.agents.get(&agent).ok_or(Rejection::UnknownAgent { agent })
     }
 
     /// Whether everything kept twice agrees and every bound holds. O(state); for tests, `doctor`
@@ -413,11 +390,8 @@ impl Book {
         for hold in self.holds.all().values() {
             *held.entry(hold.agent).or_default() += u128::from(hold.max_amount.micro());
         }
-        let sum: u128 = self
-            .agents
-            .values()
-            .map(|account| u128::from(account.balance.micro()))
-            .sum();
+        let sum: u128 =
+            self.agents.values().map(|account| u128::from(account.balance.micro())).sum();
         let held_as_counted = |(agent, account): (&AgentId, &Account)| {
             held.get(agent).copied().unwrap_or_default() == u128::from(account.held.micro())
         };

@@ -30,21 +30,14 @@ impl Lattice {
         let key = witness.public();
         let record = self.current();
         let version = record.charter.version;
-        record
-            .charter
-            .witness_bit(&key)
-            .ok_or(AcknowledgeRefusal::NotAWitness)?;
+        record.charter.witness_bit(&key).ok_or(AcknowledgeRefusal::NotAWitness)?;
         if self.approved.contains_key(&(key, version)) {
             return Err(AcknowledgeRefusal::Retired);
         }
         if self.shared.finals.contains_key(&entry) {
             return Err(AcknowledgeRefusal::Final);
         }
-        let pending = self
-            .pending
-            .entries
-            .get(&entry)
-            .ok_or(AcknowledgeRefusal::Unknown)?;
+        let pending = self.pending.entries.get(&entry).ok_or(AcknowledgeRefusal::Unknown)?;
         let body = pending.entry.entry();
         let slot = body.slot();
         self.check_slot_free(key, slot, entry)?;
@@ -67,10 +60,7 @@ impl Lattice {
             events.extend(self.recompute_checkpoint(entry, checkpoint)?);
         }
         let acknowledgement = sign();
-        events.push(LatticeEvent::AcknowledgementMade {
-            acknowledgement,
-            slot,
-        });
+        events.push(LatticeEvent::AcknowledgementMade { acknowledgement, slot });
         Ok((events, acknowledgement))
     }
 
@@ -85,11 +75,7 @@ impl Lattice {
             .filter_map(|id| self.pending.entries.get(&id))
             .map(|pending| pending.acknowledged_by(version).count())
             .collect();
-        let left = record
-            .charter
-            .witnesses
-            .len()
-            .saturating_sub(counts.iter().sum());
+        let left = record.charter.witnesses.len().saturating_sub(counts.iter().sum());
         let quorum = usize::from(record.charter.quorum);
         let open = counts.is_empty() || counts.iter().any(|count| count + left >= quorum);
         self.final_at(slot).is_none() && (!open || self.carried_rivals(slot))
@@ -102,13 +88,7 @@ impl Lattice {
         witness: PublicKey,
         chain: tirami_core::PartyId,
     ) -> Option<(u64, DocumentId)> {
-        let last = (
-            Slot {
-                chain,
-                seq: u64::MAX,
-            },
-            PublicKey::from_bytes([255; 32]),
-        );
+        let last = (Slot { chain, seq: u64::MAX }, PublicKey::from_bytes([255; 32]));
         let first = (Slot { chain, seq: 0 }, PublicKey::from_bytes([0; 32]));
         let own = self
             .own_acks
@@ -128,18 +108,14 @@ impl Lattice {
         slot: Slot,
         entry: DocumentId,
     ) -> Result<(), AcknowledgeRefusal> {
-        if self
-            .chain(slot.chain)
-            .is_some_and(|chain| chain.frozen.is_some())
-        {
+        if self.chain(slot.chain).is_some_and(|chain| chain.frozen.is_some()) {
             return Err(AcknowledgeRefusal::Frozen);
         }
         let promised = self.own_acks.get(&(slot, key)).map(|(id, _)| *id);
         match self.final_at(slot).or(promised) {
-            Some(taken) if taken != entry => Err(AcknowledgeRefusal::SlotTaken {
-                seq: slot.seq,
-                taken,
-            }),
+            Some(taken) if taken != entry => {
+                Err(AcknowledgeRefusal::SlotTaken { seq: slot.seq, taken })
+            }
             _ => Ok(()),
         }
     }
@@ -149,10 +125,7 @@ impl Lattice {
         let (Some(prev), Some(seq)) = (entry.prev, entry.seq.checked_sub(1)) else {
             return true;
         };
-        let slot = Slot {
-            chain: entry.chain,
-            seq,
-        };
+        let slot = Slot { chain: entry.chain, seq };
         let acknowledged = self.own_acks.get(&(slot, key)) == Some(&(prev, version));
         acknowledged || self.final_at(slot) == Some(prev)
     }
@@ -167,11 +140,7 @@ impl Lattice {
         let rival = self
             .carried_in(entry.slot())
             .any(|(carried, signed)| carried != id && self.is_genuine_rival(signed, entry, state));
-        if rival {
-            Err(AcknowledgeRefusal::Closed { seq: entry.seq })
-        } else {
-            Ok(())
-        }
+        if rival { Err(AcknowledgeRefusal::Closed { seq: entry.seq }) } else { Ok(()) }
     }
 
     /// Whether the chain's owner signed `carried`, or that cannot be told yet. An old witness may
@@ -179,9 +148,7 @@ impl Lattice {
     fn is_genuine_rival(&self, carried: &SignedEntry, entry: &Entry, state: &ChainState) -> bool {
         if carried.entry().prev != entry.prev {
             // Another predecessor can only matter while this one is not final.
-            return entry
-                .prev
-                .is_some_and(|prev| !self.shared.finals.contains_key(&prev));
+            return entry.prev.is_some_and(|prev| !self.shared.finals.contains_key(&prev));
         }
         let other = carried.entry().kind.rules().other_signer(state);
         carried.is_signed_by(self.mesh, state.key)

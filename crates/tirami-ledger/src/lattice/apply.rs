@@ -17,60 +17,29 @@ impl Lattice {
     pub fn apply(&mut self, event: &LatticeEvent) {
         match event {
             LatticeEvent::EntryPending { entry, effect } => self.apply_pending(entry, effect),
-            LatticeEvent::EntryFinal {
-                entry,
-                effect,
-                charter_version,
-                signers,
-                ..
-            } => {
+            LatticeEvent::EntryFinal { entry, effect, charter_version, signers, .. } => {
                 self.apply_final(entry, effect, (*charter_version, *signers));
             }
             LatticeEvent::Acknowledged { acknowledgement } => self.add_ack(acknowledgement),
-            LatticeEvent::AcknowledgementMade {
-                acknowledgement: ack,
-                slot,
-            } => {
-                self.own_acks
-                    .insert((*slot, ack.witness), (ack.entry, ack.charter_version));
+            LatticeEvent::AcknowledgementMade { acknowledgement: ack, slot } => {
+                self.own_acks.insert((*slot, ack.witness), (ack.entry, ack.charter_version));
                 self.add_ack(ack);
             }
-            LatticeEvent::Certified {
-                entry,
-                charter_version,
-                certificate,
-                signers,
-            } => {
-                self.certify(
-                    *entry,
-                    (*charter_version, *signers),
-                    Some(certificate.clone()),
-                );
+            LatticeEvent::Certified { entry, charter_version, certificate, signers } => {
+                self.certify(*entry, (*charter_version, *signers), Some(certificate.clone()));
             }
             LatticeEvent::Parked { parked } => self.parking.park(parked.clone()),
             LatticeEvent::Unparked { number } => self.parking.unpark(*number),
             LatticeEvent::Discarded { entry } => self.pending.remove_branch(*entry),
             LatticeEvent::DoubleSigned { known, rival } => {
                 let slot = rival.entry().slot();
-                let proof = DoubleSignProof {
-                    slot,
-                    known: *known,
-                    rival: rival.id(),
-                };
+                let proof = DoubleSignProof { slot, known: *known, rival: rival.id() };
                 self.proofs.entry(slot.chain).or_insert(proof);
             }
-            LatticeEvent::CharterApproved {
-                witness,
-                current,
-                charter,
-            } => {
+            LatticeEvent::CharterApproved { witness, current, charter } => {
                 self.approved.insert((*witness, *current), *charter);
             }
-            LatticeEvent::CharterAdopted {
-                bytes,
-                id,
-                approvals,
-            } => {
+            LatticeEvent::CharterAdopted { bytes, id, approvals } => {
                 self.adopt(bytes, *id, approvals);
             }
             LatticeEvent::CutKnown { checkpoint, heads } => self.keep_cut(*checkpoint, heads),
@@ -82,26 +51,13 @@ impl Lattice {
             return;
         };
         let after = state.after(entry.id(), entry.entry().balance, effect);
-        let prev = entry
-            .entry()
-            .prev
-            .and_then(|prev| self.pending.entries.get(&prev));
+        let prev = entry.entry().prev.and_then(|prev| self.pending.entries.get(&prev));
         let lost = prev.is_some_and(|prev| prev.lost)
             || self.shared.slots.contains_key(&entry.entry().slot());
         let id = entry.id();
         let (acks, certified) = (std::collections::BTreeMap::new(), None);
         let (entry, effect) = (entry.clone(), effect.clone());
-        self.pending.insert(
-            id,
-            PendingEntry {
-                entry,
-                effect,
-                after,
-                acks,
-                certified,
-                lost,
-            },
-        );
+        self.pending.insert(id, PendingEntry { entry, effect, after, acks, certified, lost });
         let early: Vec<Acknowledgement> = self.pending.early_of(id).collect();
         self.pending.forget_early(id);
         for ack in early {
@@ -124,26 +80,11 @@ impl Lattice {
         self.pending.forget_early(id);
         let (charter_version, signers) = proof;
         let entry = entry.entry();
-        self.shared.add(Arrival {
-            id,
-            entry,
-            effect,
-            after,
-            charter_version,
-            signers,
-        });
+        self.shared.add(Arrival { id, entry, effect, after, charter_version, signers });
         self.settle_slot(slot);
         for child in self.pending.children(slot, id) {
-            if self
-                .pending
-                .entries
-                .get(&child)
-                .is_some_and(|child| child.certified.is_some())
-            {
-                let next = Slot {
-                    seq: slot.seq.saturating_add(1),
-                    ..slot
-                };
+            if self.pending.entries.get(&child).is_some_and(|child| child.certified.is_some()) {
+                let next = Slot { seq: slot.seq.saturating_add(1), ..slot };
                 self.pending.ready.insert((next, child));
             }
         }
@@ -206,15 +147,9 @@ impl Lattice {
                 return;
             }
             let certificate = certificate.take();
-            pending.certified = Some(Certified {
-                charter_version,
-                signers,
-                certificate,
-            });
+            pending.certified = Some(Certified { charter_version, signers, certificate });
             let entry = pending.entry.entry();
-            next = entry
-                .prev
-                .filter(|prev| !self.shared.finals.contains_key(prev));
+            next = entry.prev.filter(|prev| !self.shared.finals.contains_key(prev));
             if next.is_none() {
                 self.pending.ready.insert((entry.slot(), id));
             }

@@ -35,12 +35,7 @@ impl Acknowledgement {
     /// Signs without asking whether the witness may: [`super::Lattice::acknowledge`] asks.
     pub fn sign(mesh: MeshId, charter_version: u32, entry: DocumentId, key: &SecretKey) -> Self {
         let signature = key.sign(&acknowledgement_message(mesh, charter_version, entry));
-        Self {
-            charter_version,
-            entry,
-            witness: key.public(),
-            signature,
-        }
+        Self { charter_version, entry, witness: key.public(), signature }
     }
 
     /// Checks the signature; whether the signer is a witness is the charter's to say.
@@ -67,10 +62,7 @@ impl Certificate {
     /// The charter version all acknowledgements name; `None` when they are none or differ.
     pub fn charter_version(&self) -> Option<u32> {
         let version = self.acknowledgements.first()?.charter_version;
-        self.acknowledgements
-            .iter()
-            .all(|ack| ack.charter_version == version)
-            .then_some(version)
+        self.acknowledgements.iter().all(|ack| ack.charter_version == version).then_some(version)
     }
 
     /// Checks that a quorum of `charter` acknowledged `entry`; gives the mask of the signers.
@@ -87,9 +79,7 @@ impl Certificate {
         let mut signers = 0_u32;
         for ack in &self.acknowledgements {
             let bit = charter.witness_bit(&ack.witness);
-            let bit = bit.ok_or(EntryRejection::NotAWitness {
-                witness: ack.witness,
-            })?;
+            let bit = bit.ok_or(EntryRejection::NotAWitness { witness: ack.witness })?;
             if ack.entry != entry || ack.charter_version != charter.version || signers & bit != 0 {
                 return Err(EntryRejection::CertificateMismatch);
             }
@@ -104,11 +94,9 @@ impl Certificate {
         // One message for all: an acknowledgement's bytes do not name the witness, its key does.
         let message = acknowledgement_message(mesh, charter.version, entry);
         for ack in &self.acknowledgements {
-            ack.witness.verify(&message, &ack.signature).map_err(|_| {
-                EntryRejection::BadAcknowledgement {
-                    witness: ack.witness,
-                }
-            })?;
+            ack.witness
+                .verify(&message, &ack.signature)
+                .map_err(|_| EntryRejection::BadAcknowledgement { witness: ack.witness })?;
         }
         Ok(signers)
     }

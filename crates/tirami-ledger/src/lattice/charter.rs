@@ -224,9 +224,7 @@ impl Charter {
 
     /// How many witnesses may be away while entries still become final: `n − q`.
     pub fn away_tolerated(&self) -> usize {
-        self.witnesses
-            .len()
-            .saturating_sub(usize::from(self.quorum))
+        self.witnesses.len().saturating_sub(usize::from(self.quorum))
     }
 
     /// Checks everything about a charter that needs no other document.
@@ -245,21 +243,13 @@ impl Charter {
         }
         let least = count / 2 + 1;
         if usize::from(self.quorum) < least || usize::from(self.quorum) > count {
-            return Err(CharterError::Quorum {
-                quorum: self.quorum,
-                count,
-                least,
-            });
+            return Err(CharterError::Quorum { quorum: self.quorum, count, least });
         }
         if self.auditors.len() > AUDITORS_MAX {
-            return Err(CharterError::Auditors {
-                count: self.auditors.len(),
-            });
+            return Err(CharterError::Auditors { count: self.auditors.len() });
         }
         if self.reopens.len() > REOPENED_MAX {
-            return Err(CharterError::Reopens {
-                count: self.reopens.len(),
-            });
+            return Err(CharterError::Reopens { count: self.reopens.len() });
         }
         if self.params.checkpoint_ms == 0 {
             return Err(CharterError::CheckpointInterval);
@@ -274,10 +264,7 @@ impl Charter {
 
     /// The place of `witness` in the list, as a mask of one bit.
     pub(super) fn witness_bit(&self, witness: &PublicKey) -> Option<u32> {
-        self.witnesses
-            .iter()
-            .position(|known| known == witness)
-            .map(|index| 1 << index)
+        self.witnesses.iter().position(|known| known == witness).map(|index| 1 << index)
     }
 
     /// The witnesses whose bits are in `signers`.
@@ -324,12 +311,7 @@ impl CharterApproval {
         acknowledged: Vec<SignedEntry>,
     ) -> Self {
         let signature = witness.sign(&approval_message(mesh, charter, &acknowledged));
-        Self {
-            charter,
-            witness: witness.public(),
-            acknowledged,
-            signature,
-        }
+        Self { charter, witness: witness.public(), acknowledged, signature }
     }
 
     /// Checks the signature.

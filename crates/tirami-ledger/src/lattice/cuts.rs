@@ -26,10 +26,7 @@ impl Lattice {
         let charter = self.charter();
         let clerk = charter.clerk;
         let chain = self.chain(clerk)?;
-        let pending = self
-            .pending
-            .tail(clerk)
-            .map(|(last, _)| last.after.checkpoint);
+        let pending = self.pending.tail(clerk).map(|(last, _)| last.after.checkpoint);
         if pending.is_some_and(|last| last != chain.state.checkpoint) {
             return None;
         }
@@ -62,8 +59,7 @@ impl Lattice {
             params: charter.params,
             decisions: merkle::root(core::iter::empty()),
         };
-        self.draft(clerk, now, EntryKind::Checkpoint(checkpoint))
-            .ok()
+        self.draft(clerk, now, EntryKind::Checkpoint(checkpoint)).ok()
     }
 
     /// The last entry of each chain that a checkpoint covers, in the order of the chains; `None`
@@ -71,14 +67,7 @@ impl Lattice {
     pub fn cut(&self, checkpoint: DocumentId) -> Option<Vec<Slot>> {
         let number = self.checkpoint_number(checkpoint)?;
         let cut = self.cuts.get(&(number, checkpoint))?;
-        Some(
-            cut.iter()
-                .map(|(chain, seq)| Slot {
-                    chain: *chain,
-                    seq: *seq,
-                })
-                .collect(),
-        )
+        Some(cut.iter().map(|(chain, seq)| Slot { chain: *chain, seq: *seq }).collect())
     }
 
     /// What learning the cut of a known checkpoint would change; changes nothing. Nothing when it
@@ -106,19 +95,13 @@ impl Lattice {
         let mut found = Vec::with_capacity(heads.len());
         for slot in heads {
             let head = self.head_at(*slot);
-            found.push(head.ok_or(CutRejection::NotFinal {
-                chain: slot.chain,
-                seq: slot.seq,
-            })?);
+            found.push(head.ok_or(CutRejection::NotFinal { chain: slot.chain, seq: slot.seq })?);
         }
         let ordered = heads.windows(2).all(|pair| pair[0].chain < pair[1].chain);
         if !ordered || merkle::cut_root(found.into_iter()) != cut {
             return Err(CutRejection::WrongRoot);
         }
-        Ok(vec![LatticeEvent::CutKnown {
-            checkpoint,
-            heads: heads.to_vec(),
-        }])
+        Ok(vec![LatticeEvent::CutKnown { checkpoint, heads: heads.to_vec() }])
     }
 
     /// The cut of the checkpoint `id`, if this node's chains stand where it says. O(chains).
@@ -130,10 +113,7 @@ impl Lattice {
             return None;
         }
         let heads = self.heads().map(|head| head.slot).collect();
-        Some(LatticeEvent::CutKnown {
-            checkpoint: id,
-            heads,
-        })
+        Some(LatticeEvent::CutKnown { checkpoint: id, heads })
     }
 
     pub(super) fn keep_cut(&mut self, checkpoint: DocumentId, heads: &[Slot]) {
@@ -155,18 +135,12 @@ impl Lattice {
         checkpoint: &Checkpoint,
     ) -> Result<Option<LatticeEvent>, AcknowledgeRefusal> {
         let number = checkpoint.number;
-        if self
-            .last_checkpoint()
-            .is_some_and(|(last, ..)| number <= last)
-        {
+        if self.last_checkpoint().is_some_and(|(last, ..)| number <= last) {
             return Err(super::EntryRejection::CheckpointOrder.into());
         }
         let (heads, known) = match self.cuts.get(&(number, id)) {
             Some(cut) => {
-                let slots = cut.iter().map(|(chain, seq)| Slot {
-                    chain: *chain,
-                    seq: *seq,
-                });
+                let slots = cut.iter().map(|(chain, seq)| Slot { chain: *chain, seq: *seq });
                 let heads: Option<Vec<_>> = slots.map(|slot| self.head_at(slot)).collect();
                 (heads.ok_or(AcknowledgeRefusal::CutUnknown)?, true)
             }
@@ -180,10 +154,7 @@ impl Lattice {
             return Err(AcknowledgeRefusal::SupplyDiffers);
         }
         let heads = heads.into_iter().map(|head| head.slot).collect();
-        Ok((!known).then_some(LatticeEvent::CutKnown {
-            checkpoint: id,
-            heads,
-        }))
+        Ok((!known).then_some(LatticeEvent::CutKnown { checkpoint: id, heads }))
     }
 
     fn check_not_below(
@@ -194,19 +165,13 @@ impl Lattice {
         let Some(previous) = checkpoint.previous else {
             return Ok(());
         };
-        let before = self
-            .cuts
-            .get(&(checkpoint.number.saturating_sub(1), previous));
+        let before = self.cuts.get(&(checkpoint.number.saturating_sub(1), previous));
         let before = before.ok_or(AcknowledgeRefusal::CutUnknown)?;
-        let now: BTreeMap<PartyId, u64> = heads
-            .iter()
-            .map(|head| (head.slot.chain, head.slot.seq))
-            .collect();
+        let now: BTreeMap<PartyId, u64> =
+            heads.iter().map(|head| (head.slot.chain, head.slot.seq)).collect();
         for (chain, seq) in before {
             // A frozen chain counts less than it did: its cut has to fall.
-            let frozen = self
-                .chain(*chain)
-                .is_some_and(|chain| chain.frozen.is_some());
+            let frozen = self.chain(*chain).is_some_and(|chain| chain.frozen.is_some());
             if !frozen && now.get(chain).is_none_or(|now| now < seq) {
                 return Err(AcknowledgeRefusal::CutBelow { chain: *chain });
             }
@@ -220,9 +185,7 @@ impl Lattice {
             return true;
         };
         self.heads().any(|head| {
-            let covered = cut
-                .get(&head.slot.chain)
-                .map_or(0, |seq| seq.saturating_add(1));
+            let covered = cut.get(&head.slot.chain).map_or(0, |seq| seq.saturating_add(1));
             let own = u64::from(head.slot.chain == clerk && head.id == last.1);
             head.slot.seq.saturating_add(1) != covered.saturating_add(own)
         })
@@ -241,28 +204,18 @@ impl Lattice {
         self.shared.chains.iter().filter_map(|(party, chain)| {
             let seq = chain.state.next.checked_sub(1)?;
             let slot = Slot { chain: *party, seq };
-            Some(CutHead {
-                slot,
-                id: chain.state.head?,
-                balance: chain.state.balance,
-            })
+            Some(CutHead { slot, id: chain.state.head?, balance: chain.state.balance })
         })
     }
 
     fn head_at(&self, slot: Slot) -> Option<CutHead> {
         let id = self.final_at(slot)?;
-        Some(CutHead {
-            slot,
-            id,
-            balance: self.final_entry(id)?.balance,
-        })
+        Some(CutHead { slot, id, balance: self.final_entry(id)?.balance })
     }
 
     fn burned_at(&self, heads: &[CutHead]) -> Trm {
         let records = heads.iter().filter_map(|head| self.final_entry(head.id));
-        records.fold(Trm::ZERO, |sum, record| {
-            sum.saturating_add(record.burned_so_far)
-        })
+        records.fold(Trm::ZERO, |sum, record| sum.saturating_add(record.burned_so_far))
     }
 
     fn loss(&self) -> Trm {

@@ -32,10 +32,7 @@ pub struct Entry {
 impl Entry {
     /// Where the entry stands.
     pub const fn slot(&self) -> Slot {
-        Slot {
-            chain: self.chain,
-            seq: self.seq,
-        }
+        Slot { chain: self.chain, seq: self.seq }
     }
 }
 
@@ -50,11 +47,7 @@ impl<C> Encode<C> for Entry {
         if let Some(prev) = self.prev {
             e.u8(2)?.encode(prev)?;
         }
-        e.u8(3)?
-            .encode(self.time_ms)?
-            .u8(4)?
-            .u8(self.kind.number())?
-            .u8(5)?;
+        e.u8(3)?.encode(self.time_ms)?.u8(4)?.u8(self.kind.number())?.u8(5)?;
         self.kind.encode_fields(e)?;
         e.u8(6)?.i64(self.balance)?;
         Ok(())
@@ -84,9 +77,7 @@ struct Frame<'b> {
 impl<'b> Frame<'b> {
     fn decode(d: &mut Decoder<'b>) -> Result<Self, DecodeError> {
         let missing = || DecodeError::message("a field is missing");
-        let count = d
-            .map()?
-            .ok_or_else(|| DecodeError::message("a map without a length"))?;
+        let count = d.map()?.ok_or_else(|| DecodeError::message("a map without a length"))?;
         let (mut chain, mut seq, mut prev, mut time_ms) = (None, None, None, None);
         let (mut kind, mut fields, mut balance) = (None, None, None);
         let mut above = None;
@@ -94,9 +85,7 @@ impl<'b> Frame<'b> {
             let key = d.u64()?;
             // Ascending keys: no field can stand twice and be read differently by two readers.
             if above.is_some_and(|above| key <= above) {
-                return Err(DecodeError::message(
-                    "the fields are not in ascending order",
-                ));
+                return Err(DecodeError::message("the fields are not in ascending order"));
             }
             above = Some(key);
             match key {
@@ -127,26 +116,11 @@ impl<'b> Frame<'b> {
 
     /// The entry, or the number of a kind this build does not know.
     fn entry(self) -> Result<Result<Entry, u32>, DecodeError> {
-        let Self {
-            chain,
-            seq,
-            prev,
-            time_ms,
-            kind,
-            fields,
-            balance,
-        } = self;
+        let Self { chain, seq, prev, time_ms, kind, fields, balance } = self;
         let Some(kind) = EntryKind::decode_fields(kind, fields)? else {
             return Ok(Err(kind));
         };
-        Ok(Ok(Entry {
-            chain,
-            seq,
-            prev,
-            time_ms,
-            kind,
-            balance,
-        }))
+        Ok(Ok(Entry { chain, seq, prev, time_ms, kind, balance }))
     }
 }
 
@@ -199,10 +173,7 @@ impl SignedEntry {
 
 impl<C> Encode<C> for SignedEntry {
     fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), EncodeError<W::Error>> {
-        e.array(3)?
-            .encode(self.id)?
-            .bytes(&self.bytes)?
-            .encode(self.signature)?;
+        e.array(3)?.encode(self.id)?.bytes(&self.bytes)?.encode(self.signature)?;
         Ok(())
     }
 }
@@ -217,12 +188,7 @@ impl<'b, C> Decode<'b, C> for SignedEntry {
         let signature = d.decode()?;
         let entry: Entry = tirami_core::decode_body(&bytes)
             .map_err(|_| DecodeError::message("the bytes are not an entry"))?;
-        Ok(Self {
-            id,
-            entry: Box::new(entry),
-            bytes,
-            signature,
-        })
+        Ok(Self { id, entry: Box::new(entry), bytes, signature })
     }
 }
 
@@ -261,13 +227,7 @@ impl<'b> Unverified<'b> {
         }
         let message = signing_message(Entry::KIND, mesh, bytes);
         let id = DocumentId::from_bytes(*blake3::hash(&message).as_bytes());
-        Ok(Self {
-            id,
-            entry,
-            message,
-            bytes,
-            signature,
-        })
+        Ok(Self { id, entry, message, bytes, signature })
     }
 
     /// Keeps the bytes. The caller has checked the signature.

@@ -23,19 +23,9 @@ impl Lattice {
         }
         self.check_transit(&mut naive)?;
         if naive != self.shared.totals {
-            return Err(format!(
-                "totals are {:?}, recomputed {naive:?}",
-                self.shared.totals
-            ));
+            return Err(format!("totals are {:?}, recomputed {naive:?}", self.shared.totals));
         }
-        let Totals {
-            free,
-            locked,
-            transit,
-            minted,
-            burned,
-            loss,
-        } = naive;
+        let Totals { free, locked, transit, minted, burned, loss } = naive;
         if free + locked + transit != minted - burned + loss {
             return Err(format!("TRM is not conserved: {naive:?}"));
         }
@@ -53,22 +43,9 @@ impl Lattice {
     fn check_chain(&self, party: PartyId, naive: &mut Totals) -> Result<(), String> {
         let chain = self.shared.chains.get(&party).ok_or("a chain vanished")?;
         let mut state = ChainState::before_first(party);
-        let (first, last) = (
-            Slot {
-                chain: party,
-                seq: 0,
-            },
-            Slot {
-                chain: party,
-                seq: u64::MAX,
-            },
-        );
+        let (first, last) = (Slot { chain: party, seq: 0 }, Slot { chain: party, seq: u64::MAX });
         for (slot, id) in self.shared.slots.range(first..=last) {
-            let record = self
-                .shared
-                .finals
-                .get(id)
-                .ok_or("a counted entry has no record")?;
+            let record = self.shared.finals.get(id).ok_or("a counted entry has no record")?;
             let links = record.slot == *slot && record.prev == state.head;
             if !links || slot.seq != state.next || !chain.counts(slot.seq) {
                 return Err(format!("slot {} of {party} does not follow", slot.seq));
@@ -108,11 +85,7 @@ impl Lattice {
             }
         }
         for (slot, id) in &self.shared.slots {
-            let record = self
-                .shared
-                .finals
-                .get(id)
-                .ok_or("a counted entry has no record")?;
+            let record = self.shared.finals.get(id).ok_or("a counted entry has no record")?;
             for item in &record.effect.collected {
                 let amount = payable.remove(&(slot.chain, *item)).ok_or_else(|| {
                     format!("{id} collects {item}, which is not its to collect or was collected")
@@ -131,11 +104,7 @@ impl Lattice {
         for ((payee, _), amount) in &payable {
             *sums.entry(*payee).or_default() += amount.signed();
         }
-        let kept = self
-            .shared
-            .payable_sums
-            .iter()
-            .map(|(payee, sum)| (*payee, sum.0));
+        let kept = self.shared.payable_sums.iter().map(|(payee, sum)| (*payee, sum.0));
         if !kept.eq(sums) {
             return Err("the sums of what is payable are wrong".to_owned());
         }
@@ -155,12 +124,7 @@ impl Lattice {
             return Ok(());
         }
         let allowed: i128 = allowed.values().map(|limit| limit.signed()).sum();
-        let lines: i128 = self
-            .shared
-            .chains
-            .values()
-            .map(|c| c.state.line.signed())
-            .sum();
+        let lines: i128 = self.shared.chains.values().map(|c| c.state.line.signed()).sum();
         if lines > allowed {
             return Err(format!("lines sum to {lines}, {allowed} are allowed"));
         }
@@ -171,9 +135,7 @@ impl Lattice {
     fn check_held(&self) -> Result<(), String> {
         let (pending, parked) = self.held();
         if pending + parked > HELD_MAX {
-            return Err(format!(
-                "{pending} pending and {parked} parked entries are too many"
-            ));
+            return Err(format!("{pending} pending and {parked} parked entries are too many"));
         }
         let places = self.pending.live.len() + self.pending.lost.len();
         if places != pending {
@@ -181,11 +143,7 @@ impl Lattice {
         }
         for (id, pending) in &self.pending.entries {
             let place = (pending.entry.entry().slot(), *id);
-            let set = if pending.lost {
-                &self.pending.lost
-            } else {
-                &self.pending.live
-            };
+            let set = if pending.lost { &self.pending.lost } else { &self.pending.live };
             if !set.contains(&place) || self.shared.finals.contains_key(id) {
                 return Err(format!("pending {id} is misplaced"));
             }
@@ -195,20 +153,8 @@ impl Lattice {
                 return Err(format!("pending {id} opens a chain that is open"));
             }
         }
-        let claims = self
-            .pending
-            .entries
-            .values()
-            .map(|p| p.effect.collected.len())
-            .sum::<usize>();
-        if claims
-            != self
-                .pending
-                .claims
-                .values()
-                .map(BTreeSet::len)
-                .sum::<usize>()
-        {
+        let claims = self.pending.entries.values().map(|p| p.effect.collected.len()).sum::<usize>();
+        if claims != self.pending.claims.values().map(BTreeSet::len).sum::<usize>() {
             return Err("the claims of pending entries do not add up".to_owned());
         }
         Ok(())

@@ -54,18 +54,10 @@ mod tests {
 
     #[test]
     fn lists_that_differ_have_different_roots() {
-        let lists: [&[&[u8]]; 6] = [
-            &[],
-            &[b""],
-            &[b"a"],
-            &[b"a", b"b"],
-            &[b"b", b"a"],
-            &[b"a", b"b", b"b"],
-        ];
-        let roots: std::collections::BTreeSet<_> = lists
-            .iter()
-            .map(|list| root(list.iter().map(|leaf| leaf.to_vec())))
-            .collect();
+        let lists: [&[&[u8]]; 6] =
+            [&[], &[b""], &[b"a"], &[b"a", b"b"], &[b"b", b"a"], &[b"a", b"b", b"b"]];
+        let roots: std::collections::BTreeSet<_> =
+            lists.iter().map(|list| root(list.iter().map(|leaf| leaf.to_vec()))).collect();
         assert_eq!(roots.len(), lists.len());
     }
 }

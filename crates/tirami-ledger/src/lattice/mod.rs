@@ -117,20 +117,14 @@ impl Lattice {
         if body.version != 1 || body.previous.is_some() || !body.reopens.is_empty() {
             return Err(CharterError::NotFirst);
         }
-        let founder = body
-            .witnesses
-            .first()
-            .ok_or(CharterError::Witnesses { count: 0 })?;
+        let founder = body.witnesses.first().ok_or(CharterError::Witnesses { count: 0 })?;
         let message = signing_message(
             <Charter as tirami_core::Document>::KIND,
             Charter::founding_mesh(),
             charter.bytes(),
         );
         founder.verify(&message, &charter.signature())?;
-        let record = CharterRecord {
-            id: charter.id(),
-            charter: body.clone(),
-        };
+        let record = CharterRecord { id: charter.id(), charter: body.clone() };
         Ok(Self {
             mesh: MeshId::from_bytes(*charter.id().as_bytes()),
             charters: BTreeMap::from([(1, record.clone())]),
@@ -167,10 +161,7 @@ impl Lattice {
 
     /// All chains, in the order of their parties.
     pub fn chains(&self) -> impl Iterator<Item = (PartyId, &Chain)> {
-        self.shared
-            .chains
-            .iter()
-            .map(|(party, chain)| (*party, chain))
+        self.shared.chains.iter().map(|(party, chain)| (*party, chain))
     }
 
     /// The free balance after the last entry that `party` signed and this node knows to be valid,
@@ -193,16 +184,12 @@ impl Lattice {
     pub fn uncollected(&self, party: PartyId) -> impl Iterator<Item = (DocumentId, Trm)> {
         let first = (party, DocumentId::from_bytes([0; 32]));
         let last = (party, DocumentId::from_bytes([255; 32]));
-        self.shared
-            .payable
-            .range(first..=last)
-            .map(|((_, id), amount)| (*id, *amount))
+        self.shared.payable.range(first..=last).map(|((_, id), amount)| (*id, *amount))
     }
 
     /// Those of [`Lattice::uncollected`] that no pending `collect` names: what to collect next.
     pub fn collectable(&self, party: PartyId) -> impl Iterator<Item = (DocumentId, Trm)> {
-        self.uncollected(party)
-            .filter(|(id, _)| !self.pending.claims.contains_key(id))
+        self.uncollected(party).filter(|(id, _)| !self.pending.claims.contains_key(id))
     }
 
     /// The sum of [`Lattice::uncollected`] in µTRM. Does not walk them.
@@ -237,20 +224,8 @@ impl Lattice {
 
     /// The entries of `party` that may still become final, in the order of the chain.
     pub fn pending_of(&self, party: PartyId) -> impl Iterator<Item = &PendingEntry> {
-        let first = (
-            Slot {
-                chain: party,
-                seq: 0,
-            },
-            DocumentId::from_bytes([0; 32]),
-        );
-        let last = (
-            Slot {
-                chain: party,
-                seq: u64::MAX,
-            },
-            DocumentId::from_bytes([255; 32]),
-        );
+        let first = (Slot { chain: party, seq: 0 }, DocumentId::from_bytes([0; 32]));
+        let last = (Slot { chain: party, seq: u64::MAX }, DocumentId::from_bytes([255; 32]));
         let ids = self.pending.live.range(first..=last);
         ids.filter_map(|(_, id)| self.pending.entries.get(id))
     }
@@ -263,9 +238,7 @@ impl Lattice {
     /// What parked entries wait for, so that it can be fetched.
     pub fn missing(&self) -> impl Iterator<Item = Dependency> {
         let parked = self.parking.entries.values();
-        parked
-            .filter(|parked| !self.parking.ready.contains(&parked.number))
-            .map(|p| p.waits)
+        parked.filter(|parked| !self.parking.ready.contains(&parked.number)).map(|p| p.waits)
     }
 
     /// Proofs that a party signed two entries for one slot: the first one known of each party.
@@ -305,13 +278,7 @@ impl Lattice {
         for (party, chain) in &self.shared.chains {
             hasher.update(party.as_bytes());
             hasher.update(&chain.state.next.to_be_bytes());
-            hasher.update(
-                chain
-                    .state
-                    .head
-                    .map_or([0; 32], |head| *head.as_bytes())
-                    .as_slice(),
-            );
+            hasher.update(chain.state.head.map_or([0; 32], |head| *head.as_bytes()).as_slice());
             hasher.update(&chain.state.balance.to_be_bytes());
             hasher.update(&self.uncollected_sum(*party).to_be_bytes());
             let rivals = chain.frozen.iter().flat_map(|frozen| &frozen.entries);
@@ -320,14 +287,7 @@ impl Lattice {
                 hasher.update(rival.as_bytes());
             }
         }
-        let Totals {
-            free,
-            locked,
-            transit,
-            minted,
-            burned,
-            loss,
-        } = self.shared.totals;
+        let Totals { free, locked, transit, minted, burned, loss } = self.shared.totals;
         for total in [free, locked, transit, minted, burned, loss] {
             hasher.update(&total.to_be_bytes());
         }
@@ -336,35 +296,21 @@ impl Lattice {
 
     fn current(&self) -> &CharterRecord {
         // `found` puts version 1 in and nothing is ever taken out.
-        #[expect(
-            clippy::expect_used,
-            reason = "a lattice without a charter cannot be built"
-        )]
-        self.charters
-            .values()
-            .next_back()
-            .expect("a lattice has a charter")
+        #[expect(clippy::expect_used, reason = "a lattice without a charter cannot be built")]
+        self.charters.values().next_back().expect("a lattice has a charter")
     }
 
     /// Witnesses that signed more than one of the entries that contradict each other.
     fn guilty(&self, frozen: &Contradiction) -> Vec<PublicKey> {
         let mut times = BTreeMap::<PublicKey, usize>::new();
-        for record in frozen
-            .entries
-            .iter()
-            .filter_map(|id| self.shared.finals.get(id))
-        {
+        for record in frozen.entries.iter().filter_map(|id| self.shared.finals.get(id)) {
             if let Some(charter) = self.charters.get(&record.charter_version) {
                 for witness in charter.charter.witnesses_in(record.signers) {
                     *times.entry(witness).or_default() += 1;
                 }
             }
         }
-        times
-            .into_iter()
-            .filter(|(_, times)| *times > 1)
-            .map(|(witness, _)| witness)
-            .collect()
+        times.into_iter().filter(|(_, times)| *times > 1).map(|(witness, _)| witness).collect()
     }
 
     /// Whether `item` was collected on `chain` at or before `prev`.
@@ -372,15 +318,8 @@ impl Lattice {
         if !self.shared.payable.contains_key(&(chain, item)) {
             return self.collected_in_counted_past(item, chain, prev);
         }
-        let claims = [
-            self.shared.claims.get(&item),
-            self.pending.claims.get(&item),
-        ];
-        claims
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|claimant| self.is_before(*claimant, prev))
+        let claims = [self.shared.claims.get(&item), self.pending.claims.get(&item)];
+        claims.into_iter().flatten().flatten().any(|claimant| self.is_before(*claimant, prev))
     }
 
     /// The counted `collect` of `item` is in the past of `prev`, unless `prev` is the branch of a

@@ -101,10 +101,7 @@ impl Pending {
 
     /// The pending entries right after the entry `id` in `slot`.
     pub(super) fn children(&self, slot: Slot, id: DocumentId) -> Vec<DocumentId> {
-        let next = Slot {
-            seq: slot.seq.saturating_add(1),
-            ..slot
-        };
+        let next = Slot { seq: slot.seq.saturating_add(1), ..slot };
         let children = |set: &BTreeSet<_>| {
             in_slot(set, next)
                 .filter(|child| {
@@ -126,13 +123,7 @@ impl Pending {
     /// The last live entries of `chain`: one, unless they are rivals.
     pub(super) fn tail(&self, chain: PartyId) -> Option<(&PendingEntry, bool)> {
         let first = (Slot { chain, seq: 0 }, LOWEST);
-        let last = (
-            Slot {
-                chain,
-                seq: u64::MAX,
-            },
-            HIGHEST,
-        );
+        let last = (Slot { chain, seq: u64::MAX }, HIGHEST);
         let mut ends = self.live.range(first..=last).rev();
         let (slot, id) = ends.next()?;
         let alone = ends.next().is_none_or(|(before, _)| before != slot);
@@ -152,12 +143,7 @@ impl Pending {
     pub(super) fn early_of(&self, entry: DocumentId) -> impl Iterator<Item = Acknowledgement> {
         self.early.iter().filter_map(move |(witness, kept)| {
             let (charter_version, signature) = *kept.get(&entry)?;
-            Some(Acknowledgement {
-                charter_version,
-                entry,
-                witness: *witness,
-                signature,
-            })
+            Some(Acknowledgement { charter_version, entry, witness: *witness, signature })
         })
     }
 
@@ -191,8 +177,7 @@ fn in_slot(
     set: &BTreeSet<(Slot, DocumentId)>,
     slot: Slot,
 ) -> impl Iterator<Item = DocumentId> + '_ {
-    set.range((slot, LOWEST)..=(slot, HIGHEST))
-        .map(|(_, id)| *id)
+    set.range((slot, LOWEST)..=(slot, HIGHEST)).map(|(_, id)| *id)
 }
 
 /// Entries that wait for something they rest on, in the order they came.
@@ -216,8 +201,7 @@ pub(super) struct Parking {
 impl Parking {
     pub(super) fn park(&mut self, parked: ParkedEntry) {
         self.next = parked.number.saturating_add(1);
-        self.by_id
-            .insert((parked.id, parked.signature), parked.number);
+        self.by_id.insert((parked.id, parked.signature), parked.number);
         self.waiting.insert((parked.waits, parked.number));
         self.entries.insert(parked.number, parked);
     }

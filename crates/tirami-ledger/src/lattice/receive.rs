@@ -67,35 +67,20 @@ impl Lattice {
         if self.shared.finals.contains_key(&read.id) {
             return Ok(Vec::new());
         }
-        let version = certificate
-            .charter_version()
-            .ok_or(EntryRejection::CertificateMismatch)?;
+        let version = certificate.charter_version().ok_or(EntryRejection::CertificateMismatch)?;
         let Some(CharterRecord { charter, .. }) = self.charters.get(&version) else {
-            return self.park(
-                &read,
-                bytes,
-                Some(certificate),
-                Dependency::Charter(version),
-            );
+            return self.park(&read, bytes, Some(certificate), Dependency::Charter(version));
         };
         let known = self.pending.entries.get(&read.id);
         if known.is_some_and(|known| known.certified.is_some()) {
             return Ok(Vec::new());
         }
-        let missing = if known.is_some() {
-            None
-        } else {
-            self.missing_dependency(&read)
-        };
+        let missing = if known.is_some() { None } else { self.missing_dependency(&read) };
         if let Some(waits) = missing {
             return self.park(&read, bytes, Some(certificate), waits);
         }
         let signers = certificate.check(self.mesh, charter, read.id)?;
-        let proof = Proof {
-            version,
-            signers,
-            certificate: certificate.clone(),
-        };
+        let proof = Proof { version, signers, certificate: certificate.clone() };
         if known.is_some() {
             return Ok(vec![proof.certified(read.id)]);
         }
@@ -117,10 +102,7 @@ impl Lattice {
         let record = self.charters.get(&version);
         let record = record.ok_or(EntryRejection::MissingCharter { version })?;
         let witness = ack.witness;
-        record
-            .charter
-            .witness_bit(&witness)
-            .ok_or(EntryRejection::NotAWitness { witness })?;
+        record.charter.witness_bit(&witness).ok_or(EntryRejection::NotAWitness { witness })?;
         let known = match self.pending.entries.get(&ack.entry) {
             Some(pending) => pending.acks.contains_key(&(version, witness)),
             None => self.pending.early_of(ack.entry).any(|early| early == *ack),
@@ -128,11 +110,8 @@ impl Lattice {
         if known || self.shared.finals.contains_key(&ack.entry) {
             return Ok(Vec::new());
         }
-        ack.verify(self.mesh)
-            .map_err(|_| EntryRejection::BadAcknowledgement { witness })?;
-        Ok(vec![LatticeEvent::Acknowledged {
-            acknowledgement: *ack,
-        }])
+        ack.verify(self.mesh).map_err(|_| EntryRejection::BadAcknowledgement { witness })?;
+        Ok(vec![LatticeEvent::Acknowledged { acknowledgement: *ack }])
     }
 
     /// What has become possible by the events applied so far: one entry made final, or taken out
@@ -184,18 +163,13 @@ impl Lattice {
         time: Timestamp,
         kind: EntryKind,
     ) -> Result<Entry, EntryRejection> {
-        if self
-            .chain(chain)
-            .is_some_and(|chain| chain.frozen.is_some())
-        {
+        if self.chain(chain).is_some_and(|chain| chain.frozen.is_some()) {
             return Err(EntryRejection::Frozen);
         }
         let state = match self.pending.tail(chain) {
             Some((last, true)) => Cow::Borrowed(&last.after),
             Some((rival, false)) => {
-                return Err(EntryRejection::SlotTaken {
-                    seq: rival.entry.entry().seq,
-                });
+                return Err(EntryRejection::SlotTaken { seq: rival.entry.entry().seq });
             }
             None => self.chain(chain).map_or_else(
                 || Cow::Owned(ChainState::before_first(chain)),
@@ -205,14 +179,8 @@ impl Lattice {
         if (state.next == 0) != matches!(kind, EntryKind::Open(_)) {
             return Err(EntryRejection::OutOfPlace);
         }
-        let mut entry = Entry {
-            chain,
-            seq: state.next,
-            prev: state.head,
-            time_ms: time,
-            kind,
-            balance: 0,
-        };
+        let mut entry =
+            Entry { chain, seq: state.next, prev: state.head, time_ms: time, kind, balance: 0 };
         (entry.balance, _) = self.outcome(&entry, &state, self.charter())?;
         Ok(entry)
     }
@@ -225,10 +193,7 @@ impl Lattice {
         proof: Option<Proof>,
     ) -> Result<Vec<LatticeEvent>, EntryRejection> {
         let charter = match &proof {
-            Some(proof) => self
-                .charters
-                .get(&proof.version)
-                .map_or(charter, |r| &r.charter),
+            Some(proof) => self.charters.get(&proof.version).map_or(charter, |r| &r.charter),
             None => charter,
         };
         let slot = read.entry.slot();
@@ -243,32 +208,19 @@ impl Lattice {
             self.admit_rival(slot)?;
         }
         let effect = self.effect(&read.entry, &state, charter)?;
-        let rival = self
-            .pending
-            .rivals(slot)
-            .next()
-            .or_else(|| self.final_at(slot));
+        let rival = self.pending.rivals(slot).next().or_else(|| self.final_at(slot));
         let id = read.id;
-        let prev_is_final = read
-            .entry
-            .prev
-            .is_none_or(|prev| self.shared.finals.contains_key(&prev));
+        let prev_is_final =
+            read.entry.prev.is_none_or(|prev| self.shared.finals.contains_key(&prev));
         let mut events = Vec::with_capacity(2);
         let entry = read.into_signed();
         if let Some(known) = rival.filter(|_| !self.proofs.contains_key(&slot.chain)) {
-            events.push(LatticeEvent::DoubleSigned {
-                known,
-                rival: entry.clone(),
-            });
+            events.push(LatticeEvent::DoubleSigned { known, rival: entry.clone() });
         }
         match proof {
             Some(proof) if prev_is_final => {
                 let cut = self.cut_now(&effect, id);
-                let Proof {
-                    version: charter_version,
-                    signers,
-                    certificate,
-                } = proof;
+                let Proof { version: charter_version, signers, certificate } = proof;
                 let certificate = Some(certificate);
                 events.push(LatticeEvent::EntryFinal {
                     entry,
@@ -303,9 +255,8 @@ impl Lattice {
             return discarded;
         };
         let entry = pending.entry.entry();
-        let effect = self
-            .state_at(entry)
-            .and_then(|state| self.effect(entry, &state, &record.charter));
+        let effect =
+            self.state_at(entry).and_then(|state| self.effect(entry, &state, &record.charter));
         // A quorum that certified an invalid entry changes nothing for anybody.
         let Ok(effect) = effect else { return discarded };
         let cut = self.cut_now(&effect, id);
@@ -329,10 +280,7 @@ impl Lattice {
     ) -> Result<Effect, EntryRejection> {
         let (expected, effect) = self.outcome(entry, state, charter)?;
         if entry.balance != expected {
-            return Err(EntryRejection::WrongBalance {
-                expected,
-                given: entry.balance,
-            });
+            return Err(EntryRejection::WrongBalance { expected, given: entry.balance });
         }
         Ok(effect)
     }
@@ -344,13 +292,7 @@ impl Lattice {
         charter: &Charter,
     ) -> Result<(i64, Effect), EntryRejection> {
         let (chain, prev) = (entry.chain, entry.prev);
-        let past = Past {
-            chain,
-            prev,
-            state,
-            charter,
-            lattice: self,
-        };
+        let past = Past { chain, prev, state, charter, lattice: self };
         let outcome = entry.kind.rules().outcome(&past)?;
         let balance = i64::try_from(outcome.balance).map_err(|_| EntryRejection::Overflow)?;
         Ok((balance, outcome.effect))
@@ -361,14 +303,8 @@ impl Lattice {
         let Some(prev) = entry.prev else {
             return Ok(Cow::Owned(ChainState::before_first(entry.chain)));
         };
-        let before = entry
-            .seq
-            .checked_sub(1)
-            .ok_or(EntryRejection::WrongPredecessor)?;
-        let expected = Slot {
-            chain: entry.chain,
-            seq: before,
-        };
+        let before = entry.seq.checked_sub(1).ok_or(EntryRejection::WrongPredecessor)?;
+        let expected = Slot { chain: entry.chain, seq: before };
         if let Some(pending) = self.pending.entries.get(&prev) {
             return match pending.entry.entry().slot() == expected {
                 true => Ok(Cow::Borrowed(&pending.after)),
@@ -385,11 +321,7 @@ impl Lattice {
         }
         match self.shared.chains.get(&entry.chain) {
             Some(chain) if chain.state.head == Some(prev) => Ok(Cow::Borrowed(&chain.state)),
-            _ => self
-                .shared
-                .state_after(expected)
-                .map(Cow::Owned)
-                .ok_or(missing),
+            _ => self.shared.state_after(expected).map(Cow::Owned).ok_or(missing),
         }
     }
 
@@ -400,16 +332,8 @@ impl Lattice {
             .entry
             .prev
             .filter(|prev| !is_final(prev) && !self.pending.entries.contains_key(prev));
-        let named = || {
-            read.entry
-                .kind
-                .rules()
-                .names()
-                .iter()
-                .find(|id| !is_final(id))
-        };
-        prev.map(Dependency::Known)
-            .or_else(|| named().copied().map(Dependency::Final))
+        let named = || read.entry.kind.rules().names().iter().find(|id| !is_final(id));
+        prev.map(Dependency::Known).or_else(|| named().copied().map(Dependency::Final))
     }
 
     /// Parks an entry; the oldest one gives way when there is no room.
@@ -462,10 +386,7 @@ impl Lattice {
 
     /// Whether one more entry without a certificate is kept for `slot`, which is not final.
     fn admit_rival(&self, slot: Slot) -> Result<(), EntryRejection> {
-        if self
-            .chain(slot.chain)
-            .is_some_and(|chain| chain.frozen.is_some())
-        {
+        if self.chain(slot.chain).is_some_and(|chain| chain.frozen.is_some()) {
             return Err(EntryRejection::Frozen);
         }
         if self.pending.rivals(slot).count() >= RIVALS_MAX {
@@ -483,16 +404,11 @@ impl Lattice {
         let slot = read.entry.slot();
         let taken = EntryRejection::SlotTaken { seq: slot.seq };
         let chain = self.chain(slot.chain).ok_or(taken.clone())?;
-        chain
-            .key_at(slot.chain, slot.seq)
-            .verify(&read.message, &read.signature)?;
+        chain.key_at(slot.chain, slot.seq).verify(&read.message, &read.signature)?;
         if self.proofs.contains_key(&slot.chain) {
             return Err(taken);
         }
-        Ok(vec![LatticeEvent::DoubleSigned {
-            known,
-            rival: read.into_signed(),
-        }])
+        Ok(vec![LatticeEvent::DoubleSigned { known, rival: read.into_signed() }])
     }
 
     /// Acknowledgements that came before their entry, when they are a quorum.
@@ -501,20 +417,16 @@ impl Lattice {
         for ack in self.pending.early_of(id) {
             by_version.entry(ack.charter_version).or_default().push(ack);
         }
-        by_version
-            .into_iter()
-            .find_map(|(version, acknowledgements)| {
-                let charter = &self.charters.get(&version)?.charter;
-                let bits = acknowledgements
-                    .iter()
-                    .filter_map(|ack| charter.witness_bit(&ack.witness));
-                let signers: u32 = bits.sum();
-                (signers.count_ones() >= u32::from(charter.quorum)).then_some(Proof {
-                    version,
-                    signers,
-                    certificate: Certificate { acknowledgements },
-                })
+        by_version.into_iter().find_map(|(version, acknowledgements)| {
+            let charter = &self.charters.get(&version)?.charter;
+            let bits = acknowledgements.iter().filter_map(|ack| charter.witness_bit(&ack.witness));
+            let signers: u32 = bits.sum();
+            (signers.count_ones() >= u32::from(charter.quorum)).then_some(Proof {
+                version,
+                signers,
+                certificate: Certificate { acknowledgements },
             })
+        })
     }
 }
 

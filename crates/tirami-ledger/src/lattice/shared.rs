@@ -64,10 +64,7 @@ impl Shared {
     /// length of that chain.
     pub(super) fn add(&mut self, arrival: Arrival<'_>) {
         let slot = arrival.entry.slot();
-        let chain = self
-            .chains
-            .entry(slot.chain)
-            .or_insert_with(|| Chain::new(slot.chain));
+        let chain = self.chains.entry(slot.chain).or_insert_with(|| Chain::new(slot.chain));
         let extends = chain.frozen.is_none()
             && chain.state.next == slot.seq
             && chain.state.head == arrival.entry.prev;
@@ -83,22 +80,12 @@ impl Shared {
                 signers: arrival.signers,
             },
         );
-        if extends {
-            self.extend(arrival)
-        } else {
-            self.branch(arrival)
-        }
+        if extends { self.extend(arrival) } else { self.branch(arrival) }
     }
 
     /// The entry counts.
     fn extend(&mut self, arrival: Arrival<'_>) {
-        let Arrival {
-            id,
-            entry,
-            effect,
-            after,
-            ..
-        } = arrival;
+        let Arrival { id, entry, effect, after, .. } = arrival;
         let slot = entry.slot();
         for item in &effect.collected {
             let amount = self.take_payable(slot.chain, *item);
@@ -128,13 +115,7 @@ impl Shared {
 
     /// The entry does not count: its slot or one before it has two final entries.
     fn branch(&mut self, arrival: Arrival<'_>) {
-        let Arrival {
-            id,
-            entry,
-            effect,
-            after,
-            ..
-        } = arrival;
+        let Arrival { id, entry, effect, after, .. } = arrival;
         let slot = entry.slot();
         if let Some(known) = self.slots.get(&slot).copied() {
             self.freeze(slot, known);
@@ -144,10 +125,7 @@ impl Shared {
         }
         self.claim(id, effect);
         self.uncounted.insert(id, after);
-        let frozen = self
-            .chains
-            .get_mut(&slot.chain)
-            .and_then(|chain| chain.frozen.as_mut());
+        let frozen = self.chains.get_mut(&slot.chain).and_then(|chain| chain.frozen.as_mut());
         if let Some(frozen) = frozen
             && frozen.seq == slot.seq
         {
@@ -158,15 +136,9 @@ impl Shared {
     /// Takes everything at and above `slot` out of the sums.
     fn freeze(&mut self, slot: Slot, known: DocumentId) {
         let states = self.states(slot.chain);
-        let end = Slot {
-            chain: slot.chain,
-            seq: u64::MAX,
-        };
-        let above: Vec<(Slot, DocumentId)> = self
-            .slots
-            .range(slot..=end)
-            .map(|(slot, id)| (*slot, *id))
-            .collect();
+        let end = Slot { chain: slot.chain, seq: u64::MAX };
+        let above: Vec<(Slot, DocumentId)> =
+            self.slots.range(slot..=end).map(|(slot, id)| (*slot, *id)).collect();
         for (above, id) in above.into_iter().rev() {
             self.slots.remove(&above);
             if let Some(record) = self.finals.get(&id) {
@@ -176,32 +148,24 @@ impl Shared {
         }
         let before = match slot.seq.checked_sub(1) {
             None => ChainState::before_first(slot.chain),
-            Some(seq) => states
-                .get(&seq)
-                .cloned()
-                .unwrap_or_else(|| ChainState::before_first(slot.chain)),
+            Some(seq) => {
+                states.get(&seq).cloned().unwrap_or_else(|| ChainState::before_first(slot.chain))
+            }
         };
         let uncounted = states.into_iter().filter(|(seq, _)| *seq >= slot.seq);
-        self.uncounted
-            .extend(uncounted.filter_map(|(_, state)| Some((state.head?, state))));
+        self.uncounted.extend(uncounted.filter_map(|(_, state)| Some((state.head?, state))));
         if let Some(chain) = self.chains.get_mut(&slot.chain) {
             self.totals.free += i128::from(before.balance) - i128::from(chain.state.balance);
             chain.keys.split_off(&slot.seq.saturating_add(1));
             chain.state = before;
-            chain.frozen = Some(Contradiction {
-                seq: slot.seq,
-                entries: BTreeSet::from([known]),
-            });
+            chain.frozen = Some(Contradiction { seq: slot.seq, entries: BTreeSet::from([known]) });
         }
     }
 
     /// Undoes in the sums what a counted entry did.
     fn take_back(&mut self, chain: PartyId, id: DocumentId, effect: &Effect) {
         for item in &effect.collected {
-            let payout = self
-                .finals
-                .get(item)
-                .and_then(|record| record.effect.payout);
+            let payout = self.finals.get(item).and_then(|record| record.effect.payout);
             let amount = payout.map_or(Trm::ZERO, |payout| payout.amount);
             self.put_payable(chain, *item, amount);
             if self.item_counts(*item) {
@@ -227,13 +191,7 @@ impl Shared {
     /// The states of `chain` after each of its counted entries, by sequence number.
     fn states(&self, chain: PartyId) -> BTreeMap<u64, ChainState> {
         let mut state = ChainState::before_first(chain);
-        let (first, last) = (
-            Slot { chain, seq: 0 },
-            Slot {
-                chain,
-                seq: u64::MAX,
-            },
-        );
+        let (first, last) = (Slot { chain, seq: 0 }, Slot { chain, seq: u64::MAX });
         self.slots
             .range(first..=last)
             .filter_map(|(slot, id)| {
@@ -252,16 +210,12 @@ impl Shared {
 
     /// Whether the entry that pays `item` counts.
     pub(super) fn item_counts(&self, item: DocumentId) -> bool {
-        self.finals
-            .get(&item)
-            .is_some_and(|record| self.counts(record.slot))
+        self.finals.get(&item).is_some_and(|record| self.counts(record.slot))
     }
 
     /// Whether a final entry in `slot` counts.
     pub(super) fn counts(&self, slot: Slot) -> bool {
-        self.chains
-            .get(&slot.chain)
-            .is_none_or(|chain| chain.counts(slot.seq))
+        self.chains.get(&slot.chain).is_none_or(|chain| chain.counts(slot.seq))
     }
 
     fn claim(&mut self, id: DocumentId, effect: &Effect) {

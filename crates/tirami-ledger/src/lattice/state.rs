@@ -118,11 +118,7 @@ pub struct Chain {
 
 impl Chain {
     pub(super) fn new(chain: PartyId) -> Self {
-        Self {
-            state: ChainState::before_first(chain),
-            keys: BTreeMap::new(),
-            frozen: None,
-        }
+        Self { state: ChainState::before_first(chain), keys: BTreeMap::new(), frozen: None }
     }
 
     /// Where the chain stands after its last final entry that counts.
@@ -167,10 +163,7 @@ impl Chain {
 
     /// The key that signs at `seq`, which has been reached.
     pub(super) fn key_at(&self, chain: PartyId, seq: u64) -> PublicKey {
-        self.keys
-            .range(..=seq)
-            .next_back()
-            .map_or(chain.into(), |(_, key)| *key)
+        self.keys.range(..=seq).next_back().map_or(chain.into(), |(_, key)| *key)
     }
 }
 
@@ -372,9 +365,7 @@ pub(super) mod wide {
         _: &mut C,
     ) -> Result<i128, DecodeError> {
         let bytes = d.bytes()?;
-        let bytes = bytes
-            .try_into()
-            .map_err(|_| DecodeError::message("16 bytes expected"))?;
+        let bytes = bytes.try_into().map_err(|_| DecodeError::message("16 bytes expected"))?;
         Ok(i128::from_be_bytes(bytes))
     }
 }

@@ -36,16 +36,11 @@ impl Lattice {
         self.check_successor(charter)?;
         let key = witness.public();
         let current = self.charter();
-        current
-            .witness_bit(&key)
-            .ok_or(CharterError::NotAWitness { witness: key })?;
+        current.witness_bit(&key).ok_or(CharterError::NotAWitness { witness: key })?;
         let id = charter_id(self.mesh, &charter_bytes(charter)?);
         for slot in &charter.reopens {
             if self.final_at(*slot).is_some() || !self.has_rivals(*slot) {
-                return Err(CharterError::NotClosed {
-                    chain: slot.chain,
-                    seq: slot.seq,
-                });
+                return Err(CharterError::NotClosed { chain: slot.chain, seq: slot.seq });
             }
         }
         let signed = self.approved.get(&(key, current.version));
@@ -59,16 +54,9 @@ impl Lattice {
             .filter_map(|(_, (entry, _))| Some(self.pending.entries.get(entry)?.entry.clone()))
             .collect();
         let approval = CharterApproval::sign(self.mesh, witness, id, acknowledged);
-        let approved = LatticeEvent::CharterApproved {
-            witness: key,
-            current: current.version,
-            charter: id,
-        };
-        let events = if signed.is_some() {
-            Vec::new()
-        } else {
-            vec![approved]
-        };
+        let approved =
+            LatticeEvent::CharterApproved { witness: key, current: current.version, charter: id };
+        let events = if signed.is_some() { Vec::new() } else { vec![approved] };
         Ok((events, approval))
     }
 
@@ -102,32 +90,20 @@ impl Lattice {
         let mut signed = BTreeSet::new();
         for approval in approvals {
             let witness = approval.witness;
-            current
-                .witness_bit(&witness)
-                .ok_or(CharterError::NotAWitness { witness })?;
-            let entries_fit = approval
-                .acknowledged
-                .iter()
-                .all(|entry| entry.has_its_id(self.mesh));
+            current.witness_bit(&witness).ok_or(CharterError::NotAWitness { witness })?;
+            let entries_fit = approval.acknowledged.iter().all(|entry| entry.has_its_id(self.mesh));
             if approval.charter != id || !entries_fit || !signed.insert(witness) {
                 return Err(CharterError::Approval { witness });
             }
         }
         if signed.len() < usize::from(current.quorum) {
-            return Err(CharterError::TooFew {
-                signed: signed.len(),
-                quorum: current.quorum,
-            });
+            return Err(CharterError::TooFew { signed: signed.len(), quorum: current.quorum });
         }
         for approval in approvals {
             approval.verify(self.mesh)?;
         }
         let approvals = approvals.to_vec();
-        Ok(vec![LatticeEvent::CharterAdopted {
-            bytes: bytes.to_vec(),
-            id,
-            approvals,
-        }])
+        Ok(vec![LatticeEvent::CharterAdopted { bytes: bytes.to_vec(), id, approvals }])
     }
 
     /// Puts the next charter in force.
@@ -138,8 +114,7 @@ impl Lattice {
         let version = charter.version;
         for entry in approvals.iter().flat_map(|approval| &approval.acknowledged) {
             if !self.shared.finals.contains_key(&entry.id()) {
-                self.carried
-                    .insert((entry.entry().slot(), entry.id()), entry.clone());
+                self.carried.insert((entry.entry().slot(), entry.id()), entry.clone());
             }
         }
         for slot in &charter.reopens {
@@ -156,14 +131,8 @@ impl Lattice {
         for rival in rivals {
             self.pending.remove_branch(rival);
         }
-        let (lowest, highest) = (
-            PublicKey::from_bytes([0; 32]),
-            PublicKey::from_bytes([255; 32]),
-        );
-        let after = Slot {
-            seq: u64::MAX,
-            ..slot
-        };
+        let (lowest, highest) = (PublicKey::from_bytes([0; 32]), PublicKey::from_bytes([255; 32]));
+        let after = Slot { seq: u64::MAX, ..slot };
         // What was promised above the slot rested on one of its rivals.
         let promised = self.own_acks.range((slot, lowest)..=(after, highest));
         let promised: Vec<_> = promised.map(|(key, _)| *key).collect();
@@ -184,9 +153,7 @@ impl Lattice {
         &self,
         slot: Slot,
     ) -> impl Iterator<Item = (DocumentId, &SignedEntry)> {
-        self.carried
-            .range((slot, LOWEST)..=(slot, HIGHEST))
-            .map(|((_, id), entry)| (*id, entry))
+        self.carried.range((slot, LOWEST)..=(slot, HIGHEST)).map(|((_, id), entry)| (*id, entry))
     }
 
     /// Whether old witnesses had acknowledged different entries in `slot`.
@@ -203,10 +170,7 @@ impl Lattice {
         let record = self.current();
         let current = record.charter.version;
         if charter.version != current.saturating_add(1) {
-            return Err(CharterError::NotNext {
-                current,
-                given: charter.version,
-            });
+            return Err(CharterError::NotNext { current, given: charter.version });
         }
         if charter.previous != Some(record.id) {
             return Err(CharterError::WrongPrevious);
@@ -216,9 +180,7 @@ impl Lattice {
 }
 
 fn charter_bytes(charter: &Charter) -> Result<Vec<u8>, CharterError> {
-    let malformed = SignedError::Malformed {
-        kind: Charter::KIND,
-    };
+    let malformed = SignedError::Malformed { kind: Charter::KIND };
     minicbor::to_vec(charter).map_err(|_| CharterError::Signed(malformed))
 }
 

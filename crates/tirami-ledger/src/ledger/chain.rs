@@ -27,35 +27,13 @@ impl Ledger {
         }
         // Each entry rests on the one before being final, so they are tried on a copy, which at
         // this point is small: a mesh of one whose only chain is not open.
-        let mut founding = Founding {
-            lattice: self.lattice.clone(),
-            events: Vec::new(),
-            now,
-        };
-        founding.sign(
-            self,
-            keys,
-            Open {
-                enrol: None,
-                recovery: None,
-            }
-            .into(),
-        )?;
-        let enrol = Enrol {
-            party: self.party,
-            owner: FOUNDER_LABEL.to_owned(),
-            line,
-        };
+        let mut founding = Founding { lattice: self.lattice.clone(), events: Vec::new(), now };
+        founding.sign(self, keys, Open { enrol: None, recovery: None }.into())?;
+        let enrol = Enrol { party: self.party, owner: FOUNDER_LABEL.to_owned(), line };
         let enrol = founding.sign(self, keys, enrol.into())?;
         let entry = founding.sign(self, keys, Line { enrol }.into())?;
         let events = lattice_events(founding.events);
-        Ok(Decision {
-            events,
-            outcome: Outcome::Entry {
-                entry,
-                acknowledgement: None,
-            },
-        })
+        Ok(Decision { events, outcome: Outcome::Entry { entry, acknowledgement: None } })
     }
 
     pub(super) fn sign_entry(
@@ -73,14 +51,8 @@ impl Ledger {
             return Err(Rejection::Insufficient { needed, available });
         }
         let (entry, events) = self.signed_entry(&keys.node, entry)?;
-        let outcome = Outcome::Entry {
-            entry,
-            acknowledgement: None,
-        };
-        Ok(Decision {
-            events: lattice_events(events),
-            outcome,
-        })
+        let outcome = Outcome::Entry { entry, acknowledgement: None };
+        Ok(Decision { events: lattice_events(events), outcome })
     }
 
     fn signed_entry(
@@ -89,9 +61,7 @@ impl Ledger {
         entry: Entry,
     ) -> Result<(DocumentId, Vec<LatticeEvent>), Rejection> {
         let signed = self.sign(key, entry)?;
-        let events = self
-            .lattice
-            .receive_entry(signed.bytes(), signed.signature())?;
+        let events = self.lattice.receive_entry(signed.bytes(), signed.signature())?;
         Ok((signed.id(), events))
     }
 
@@ -109,9 +79,7 @@ impl Ledger {
         signature: Signature,
         certificate: &Certificate,
     ) -> Result<Decision, Rejection> {
-        let events = self
-            .lattice
-            .receive_certified(bytes, signature, certificate)?;
+        let events = self.lattice.receive_certified(bytes, signature, certificate)?;
         Ok(taken(events))
     }
 
@@ -130,23 +98,15 @@ impl Ledger {
         entry: DocumentId,
     ) -> Result<Decision, Rejection> {
         let (events, acknowledgement) = self.lattice.acknowledge(now, &keys.node, entry)?;
-        let outcome = Outcome::Entry {
-            entry,
-            acknowledgement: Some(Box::new(acknowledgement)),
-        };
-        Ok(Decision {
-            events: lattice_events(events),
-            outcome,
-        })
+        let outcome = Outcome::Entry { entry, acknowledgement: Some(Box::new(acknowledgement)) };
+        Ok(Decision { events: lattice_events(events), outcome })
     }
 
     pub(super) fn receive_acknowledgement(
         &self,
         acknowledgement: &Acknowledgement,
     ) -> Result<Decision, Rejection> {
-        Ok(taken(
-            self.lattice.receive_acknowledgement(acknowledgement)?,
-        ))
+        Ok(taken(self.lattice.receive_acknowledgement(acknowledgement)?))
     }
 
     /// What is due: the ends of holds and approvals, and the clerk's next checkpoint.
@@ -157,11 +117,9 @@ impl Ledger {
         {
             // A clerk whose key was replaced elsewhere cannot sign it; its holds end all the same.
             let signed = self.signed_entry(&keys.node, entry);
-            decision.events.extend(
-                signed
-                    .into_iter()
-                    .flat_map(|(_, events)| lattice_events(events)),
-            );
+            decision
+                .events
+                .extend(signed.into_iter().flat_map(|(_, events)| lattice_events(events)));
         }
         decision
     }
@@ -177,9 +135,7 @@ impl Ledger {
         self.lattice.chain(self.party).filter(|_| self.is_clerk())?;
         let interval_ms = self.lattice.charter().params.checkpoint_ms;
         let last = self.lattice.last_checkpoint();
-        Some(last.map_or(Timestamp::default(), |(_, _, time)| {
-            time.plus_ms(interval_ms)
-        }))
+        Some(last.map_or(Timestamp::default(), |(_, _, time)| time.plus_ms(interval_ms)))
     }
 
     /// What the events applied so far made possible: entries that became final or need to wait no
@@ -199,25 +155,17 @@ impl Ledger {
         let mut pending = self.lattice.pending_of(self.party);
         let open = pending.find(|own| own.acknowledged_by(version).all(|by| by != witness))?;
         // A refusal is no fault: this node may be no witness, or the entry has to wait.
-        let decided = self
-            .lattice
-            .acknowledge(context.now, &context.keys.node, open.entry().id());
+        let decided = self.lattice.acknowledge(context.now, &context.keys.node, open.entry().id());
         decided.ok().map(|(events, _)| events)
     }
 
     /// Applies `events` and then everything they make possible; gives all of it, in order, to be
     /// stored together.
     pub fn absorb(&mut self, context: &Context<'_>, events: Vec<Event>) -> Vec<Event> {
-        let touches_lattice = events
-            .iter()
-            .any(|event| matches!(event, Event::Lattice(_)));
+        let touches_lattice = events.iter().any(|event| matches!(event, Event::Lattice(_)));
         events.iter().for_each(|event| self.apply(event));
         let mut all = events;
-        let mut next = if touches_lattice {
-            self.resume(context)
-        } else {
-            Vec::new()
-        };
+        let mut next = if touches_lattice { self.resume(context) } else { Vec::new() };
         while !next.is_empty() {
             next.iter().for_each(|event| self.apply(event));
             all.append(&mut next);
@@ -232,26 +180,18 @@ impl Ledger {
         body: T,
     ) -> Result<Signed<T>, Rejection> {
         // Every text and list in a body is bounded far below the limit of signed bytes.
-        Signed::sign(self.lattice.mesh(), key, body).map_err(|_| Rejection::OutOfRange {
-            field: "document",
-            range: "at most 16 KiB",
-        })
+        Signed::sign(self.lattice.mesh(), key, body)
+            .map_err(|_| Rejection::OutOfRange { field: "document", range: "at most 16 KiB" })
     }
 }
 
 /// What somebody else sent was taken, or was known already.
 fn taken(events: Vec<LatticeEvent>) -> Decision {
-    Decision {
-        events: lattice_events(events),
-        outcome: Outcome::Done,
-    }
+    Decision { events: lattice_events(events), outcome: Outcome::Done }
 }
 
 fn lattice_events(events: Vec<LatticeEvent>) -> Vec<Event> {
-    events
-        .into_iter()
-        .map(|event| Event::Lattice(Box::new(event)))
-        .collect()
+    events.into_iter().map(|event| Event::Lattice(Box::new(event))).collect()
 }
 
 /// The first entries of a founder's chain, each made final before the next is written.
@@ -270,9 +210,7 @@ impl Founding {
     ) -> Result<DocumentId, Rejection> {
         let entry = self.lattice.draft(ledger.party, self.now, kind)?;
         let entry = ledger.sign(&keys.node, entry)?;
-        let pending = self
-            .lattice
-            .receive_entry(entry.bytes(), entry.signature())?;
+        let pending = self.lattice.receive_entry(entry.bytes(), entry.signature())?;
         self.events.extend(self.lattice.absorb(pending));
         let (made, _) = self.lattice.acknowledge(self.now, &keys.node, entry.id())?;
         self.events.extend(self.lattice.absorb(made));

@@ -44,20 +44,11 @@ impl Ledger {
             claim_by: opening.claim_by(),
         };
         let order = self.sign(keys.agent(payer.agent)?, order)?;
-        let mut events: Vec<Event> = self
-            .book
-            .opened(opening, start, order.id())
-            .map(Event::Book)
-            .collect();
+        let mut events: Vec<Event> =
+            self.book.opened(opening, start, order.id()).map(Event::Book).collect();
         events.push(record(DocumentKind::Order, start.job, &order));
         let available = opening.available();
-        Ok(Decision {
-            events,
-            outcome: Outcome::JobStarted {
-                order: Box::new(order),
-                available,
-            },
-        })
+        Ok(Decision { events, outcome: Outcome::JobStarted { order: Box::new(order), available } })
     }
 
     pub(super) fn deliver(
@@ -68,28 +59,11 @@ impl Ledger {
         (tokens, stream): (u32, Digest),
     ) -> Result<Decision, Rejection> {
         let (hold, head) = self.book.next_voucher(now, job, tokens)?;
-        let body = Voucher {
-            order: hold.order,
-            n: head.n,
-            amount: head.amount,
-            tokens,
-            stream,
-        };
+        let body = Voucher { order: hold.order, n: head.n, amount: head.amount, tokens, stream };
         let voucher = self.sign(keys.agent(hold.agent)?, body)?;
-        let raised = BookEvent::VoucherRaised {
-            job,
-            n: head.n,
-            amount: head.amount,
-            tokens,
-        };
-        let events = vec![
-            Event::Book(raised),
-            record(DocumentKind::Voucher, job, &voucher),
-        ];
-        Ok(Decision {
-            events,
-            outcome: Outcome::Done,
-        })
+        let raised = BookEvent::VoucherRaised { job, n: head.n, amount: head.amount, tokens };
+        let events = vec![Event::Book(raised), record(DocumentKind::Voucher, job, &voucher)];
+        Ok(Decision { events, outcome: Outcome::Done })
     }
 
     /// A job that delivered no token is voided: nothing delivered, nothing owed.

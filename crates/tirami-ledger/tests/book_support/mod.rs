@@ -75,18 +75,13 @@ impl World {
             tally: Tally::default(),
             thorough: true,
         };
-        world
-            .run(&Actor::Node, &Command::OpenChain { line })
-            .unwrap();
+        world.run(&Actor::Node, &Command::OpenChain { line }).unwrap();
         world
     }
 
     /// Without replay and snapshot at every step, for long runs.
     pub(crate) fn quick() -> Self {
-        Self {
-            thorough: false,
-            ..Self::new()
-        }
+        Self { thorough: false, ..Self::new() }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -96,23 +91,13 @@ impl World {
     /// Decides a command and applies it, checking everything that must hold.
     pub(crate) fn run(&mut self, actor: &Actor, command: &Command) -> Result<Outcome, Rejection> {
         let before = self.ledger.snapshot();
-        let context = Context {
-            now: self.now(),
-            keys: &self.keys,
-        };
+        let context = Context { now: self.now(), keys: &self.keys };
         let decision = self.ledger.decide(&context, actor, command);
-        assert_eq!(
-            self.ledger.snapshot(),
-            before,
-            "deciding {command:?} changed something"
-        );
+        assert_eq!(self.ledger.snapshot(), before, "deciding {command:?} changed something");
         let decision = decision?;
         let again = self.ledger.decide(&context, actor, command);
         assert_eq!(again.as_ref(), Ok(&decision), "deciding twice differs");
-        let context = Context {
-            now: self.now(),
-            keys: &self.keys,
-        };
+        let context = Context { now: self.now(), keys: &self.keys };
         for event in self.ledger.absorb(&context, decision.events) {
             self.count(&event);
             if let Event::Document(record) = &event {
@@ -143,33 +128,14 @@ impl World {
     fn check(&self) {
         assert_eq!(self.ledger.check_invariants(), Ok(()));
         let book = self.ledger.book();
-        let sum: i128 = book
-            .agents()
-            .values()
-            .map(|account| account.balance().signed())
-            .sum();
-        let Tally {
-            funded,
-            defunded,
-            posted,
-        } = self.tally;
-        assert_eq!(
-            sum as u128 + posted + defunded,
-            funded,
-            "agents lost or gained money"
-        );
+        let sum: i128 = book.agents().values().map(|account| account.balance().signed()).sum();
+        let Tally { funded, defunded, posted } = self.tally;
+        assert_eq!(sum as u128 + posted + defunded, funded, "agents lost or gained money");
         let chain = i128::from(self.ledger.lattice().signed_balance(self.ledger.party()));
         let uncollected = self.ledger.lattice().uncollected_sum(self.ledger.party());
-        assert_eq!(
-            self.ledger.own_balance() + sum,
-            chain + uncollected,
-            "book and chain differ"
-        );
+        assert_eq!(self.ledger.own_balance() + sum, chain + uncollected, "book and chain differ");
         let line = self.ledger.lattice().line(self.ledger.party()).signed();
-        assert!(
-            self.ledger.own_balance() >= -line,
-            "the node overdrew its line"
-        );
+        assert!(self.ledger.own_balance() >= -line, "the node overdrew its line");
         if self.thorough {
             self.check_replay();
         }
@@ -183,16 +149,9 @@ impl World {
             assert_eq!(&read, event, "the event does not survive its bytes");
             replayed.apply(&read);
         }
-        assert_eq!(
-            replayed.state_hash(),
-            self.ledger.state_hash(),
-            "replay differs"
-        );
+        assert_eq!(replayed.state_hash(), self.ledger.state_hash(), "replay differs");
         let restored = Ledger::restore(&self.ledger.snapshot()).unwrap();
-        assert_eq!(
-            restored, self.ledger,
-            "the snapshot does not restore the ledger"
-        );
+        assert_eq!(restored, self.ledger, "the snapshot does not restore the ledger");
     }
 
     /// Checks a document as a stranger would: from its bytes, with the signer's public key.
@@ -211,10 +170,7 @@ impl World {
             DocumentKind::Receipt => {
                 let receipt = self.verified::<Receipt>(record, self.keys.node.public());
                 let order = self.order_of(record);
-                assert_eq!(
-                    receipt.body().flop.cost_ceil(order.price),
-                    receipt.body().amount
-                );
+                assert_eq!(receipt.body().flop.cost_ceil(order.price), receipt.body().amount);
                 assert!(receipt.body().amount <= order.max_amount);
             }
         }

@@ -19,52 +19,17 @@ pub(crate) struct Max {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    Wait {
-        ms: u64,
-    },
-    Fund {
-        agent: usize,
-        amount: u64,
-    },
-    Defund {
-        agent: usize,
-        amount: u64,
-    },
-    Limit {
-        level: usize,
-        agent: usize,
-        max: Max,
-    },
-    Kill {
-        on: bool,
-    },
-    Reset {
-        agent: usize,
-    },
-    Start {
-        agent: usize,
-        by_key: bool,
-        prompt: u64,
-        max: u64,
-        request: u8,
-    },
-    Deliver {
-        hold: usize,
-        tokens: u64,
-    },
-    Finish {
-        hold: usize,
-        tokens: u64,
-        failed: bool,
-    },
-    Void {
-        hold: usize,
-        failed: bool,
-    },
-    Answer {
-        approval: usize,
-        approve: bool,
-    },
+    Wait { ms: u64 },
+    Fund { agent: usize, amount: u64 },
+    Defund { agent: usize, amount: u64 },
+    Limit { level: usize, agent: usize, max: Max },
+    Kill { on: bool },
+    Reset { agent: usize },
+    Start { agent: usize, by_key: bool, prompt: u64, max: u64, request: u8 },
+    Deliver { hold: usize, tokens: u64 },
+    Finish { hold: usize, tokens: u64, failed: bool },
+    Void { hold: usize, failed: bool },
+    Answer { approval: usize, approve: bool },
     Recover,
     Tick,
 }
@@ -145,11 +110,7 @@ impl Model {
             };
             in_time && at_level
         };
-        self.spends
-            .iter()
-            .filter(counts)
-            .map(|spend| spend.amount)
-            .sum()
+        self.spends.iter().filter(counts).map(|spend| spend.amount).sum()
     }
 
     pub(crate) fn levels(&self, agent: usize, by_key: bool) -> Vec<(usize, Max)> {
@@ -171,11 +132,7 @@ impl Model {
     /// Charged ever: what was spent and is not held any more.
     pub(crate) fn charged(&self) -> u64 {
         let open = |job: u64| self.holds.iter().any(|hold| hold.job == job);
-        self.spends
-            .iter()
-            .filter(|spend| !open(spend.job))
-            .map(|spend| spend.amount)
-            .sum()
+        self.spends.iter().filter(|spend| !open(spend.job)).map(|spend| spend.amount).sum()
     }
 
     pub(crate) fn start(
@@ -190,10 +147,7 @@ impl Model {
             return "kill_switch";
         }
         let levels = self.levels(agent, by_key);
-        if levels
-            .iter()
-            .any(|(_, max)| max.request.is_some_and(|max| needed > max))
-        {
+        if levels.iter().any(|(_, max)| max.request.is_some_and(|max| needed > max)) {
             return "request_limit";
         }
         let over = |model: &Self, window, of: fn(&Max) -> Option<u64>| {
@@ -235,10 +189,7 @@ impl Model {
         request: u8,
         needed: u64,
     ) -> Result<u64, &'static str> {
-        let place = self
-            .asks
-            .iter()
-            .position(|ask| ask.agent == agent && ask.request == request);
+        let place = self.asks.iter().position(|ask| ask.agent == agent && ask.request == request);
         if let Some(ask) = place.map(|place| &self.asks[place])
             && self.now < ask.lapses
         {
@@ -274,29 +225,12 @@ impl Model {
         let (now, job) = (self.now, self.jobs);
         let amount = prompt + completion_max;
         let ends = now + 3_600_000;
-        self.holds.push(Hold {
-            job,
-            agent,
-            prompt,
-            completion_max,
-            voucher: None,
-            ends,
-        });
-        self.spends.push(Spend {
-            job,
-            agent,
-            by_key,
-            at: now,
-            amount,
-        });
+        self.holds.push(Hold { job, agent, prompt, completion_max, voucher: None, ends });
+        self.spends.push(Spend { job, agent, by_key, at: now, amount });
         let most = smaller(self.agents[agent].max.spends, self.node_max.spends);
         let account = &mut self.agents[agent];
         account.started.push(now);
-        let lately = account
-            .started
-            .iter()
-            .filter(|at| *at / 1_000 + 60 >= now / 1_000)
-            .count();
+        let lately = account.started.iter().filter(|at| *at / 1_000 + 60 >= now / 1_000).count();
         if most.is_some_and(|most| lately as u64 >= most) {
             account.trip(now);
         }
@@ -307,11 +241,7 @@ impl Model {
         let hold = self.holds.remove(place);
         let charge = charge.unwrap_or(0);
         self.agents[hold.agent].balance -= charge;
-        let spend = self
-            .spends
-            .iter_mut()
-            .find(|spend| spend.job == hold.job)
-            .unwrap();
+        let spend = self.spends.iter_mut().find(|spend| spend.job == hold.job).unwrap();
         spend.amount = charge;
     }
 
@@ -376,46 +306,22 @@ impl Model {
                 }
                 self.agents[agent].balance -= amount;
             }
-            Step::Limit {
-                level: 0,
-                agent,
-                max,
-            } => {
-                self.agents[agent].key_max = Max {
-                    errors: None,
-                    spends: None,
-                    ..max
-                };
+            Step::Limit { level: 0, agent, max } => {
+                self.agents[agent].key_max = Max { errors: None, spends: None, ..max };
             }
-            Step::Limit {
-                level: 1,
-                agent,
-                max,
-            } => self.agents[agent].max = max,
+            Step::Limit { level: 1, agent, max } => self.agents[agent].max = max,
             Step::Limit { max, .. } => self.node_max = max,
             Step::Kill { on } => self.killed = on,
             Step::Reset { agent } => self.agents[agent].trip(0),
-            Step::Start {
-                agent,
-                by_key,
-                prompt,
-                max,
-                request,
-            } => {
+            Step::Start { agent, by_key, prompt, max, request } => {
                 self.jobs += 1;
                 return self.start(agent, by_key, (prompt, max), request);
             }
             Step::Deliver { hold, tokens } => return self.deliver(hold, tokens),
-            Step::Finish {
-                hold,
-                tokens,
-                failed,
-            } => return self.finish(hold, tokens, failed),
+            Step::Finish { hold, tokens, failed } => return self.finish(hold, tokens, failed),
             Step::Void { hold, failed } => match self.holds.get(hold).cloned() {
                 None => return "unknown_job",
-                Some(Hold {
-                    voucher: Some(_), ..
-                }) => return "contradicts",
+                Some(Hold { voucher: Some(_), .. }) => return "contradicts",
                 Some(Hold { agent, .. }) => {
                     self.end(hold, None);
                     if failed {

@@ -36,10 +36,7 @@ pub(crate) struct Play {
 
 impl Play {
     pub(crate) fn new() -> Self {
-        Self {
-            world: World::new(),
-            keys: BTreeMap::new(),
-        }
+        Self { world: World::new(), keys: BTreeMap::new() }
     }
 
     /// Takes one step and checks its expectation.
@@ -58,10 +55,7 @@ impl Play {
                 let answer = answer(self.world.run(&actor, &command));
                 if let ("agent", Some(fund)) = (step.verb.as_str(), step.named.get("fund")) {
                     let agent = agent_of(&step.args[0]);
-                    let fund = Command::FundAgent {
-                        agent,
-                        amount: trm(fund),
-                    };
+                    let fund = Command::FundAgent { agent, amount: trm(fund) };
                     self.world.run(&Actor::Node, &fund).unwrap();
                 }
                 answer
@@ -69,16 +63,9 @@ impl Play {
         };
         let expected = step.expect.as_deref().unwrap_or("ok");
         let mut words = expected.split_whitespace();
-        assert_eq!(
-            Some(answer.0.as_str()),
-            words.next(),
-            "line {line}: {:?}",
-            answer.1
-        );
+        assert_eq!(Some(answer.0.as_str()), words.next(), "line {line}: {:?}", answer.1);
         for word in words {
-            let (field, value) = word
-                .split_once('=')
-                .expect("field=value after the first word");
+            let (field, value) = word.split_once('=').expect("field=value after the first word");
             let found = answer.1.get(field).map(String::as_str);
             assert_eq!(found, Some(value), "line {line}: {field} of {:?}", answer.1);
         }
@@ -92,10 +79,9 @@ impl Play {
             key_of(name),
             secret_of(secret),
         ) {
-            Ok(caller) => (
-                "ok".into(),
-                BTreeMap::from([("scope".into(), caller.scope.to_string())]),
-            ),
+            Ok(caller) => {
+                ("ok".into(), BTreeMap::from([("scope".into(), caller.scope.to_string())]))
+            }
             Err(rejection) => answer(Err(rejection)),
         }
     }
@@ -105,25 +91,13 @@ impl Play {
             return Actor::Node;
         }
         if who == "nobody" {
-            return Actor::Caller {
-                key: None,
-                agent: None,
-                scope: Scope::Inference,
-            };
+            return Actor::Caller { key: None, agent: None, scope: Scope::Inference };
         }
         if who.starts_with('k') {
             let (agent, scope) = self.keys.get(who).copied().unwrap_or((None, Scope::Admin));
-            return Actor::Caller {
-                key: Some(key_of(who)),
-                agent,
-                scope,
-            };
+            return Actor::Caller { key: Some(key_of(who)), agent, scope };
         }
-        Actor::Caller {
-            key: None,
-            agent: Some(agent_of(who)),
-            scope: Scope::Inference,
-        }
+        Actor::Caller { key: None, agent: Some(agent_of(who)), scope: Scope::Inference }
     }
 
     fn command(&mut self, step: &Step) -> Command {
@@ -132,19 +106,10 @@ impl Play {
         match step.verb.as_str() {
             "agent" => {
                 self.world.keys.add_agent(agent_key(arg(0)));
-                Command::CreateAgent {
-                    agent: agent_of(arg(0)),
-                    name: arg(0).to_owned(),
-                }
+                Command::CreateAgent { agent: agent_of(arg(0)), name: arg(0).to_owned() }
             }
-            "fund" => Command::FundAgent {
-                agent: agent_of(arg(0)),
-                amount: trm(arg(1)),
-            },
-            "defund" => Command::DefundAgent {
-                agent: agent_of(arg(0)),
-                amount: trm(arg(1)),
-            },
+            "fund" => Command::FundAgent { agent: agent_of(arg(0)), amount: trm(arg(1)) },
+            "defund" => Command::DefundAgent { agent: agent_of(arg(0)), amount: trm(arg(1)) },
             "key" => self.create_key(step),
             "rotate" => {
                 if let Some(rights) = self.keys.get(arg(0)).copied() {
@@ -157,16 +122,9 @@ impl Play {
                     grace_ms: duration(&step.named["grace"]),
                 }
             }
-            "revoke" => Command::RevokeKey {
-                key: key_of(arg(0)),
-            },
-            "limits" => Command::SetLimits {
-                target: target(arg(0)),
-                limits: limits(&step.named),
-            },
-            "price" => Command::SetPrice {
-                price: Ppm::new(number(arg(0))),
-            },
+            "revoke" => Command::RevokeKey { key: key_of(arg(0)) },
+            "limits" => Command::SetLimits { target: target(arg(0)), limits: limits(&step.named) },
+            "price" => Command::SetPrice { price: Ppm::new(number(arg(0))) },
             "start" => start(step),
             "deliver" => Command::Deliver {
                 job: job_of(arg(0)),
@@ -174,21 +132,13 @@ impl Play {
                 stream: Digest::of(arg(1).as_bytes()),
             },
             "finish" => finish(step),
-            "void" => Command::VoidJob {
-                job: job_of(arg(0)),
-                failed: arg(1) == "failed",
-            },
-            "kill" => Command::SetKill {
-                on: arg(0) == "on",
-                reason: arg(1).to_owned(),
-            },
+            "void" => Command::VoidJob { job: job_of(arg(0)), failed: arg(1) == "failed" },
+            "kill" => Command::SetKill { on: arg(0) == "on", reason: arg(1).to_owned() },
             "approve" | "deny" => Command::DecideApproval {
                 approval: ApprovalId::new(arg(0).parse().unwrap()),
                 approve: step.verb == "approve",
             },
-            "reset" => Command::ResetBreaker {
-                agent: agent_of(arg(0)),
-            },
+            "reset" => Command::ResetBreaker { agent: agent_of(arg(0)) },
             "recover" => Command::Recover,
             "tick" => Command::Tick,
             verb => panic!("line {}: no verb {verb}", step.line),
@@ -197,16 +147,11 @@ impl Play {
 
     fn create_key(&mut self, step: &Step) -> Command {
         let name = step.args[0].clone();
-        let scope = Scope::ALL
-            .into_iter()
-            .find(|scope| scope.name() == step.named["scope"])
-            .unwrap();
+        let scope =
+            Scope::ALL.into_iter().find(|scope| scope.name() == step.named["scope"]).unwrap();
         let agent = step.named.get("agent").map(|agent| agent_of(agent));
         let now = self.world.now();
-        let expires_at = step
-            .named
-            .get("expires")
-            .map(|after| now.plus_ms(duration(after)));
+        let expires_at = step.named.get("expires").map(|after| now.plus_ms(duration(after)));
         self.keys.insert(name.clone(), (agent, scope));
         Command::CreateKey {
             key: key_of(&name),
@@ -227,12 +172,7 @@ impl Play {
             name => self.agent_fields(name),
         };
         for (field, value) in &step.named {
-            assert_eq!(
-                found.get(field),
-                Some(value),
-                "line {}: {field} of {found:?}",
-                step.line
-            );
+            assert_eq!(found.get(field), Some(value), "line {}: {field} of {found:?}", step.line);
         }
     }
 
@@ -257,10 +197,7 @@ impl Play {
             ("held".into(), account.held().to_string()),
             ("available".into(), account.available().to_string()),
             ("errors".into(), account.errors_in_a_row().to_string()),
-            (
-                "breaker".into(),
-                if open { "open" } else { "closed" }.to_owned(),
-            ),
+            ("breaker".into(), if open { "open" } else { "closed" }.to_owned()),
         ]);
         found
     }
@@ -291,10 +228,7 @@ impl Play {
 
 fn start(step: &Step) -> Command {
     let number = |name: &str| step.named.get(name).map_or(1, |text| text.parse().unwrap());
-    let smollm2 = step
-        .named
-        .get("model")
-        .is_some_and(|model| model == "smollm2");
+    let smollm2 = step.named.get("model").is_some_and(|model| model == "smollm2");
     let shape: ModelShape = if smollm2 { SMOLLM2 } else { TOKEN_IS_ONE_TRM };
     let job = &step.args[0];
     Command::StartJob(StartJob {
@@ -318,10 +252,7 @@ fn finish(step: &Step) -> Command {
     };
     Command::FinishJob(FinishJob {
         job: job_of(&step.args[0]),
-        cached_tokens: step
-            .named
-            .get("cached")
-            .map_or(0, |text| text.parse().unwrap()),
+        cached_tokens: step.named.get("cached").map_or(0, |text| text.parse().unwrap()),
         completion_tokens: step.args[1].parse().unwrap(),
         output: Digest::of(b"output"),
         build: "test".into(),
@@ -354,21 +285,12 @@ fn answer(result: Result<Outcome, Rejection>) -> Answer {
             put("available", available.to_string());
             "ok"
         }
-        Ok(Outcome::ApprovalPending {
-            approval,
-            max_amount,
-            ..
-        }) => {
+        Ok(Outcome::ApprovalPending { approval, max_amount, .. }) => {
             put("approval", approval.to_string());
             put("max", max_amount.to_string());
             "pending"
         }
-        Ok(Outcome::JobFinished {
-            flop,
-            amount,
-            available,
-            ..
-        }) => {
+        Ok(Outcome::JobFinished { flop, amount, available, .. }) => {
             put("flop", flop.to_string());
             put("amount", amount.to_string());
             put("available", available.to_string());
@@ -389,13 +311,7 @@ fn rejection_fields(rejection: &Rejection, mut put: impl FnMut(&str, String) -> 
             put("max", max.to_string());
             put("needed", needed.to_string());
         }
-        Rejection::BudgetLimit {
-            level,
-            period,
-            max,
-            used,
-            needed,
-        } => {
+        Rejection::BudgetLimit { level, period, max, used, needed } => {
             put("level", level_name(*level).into());
             put("period", period_name(*period).into());
             put("max", max.to_string());

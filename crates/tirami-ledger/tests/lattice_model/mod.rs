@@ -36,11 +36,7 @@ impl Model<'_> {
     /// The entries of the set that are valid.
     pub(crate) fn valid(&self) -> BTreeSet<DocumentId> {
         let mut known = BTreeMap::new();
-        self.entries
-            .keys()
-            .filter(|id| self.is_valid(**id, &mut known))
-            .copied()
-            .collect()
+        self.entries.keys().filter(|id| self.is_valid(**id, &mut known)).copied().collect()
     }
 
     pub(crate) fn sums(&self) -> Sums {
@@ -48,10 +44,7 @@ impl Model<'_> {
         let mut slots = BTreeMap::<(PartyId, u64), BTreeSet<DocumentId>>::new();
         for id in &valid {
             let entry = self.entries[id];
-            slots
-                .entry((entry.chain, entry.seq))
-                .or_default()
-                .insert(*id);
+            slots.entry((entry.chain, entry.seq)).or_default().insert(*id);
         }
         let mut sums = Sums::default();
         for ((chain, seq), ids) in &slots {
@@ -61,15 +54,11 @@ impl Model<'_> {
         }
         let counts = |id: &DocumentId| {
             let entry = self.entries[id];
-            sums.frozen
-                .get(&entry.chain)
-                .is_none_or(|(seq, _)| entry.seq < *seq)
+            sums.frozen.get(&entry.chain).is_none_or(|(seq, _)| entry.seq < *seq)
         };
         let (counted, other): (BTreeSet<_>, BTreeSet<_>) = valid.iter().partition(|id| counts(id));
-        let got: BTreeSet<DocumentId> = counted
-            .iter()
-            .flat_map(|id| collected(&self.entries[id].kind))
-            .collect();
+        let got: BTreeSet<DocumentId> =
+            counted.iter().flat_map(|id| collected(&self.entries[id].kind)).collect();
         for id in counted.iter().chain(&other) {
             let entry = self.entries[id];
             let Some((payee, amount)) = payout(&entry.kind) else {
@@ -93,15 +82,8 @@ impl Model<'_> {
                 sums.totals.burned += pay.fee.signed();
             }
         }
-        sums.balances = heads
-            .into_iter()
-            .map(|(chain, (_, balance))| (chain, balance))
-            .collect();
-        sums.totals.free = sums
-            .balances
-            .values()
-            .map(|balance| i128::from(*balance))
-            .sum();
+        sums.balances = heads.into_iter().map(|(chain, (_, balance))| (chain, balance)).collect();
+        sums.totals.free = sums.balances.values().map(|balance| i128::from(*balance)).sum();
         sums
     }
 
@@ -225,10 +207,9 @@ fn collected(kind: &EntryKind) -> Vec<DocumentId> {
 /// Whom the entry pays, and how much.
 pub(crate) fn payout(kind: &EntryKind) -> Option<(PartyId, i128)> {
     match kind {
-        EntryKind::Pay(pay) => Some((
-            pay.payee,
-            pay.items.iter().map(|item| item.amount.signed()).sum(),
-        )),
+        EntryKind::Pay(pay) => {
+            Some((pay.payee, pay.items.iter().map(|item| item.amount.signed()).sum()))
+        }
         EntryKind::Transfer(transfer) => Some((transfer.payee, transfer.amount.signed())),
         _ => None,
     }

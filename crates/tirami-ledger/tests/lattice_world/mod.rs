@@ -24,8 +24,7 @@ pub(crate) fn party(name: &str) -> PartyId {
 
 /// The TRM a text stands for.
 pub(crate) fn trm(text: &str) -> Trm {
-    text.parse()
-        .unwrap_or_else(|error| panic!("{text}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// A signed entry as it travels.
@@ -41,11 +40,7 @@ pub(crate) fn sign(lattice: &Lattice, entry: &Entry, by: &SecretKey) -> Sent {
     let bytes = minicbor::to_vec(entry).unwrap();
     let message = signing_message(Entry::KIND, lattice.mesh(), &bytes);
     let id = DocumentId::from_bytes(*blake3::hash(&message).as_bytes());
-    Sent {
-        id,
-        bytes,
-        signature: by.sign(&message),
-    }
+    Sent { id, bytes, signature: by.sign(&message) }
 }
 
 /// A certificate by these witnesses, whatever they may have promised.
@@ -56,9 +51,7 @@ pub(crate) fn certificate(
     by: &[&str],
 ) -> Certificate {
     let ack = |name: &&str| Acknowledgement::sign(lattice.mesh(), version, id, &key(name));
-    Certificate {
-        acknowledgements: by.iter().map(ack).collect(),
-    }
+    Certificate { acknowledgements: by.iter().map(ack).collect() }
 }
 
 /// The lattice of a mesh with `charter`, signed by its first witness `w1`.
@@ -70,9 +63,7 @@ pub(crate) fn found(charter: Charter) -> Lattice {
 /// A charter with witnesses `w1` … `wn`; `w1` is the founder, clerk and registrar.
 pub(crate) fn charter(witnesses: u8, quorum: u8, line_total: Trm) -> Charter {
     let mut charter = Charter::founder("test", key("w1").public(), line_total);
-    charter.witnesses = (1..=witnesses)
-        .map(|n| key(&format!("w{n}")).public())
-        .collect();
+    charter.witnesses = (1..=witnesses).map(|n| key(&format!("w{n}")).public()).collect();
     charter.quorum = quorum;
     charter
 }
@@ -90,13 +81,7 @@ impl World {
     pub(crate) fn new(lattice: Lattice) -> Self {
         let first = lattice.clone();
         let (events, entries) = (Vec::new(), BTreeMap::new());
-        Self {
-            lattice,
-            first,
-            events,
-            entries,
-            now: Timestamp::from_ms(1_000_000),
-        }
+        Self { lattice, first, events, entries, now: Timestamp::from_ms(1_000_000) }
     }
 
     /// Applies events and what follows from them.
@@ -107,12 +92,7 @@ impl World {
 
     /// The names of the witnesses in force.
     pub(crate) fn witnesses(&self) -> Vec<String> {
-        self.lattice
-            .charter()
-            .witnesses
-            .iter()
-            .map(|witness| self.name_of(*witness))
-            .collect()
+        self.lattice.charter().witnesses.iter().map(|witness| self.name_of(*witness)).collect()
     }
 
     /// The name behind a key.
@@ -120,9 +100,7 @@ impl World {
         let names = (1..=31).map(|n| format!("w{n}"));
         let others = ["ann", "bob", "cat", "dan", "eve", "new", "newer", "safe"].map(str::to_owned);
         let mut names = names.chain(others);
-        names
-            .find(|name| key(name).public() == wanted)
-            .unwrap_or_else(|| wanted.to_string())
+        names.find(|name| key(name).public() == wanted).unwrap_or_else(|| wanted.to_string())
     }
 
     /// The next entry of a chain, written by hand: its own arithmetic, not the lattice's.
@@ -132,40 +110,26 @@ impl World {
                 let entry = last.entry().entry();
                 (entry.seq + 1, Some(last.entry().id()), entry.balance)
             }
-            None => self.lattice.chain(chain).map_or((0, None, 0), |chain| {
-                (chain.next_seq(), chain.head(), chain.balance())
-            }),
+            None => self
+                .lattice
+                .chain(chain)
+                .map_or((0, None, 0), |chain| (chain.next_seq(), chain.head(), chain.balance())),
         };
         let balance = i128::from(before) + self.delta(&kind);
         let balance = i64::try_from(balance).unwrap_or(i64::MAX);
-        Entry {
-            chain,
-            seq,
-            prev,
-            time_ms: self.now,
-            kind,
-            balance,
-        }
+        Entry { chain, seq, prev, time_ms: self.now, kind, balance }
     }
 
     fn delta(&self, kind: &EntryKind) -> i128 {
         match kind {
             EntryKind::Pay(pay) => {
-                let items = pay
-                    .items
-                    .iter()
-                    .map(|item| item.amount.signed())
-                    .sum::<i128>();
+                let items = pay.items.iter().map(|item| item.amount.signed()).sum::<i128>();
                 -items - pay.fee.signed()
             }
             EntryKind::Transfer(transfer) => -transfer.amount.signed(),
             EntryKind::Collect(collect) => {
                 let amount = |id| Some(self.lattice.final_entry(id)?.effect.payout?.amount);
-                collect
-                    .ids
-                    .iter()
-                    .filter_map(|id| Some(amount(*id)?.signed()))
-                    .sum()
+                collect.ids.iter().filter_map(|id| Some(amount(*id)?.signed())).sum()
             }
             _ => 0,
         }
@@ -189,13 +153,9 @@ impl World {
         self.events
             .iter()
             .filter_map(|event| match event {
-                LatticeEvent::EntryFinal {
-                    entry, certificate, ..
-                } => Some((
-                    entry.bytes().to_vec(),
-                    entry.signature(),
-                    certificate.clone(),
-                )),
+                LatticeEvent::EntryFinal { entry, certificate, .. } => {
+                    Some((entry.bytes().to_vec(), entry.signature(), certificate.clone()))
+                }
                 _ => None,
             })
             .collect()

@@ -28,10 +28,7 @@ pub(crate) struct Step {
 /// When a line has no verb, an empty expectation, or one key twice: a scenario that is not
 /// understood must not pass.
 pub(crate) fn read(text: &str) -> Vec<Step> {
-    text.lines()
-        .enumerate()
-        .filter_map(|(index, line)| step(index + 1, line))
-        .collect()
+    text.lines().enumerate().filter_map(|(index, line)| step(index + 1, line)).collect()
 }
 
 fn step(line: usize, text: &str) -> Option<Step> {
@@ -43,16 +40,9 @@ fn step(line: usize, text: &str) -> Option<Step> {
         Some((action, expect)) => (action, Some(expect.trim().to_owned())),
         None => (text, None),
     };
-    assert_ne!(
-        expect.as_deref(),
-        Some(""),
-        "line {line}: nothing stands after ->"
-    );
+    assert_ne!(expect.as_deref(), Some(""), "line {line}: nothing stands after ->");
     let mut words = action.split_whitespace();
-    let verb = words
-        .next()
-        .unwrap_or_else(|| panic!("line {line}: there is no verb"))
-        .to_owned();
+    let verb = words.next().unwrap_or_else(|| panic!("line {line}: there is no verb")).to_owned();
     let mut args = Vec::new();
     let mut named = BTreeMap::new();
     for word in words {
@@ -64,11 +54,5 @@ fn step(line: usize, text: &str) -> Option<Step> {
             }
         }
     }
-    Some(Step {
-        line,
-        verb,
-        args,
-        named,
-        expect,
-    })
+    Some(Step { line, verb, args, named, expect })
 }

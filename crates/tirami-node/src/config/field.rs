@@ -130,10 +130,7 @@ pub const FIELDS: [Field; 14] = [
         name: "port",
         env: "TIRAMI_PORT",
         flag: "port",
-        kind: Kind::Number {
-            min: 0,
-            max: 65_535,
-        },
+        kind: Kind::Number { min: 0, max: 65_535 },
         default: "3000",
         doc: "The port of the HTTP API. 0 lets the system choose a free one.",
     },
@@ -152,10 +149,7 @@ pub const FIELDS: [Field; 14] = [
         name: "context_tokens",
         env: "TIRAMI_CONTEXT_TOKENS",
         flag: "context-tokens",
-        kind: Kind::Number {
-            min: 0,
-            max: 1_048_576,
-        },
+        kind: Kind::Number { min: 0, max: 1_048_576 },
         default: "0",
         doc: "Tokens one conversation may hold, question and answer together. 0 takes the \
               model's own number, at most 4096.",
@@ -174,10 +168,7 @@ pub const FIELDS: [Field; 14] = [
         name: "gpu_layers",
         env: "TIRAMI_GPU_LAYERS",
         flag: "gpu-layers",
-        kind: Kind::Number {
-            min: 0,
-            max: 10_000,
-        },
+        kind: Kind::Number { min: 0, max: 10_000 },
         default: "0",
         doc: "Layers of the model kept on a GPU. It needs a build with a GPU back-end.",
     },
@@ -186,10 +177,7 @@ pub const FIELDS: [Field; 14] = [
         name: "body_max_bytes",
         env: "TIRAMI_BODY_MAX_BYTES",
         flag: "body-max-bytes",
-        kind: Kind::Number {
-            min: 1_024,
-            max: 67_108_864,
-        },
+        kind: Kind::Number { min: 1_024, max: 67_108_864 },
         default: "4194304",
         doc: "Bytes the body of a request may have; a larger one is answered with 413.",
     },
@@ -198,10 +186,7 @@ pub const FIELDS: [Field; 14] = [
         name: "drain_ms",
         env: "TIRAMI_DRAIN_MS",
         flag: "drain-ms",
-        kind: Kind::Number {
-            min: 0,
-            max: 600_000,
-        },
+        kind: Kind::Number { min: 0, max: 600_000 },
         default: "10000",
         doc: "How long running answers may go on after Ctrl-C, in milliseconds. What is cut \
               then costs what was delivered.",
@@ -211,10 +196,7 @@ pub const FIELDS: [Field; 14] = [
         name: "price_ppm",
         env: "TIRAMI_PRICE_PPM",
         flag: "price-ppm",
-        kind: Kind::Number {
-            min: 1,
-            max: 1_000_000_000,
-        },
+        kind: Kind::Number { min: 1, max: 1_000_000_000 },
         default: "1000000",
         doc: "The price of work in µTRM for 10⁹ FLOP. 1000000 is par: 1 TRM for 10⁹ FLOP.",
     },
@@ -223,10 +205,7 @@ pub const FIELDS: [Field; 14] = [
         name: "personal_agent_answers",
         env: "TIRAMI_PERSONAL_AGENT_ANSWERS",
         flag: "personal-agent-answers",
-        kind: Kind::Number {
-            min: 0,
-            max: 1_000_000,
-        },
+        kind: Kind::Number { min: 0, max: 1_000_000 },
         default: "1000",
         doc: "A start fills the personal agent's account up to so many answers of 1000 tokens \
               when less than a tenth of that is left, from the node's own account; 0 leaves it \

@@ -85,10 +85,7 @@ pub(super) fn from_file(path: &Path, home: &Path) -> Result<Layer, ConfigError> 
             allowed: field.allowed(),
             found: text.get(value.span()).unwrap_or("this").to_owned(),
         })?;
-        let origin = Origin::File {
-            path: path.to_path_buf(),
-            line,
-        };
+        let origin = Origin::File { path: path.to_path_buf(), line };
         layer.insert(field.key, (expand(parsed, home, base), origin));
     }
     Ok(layer)
@@ -111,10 +108,7 @@ pub(super) fn from_env(env: &[(String, String)], home: &Path) -> Result<Layer, C
             allowed,
             found: format!("{text:?}"),
         })?;
-        layer.insert(
-            field.key,
-            (expand(value, home, None), Origin::Env(field.env)),
-        );
+        layer.insert(field.key, (expand(value, home, None), Origin::Env(field.env)));
     }
     Ok(layer)
 }
@@ -124,36 +118,21 @@ pub(super) fn from_flags(flags: &[(Key, Value)], home: &Path) -> Layer {
     flags
         .iter()
         .map(|(key, value)| {
-            (
-                *key,
-                (
-                    expand(value.clone(), home, None),
-                    Origin::Flag(key.field().flag),
-                ),
-            )
+            (*key, (expand(value.clone(), home, None), Origin::Flag(key.field().flag)))
         })
         .collect()
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable {
-        path: path.to_path_buf(),
-        source,
-    };
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_path_buf(), source };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let bytes = file.metadata().map_err(unreadable)?.len();
     if bytes > FILE_MAX_BYTES {
         let path = path.to_path_buf();
-        return Err(ConfigError::TooLarge {
-            path,
-            bytes,
-            max: FILE_MAX_BYTES,
-        });
+        return Err(ConfigError::TooLarge { path, bytes, max: FILE_MAX_BYTES });
     }
     let mut text = String::new();
-    file.take(FILE_MAX_BYTES)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
+    file.take(FILE_MAX_BYTES).read_to_string(&mut text).map_err(unreadable)?;
     Ok(text)
 }
 

@@ -12,10 +12,7 @@ const COMMENT_COLUMNS: usize = 88;
 const OTHER_ENV: [(&str, &str); 4] = [
     (ENV_CONFIG, "The config file, like `--config`."),
     (ENV_URL, "The node the commands talk to, like `--url`."),
-    (
-        ENV_API_KEY,
-        "The API key the commands use, like `--api-key`.",
-    ),
+    (ENV_API_KEY, "The API key the commands use, like `--api-key`."),
     ("NO_COLOR", "Set to anything: no colour in the output."),
 ];
 
@@ -103,9 +100,7 @@ fn literal(field: &Field) -> String {
 fn wrap(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let full = lines
-            .last()
-            .is_some_and(|line| line.len() + word.len() + 1 > COMMENT_COLUMNS);
+        let full = lines.last().is_some_and(|line| line.len() + word.len() + 1 > COMMENT_COLUMNS);
         if full {
             lines.push(String::new());
         }

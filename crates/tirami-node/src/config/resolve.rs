@@ -46,9 +46,7 @@ pub struct Resolved {
 impl Resolved {
     /// Every setting in the order of the table, with its value and where it was set.
     pub fn rows(&self) -> impl Iterator<Item = (Key, &Value, &Origin)> {
-        self.layer
-            .iter()
-            .map(|(key, (value, origin))| (*key, value, origin))
+        self.layer.iter().map(|(key, (value, origin))| (*key, value, origin))
     }
 }
 
@@ -63,9 +61,7 @@ impl Resolved {
 pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     let home = sources.home.as_deref().ok_or(ConfigError::NoHome)?;
     let asked = sources.file.clone().or_else(|| file_of_env(&sources.env));
-    let file = asked
-        .clone()
-        .unwrap_or_else(|| home.join(HOME_DIR).join(CONFIG_FILE));
+    let file = asked.clone().unwrap_or_else(|| home.join(HOME_DIR).join(CONFIG_FILE));
 
     let mut layer = layer::defaults(home);
     if asked.is_some() || file.exists() {
@@ -75,12 +71,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     layer.extend(layer::from_flags(&sources.flags, home));
 
     let config = config_of(&layer);
-    Ok(Resolved {
-        config,
-        file,
-        unknown_env: unknown_env(&sources.env),
-        layer,
-    })
+    Ok(Resolved { config, file, unknown_env: unknown_env(&sources.env), layer })
 }
 
 /// The settings in a layer that has all of them.
@@ -129,19 +120,12 @@ fn number<T: TryFrom<u64> + Default>(layer: &Layer, key: Key) -> T {
 }
 
 fn file_of_env(env: &[(String, String)]) -> Option<PathBuf> {
-    let (_, path) = env
-        .iter()
-        .find(|(name, path)| name == ENV_CONFIG && !path.is_empty())?;
+    let (_, path) = env.iter().find(|(name, path)| name == ENV_CONFIG && !path.is_empty())?;
     Some(PathBuf::from(path))
 }
 
 fn unknown_env(env: &[(String, String)]) -> Vec<(String, Option<&'static str>)> {
-    let known = || {
-        FIELDS
-            .iter()
-            .map(|field| field.env)
-            .chain([ENV_CONFIG, ENV_URL, ENV_API_KEY])
-    };
+    let known = || FIELDS.iter().map(|field| field.env).chain([ENV_CONFIG, ENV_URL, ENV_API_KEY]);
     env.iter()
         .map(|(name, _)| name)
         .filter(|name| name.starts_with("TIRAMI_") && !name.starts_with(ENV_TEST_PREFIX))

@@ -10,14 +10,8 @@ fn sources(file: Option<&Path>, env: &[(&str, &str)], flags: &[(Key, &str)]) -> 
     Sources {
         home: Some(HOME.into()),
         file: file.map(Into::into),
-        env: env
-            .iter()
-            .map(|(name, text)| ((*name).into(), (*text).into()))
-            .collect(),
-        flags: flags
-            .iter()
-            .map(|(key, text)| (*key, key.field().parse(text).unwrap()))
-            .collect(),
+        env: env.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect(),
+        flags: flags.iter().map(|(key, text)| (*key, key.field().parse(text).unwrap())).collect(),
     }
 }
 
@@ -48,16 +42,9 @@ fn both_ends_of_every_range_arrive_unchanged() {
             let text = end.to_string();
             let resolved = resolve(&sources(None, &[(field.env, text.as_str())], &[])).unwrap();
             let config = format!("{:?}", resolved.config);
-            assert!(
-                config.contains(&format!("{}: {end}", field.name)),
-                "{config}"
-            );
+            assert!(config.contains(&format!("{}: {end}", field.name)), "{config}");
         }
-        assert!(
-            field.parse(&(max + 1).to_string()).is_err(),
-            "{}",
-            field.name
-        );
+        assert!(field.parse(&(max + 1).to_string()).is_err(), "{}", field.name);
     }
 }
 
@@ -68,20 +55,12 @@ fn flags_win_over_the_environment_and_the_environment_over_the_file() {
         let resolved = resolve(&sources(Some(path), &env, &[(Key::Port, "3")])).unwrap();
         let config = &resolved.config;
         assert_eq!((config.port, config.threads, config.sequences), (3, 2, 1));
-        assert_eq!(
-            config.gpu_layers,
-            Config::defaults(Path::new(HOME)).gpu_layers
-        );
-        let origins: Vec<String> = resolved
-            .rows()
-            .map(|(_, _, origin)| origin.to_string())
-            .collect();
+        assert_eq!(config.gpu_layers, Config::defaults(Path::new(HOME)).gpu_layers);
+        let origins: Vec<String> =
+            resolved.rows().map(|(_, _, origin)| origin.to_string()).collect();
         assert_eq!(origins[Key::Port as usize], "flag --port");
         assert_eq!(origins[Key::Threads as usize], "env TIRAMI_THREADS");
-        assert_eq!(
-            origins[Key::Sequences as usize],
-            format!("{}:3", path.display())
-        );
+        assert_eq!(origins[Key::Sequences as usize], format!("{}:3", path.display()));
         assert_eq!(origins[Key::Bind as usize], "default");
     });
 }
@@ -89,66 +68,28 @@ fn flags_win_over_the_environment_and_the_environment_over_the_file() {
 #[test]
 fn every_refusal_names_place_key_and_what_is_allowed() {
     let cases = [
-        (
-            "prot = 3000",
-            ":1: unknown key `prot`; did you mean `port`?",
-        ),
-        (
-            "\n\nzzz = 1",
-            ":3: unknown key `zzz`; the keys are data_dir, models_dir",
-        ),
-        (
-            "[port]\nx = 1",
-            ":1: port must be a whole number from 0 to 65535, not",
-        ),
-        (
-            "port = \"3000\"",
-            ":1: port must be a whole number from 0 to 65535, not \"3000\"",
-        ),
-        (
-            "# a\nport = -1",
-            ":2: port must be a whole number from 0 to 65535, not -1",
-        ),
-        (
-            "port = 65536",
-            ":1: port must be a whole number from 0 to 65535, not 65536",
-        ),
-        (
-            "bind = \"here\"",
-            ":1: bind must be an IP address such as 127.0.0.1 or ::1, not",
-        ),
-        (
-            "model = \"\"",
-            ":1: model must be a text that is not empty, not \"\"",
-        ),
+        ("prot = 3000", ":1: unknown key `prot`; did you mean `port`?"),
+        ("\n\nzzz = 1", ":3: unknown key `zzz`; the keys are data_dir, models_dir"),
+        ("[port]\nx = 1", ":1: port must be a whole number from 0 to 65535, not"),
+        ("port = \"3000\"", ":1: port must be a whole number from 0 to 65535, not \"3000\""),
+        ("# a\nport = -1", ":2: port must be a whole number from 0 to 65535, not -1"),
+        ("port = 65536", ":1: port must be a whole number from 0 to 65535, not 65536"),
+        ("bind = \"here\"", ":1: bind must be an IP address such as 127.0.0.1 or ::1, not"),
+        ("model = \"\"", ":1: model must be a text that is not empty, not \"\""),
         ("port = 1\nport = 2", ":2: duplicate key"),
         ("port = ", ":1: "),
     ];
     for (content, expected) in cases {
         with_file(content, |path| {
-            let error = resolve(&sources(Some(path), &[], &[]))
-                .unwrap_err()
-                .to_string();
+            let error = resolve(&sources(Some(path), &[], &[])).unwrap_err().to_string();
             let expected = format!("{}{expected}", path.display());
-            assert!(
-                error.starts_with(&expected),
-                "{content:?}\n {error}\n {expected}"
-            );
+            assert!(error.starts_with(&expected), "{content:?}\n {error}\n {expected}");
         });
     }
-    let error = resolve(&sources(None, &[("TIRAMI_PORT", "x")], &[]))
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        error,
-        "TIRAMI_PORT: port must be a whole number from 0 to 65535, not \"x\""
-    );
+    let error = resolve(&sources(None, &[("TIRAMI_PORT", "x")], &[])).unwrap_err().to_string();
+    assert_eq!(error, "TIRAMI_PORT: port must be a whole number from 0 to 65535, not \"x\"");
     let error = resolve(&sources(Some(Path::new("/nowhere.toml")), &[], &[])).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("cannot read the config file /nowhere.toml: ")
-    );
+    assert!(error.to_string().starts_with("cannot read the config file /nowhere.toml: "));
 }
 
 #[test]
@@ -161,10 +102,7 @@ fn the_default_file_parses_and_equals_the_defaults_as_it_is_and_with_every_line_
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(
-        active.lines().filter(|line| !line.starts_with('#')).count(),
-        FIELDS.len() * 2
-    );
+    assert_eq!(active.lines().filter(|line| !line.starts_with('#')).count(), FIELDS.len() * 2);
     for content in [page, active] {
         with_file(&content, |path| {
             let resolved = resolve(&sources(Some(path), &[], &[])).unwrap();
@@ -186,16 +124,9 @@ fn directories_know_the_home_directory_and_where_the_file_is() {
 
 #[test]
 fn a_mistyped_variable_is_named_with_the_one_that_was_meant() {
-    let env = [
-        ("TIRAMI_PROT", "1"),
-        ("TIRAMI_TEST_MODEL", "x"),
-        ("TIRAMI_URL", "y"),
-    ];
+    let env = [("TIRAMI_PROT", "1"), ("TIRAMI_TEST_MODEL", "x"), ("TIRAMI_URL", "y")];
     let resolved = resolve(&sources(None, &env, &[])).unwrap();
-    assert_eq!(
-        resolved.unknown_env,
-        [("TIRAMI_PROT".to_owned(), Some("TIRAMI_PORT"))]
-    );
+    assert_eq!(resolved.unknown_env, [("TIRAMI_PROT".to_owned(), Some("TIRAMI_PORT"))]);
 }
 
 #[test]

@@ -30,15 +30,9 @@ fn running(dir: &Path, pages: u32) -> Running {
     let configure = |db: &rusqlite::Connection| {
         db.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
     };
-    let (store, _) = opening
-        .start_with(StoreStats::default(), configure)
-        .unwrap();
+    let (store, _) = opening.start_with(StoreStats::default(), configure).unwrap();
     let ledger = Ledger::new(Lattice::found(&charter).unwrap(), genesis.party);
-    start(
-        Kernel::new(ledger, Keyring::new(node)),
-        store,
-        DriverStats::default(),
-    )
+    start(Kernel::new(ledger, Keyring::new(node)), store, DriverStats::default())
 }
 
 /// A command that leaves its number in the journal.
@@ -46,20 +40,12 @@ fn numbered(number: u64) -> Command {
     let lifetime_max = Some(Trm::from_micro(number));
     Command::SetLimits {
         target: Target::Node,
-        limits: Limits {
-            lifetime_max,
-            ..Limits::default()
-        },
+        limits: Limits { lifetime_max, ..Limits::default() },
     }
 }
 
 fn number_in(kernel: &Kernel) -> Option<u64> {
-    kernel
-        .ledger()
-        .book()
-        .limits(Target::Node)?
-        .lifetime_max
-        .map(Trm::micro)
+    kernel.ledger().book().limits(Target::Node)?.lifetime_max.map(Trm::micro)
 }
 
 /// The numbers that the journal holds, in order; after a snapshot only the last.
@@ -118,14 +104,9 @@ async fn a_store_that_fails_stops_everything_with_its_sentence() {
             Err(error) => break error,
         }
     };
-    let SubmitError::Stopped { reason } = &stopped else {
-        panic!("{stopped}")
-    };
+    let SubmitError::Stopped { reason } = &stopped else { panic!("{stopped}") };
     assert!(reason.starts_with("the disk is full"), "{reason}");
-    assert_eq!(
-        handle.submit(Actor::Node, numbered(0)).await,
-        Err(stopped.clone())
-    );
+    assert_eq!(handle.submit(Actor::Node, numbered(0)).await, Err(stopped.clone()));
     assert_eq!(handle.read(|_, _| ()).await, Err(stopped.clone()));
     assert!(!handle.is_running());
     let mut failure = running.failure.clone();
@@ -147,9 +128,7 @@ async fn a_full_queue_is_said_at_once_and_changes_nothing() {
             let mut submit =
                 Box::pin(async move { handle.submit(Actor::Node, numbered(number as u64)).await });
             let waker = std::task::Waker::noop();
-            let polled = submit
-                .as_mut()
-                .poll(&mut std::task::Context::from_waker(waker));
+            let polled = submit.as_mut().poll(&mut std::task::Context::from_waker(waker));
             (submit, polled)
         })
         .collect();

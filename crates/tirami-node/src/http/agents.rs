@@ -31,15 +31,10 @@ pub(super) async fn list(
         .read(move |kernel, now| {
             let agents = kernel.ledger().book().agents().keys();
             let shown = agents.filter(|agent| only.is_none_or(|only| only == **agent));
-            shown
-                .filter_map(|agent| view.agent(kernel, now, *agent))
-                .collect()
+            shown.filter_map(|agent| view.agent(kernel, now, *agent)).collect()
         })
         .await?;
-    Ok(json::ok(&AgentList {
-        count: agents.len() as u64,
-        agents,
-    }))
+    Ok(json::ok(&AgentList { count: agents.len() as u64, agents }))
 }
 
 pub(super) async fn create(
@@ -53,17 +48,11 @@ pub(super) async fn create(
     let agent = adopt(&app, &caller, key, asked.name).await?;
     if let Some(limits) = &asked.limits {
         let limits = views::ledger_limits(limits);
-        let command = Command::SetLimits {
-            target: Target::Agent(agent),
-            limits,
-        };
+        let command = Command::SetLimits { target: Target::Agent(agent), limits };
         app.handle.submit(caller.actor(), command).await?;
     }
     if let Some(fund) = asked.fund_trm.filter(|fund| !fund.trm().is_zero()) {
-        let command = Command::FundAgent {
-            agent,
-            amount: fund.trm(),
-        };
+        let command = Command::FundAgent { agent, amount: fund.trm() };
         app.handle.submit(caller.actor(), command).await?;
     }
     show(&app, agent).await
@@ -79,13 +68,9 @@ async fn adopt(
 ) -> Result<AgentId, ApiError> {
     let agent = key.public().agent();
     let (keys, kept) = (app.keys.clone(), key.clone());
-    blocking(move || keys.keep_agent(&kept))
-        .await?
-        .map_err(key_trouble)?;
+    blocking(move || keys.keep_agent(&kept)).await?.map_err(key_trouble)?;
     app.handle.add_agent_key(key).await?;
-    app.handle
-        .submit(caller.actor(), Command::CreateAgent { agent, name })
-        .await?;
+    app.handle.submit(caller.actor(), Command::CreateAgent { agent, name }).await?;
     Ok(agent)
 }
 
@@ -98,9 +83,7 @@ pub(super) async fn fund(
     let agent = query::agent("did", &did)?;
     let asked: FundAgent = json::read(request, app.config.body_max_bytes).await?;
     let micro = asked.amount_trm.micro();
-    let amount = u64::try_from(micro.unsigned_abs())
-        .map(Trm::from_micro)
-        .unwrap_or(Trm::MAX);
+    let amount = u64::try_from(micro.unsigned_abs()).map(Trm::from_micro).unwrap_or(Trm::MAX);
     let command = if micro < 0 {
         Command::DefundAgent { agent, amount }
     } else {
@@ -128,10 +111,7 @@ pub(super) async fn export(
     let _turn = turn(&app).await?;
     let keys = app.keys.clone();
     let bundle = blocking(move || -> Result<Bundle, ApiError> {
-        let key = keys
-            .agent(agent)
-            .map_err(key_trouble)?
-            .ok_or_else(unknown_agent)?;
+        let key = keys.agent(agent).map_err(key_trouble)?.ok_or_else(unknown_agent)?;
         bundle::seal(&key, &name, &asked.passphrase).map_err(bundle_trouble)
     })
     .await??;
@@ -166,13 +146,8 @@ async fn turn(app: &AppState) -> Result<tokio::sync::OwnedSemaphorePermit, ApiEr
 
 async fn show(app: &AppState, agent: AgentId) -> Result<Response, ApiError> {
     let view = View::of(app);
-    let shown = app
-        .handle
-        .read(move |kernel, now| view.agent(kernel, now, agent))
-        .await?;
-    shown
-        .map(|agent| json::ok(&agent))
-        .ok_or_else(unknown_agent)
+    let shown = app.handle.read(move |kernel, now| view.agent(kernel, now, agent)).await?;
+    shown.map(|agent| json::ok(&agent)).ok_or_else(unknown_agent)
 }
 
 /// What is needed to show an agent.
@@ -184,10 +159,7 @@ struct View {
 
 impl View {
     fn of(app: &AppState) -> Self {
-        Self {
-            personal: app.personal_agent,
-            shape: app.engine.model().shape,
-        }
+        Self { personal: app.personal_agent, shape: app.engine.model().shape }
     }
 
     fn agent(self, kernel: &Kernel, now: Timestamp, agent: AgentId) -> Option<Agent> {
@@ -214,10 +186,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
     if (1..=NAME_MAX_CHARS).contains(&name.chars().count()) {
         return Ok(());
     }
-    Err(ApiError::invalid(
-        "name",
-        format!("name must have 1 to {NAME_MAX_CHARS} characters"),
-    ))
+    Err(ApiError::invalid("name", format!("name must have 1 to {NAME_MAX_CHARS} characters")))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -230,21 +199,15 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn key_trouble(error: KeyFileError) -> ApiError {
-    ApiError::server(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "key_file",
-        error.to_string(),
-    )
+    ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "key_file", error.to_string())
 }
 
 fn bundle_trouble(error: BundleError) -> ApiError {
     match &error {
         BundleError::Passphrase => ApiError::invalid("passphrase", error.to_string()),
-        BundleError::Random => ApiError::server(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no_randomness",
-            error.to_string(),
-        ),
+        BundleError::Random => {
+            ApiError::server(StatusCode::SERVICE_UNAVAILABLE, "no_randomness", error.to_string())
+        }
         BundleError::Unusable | BundleError::Parameters { .. } => {
             ApiError::invalid("bundle", error.to_string())
         }

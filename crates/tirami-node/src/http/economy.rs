@@ -64,9 +64,7 @@ pub(super) async fn balance(
         })
     };
     let balance = app.handle.read(read).await?;
-    balance
-        .map(|balance| json::ok(&balance))
-        .ok_or_else(unknown_agent)
+    balance.map(|balance| json::ok(&balance)).ok_or_else(unknown_agent)
 }
 
 pub(super) async fn pricing(State(app): State<AppState>) -> Result<Response, ApiError> {
@@ -107,15 +105,7 @@ pub(super) async fn trades(
         return Err(ApiError::invalid("limit", message));
     }
     let before = parameters.number::<i64>("before")?;
-    let page = app
-        .reader
-        .trades(TradeFilter {
-            agent,
-            before,
-            limit,
-        })
-        .await
-        .map_err(unreadable)?;
+    let page = app.reader.trades(TradeFilter { agent, before, limit }).await.map_err(unreadable)?;
     Ok(json::ok(&TradeList {
         count: page.items.len() as u64,
         trades: page.items.iter().map(views::trade).collect(),
@@ -130,16 +120,8 @@ pub(super) async fn trade(
 ) -> Result<Response, ApiError> {
     let unknown = || ApiError::not_found("unknown_trade", format!("there is no trade {id:.64}"));
     let document: DocumentId = id.parse().map_err(|_| unknown())?;
-    let found = app
-        .reader
-        .trade(document)
-        .await
-        .map_err(unreadable)?
-        .ok_or_else(unknown)?;
-    if caller
-        .confined_to()
-        .is_some_and(|agent| agent != found.row.consumer)
-    {
+    let found = app.reader.trade(document).await.map_err(unreadable)?.ok_or_else(unknown)?;
+    if caller.confined_to().is_some_and(|agent| agent != found.row.consumer) {
         return Err(unknown());
     }
     let provider_key = provider_key(&app, &found).await?;
@@ -158,13 +140,7 @@ async fn provider_key(app: &AppState, found: &store::TradeDetail) -> Result<Publ
     let provider = found.row.provider;
     let key = app
         .handle
-        .read(move |kernel, _| {
-            kernel
-                .ledger()
-                .lattice()
-                .chain(provider)
-                .map(|chain| chain.key())
-        })
+        .read(move |kernel, _| kernel.ledger().lattice().chain(provider).map(|chain| chain.key()))
         .await?;
     Ok(key.unwrap_or_else(|| PublicKey::from(provider)))
 }
@@ -175,12 +151,7 @@ fn detail(
     provider_key: PublicKey,
 ) -> Option<TradeDetail> {
     let newest = |kind: DocumentKind| {
-        found
-            .documents
-            .iter()
-            .rev()
-            .find(|record| record.kind == kind)
-            .map(document)
+        found.documents.iter().rev().find(|record| record.kind == kind).map(document)
     };
     let mut detail = TradeDetail {
         trade: views::trade(&found.row),
@@ -273,9 +244,7 @@ pub(super) async fn estimate(
         .await?;
     let model = app.engine.model();
     let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
-    let work = model
-        .shape
-        .work(0, prompt_tokens.saturating_add(completion_max));
+    let work = model.shape.work(0, prompt_tokens.saturating_add(completion_max));
     let max_cost = work.cost_ceil(price);
     let hundred = model.shape.work(prompt_tokens, 100).cost_ceil(price);
     let answer = AnswerCost::of(&app, price);
@@ -295,10 +264,7 @@ pub(super) async fn estimate(
 }
 
 pub(super) fn unknown_agent() -> ApiError {
-    ApiError::not_found(
-        "unknown_agent",
-        "there is no such agent; GET /v1/tirami/agents lists them",
-    )
+    ApiError::not_found("unknown_agent", "there is no such agent; GET /v1/tirami/agents lists them")
 }
 
 fn unreadable(error: store::StoreError) -> ApiError {

@@ -47,10 +47,7 @@ impl ApiError {
             status,
             code,
             retry_after_s: None,
-            body: ErrorBody {
-                error,
-                x_tirami: None,
-            },
+            body: ErrorBody { error, x_tirami: None },
         }))
     }
 
@@ -66,13 +63,7 @@ impl ApiError {
 
     /// 400: OpenAI has this field and it would change the answer, but it is not built here.
     pub(crate) fn unsupported(param: &str, message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            INVALID,
-            "unsupported_parameter",
-            message,
-        )
-        .param(param)
+        Self::new(StatusCode::BAD_REQUEST, INVALID, "unsupported_parameter", message).param(param)
     }
 
     /// 404: there is no such thing.
@@ -82,12 +73,7 @@ impl ApiError {
 
     /// 401: who calls is not known.
     pub(crate) fn unauthorized(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "authentication_error",
-            code,
-            message,
-        )
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", code, message)
     }
 
     /// 403: who calls may not do this.
@@ -101,13 +87,8 @@ impl ApiError {
         retry_after_s: u64,
         message: impl Into<String>,
     ) -> Self {
-        Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_error",
-            code,
-            message,
-        )
-        .retry_after(retry_after_s)
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", code, message)
+            .retry_after(retry_after_s)
     }
 
     /// 500 or 503: the node is at fault.
@@ -145,22 +126,14 @@ const SECONDS_UNTIL_ROOM: u64 = 1;
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Inner {
-            status,
-            code,
-            retry_after_s,
-            body,
-        } = *self.0;
+        let Inner { status, code, retry_after_s, body } = *self.0;
         let mut response = json::response(status, &body);
         let headers = response.headers_mut();
         if let Some(seconds) = retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(
-                WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer realm=\"tirami\""),
-            );
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tirami\""));
         }
         response.extensions_mut().insert(RefusalCode(code));
         response
@@ -204,14 +177,11 @@ impl From<Rejection> for ApiError {
             Rejection::OutOfRange { .. }
             | Rejection::Entry(_)
             | Rejection::Acknowledge(_)
-            | Rejection::Cut(_) => {
-                (StatusCode::BAD_REQUEST, INVALID)
-            }
+            | Rejection::Cut(_) => (StatusCode::BAD_REQUEST, INVALID),
             Rejection::RequestLimit { .. }
-            | Rejection::BudgetLimit {
-                period: Period::Lifetime,
-                ..
-            } => (StatusCode::FORBIDDEN, "limit_error"),
+            | Rejection::BudgetLimit { period: Period::Lifetime, .. } => {
+                (StatusCode::FORBIDDEN, "limit_error")
+            }
             Rejection::TooMany { .. }
             | Rejection::BudgetLimit { .. }
             | Rejection::BreakerOpen { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
@@ -232,29 +202,13 @@ impl From<Rejection> for ApiError {
 fn retry_after_s(rejection: &Rejection) -> Option<u64> {
     match rejection {
         Rejection::TooMany { .. } => Some(SECONDS_UNTIL_ROOM),
-        Rejection::BudgetLimit {
-            period: Period::Minute,
-            ..
-        } => Some(1),
-        Rejection::BudgetLimit {
-            period: Period::Hour,
-            ..
-        } => Some(60),
-        Rejection::BudgetLimit {
-            period: Period::Day,
-            ..
-        } => Some(3_600),
+        Rejection::BudgetLimit { period: Period::Minute, .. } => Some(1),
+        Rejection::BudgetLimit { period: Period::Hour, .. } => Some(60),
+        Rejection::BudgetLimit { period: Period::Day, .. } => Some(3_600),
         Rejection::BreakerOpen { until } => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_millis();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             let left = u128::from(until.ms()).saturating_sub(now);
-            Some(
-                u64::try_from(left.div_ceil(1_000))
-                    .unwrap_or(u64::MAX)
-                    .max(1),
-            )
+            Some(u64::try_from(left.div_ceil(1_000)).unwrap_or(u64::MAX).max(1))
         }
         _ => None,
     }
@@ -276,11 +230,9 @@ impl From<StartError> for ApiError {
             StartError::Busy { .. } => {
                 Self::too_many("engine_busy", SECONDS_UNTIL_ROOM, error.to_string())
             }
-            StartError::Stopped => Self::server(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "engine_stopped",
-                error.to_string(),
-            ),
+            StartError::Stopped => {
+                Self::server(StatusCode::SERVICE_UNAVAILABLE, "engine_stopped", error.to_string())
+            }
         }
     }
 }

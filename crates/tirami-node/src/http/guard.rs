@@ -37,11 +37,7 @@ pub(super) struct Caller {
 impl Caller {
     /// The caller as the ledger knows it.
     pub(super) const fn actor(&self) -> Actor {
-        Actor::Caller {
-            key: self.key,
-            agent: self.agent,
-            scope: self.scope,
-        }
+        Actor::Caller { key: self.key, agent: self.agent, scope: self.scope }
     }
 
     /// The agent that pays for what the caller does.
@@ -124,16 +120,8 @@ pub(super) async fn gate(
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
-    let code = response
-        .extensions()
-        .get::<RefusalCode>()
-        .map(|code| code.0);
-    app.metrics.request(
-        operation.endpoint().id,
-        response.status(),
-        started.elapsed(),
-        code,
-    );
+    let code = response.extensions().get::<RefusalCode>().map(|code| code.0);
+    app.metrics.request(operation.endpoint().id, response.status(), started.elapsed(), code);
     response
 }
 
@@ -196,11 +184,7 @@ async fn identify(
         ));
     }
     check_same_machine(headers)?;
-    Ok(Caller {
-        key: None,
-        agent: Some(app.personal_agent),
-        scope: Scope::Inference,
-    })
+    Ok(Caller { key: None, agent: Some(app.personal_agent), scope: Scope::Inference })
 }
 
 /// The key of the `Authorization` or the `x-api-key` header. OpenAI's clients cannot leave the
@@ -260,11 +244,7 @@ fn key_id(text: &str) -> Option<KeyId> {
 /// that was rebound to 127.0.0.1 shows in `Host`, a stranger's page in `Origin` or
 /// `Sec-Fetch-Site`.
 fn check_same_machine(headers: &HeaderMap) -> Result<(), ApiError> {
-    let text = |name| {
-        headers
-            .get(name)
-            .map(|value: &HeaderValue| value.to_str().unwrap_or("?"))
-    };
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
     let host = text(HOST.as_str()).unwrap_or_default();
     if !is_loopback_name(host) {
         return Err(ApiError::forbidden(
@@ -272,11 +252,8 @@ fn check_same_machine(headers: &HeaderMap) -> Result<(), ApiError> {
             "without an API key the Host must be localhost, 127.0.0.1 or [::1]",
         ));
     }
-    let same_origin = |origin: &str| {
-        origin
-            .strip_prefix("http://")
-            .is_some_and(|rest| rest == host)
-    };
+    let same_origin =
+        |origin: &str| origin.strip_prefix("http://").is_some_and(|rest| rest == host);
     if text(ORIGIN.as_str()).is_some_and(|origin| !same_origin(origin)) {
         return Err(ApiError::forbidden(
             "forbidden_origin",
@@ -318,10 +295,7 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-            .collect()
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
     }
 
     #[test]
@@ -331,17 +305,8 @@ mod tests {
             (true, &[("host", "localhost")]),
             (true, &[("host", "LocalHost:1")]),
             (true, &[("host", "[::1]:3000")]),
-            (
-                true,
-                &[
-                    ("host", "localhost:3000"),
-                    ("origin", "http://localhost:3000"),
-                ],
-            ),
-            (
-                true,
-                &[("host", "localhost"), ("sec-fetch-site", "same-origin")],
-            ),
+            (true, &[("host", "localhost:3000"), ("origin", "http://localhost:3000")]),
+            (true, &[("host", "localhost"), ("sec-fetch-site", "same-origin")]),
             (true, &[("host", "localhost"), ("sec-fetch-site", "none")]),
             (false, &[]),
             (false, &[("host", "")]),
@@ -351,56 +316,23 @@ mod tests {
             (false, &[("host", "localhost:3000.evil.example")]),
             (false, &[("host", "[::1].evil.example")]),
             (false, &[("host", "10.0.0.1:3000")]),
-            (
-                false,
-                &[
-                    ("host", "localhost:3000"),
-                    ("origin", "http://localhost:5173"),
-                ],
-            ),
-            (
-                false,
-                &[
-                    ("host", "localhost:3000"),
-                    ("origin", "https://localhost:3000"),
-                ],
-            ),
-            (
-                false,
-                &[
-                    ("host", "localhost:3000"),
-                    ("origin", "http://evil.example"),
-                ],
-            ),
+            (false, &[("host", "localhost:3000"), ("origin", "http://localhost:5173")]),
+            (false, &[("host", "localhost:3000"), ("origin", "https://localhost:3000")]),
+            (false, &[("host", "localhost:3000"), ("origin", "http://evil.example")]),
             (false, &[("host", "localhost:3000"), ("origin", "null")]),
-            (
-                false,
-                &[("host", "localhost"), ("sec-fetch-site", "cross-site")],
-            ),
-            (
-                false,
-                &[("host", "localhost"), ("sec-fetch-site", "same-site")],
-            ),
+            (false, &[("host", "localhost"), ("sec-fetch-site", "cross-site")]),
+            (false, &[("host", "localhost"), ("sec-fetch-site", "same-site")]),
         ] {
-            assert_eq!(
-                check_same_machine(&headers(pairs)).is_ok(),
-                good,
-                "{pairs:?}"
-            );
+            assert_eq!(check_same_machine(&headers(pairs)).is_ok(), good, "{pairs:?}");
         }
     }
 
     #[test]
     fn a_key_names_itself_in_its_first_characters() {
         assert_eq!(key_id("tirami_0000002a_secret"), Some(KeyId::new(42)));
-        for text in [
-            "",
-            "tirami_",
-            "tirami_0000002a",
-            "tirami_0000002a-x",
-            "sk-abc",
-            "tirami_zzzzzzzz_x",
-        ] {
+        for text in
+            ["", "tirami_", "tirami_0000002a", "tirami_0000002a-x", "sk-abc", "tirami_zzzzzzzz_x"]
+        {
             assert_eq!(key_id(text), None, "{text}");
         }
     }
@@ -412,10 +344,7 @@ mod tests {
         let plain = headers(&[("x-api-key", "abc")]);
         assert_eq!(presented_key(&plain).unwrap(), Some("abc"));
         assert_eq!(presented_key(&headers(&[])).unwrap(), None);
-        assert_eq!(
-            presented_key(&headers(&[("authorization", "Bearer ")])).unwrap(),
-            None
-        );
+        assert_eq!(presented_key(&headers(&[("authorization", "Bearer ")])).unwrap(), None);
         assert!(presented_key(&headers(&[("authorization", "Basic abc")])).is_err());
     }
 }

@@ -45,9 +45,7 @@ pub(super) async fn body(request: Request<Body>, max: usize) -> Result<Bytes, Ap
     match axum::body::to_bytes(request.into_body(), max).await {
         Ok(bytes) => Ok(bytes),
         Err(error) if is_length_limit(&error) => Err(too_large()),
-        Err(error) => Err(ApiError::malformed(format!(
-            "the body could not be read: {error}"
-        ))),
+        Err(error) => Err(ApiError::malformed(format!("the body could not be read: {error}"))),
     }
 }
 
@@ -80,10 +78,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 /// A page of another origin may send forms and plain text without asking, but not JSON.
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .unwrap_or_default();
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
@@ -112,10 +107,7 @@ mod tests {
     use super::*;
 
     fn request(body: Body) -> Request<Body> {
-        Request::builder()
-            .header(CONTENT_TYPE, "application/json")
-            .body(body)
-            .unwrap()
+        Request::builder().header(CONTENT_TYPE, "application/json").body(body).unwrap()
     }
 
     #[tokio::test]
@@ -127,9 +119,6 @@ mod tests {
         assert_eq!(body(request(pieces(4)), 256).await.unwrap().len(), 256);
         let error = body(request(pieces(5)), 256).await.unwrap_err();
         assert_eq!(error.body().error.code.as_deref(), Some("body_too_large"));
-        assert_eq!(
-            error.into_response().status(),
-            StatusCode::PAYLOAD_TOO_LARGE
-        );
+        assert_eq!(error.into_response().status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 }

@@ -28,14 +28,10 @@ pub(super) async fn list(State(app): State<AppState>) -> Result<Response, ApiErr
         .handle
         .read(move |kernel, now| {
             let keys = kernel.ledger().book().keys().keys();
-            keys.filter_map(|key| info(kernel, now, *key, &shape))
-                .collect()
+            keys.filter_map(|key| info(kernel, now, *key, &shape)).collect()
         })
         .await?;
-    Ok(json::ok(&KeyList {
-        count: keys.len() as u64,
-        keys,
-    }))
+    Ok(json::ok(&KeyList { count: keys.len() as u64, keys }))
 }
 
 pub(super) async fn create(
@@ -44,17 +40,9 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let asked: CreateKey = json::read(request, app.config.body_max_bytes).await?;
-    let agent = asked
-        .agent
-        .as_deref()
-        .map(|did| query::agent("agent", did))
-        .transpose()?;
+    let agent = asked.agent.as_deref().map(|did| query::agent("agent", did)).transpose()?;
     let scope = views::ledger_scope(asked.scope);
-    let limits = asked
-        .limits
-        .as_ref()
-        .map(views::ledger_limits)
-        .unwrap_or_default();
+    let limits = asked.limits.as_ref().map(views::ledger_limits).unwrap_or_default();
     let expires_at = asked.expires_at_ms.map(Timestamp::from_ms);
     issue(&app, caller.actor(), |key, secret| Command::CreateKey {
         key,
@@ -77,13 +65,8 @@ pub(super) async fn rotate(
     let old = key_id(&id)?;
     let asked: RotateKey = json::read(request, app.config.body_max_bytes).await?;
     let grace_ms = asked.grace_ms;
-    issue(&app, caller.actor(), |new, secret| Command::RotateKey {
-        old,
-        new,
-        secret,
-        grace_ms,
-    })
-    .await
+    issue(&app, caller.actor(), |new, secret| Command::RotateKey { old, new, secret, grace_ms })
+        .await
 }
 
 /// Draws a key, records its digest, and shows it this once.
@@ -99,11 +82,7 @@ async fn issue(
             ApiError::server(status, "no_randomness", error.to_string())
         })?;
         let secret = Digest::of(drawn.text.as_bytes());
-        match app
-            .handle
-            .submit(actor.clone(), command(drawn.key, secret))
-            .await
-        {
+        match app.handle.submit(actor.clone(), command(drawn.key, secret)).await {
             Ok(_) => break drawn,
             Err(SubmitError::Rejected(Rejection::Exists { .. })) if tried < NAMES_TRIED => {
                 tried += 1;
@@ -112,15 +91,9 @@ async fn issue(
         }
     };
     let shape = app.engine.model().shape;
-    let info = app
-        .handle
-        .read(move |kernel, now| info(kernel, now, key, &shape))
-        .await?;
+    let info = app.handle.read(move |kernel, now| info(kernel, now, key, &shape)).await?;
     let info = info.ok_or_else(|| ApiError::from(Rejection::UnknownKey))?;
-    Ok(json::ok(&CreatedKey {
-        key: text.to_string(),
-        info,
-    }))
+    Ok(json::ok(&CreatedKey { key: text.to_string(), info }))
 }
 
 pub(super) async fn revoke(
@@ -129,9 +102,7 @@ pub(super) async fn revoke(
     Segment(id): Segment,
 ) -> Result<Response, ApiError> {
     let key = key_id(&id)?;
-    app.handle
-        .submit(caller.actor(), Command::RevokeKey { key })
-        .await?;
+    app.handle.submit(caller.actor(), Command::RevokeKey { key }).await?;
     Ok(json::ok(&Done { ok: true }))
 }
 

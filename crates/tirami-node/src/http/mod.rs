@@ -85,9 +85,7 @@ impl AppState {
         config: HttpConfig,
     ) -> Self {
         // The document is built from tables of this program; it always serialises.
-        let openapi = tirami_sdk::openapi::document()
-            .to_json()
-            .unwrap_or_default();
+        let openapi = tirami_sdk::openapi::document().to_json().unwrap_or_default();
         Self {
             handle,
             reader,
@@ -164,10 +162,7 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
 async fn unknown_path(uri: axum::http::Uri) -> ApiError {
     ApiError::not_found(
         "unknown_path",
-        format!(
-            "there is nothing at {}; GET /openapi.json lists what there is",
-            uri.path()
-        ),
+        format!("there is nothing at {}; GET /openapi.json lists what there is", uri.path()),
     )
 }
 
@@ -176,10 +171,7 @@ async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> ApiEr
         StatusCode::METHOD_NOT_ALLOWED,
         "invalid_request_error",
         "method_not_allowed",
-        format!(
-            "{method} is not for {}; the Allow header names what is",
-            uri.path()
-        ),
+        format!("{method} is not for {}; the Allow header names what is", uri.path()),
     )
 }
 

@@ -49,17 +49,13 @@ pub(super) async fn safety(
         })
     };
     let safety = app.handle.read(read).await?;
-    safety
-        .map(|safety| json::ok(&safety))
-        .ok_or_else(unknown_agent)
+    safety.map(|safety| json::ok(&safety)).ok_or_else(unknown_agent)
 }
 
 /// Approvals nobody has answered yet.
 pub(super) fn waiting(kernel: &Kernel) -> u64 {
     let approvals = kernel.ledger().book().approvals().values();
-    approvals
-        .filter(|approval| approval.state == ApprovalState::Waiting)
-        .count() as u64
+    approvals.filter(|approval| approval.state == ApprovalState::Waiting).count() as u64
 }
 
 pub(super) async fn kill(
@@ -69,16 +65,10 @@ pub(super) async fn kill(
 ) -> Result<Response, ApiError> {
     let asked: KillRequest = json::read(request, app.config.body_max_bytes).await?;
     let reason = asked.reason.unwrap_or_default();
-    let command = Command::SetKill {
-        on: asked.activate,
-        reason: reason.clone(),
-    };
+    let command = Command::SetKill { on: asked.activate, reason: reason.clone() };
     app.handle.submit(caller.actor(), command).await?;
     tracing::warn!(on = asked.activate, reason, "the kill switch was turned");
-    Ok(json::ok(&KillStatus {
-        kill_switch_active: asked.activate,
-        reason,
-    }))
+    Ok(json::ok(&KillStatus { kill_switch_active: asked.activate, reason }))
 }
 
 pub(super) async fn policy(
@@ -89,9 +79,7 @@ pub(super) async fn policy(
     let asked: PolicyRequest = json::read(request, app.config.body_max_bytes).await?;
     let target = target(&asked.target)?;
     let limits = views::ledger_limits(&asked.limits);
-    app.handle
-        .submit(caller.actor(), Command::SetLimits { target, limits })
-        .await?;
+    app.handle.submit(caller.actor(), Command::SetLimits { target, limits }).await?;
     let shape = app.engine.model().shape;
     let policy = app
         .handle
@@ -100,10 +88,7 @@ pub(super) async fn policy(
             AnswerCost::new(&shape, book.price()).limits(book.limits(target).unwrap_or(&limits))
         })
         .await?;
-    Ok(json::ok(&PolicyStatus {
-        target: asked.target,
-        policy,
-    }))
+    Ok(json::ok(&PolicyStatus { target: asked.target, policy }))
 }
 
 fn target(text: &str) -> Result<Target, ApiError> {
@@ -114,10 +99,7 @@ fn target(text: &str) -> Result<Target, ApiError> {
         return query::agent("target", text).map(Target::Agent);
     }
     key_id(text).map(Target::Key).map_err(|_| {
-        ApiError::invalid(
-            "target",
-            "target must be node, an agent's DID, or an API key's name",
-        )
+        ApiError::invalid("target", "target must be node, an agent's DID, or an API key's name")
     })
 }
 
@@ -157,10 +139,7 @@ pub(super) async fn approvals(State(app): State<AppState>) -> Result<Response, A
                 .collect()
         })
         .await?;
-    Ok(json::ok(&ApprovalList {
-        count: approvals.len() as u64,
-        approvals,
-    }))
+    Ok(json::ok(&ApprovalList { count: approvals.len() as u64, approvals }))
 }
 
 pub(super) async fn decide_approval(
@@ -174,10 +153,7 @@ pub(super) async fn decide_approval(
     })?;
     let asked: ApprovalDecision = json::read(request, app.config.body_max_bytes).await?;
     let approval = ApprovalId::new(id);
-    let command = Command::DecideApproval {
-        approval,
-        approve: asked.approve,
-    };
+    let command = Command::DecideApproval { approval, approve: asked.approve };
     app.handle.submit(caller.actor(), command).await?;
     Ok(json::ok(&Done { ok: true }))
 }
@@ -188,8 +164,6 @@ pub(super) async fn reset_breaker(
     Segment(did): Segment,
 ) -> Result<Response, ApiError> {
     let agent = query::agent("did", &did)?;
-    app.handle
-        .submit(caller.actor(), Command::ResetBreaker { agent })
-        .await?;
+    app.handle.submit(caller.actor(), Command::ResetBreaker { agent }).await?;
     Ok(json::ok(&Done { ok: true }))
 }

@@ -25,10 +25,7 @@ use crate::metrics::Readings;
 
 pub(super) async fn health() -> Response {
     // A node without a model does not start.
-    json::ok(&Health {
-        status: "ok".to_owned(),
-        model_loaded: true,
-    })
+    json::ok(&Health { status: "ok".to_owned(), model_loaded: true })
 }
 
 pub(super) async fn healthz() -> &'static str {
@@ -39,18 +36,8 @@ pub(super) async fn readyz(State(app): State<AppState>) -> Response {
     let ledger = app.handle.is_running();
     let engine = !app.engine_ended.load(Ordering::Relaxed);
     let ready = ledger && engine && !app.jobs.is_closed();
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    json::response(
-        status,
-        &Ready {
-            ready,
-            components: ReadyComponents { ledger, engine },
-        },
-    )
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json::response(status, &Ready { ready, components: ReadyComponents { ledger, engine } })
 }
 
 pub(super) async fn status(
@@ -62,12 +49,7 @@ pub(super) async fn status(
         .read(|kernel, _| {
             let book = kernel.ledger().book();
             let waiting = safety::waiting(kernel);
-            (
-                book.kill().is_some(),
-                book.jobs_charged(),
-                book.holds().len() as u64,
-                waiting,
-            )
+            (book.kill().is_some(), book.jobs_charged(), book.holds().len() as u64, waiting)
         })
         .await?;
     let (model, load) = (app.engine.model(), app.engine.load());
@@ -104,10 +86,7 @@ pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, Api
             Readings {
                 agents_balance: book.agents_total(),
                 spent: book.charged_total(),
-                spent_day: book
-                    .usage(Target::Node, now)
-                    .map(|usage| usage.day)
-                    .unwrap_or_default(),
+                spent_day: book.usage(Target::Node, now).map(|usage| usage.day).unwrap_or_default(),
                 trades: book.jobs_charged(),
                 holds: book.holds().len() as u64,
                 approvals: safety::waiting(kernel),
@@ -115,8 +94,7 @@ pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, Api
             }
         })
         .await?;
-    app.metrics
-        .read(&readings, app.engine.load(), app.handle.queued());
+    app.metrics.read(&readings, app.engine.load(), app.handle.queued());
     let text = app.metrics.encode().map_err(|_| {
         let message = "the metrics could not be written";
         ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
@@ -126,10 +104,7 @@ pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, Api
 }
 
 pub(super) async fn models(State(app): State<AppState>) -> Result<Response, ApiError> {
-    Ok(json::ok(&ModelList {
-        object: "list".to_owned(),
-        data: vec![served(&app).await?],
-    }))
+    Ok(json::ok(&ModelList { object: "list".to_owned(), data: vec![served(&app).await?] }))
 }
 
 pub(super) async fn model(
@@ -141,10 +116,7 @@ pub(super) async fn model(
 }
 
 async fn served(app: &AppState) -> Result<Model, ApiError> {
-    let price = app
-        .handle
-        .read(|kernel, _| kernel.ledger().book().price())
-        .await?;
+    let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
     let model = app.engine.model();
     let token = Flop::new(model.shape.parameters_active.saturating_mul(2));
     Ok(Model {
@@ -166,20 +138,12 @@ async fn served(app: &AppState) -> Result<Model, ApiError> {
 }
 
 pub(super) async fn openapi(State(app): State<AppState>) -> Response {
-    (
-        [(CONTENT_TYPE, "application/json")],
-        app.openapi.to_string(),
-    )
-        .into_response()
+    ([(CONTENT_TYPE, "application/json")], app.openapi.to_string()).into_response()
 }
 
 /// The page's files are named relative to it, so it lives below `/docs/`.
 pub(super) async fn docs() -> Response {
-    (
-        StatusCode::TEMPORARY_REDIRECT,
-        [(LOCATION, "/docs/index.html")],
-    )
-        .into_response()
+    (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, "/docs/index.html")]).into_response()
 }
 
 pub(super) async fn docs_file(Segment(file): Segment) -> Result<Response, ApiError> {
@@ -188,9 +152,6 @@ pub(super) async fn docs_file(Segment(file): Segment) -> Result<Response, ApiErr
         Ok(Some(file)) => {
             Ok(([(CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response())
         }
-        _ => Err(ApiError::not_found(
-            "unknown_file",
-            "the page has no such file",
-        )),
+        _ => Err(ApiError::not_found("unknown_file", "the page has no such file")),
     }
 }

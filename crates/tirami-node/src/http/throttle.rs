@@ -47,9 +47,7 @@ impl Throttle {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<IpAddr, Instant>> {
-        self.forgiven_at
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.forgiven_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -96,11 +94,7 @@ mod tests {
             throttle.failed(IpAddr::V4(number.into()), now);
         }
         assert!(throttle.lock().len() <= SOURCES_MAX);
-        assert_eq!(
-            throttle.wait_s(A, now),
-            Some(3),
-            "the worst source is not forgotten"
-        );
+        assert_eq!(throttle.wait_s(A, now), Some(3), "the worst source is not forgotten");
     }
 
     #[test]
@@ -111,15 +105,7 @@ mod tests {
             let address = u128::from(u64::from(number)) | 0x2001_0db8 << 96;
             throttle.failed(IpAddr::V6(address.into()), now);
         }
-        assert!(
-            throttle
-                .wait_s("2001:db8::ffff".parse().unwrap(), now)
-                .is_some()
-        );
-        assert!(
-            throttle
-                .wait_s("2001:db8:0:1::1".parse().unwrap(), now)
-                .is_none()
-        );
+        assert!(throttle.wait_s("2001:db8::ffff".parse().unwrap(), now).is_some());
+        assert!(throttle.wait_s("2001:db8:0:1::1".parse().unwrap(), now).is_none());
     }
 }

@@ -12,9 +12,7 @@ use crate::store::TradeRow;
 
 /// Milliseconds since the Unix epoch, for what is shown and not decided by.
 pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -66,10 +64,7 @@ impl AnswerCost {
     }
 
     fn limit(self, amount: Option<Trm>) -> Option<LimitAmount> {
-        amount.map(|trm| LimitAmount {
-            trm: trm.into(),
-            answers: self.answers(trm),
-        })
+        amount.map(|trm| LimitAmount { trm: trm.into(), answers: self.answers(trm) })
     }
 
     pub(super) fn limits(self, limits: &Limits) -> LimitsReport {

@@ -73,10 +73,7 @@ pub fn doctor(data_dir: &Path) -> Report {
         let db = schema::check(&path).and_then(|standing| {
             if standing == Standing::Older {
                 let what = "it is of an older version; the next start brings it up to date";
-                return Err(StoreError::NotABook {
-                    path: path.clone(),
-                    what: what.to_owned(),
-                });
+                return Err(StoreError::NotABook { path: path.clone(), what: what.to_owned() });
             }
             schema::open_reading(&path).map_err(|error| StoreError::sqlite(&path, error))
         })?;
@@ -84,33 +81,17 @@ pub fn doctor(data_dir: &Path) -> Report {
     });
     match opened {
         Ok(None) => {
-            report.add(
-                "account book",
-                Ok("there is none yet; `tirami start` creates it".into()),
-            );
+            report.add("account book", Ok("there is none yet; `tirami start` creates it".into()));
         }
         Ok(Some((note, db))) => {
-            report.add(
-                "account book",
-                Ok(format!("{} can be opened", path.display())),
-            );
-            Examination {
-                data_dir,
-                path,
-                db,
-                note,
-            }
-            .run(&mut report);
+            report.add("account book", Ok(format!("{} can be opened", path.display())));
+            Examination { data_dir, path, db, note }.run(&mut report);
         }
         Err(error) => {
             report.add("account book", Err(error.to_string()));
         }
     }
-    if report
-        .checks
-        .iter()
-        .any(|check| !check.ok && check.name != "key files")
-    {
+    if report.checks.iter().any(|check| !check.ok && check.name != "key files") {
         report.advise(
             "Do not start the node on this directory: copy it away first, then restore the newest \
              backup of the whole directory and run `tirami doctor` again.",
@@ -143,10 +124,7 @@ impl Examination<'_> {
             return;
         }
         let pages = check_pages(&self.db, &self.path);
-        report.add(
-            "pages and indexes",
-            said(pages, "every page and index is well-formed"),
-        );
+        report.add("pages and indexes", said(pages, "every page and index is well-formed"));
         let (genesis, root, head) = match self.beginning() {
             Ok(beginning) => beginning,
             Err(error) => {
@@ -154,17 +132,11 @@ impl Examination<'_> {
                 return;
             }
         };
-        let from = Head {
-            n: 0,
-            checksum: root,
-        };
+        let from = Head { n: 0, checksum: root };
         let chain = journal::check_chain(&self.db, &self.path, from, head, |_, _| Ok(()));
         let chain = chain
             .and_then(|()| check_note(&self.db, &self.path, self.data_dir, self.note, head, root));
-        let whole = format!(
-            "{} records, each fits its checksum, none is missing",
-            head.n
-        );
+        let whole = format!("{} records, each fits its checksum, none is missing", head.n);
         if report.add("journal", said(chain, whole)) {
             self.replay(&genesis, report);
             report.add("index of trades", self.trades());
@@ -185,10 +157,8 @@ impl Examination<'_> {
                 Vec::new()
             }
         };
-        let mut wanted: BTreeMap<u64, Digest> = snapshots
-            .iter()
-            .map(|(snapshot, _)| (snapshot.n, snapshot.state_hash))
-            .collect();
+        let mut wanted: BTreeMap<u64, Digest> =
+            snapshots.iter().map(|(snapshot, _)| (snapshot.n, snapshot.state_hash)).collect();
         let mut replay = match Replay::begin(genesis) {
             Ok(replay) => replay,
             Err(reason) => {
@@ -196,10 +166,7 @@ impl Examination<'_> {
                 return;
             }
         };
-        report.add(
-            "charter",
-            Ok(format!("mesh {}, signed by its founder", genesis.mesh)),
-        );
+        report.add("charter", Ok(format!("mesh {}, signed by its founder", genesis.mesh)));
         let count = wanted.len();
         let mut differing = Vec::new();
         let read = journal::each_row(&self.db, &self.path, 0, |cells, _| {
@@ -214,12 +181,8 @@ impl Examination<'_> {
             return;
         }
         let state_hash = replay.ledger.state_hash();
-        differing.extend(
-            wanted
-                .into_iter()
-                .filter(|(_, hash)| *hash != state_hash)
-                .map(|(n, _)| n),
-        );
+        differing
+            .extend(wanted.into_iter().filter(|(_, hash)| *hash != state_hash).map(|(n, _)| n));
         report.add(
             "snapshots",
             match differing.first() {
@@ -229,10 +192,7 @@ impl Examination<'_> {
         );
         replay.report(report);
         let sums = replay.ledger.check_invariants();
-        report.add(
-            "invariants",
-            sums.map(|()| format!("all hold; state hash {state_hash}")),
-        );
+        report.add("invariants", sums.map(|()| format!("all hold; state hash {state_hash}")));
     }
 
     /// Compares the index of trades with the journal, both ways.
@@ -260,9 +220,8 @@ impl Examination<'_> {
                 );
                 wrong += u64::from(indexed != should);
             }
-            let indexed: i64 = self
-                .db
-                .query_row("SELECT count(*) FROM trades", [], |row| row.get(0))?;
+            let indexed: i64 =
+                self.db.query_row("SELECT count(*) FROM trades", [], |row| row.get(0))?;
             Ok((trades, wrong + journal::unsigned(indexed).abs_diff(trades)))
         };
         match compare() {
@@ -274,9 +233,7 @@ impl Examination<'_> {
 }
 
 fn said(result: Result<(), StoreError>, good: impl Into<String>) -> Result<String, String> {
-    result
-        .map(|()| good.into())
-        .map_err(|error| error.to_string())
+    result.map(|()| good.into()).map_err(|error| error.to_string())
 }
 
 /// A ledger that grows from the journal, and what is wrong with the signatures on the way.
@@ -310,9 +267,7 @@ impl Tally {
     fn verdict(&self, what: &str) -> Result<String, String> {
         match self.first_bad {
             None => Ok(format!("{} {what}, each verified", self.good)),
-            Some(n) => Err(format!(
-                "record {n} carries a signature that does not verify"
-            )),
+            Some(n) => Err(format!("record {n} carries a signature that does not verify")),
         }
     }
 }
@@ -354,10 +309,7 @@ impl Replay {
 
     fn report(&self, report: &mut Report) {
         report.add("entries", self.entries.verdict("entries and certificates"));
-        report.add(
-            "documents",
-            self.documents.verdict("orders, vouchers and receipts"),
-        );
+        report.add("documents", self.documents.verdict("orders, vouchers and receipts"));
     }
 
     fn check_lattice(&mut self, n: u64, event: &LatticeEvent) {
@@ -367,25 +319,17 @@ impl Replay {
                 let good = self.entry_is_good(entry);
                 self.entries.count(n, good);
             }
-            LatticeEvent::EntryFinal {
-                entry, certificate, ..
-            } => {
+            LatticeEvent::EntryFinal { entry, certificate, .. } => {
                 let good = self.entry_is_good(entry)
-                    && certificate
-                        .as_ref()
-                        .is_none_or(|c| self.certificate_is_good(entry.id(), c));
+                    && certificate.as_ref().is_none_or(|c| self.certificate_is_good(entry.id(), c));
                 self.entries.count(n, good);
             }
-            LatticeEvent::Certified {
-                entry, certificate, ..
-            } => {
+            LatticeEvent::Certified { entry, certificate, .. } => {
                 let good = self.certificate_is_good(*entry, certificate);
                 self.entries.count(n, good);
             }
             LatticeEvent::Acknowledged { acknowledgement }
-            | LatticeEvent::AcknowledgementMade {
-                acknowledgement, ..
-            } => {
+            | LatticeEvent::AcknowledgementMade { acknowledgement, .. } => {
                 let good = acknowledgement.verify(self.ledger.lattice().mesh()).is_ok();
                 self.entries.count(n, good);
             }
@@ -402,14 +346,9 @@ impl Replay {
         let mesh = self.ledger.lattice().mesh();
         let message = tirami_core::signing_message(Entry::KIND, mesh, entry.bytes());
         let chain = entry.entry().chain;
-        let keys = self
-            .keys
-            .entry(chain)
-            .or_insert_with(|| vec![PublicKey::from(chain)]);
+        let keys = self.keys.entry(chain).or_insert_with(|| vec![PublicKey::from(chain)]);
         let good = *Digest::of(&message).as_bytes() == *entry.id().as_bytes()
-            && keys
-                .iter()
-                .any(|key| key.verify(&message, &entry.signature()).is_ok());
+            && keys.iter().any(|key| key.verify(&message, &entry.signature()).is_ok());
         match &entry.entry().kind {
             EntryKind::Open(open) => keys.extend(open.recovery),
             EntryKind::Rekey(rekey) => keys.push(rekey.key),
@@ -437,13 +376,7 @@ impl Replay {
     /// `None` when the document speaks of an order that is not there.
     fn document_is_good(&mut self, record: &DocumentRecord) -> Option<bool> {
         let mesh = self.ledger.lattice().mesh();
-        let DocumentRecord {
-            id,
-            kind,
-            job,
-            bytes,
-            signature,
-        } = record;
+        let DocumentRecord { id, kind, job, bytes, signature } = record;
         let bytes = bytes.clone();
         let found = match kind {
             DocumentKind::Order => {
@@ -458,25 +391,15 @@ impl Replay {
                 let order = self.jobs.get(job)?;
                 let key = PublicKey::from(self.orders.get(order)?.0);
                 let signed = Signed::<Voucher>::verify(mesh, key, bytes, *signature);
-                signed
-                    .ok()
-                    .filter(|voucher| voucher.body().order == *order)?
-                    .id()
+                signed.ok().filter(|voucher| voucher.body().order == *order)?.id()
             }
             DocumentKind::Receipt => {
                 let order = self.jobs.remove(job)?;
                 let (_, provider) = self.orders.remove(&order)?;
-                let key = self
-                    .ledger
-                    .lattice()
-                    .chain(provider)
-                    .map(|chain| chain.key());
+                let key = self.ledger.lattice().chain(provider).map(|chain| chain.key());
                 let key = key.unwrap_or_else(|| PublicKey::from(provider));
                 let signed = Signed::<Receipt>::verify(mesh, key, bytes, *signature);
-                signed
-                    .ok()
-                    .filter(|receipt| receipt.body().order == order)?
-                    .id()
+                signed.ok().filter(|receipt| receipt.body().order == order)?.id()
             }
         };
         Some(found == *id)

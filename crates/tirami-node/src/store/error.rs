@@ -139,16 +139,11 @@ impl StoreError {
     pub(crate) fn io(path: &Path, what: &'static str, error: io::Error) -> Self {
         let path = path.to_path_buf();
         match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly {
-                path,
-                reason: error.to_string(),
-            },
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Self::ReadOnly { path, reason: error.to_string() }
+            }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
-            _ => Self::Io {
-                path,
-                what,
-                source: Arc::new(error),
-            },
+            _ => Self::Io { path, what, source: Arc::new(error) },
         }
     }
 
@@ -159,26 +154,14 @@ impl StoreError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full { path },
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-                Self::ReadOnly {
-                    path,
-                    reason: error.to_string(),
-                }
+                Self::ReadOnly { path, reason: error.to_string() }
             }
-            Some(ErrorCode::NotADatabase) => Self::NotABook {
-                path,
-                what: error.to_string(),
-            },
+            Some(ErrorCode::NotADatabase) => Self::NotABook { path, what: error.to_string() },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 Self::Locked { path, pid: None }
             }
-            Some(ErrorCode::DatabaseCorrupt) => Self::Damaged {
-                path,
-                what: error.to_string(),
-            },
-            _ => Self::Database {
-                path,
-                source: Arc::new(error),
-            },
+            Some(ErrorCode::DatabaseCorrupt) => Self::Damaged { path, what: error.to_string() },
+            _ => Self::Database { path, source: Arc::new(error) },
         }
     }
 
@@ -186,18 +169,12 @@ impl StoreError {
     /// table it does not find, or a value of another type, is damage.
     pub(super) fn reading(path: &Path, error: rusqlite::Error) -> Self {
         match Self::sqlite(path, error) {
-            Self::Database { path, source } => Self::Damaged {
-                path,
-                what: source.to_string(),
-            },
+            Self::Database { path, source } => Self::Damaged { path, what: source.to_string() },
             other => other,
         }
     }
 
     pub(super) fn damaged(path: &Path, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            path: path.to_path_buf(),
-            what: what.into(),
-        }
+        Self::Damaged { path: path.to_path_buf(), what: what.into() }
     }
 }

@@ -52,48 +52,31 @@ impl Genesis {
         db.execute(insert, ("mesh", self.mesh.to_string()))?;
         db.execute(insert, ("party", self.party.to_string()))?;
         db.execute(insert, ("personal_agent", self.personal.did()))?;
-        db.execute(
-            insert,
-            (
-                "created_at_ms",
-                i64::try_from(self.created_at.ms()).unwrap_or(0),
-            ),
-        )?;
-        db.execute(
-            "INSERT INTO head (one, n, checksum) VALUES (1, 0, ?1)",
-            [root],
-        )?;
+        db.execute(insert, ("created_at_ms", i64::try_from(self.created_at.ms()).unwrap_or(0)))?;
+        db.execute("INSERT INTO head (one, n, checksum) VALUES (1, 0, ?1)", [root])?;
         Ok(())
     }
 
     /// Reads the genesis and the checksum from which the journal starts.
     pub(super) fn read(db: &Connection, path: &Path) -> Result<(Self, Checksum), StoreError> {
         let value = |key: &str| -> Result<Vec<u8>, StoreError> {
-            db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| {
-                row.get(0)
-            })
-            .optional()
-            .map_err(|error| StoreError::reading(path, error))?
-            .ok_or_else(|| StoreError::damaged(path, format!("its {key} is missing")))
+            db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+                .optional()
+                .map_err(|error| StoreError::reading(path, error))?
+                .ok_or_else(|| StoreError::damaged(path, format!("its {key} is missing")))
         };
         let body = value("genesis")?;
         let stored = value("root")?;
         let root = root(&body);
         match decode(&body) {
             Some(genesis) if stored == root => Ok((genesis, root)),
-            _ => Err(StoreError::damaged(
-                path,
-                "its genesis does not fit its checksum",
-            )),
+            _ => Err(StoreError::damaged(path, "its genesis does not fit its checksum")),
         }
     }
 }
 
 fn root(body: &[u8]) -> Checksum {
     let mut root = [0; 16];
-    blake3::Hasher::new_derive_key("tirami journal 1")
-        .update(body)
-        .finalize_xof()
-        .fill(&mut root);
+    blake3::Hasher::new_derive_key("tirami journal 1").update(body).finalize_xof().fill(&mut root);
     root
 }

@@ -78,10 +78,8 @@ impl Note {
 
     /// Remembers that everything up to `head` is durable.
     pub(super) fn write(&mut self, head: Head) -> Result<(), StoreError> {
-        let written = self
-            .file
-            .seek(SeekFrom::Start(0))
-            .and_then(|_| self.file.write_all(&head.to_note()));
+        let written =
+            self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(&head.to_note()));
         written.map_err(|error| StoreError::io(&self.path, "written", error))
     }
 }
@@ -92,18 +90,8 @@ mod tests {
 
     #[test]
     fn a_note_with_a_changed_bit_says_nothing() {
-        let note = Head {
-            n: 77,
-            checksum: [3; 16],
-        }
-        .to_note();
-        assert_eq!(
-            Head::from_note(&note),
-            Some(Head {
-                n: 77,
-                checksum: [3; 16]
-            })
-        );
+        let note = Head { n: 77, checksum: [3; 16] }.to_note();
+        assert_eq!(Head::from_note(&note), Some(Head { n: 77, checksum: [3; 16] }));
         for bit in 0..NOTE_BYTES * 8 {
             let mut flipped = note;
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -30,9 +30,7 @@ pub(super) fn each_row(
 
 fn cells_of<'r>(row: &'r Row<'_>) -> rusqlite::Result<(Cells<'r>, &'r [u8])> {
     let blob = |index| -> rusqlite::Result<Option<&'r [u8]>> {
-        row.get_ref(index)?
-            .as_blob_or_null()
-            .map_err(rusqlite::Error::from)
+        row.get_ref(index)?.as_blob_or_null().map_err(rusqlite::Error::from)
     };
     let required = |index| blob(index)?.ok_or(rusqlite::Error::InvalidQuery);
     let cells = Cells {
@@ -63,10 +61,7 @@ pub(super) fn check_chain(
         if cells.n != n {
             return Err(StoreError::damaged(path, format!("record {n} is missing")));
         }
-        at = Head {
-            n,
-            checksum: cells.checksum(&at.checksum),
-        };
+        at = Head { n, checksum: cells.checksum(&at.checksum) };
         if stored != at.checksum {
             let what = format!("record {n} does not fit its checksum");
             return Err(StoreError::damaged(path, what));
@@ -84,10 +79,7 @@ pub(super) fn check_chain(
 /// Reads the event of a row whose checksum was verified.
 pub(super) fn event_of(path: &Path, cells: &Cells<'_>) -> Result<Event, StoreError> {
     cells.event().ok_or_else(|| {
-        let what = format!(
-            "record {} ({}) is no event this build knows",
-            cells.n, cells.kind
-        );
+        let what = format!("record {} ({}) is no event this build knows", cells.n, cells.kind);
         StoreError::damaged(path, what)
     })
 }
@@ -95,10 +87,7 @@ pub(super) fn event_of(path: &Path, cells: &Cells<'_>) -> Result<Event, StoreErr
 /// The last record, as the database says.
 pub(super) fn read_head(db: &Connection, path: &Path) -> Result<Head, StoreError> {
     db.query_row("SELECT n, checksum FROM head", [], |row| {
-        Ok(Head {
-            n: unsigned(row.get(0)?),
-            checksum: row.get(1)?,
-        })
+        Ok(Head { n: unsigned(row.get(0)?), checksum: row.get(1)? })
     })
     .optional()
     .map_err(|error| StoreError::reading(path, error))?
@@ -171,11 +160,7 @@ pub(super) fn read_snapshots(
                 state_hash: Digest::from_bytes(row.get(2)?),
                 body: row.get(3)?,
             };
-            Ok((
-                snapshot,
-                row.get::<_, Checksum>(4)?,
-                row.get::<_, [u8; 32]>(5)?,
-            ))
+            Ok((snapshot, row.get::<_, Checksum>(4)?, row.get::<_, [u8; 32]>(5)?))
         };
         let (snapshot, journal, digest) = read().map_err(reading)?;
         if snapshot.digest(&journal) != digest {

@@ -132,15 +132,7 @@ impl Opening {
         check_journal(&db, &path, root, head, snapshots.first())?;
         let snapshot = snapshots.into_iter().next().map(|(snapshot, _)| snapshot);
         let data_dir = data_dir.to_path_buf();
-        Ok(Found::Book(Box::new(Self {
-            data_dir,
-            path,
-            db,
-            genesis,
-            head,
-            snapshot,
-            lock,
-        })))
+        Ok(Found::Book(Box::new(Self { data_dir, path, db, genesis, head, snapshot, lock })))
     }
 
     /// Makes the book of a data directory that has none. It appears whole or not at all.
@@ -221,15 +213,7 @@ impl Opening {
         stats: StoreStats,
         configure: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<(Store, StoreReader), StoreError> {
-        let Self {
-            data_dir,
-            path,
-            db,
-            genesis,
-            head,
-            lock,
-            ..
-        } = self;
+        let Self { data_dir, path, db, genesis, head, lock, .. } = self;
         drop(db);
         let failed = |error| StoreError::sqlite(&path, error);
         let db = schema::open_writing(&path).map_err(failed)?;
@@ -237,26 +221,12 @@ impl Opening {
         let note = Note::open(&data_dir, head)?;
         let reader = StoreReader::new(path.clone(), genesis.party);
         let (sender, tasks) = mpsc::channel(WRITE_QUEUE_MAX);
-        let writer = Writer {
-            db,
-            path: path.clone(),
-            note,
-            head,
-            stats,
-            body: Vec::new(),
-        };
+        let writer = Writer { db, path: path.clone(), note, head, stats, body: Vec::new() };
         let thread = std::thread::Builder::new()
             .name("tirami-store".to_owned())
             .spawn(move || writer.run(tasks))
             .map_err(|error| StoreError::io(&path, "written in a thread of its own", error))?;
-        Ok((
-            Store {
-                sender,
-                thread,
-                _lock: lock,
-            },
-            reader,
-        ))
+        Ok((Store { sender, thread, _lock: lock }, reader))
     }
 }
 
@@ -279,11 +249,7 @@ impl Store {
     ///
     /// [`StoreError::Closed`] when the writer has ended; `done` is dropped.
     pub async fn append(&self, events: Vec<Event>, done: Done) -> Result<(), StoreError> {
-        self.send(Task {
-            what: What::Events(events),
-            done,
-        })
-        .await
+        self.send(Task { what: What::Events(events), done }).await
     }
 
     /// Queues a snapshot of the state after the events queued before.
@@ -298,17 +264,8 @@ impl Store {
         body: Vec<u8>,
         done: Done,
     ) -> Result<(), StoreError> {
-        let snapshot = Snapshot {
-            n: 0,
-            at,
-            state_hash,
-            body,
-        };
-        self.send(Task {
-            what: What::Snapshot(snapshot),
-            done,
-        })
-        .await
+        let snapshot = Snapshot { n: 0, at, state_hash, body };
+        self.send(Task { what: What::Snapshot(snapshot), done }).await
     }
 
     async fn send(&self, task: Task) -> Result<(), StoreError> {
@@ -336,10 +293,7 @@ fn exists(data_dir: &Path, path: &Path) -> Result<bool, StoreError> {
             let log = data_dir.join(format!("{STORE_FILE}-wal"));
             let records = head::read_note(data_dir).map_or(0, |head| head.n);
             if records > 0 || log.exists() {
-                return Err(StoreError::Missing {
-                    path: path.to_path_buf(),
-                    records,
-                });
+                return Err(StoreError::Missing { path: path.to_path_buf(), records });
             }
             Ok(false)
         }
@@ -388,10 +342,7 @@ fn check_journal(
     if let Some((snapshot, _)) = snapshot
         && snapshot.n > head.n
     {
-        let what = format!(
-            "its snapshot is of record {}, its head is {}",
-            snapshot.n, head.n
-        );
+        let what = format!("its snapshot is of record {}, its head is {}", snapshot.n, head.n);
         return Err(StoreError::damaged(path, what));
     }
     if head.n <= VERIFY_RECORDS_MAX {
@@ -399,14 +350,8 @@ fn check_journal(
         return check_whole(db, path, root, head, snapshot);
     }
     let from = match snapshot {
-        Some((snapshot, checksum)) => Head {
-            n: snapshot.n,
-            checksum: *checksum,
-        },
-        None => Head {
-            n: 0,
-            checksum: root,
-        },
+        Some((snapshot, checksum)) => Head { n: snapshot.n, checksum: *checksum },
+        None => Head { n: 0, checksum: root },
     };
     journal::check_chain(db, path, from, head, |_, _| Ok(()))
 }
@@ -415,11 +360,7 @@ fn check_pages(db: &Connection, path: &Path) -> Result<(), StoreError> {
     let verdict: String = db
         .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
         .map_err(|error| StoreError::reading(path, error))?;
-    if verdict == "ok" {
-        Ok(())
-    } else {
-        Err(StoreError::damaged(path, verdict))
-    }
+    if verdict == "ok" { Ok(()) } else { Err(StoreError::damaged(path, verdict)) }
 }
 
 fn check_whole(
@@ -430,25 +371,16 @@ fn check_whole(
     snapshot: Option<&(Snapshot, Checksum)>,
 ) -> Result<(), StoreError> {
     let mut trades = 0_i64;
-    journal::check_chain(
-        db,
-        path,
-        Head {
-            n: 0,
-            checksum: root,
-        },
-        head,
-        |cells, checksum| {
-            trades += i64::from(cells.kind == names::TRADE);
-            match snapshot {
-                Some((snapshot, stood_on)) if snapshot.n == cells.n && stood_on != checksum => {
-                    let what = format!("its snapshot at record {} is of another journal", cells.n);
-                    Err(StoreError::damaged(path, what))
-                }
-                _ => Ok(()),
+    journal::check_chain(db, path, Head { n: 0, checksum: root }, head, |cells, checksum| {
+        trades += i64::from(cells.kind == names::TRADE);
+        match snapshot {
+            Some((snapshot, stood_on)) if snapshot.n == cells.n && stood_on != checksum => {
+                let what = format!("its snapshot at record {} is of another journal", cells.n);
+                Err(StoreError::damaged(path, what))
             }
-        },
-    )?;
+            _ => Ok(()),
+        }
+    })?;
     let indexed: i64 = db
         .query_row("SELECT count(*) FROM trades", [], |row| row.get(0))
         .map_err(|error| StoreError::reading(path, error))?;
@@ -462,9 +394,5 @@ fn check_whole(
 
 /// Makes a directory's own entries durable: files created in it, and renames.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(dir)?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }

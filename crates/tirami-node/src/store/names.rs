@@ -19,14 +19,12 @@ pub(super) const fn document(kind: DocumentKind) -> &'static str {
 pub(super) fn lattice(event: &LatticeEvent) -> (&'static str, Option<(&PartyId, u64)>) {
     use LatticeEvent as E;
     match event {
-        E::EntryPending { entry, .. } => (
-            "entry_pending",
-            Some((&entry.entry().chain, entry.entry().seq)),
-        ),
-        E::EntryFinal { entry, .. } => (
-            "entry_final",
-            Some((&entry.entry().chain, entry.entry().seq)),
-        ),
+        E::EntryPending { entry, .. } => {
+            ("entry_pending", Some((&entry.entry().chain, entry.entry().seq)))
+        }
+        E::EntryFinal { entry, .. } => {
+            ("entry_final", Some((&entry.entry().chain, entry.entry().seq)))
+        }
         E::Acknowledged { .. } => ("acknowledged", None),
         E::AcknowledgementMade { slot, .. } => {
             ("acknowledgement_made", Some((&slot.chain, slot.seq)))
@@ -35,10 +33,9 @@ pub(super) fn lattice(event: &LatticeEvent) -> (&'static str, Option<(&PartyId, 
         E::Parked { .. } => ("parked", None),
         E::Unparked { .. } => ("unparked", None),
         E::Discarded { .. } => ("discarded", None),
-        E::DoubleSigned { rival, .. } => (
-            "double_signed",
-            Some((&rival.entry().chain, rival.entry().seq)),
-        ),
+        E::DoubleSigned { rival, .. } => {
+            ("double_signed", Some((&rival.entry().chain, rival.entry().seq)))
+        }
         E::CharterApproved { .. } => ("charter_approved", None),
         E::CharterAdopted { .. } => ("charter_adopted", None),
         E::CutKnown { .. } => ("cut_known", None),

@@ -94,13 +94,7 @@ struct Shared {
 
 impl StoreReader {
     pub(super) fn new(path: PathBuf, provider: PartyId) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                path,
-                provider,
-                idle: Mutex::new(Vec::new()),
-            }),
-        }
+        Self { shared: Arc::new(Shared { path, provider, idle: Mutex::new(Vec::new()) }) }
     }
 
     /// Lists trades, newest first.
@@ -109,8 +103,7 @@ impl StoreReader {
     ///
     /// [`StoreError`] when the file cannot be read.
     pub async fn trades(&self, filter: TradeFilter) -> Result<Page<TradeRow>, StoreError> {
-        self.blocking(move |shared, db| shared.trades(db, filter))
-            .await
+        self.blocking(move |shared, db| shared.trades(db, filter)).await
     }
 
     /// One trade with its documents; `None` when there is no such trade.
@@ -152,11 +145,7 @@ const DOCUMENTS: &str = "
 
 impl Shared {
     fn connection(&self) -> Result<Connection, StoreError> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         match idle {
             Some(db) => Ok(db),
             None => schema::open_reading(&self.path)
@@ -176,18 +165,12 @@ impl Shared {
         let before = filter.before.unwrap_or(i64::MAX);
         let agent = filter.agent.as_ref().map(AgentId::as_bytes);
         let read = || -> rusqlite::Result<Vec<(i64, Vec<u8>)>> {
-            let sql = if agent.is_some() {
-                TRADES_OF_AGENT
-            } else {
-                TRADES
-            };
+            let sql = if agent.is_some() { TRADES_OF_AGENT } else { TRADES };
             let mut statement = db.prepare_cached(sql)?;
             let params = named_params! {
                 ":agent": agent, ":before": before, ":limit": limit as i64 + 1
             };
-            statement
-                .query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
+            statement.query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
         let rows = read().map_err(|error| StoreError::sqlite(&self.path, error))?;
         let more = rows.len() > limit;
@@ -196,11 +179,7 @@ impl Shared {
             .take(limit)
             .map(|(n, body)| self.row(*n, body))
             .collect::<Result<Vec<_>, _>>()?;
-        let next = if more {
-            items.last().map(|row| row.cursor)
-        } else {
-            None
-        };
+        let next = if more { items.last().map(|row| row.cursor) } else { None };
         Ok(Page { items, next })
     }
 
@@ -226,14 +205,7 @@ impl Shared {
             let what = format!("record {cursor} is no trade although its index says so");
             return Err(StoreError::damaged(&self.path, what));
         };
-        let HoldPosted {
-            job,
-            agent,
-            order,
-            receipt,
-            model,
-            ..
-        } = posted;
+        let HoldPosted { job, agent, order, receipt, model, .. } = posted;
         Ok(TradeRow {
             cursor,
             trade: order,
@@ -254,9 +226,7 @@ impl Shared {
     fn documents(&self, db: &Connection, job: JobId) -> Result<Vec<DocumentRecord>, StoreError> {
         let failed = |error| StoreError::sqlite(&self.path, error);
         let mut statement = db.prepare_cached(DOCUMENTS).map_err(failed)?;
-        let mut rows = statement
-            .query((job.as_bytes(), TRADE_DOCUMENTS_MAX))
-            .map_err(failed)?;
+        let mut rows = statement.query((job.as_bytes(), TRADE_DOCUMENTS_MAX)).map_err(failed)?;
         let mut documents = Vec::new();
         while let Some(row) = rows.next().map_err(failed)? {
             let read = || -> rusqlite::Result<Option<Event>> {

@@ -142,18 +142,12 @@ fn encode<'a>(value: &impl Encode<()>, body: &'a mut Vec<u8>) -> rusqlite::Resul
     body.clear();
     match minicbor::encode(value, &mut *body) {
         Ok(()) => Ok(body),
-        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(
-            error.to_string().into(),
-        )),
+        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(error.to_string().into())),
     }
 }
 
 fn document_kind(name: &str) -> Option<DocumentKind> {
-    [
-        DocumentKind::Order,
-        DocumentKind::Voucher,
-        DocumentKind::Receipt,
-    ]
-    .into_iter()
-    .find(|kind| names::document(*kind) == name)
+    [DocumentKind::Order, DocumentKind::Voucher, DocumentKind::Receipt]
+        .into_iter()
+        .find(|kind| names::document(*kind) == name)
 }

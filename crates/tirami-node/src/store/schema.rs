@@ -125,23 +125,15 @@ pub(super) fn upgrade(path: &Path) -> Result<(), StoreError> {
 pub(super) fn check(path: &Path) -> Result<Standing, StoreError> {
     let reading = |error| StoreError::reading(path, error);
     let db = open_reading(path).map_err(|error| StoreError::sqlite(path, error))?;
-    let id: i32 = db
-        .pragma_query_value(None, "application_id", |row| row.get(0))
-        .map_err(reading)?;
+    let id: i32 =
+        db.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(reading)?;
     if id != APPLICATION_ID {
         let what = "it is a database of something else".to_owned();
-        return Err(StoreError::NotABook {
-            path: path.to_path_buf(),
-            what,
-        });
+        return Err(StoreError::NotABook { path: path.to_path_buf(), what });
     }
     let (found, known) = (version(&db).map_err(reading)?, MIGRATIONS.len() as u32);
     if found > known {
-        return Err(StoreError::Newer {
-            path: path.to_path_buf(),
-            found,
-            known,
-        });
+        return Err(StoreError::Newer { path: path.to_path_buf(), found, known });
     }
     if found == 0 {
         return Err(StoreError::damaged(path, "its schema version is missing"));
@@ -154,10 +146,7 @@ pub(super) fn check(path: &Path) -> Result<Standing, StoreError> {
     if shape(&db).map_err(reading)? == shape(&wanted).map_err(reading)? {
         Ok(Standing::Current)
     } else {
-        Err(StoreError::damaged(
-            path,
-            "its tables are not those of its schema version",
-        ))
+        Err(StoreError::damaged(path, "its tables are not those of its schema version"))
     }
 }
 
@@ -175,9 +164,7 @@ fn shape(db: &Connection) -> rusqlite::Result<Shape> {
     let mut statement =
         db.prepare("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid")?;
     let objects = statement
-        .query_map([], |row| {
-            Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
-        })?
+        .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
         .collect::<rusqlite::Result<_>>()?;
     Ok(Shape {
         encoding: db.pragma_query_value(None, "encoding", |row| row.get(0))?,
@@ -206,9 +193,7 @@ mod tests {
         db.execute("INSERT INTO meta VALUES ('a', 1)", []).unwrap();
         migrate(&mut db, &[create, add_colour]).unwrap();
         assert_eq!(version(&db).unwrap(), 2);
-        let kept: i64 = db
-            .query_row("SELECT value FROM meta", [], |row| row.get(0))
-            .unwrap();
+        let kept: i64 = db.query_row("SELECT value FROM meta", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 1);
     }
 

@@ -26,9 +26,7 @@ fn funded(amount: u64) -> Event {
 
 fn append(store: &Store, events: Vec<Event>) -> Result<(), StoreError> {
     let (sender, done) = mpsc::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(store.append(events, Box::new(move |result| sender.send(result).unwrap())))?;
     done.recv().unwrap()
 }
@@ -54,15 +52,10 @@ fn a_full_disk_is_one_sentence_and_loses_nothing_acknowledged() {
     assert!(matches!(failure, StoreError::Full { .. }), "{failure}");
     assert!(failure.to_string().starts_with("the disk is full"));
     // It does not come back by itself: the kernel's state is ahead of the disk.
-    assert!(matches!(
-        append(&store, vec![funded(1)]),
-        Err(StoreError::Full { .. })
-    ));
+    assert!(matches!(append(&store, vec![funded(1)]), Err(StoreError::Full { .. })));
     assert!(matches!(store.close(), Err(StoreError::Full { .. })));
 
-    let Found::Book(opening) = Opening::open(dir.path(), lock()).unwrap() else {
-        panic!()
-    };
+    let Found::Book(opening) = Opening::open(dir.path(), lock()).unwrap() else { panic!() };
     let mut read = Vec::new();
     opening.replay(|event| read.push(event)).unwrap();
     assert_eq!(read, (0..acknowledged).map(funded).collect::<Vec<_>>());
@@ -79,31 +72,13 @@ fn each_column_of_a_row_is_in_its_checksum() {
     let checksum = cells.checksum(&[0; 16]);
     let others = [
         row::Cells { n: 4, ..cells },
-        row::Cells {
-            table: row::Table::Entries,
-            ..cells
-        },
-        row::Cells {
-            kind: "agent_fundee",
-            ..cells
-        },
-        row::Cells {
-            key: Some(&[]),
-            ..cells
-        },
-        row::Cells {
-            job: Some(&[]),
-            ..cells
-        },
-        row::Cells {
-            number: None,
-            ..cells
-        },
+        row::Cells { table: row::Table::Entries, ..cells },
+        row::Cells { kind: "agent_fundee", ..cells },
+        row::Cells { key: Some(&[]), ..cells },
+        row::Cells { job: Some(&[]), ..cells },
+        row::Cells { number: None, ..cells },
         row::Cells { body: &[], ..cells },
-        row::Cells {
-            signature: Some(&[]),
-            ..cells
-        },
+        row::Cells { signature: Some(&[]), ..cells },
     ];
     for other in others {
         assert_ne!(other.checksum(&[0; 16]), checksum, "{other:?}");

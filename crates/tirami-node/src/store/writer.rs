@@ -77,13 +77,7 @@ impl Writer {
             return Ok(());
         }
         let started = Instant::now();
-        let Self {
-            db,
-            path,
-            head,
-            body,
-            ..
-        } = self;
+        let Self { db, path, head, body, .. } = self;
         let failed = |error| StoreError::sqlite(path, error);
         let transaction = db.transaction().map_err(failed)?;
         let new_head = Statements::prepare(&transaction)
@@ -93,21 +87,15 @@ impl Writer {
         transaction.commit().map_err(failed)?;
         *head = new_head;
         self.note.write(new_head)?;
-        self.stats
-            .write_seconds
-            .observe((written - started).as_secs_f64());
-        self.stats
-            .sync_seconds
-            .observe(written.elapsed().as_secs_f64());
+        self.stats.write_seconds.observe((written - started).as_secs_f64());
+        self.stats.sync_seconds.observe(written.elapsed().as_secs_f64());
         self.stats.group_records.observe(records as f64);
         self.stats.records.inc_by(records as u64);
         Ok(())
     }
 
     fn close(self) -> Result<(), StoreError> {
-        self.db
-            .close()
-            .map_err(|(_, error)| StoreError::sqlite(&self.path, error))
+        self.db.close().map_err(|(_, error)| StoreError::sqlite(&self.path, error))
     }
 }
 
@@ -162,10 +150,7 @@ impl<'c> Statements<'c> {
                     for event in events.iter() {
                         let n = head.n + 1;
                         let cells = cells(n, event, body)?;
-                        head = Head {
-                            n,
-                            checksum: cells.checksum(&head.checksum),
-                        };
+                        head = Head { n, checksum: cells.checksum(&head.checksum) };
                         self.insert(&cells, &head.checksum)?;
                         self.index(n, event)?;
                     }
@@ -184,17 +169,12 @@ impl<'c> Statements<'c> {
         let n = signed(row.n);
         let (kind, body) = (row.kind, row.body);
         match row.table {
-            Table::Entries => self
-                .entry
-                .execute((n, kind, row.key, row.number, body, checksum))?,
+            Table::Entries => self.entry.execute((n, kind, row.key, row.number, body, checksum))?,
             Table::Documents => {
                 let signature = row.signature;
-                self.document
-                    .execute((n, kind, row.key, row.job, body, signature, checksum))?
+                self.document.execute((n, kind, row.key, row.job, body, signature, checksum))?
             }
-            Table::BookEvents => self
-                .book_event
-                .execute((n, kind, row.number, body, checksum))?,
+            Table::BookEvents => self.book_event.execute((n, kind, row.number, body, checksum))?,
         };
         Ok(())
     }

@@ -1,10 +1,6 @@
 //! A real node on a real socket with a scripted engine, for the tests of its HTTP interface.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test file uses its own part of this"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,11 +24,7 @@ pub struct TestNode {
 
 /// An engine that answers with `tokens` words, one each `delay`.
 pub fn script(tokens: u32, delay: Duration) -> FakeScript {
-    FakeScript {
-        tokens_per_answer: tokens,
-        delay,
-        fail_after: None,
-    }
+    FakeScript { tokens_per_answer: tokens, delay, fail_after: None }
 }
 
 impl TestNode {
@@ -49,36 +41,21 @@ impl TestNode {
         config.drain_ms = 100;
         let bind: SocketAddr = bind.parse().unwrap();
         let engine = Arc::new(FakeEngine::new(script));
-        let options = NodeOptions {
-            data_dir: data_dir.clone(),
-            bind,
-            engine,
-            config,
-        };
+        let options = NodeOptions { data_dir: data_dir.clone(), bind, engine, config };
         let node = Node::start(options).await.unwrap();
         let url = format!("http://127.0.0.1:{}", node.api.port());
         let token = std::fs::read_to_string(data_dir.join("api_token")).unwrap();
         let admin_key = token.trim().to_owned();
         let admin = Client::new(&url, Some(&admin_key)).unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let test = Self {
-            node,
-            url,
-            admin_key,
-            admin,
-            http,
-            dir,
-        };
+        let test = Self { node, url, admin_key, admin, http, dir };
         // The defaults guard people; a test sets the limits it is about.
         test.limit("node", Limits::default()).await;
         test
     }
 
     pub async fn limit(&self, target: &str, limits: Limits) {
-        let request = PolicyRequest {
-            target: target.to_owned(),
-            limits,
-        };
+        let request = PolicyRequest { target: target.to_owned(), limits };
         self.admin.set_policy(&request).await.unwrap();
     }
 
@@ -90,11 +67,7 @@ impl TestNode {
     /// An agent with `fund` TRM.
     pub async fn agent(&self, name: &str, fund: &str) -> Agent {
         let fund: Amount = fund.parse().unwrap();
-        let request = CreateAgent {
-            name: name.into(),
-            fund_trm: Some(fund),
-            limits: None,
-        };
+        let request = CreateAgent { name: name.into(), fund_trm: Some(fund), limits: None };
         self.admin.create_agent(&request).await.unwrap()
     }
 
@@ -150,11 +123,7 @@ pub struct Raw {
 impl Raw {
     pub async fn of(answer: reqwest::Response) -> Self {
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Self {
-            status,
-            headers,
-            text: answer.text().await.unwrap(),
-        }
+        Self { status, headers, text: answer.text().await.unwrap() }
     }
 
     pub fn json(&self) -> Value {
@@ -162,26 +131,17 @@ impl Raw {
     }
 
     pub fn code(&self) -> String {
-        self.json()["error"]["code"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map(|value| value.to_str().unwrap())
-            .unwrap_or_default()
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
     }
 }
 
 /// A chat of one prompt token and at most `tokens` completion tokens.
 pub fn chat(tokens: u32) -> ChatRequest {
-    ChatRequest {
-        max_tokens: Some(tokens),
-        ..ChatRequest::new("fake").user("hi")
-    }
+    ChatRequest { max_tokens: Some(tokens), ..ChatRequest::new("fake").user("hi") }
 }
 
 /// What `chat(tokens)` costs with the scripted engine's model when it is answered in full.
@@ -192,10 +152,7 @@ pub fn cost(tokens: u32) -> Amount {
         attention_width: 64,
         context_max: 4_096,
     };
-    shape
-        .work(0, 1 + tokens)
-        .cost_ceil(tirami_core::Ppm::ONE)
-        .into()
+    shape.work(0, 1 + tokens).cost_ceil(tirami_core::Ppm::ONE).into()
 }
 
 pub fn micro(amount: Amount) -> u64 {

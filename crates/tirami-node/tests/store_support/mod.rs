@@ -20,12 +20,8 @@ use tirami_node::store::{
     DirLock, Found, Genesis, Opening, Store, StoreError, StoreReader, StoreStats,
 };
 
-const SHAPE: ModelShape = ModelShape {
-    parameters_active: 1_000_000,
-    layers: 2,
-    attention_width: 64,
-    context_max: 2_048,
-};
+const SHAPE: ModelShape =
+    ModelShape { parameters_active: 1_000_000, layers: 2, attention_width: 64, context_max: 2_048 };
 
 /// The ledger of a node and what it needs to go on.
 #[derive(Clone)]
@@ -56,13 +52,7 @@ impl Life {
         let mut keys = Keyring::new(node);
         keys.add_agent(agent);
         let ledger = Ledger::new(Lattice::found(&charter).unwrap(), party);
-        Self {
-            ledger,
-            genesis,
-            keys,
-            now: Timestamp::from_ms(1_000_000),
-            jobs: 0,
-        }
+        Self { ledger, genesis, keys, now: Timestamp::from_ms(1_000_000), jobs: 0 }
     }
 
     /// What a restart begins with.
@@ -77,10 +67,7 @@ impl Life {
 
     fn decide(&mut self, actor: &Actor, command: &Command) -> Vec<Event> {
         self.now = self.now.plus_ms(10);
-        let context = Context {
-            now: self.now,
-            keys: &self.keys,
-        };
+        let context = Context { now: self.now, keys: &self.keys };
         let decision = self.ledger.decide(&context, actor, command).unwrap();
         for event in &decision.events {
             self.ledger.apply(event);
@@ -94,13 +81,8 @@ impl Life {
         let amount = Trm::from_micro(1 << 45);
         let mut events = Vec::new();
         for command in [
-            Command::OpenChain {
-                line: Trm::from_micro(1 << 46),
-            },
-            Command::CreateAgent {
-                agent,
-                name: "personal".into(),
-            },
+            Command::OpenChain { line: Trm::from_micro(1 << 46) },
+            Command::CreateAgent { agent, name: "personal".into() },
             Command::FundAgent { agent, amount },
         ] {
             events.extend(self.decide(&Actor::Node, &command));
@@ -115,11 +97,7 @@ impl Life {
         job.copy_from_slice(&Digest::of(&self.jobs.to_le_bytes()).as_bytes()[..16]);
         let job = JobId::from_bytes(job);
         let agent = Some(self.genesis.personal);
-        let actor = Actor::Caller {
-            key: None,
-            agent,
-            scope: Scope::Inference,
-        };
+        let actor = Actor::Caller { key: None, agent, scope: Scope::Inference };
         let start = Command::StartJob(StartJob {
             job,
             model: ModelDigest::from_bytes([5; 32]),
@@ -130,11 +108,8 @@ impl Life {
             completion_max: 100,
         });
         let mut events = self.decide(&actor, &start);
-        let deliver = Command::Deliver {
-            job,
-            completion_tokens: 32,
-            stream: Digest::of(b"stream"),
-        };
+        let deliver =
+            Command::Deliver { job, completion_tokens: 32, stream: Digest::of(b"stream") };
         events.extend(self.decide(&Actor::Node, &deliver));
         let finish = Command::FinishJob(FinishJob {
             job,
@@ -202,11 +177,7 @@ pub(crate) fn snapshot(store: &Store, ledger: &Ledger) -> Result<(), StoreError>
 
 /// Runs a future to its end on this thread.
 pub(crate) fn futures_executor<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 /// A number generator for tests: the same numbers for the same seed.

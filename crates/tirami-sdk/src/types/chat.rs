@@ -58,10 +58,7 @@ pub struct ChatRequest {
 impl ChatRequest {
     /// A request to `model` without messages yet.
     pub fn new(model: impl Into<String>) -> Self {
-        Self {
-            model: model.into(),
-            ..Self::default()
-        }
+        Self { model: model.into(), ..Self::default() }
     }
 
     /// The request with a message of the user appended.
@@ -90,10 +87,7 @@ pub struct ChatMessage {
 impl ChatMessage {
     /// A message of `role`.
     pub fn new(role: &str, text: impl Into<String>) -> Self {
-        Self {
-            role: role.to_owned(),
-            content: Content::Text(text.into()),
-        }
+        Self { role: role.to_owned(), content: Content::Text(text.into()) }
     }
 }
 
@@ -170,10 +164,7 @@ pub struct ChatResponse {
 impl ChatResponse {
     /// The answer's text.
     pub fn text(&self) -> String {
-        self.choices
-            .first()
-            .map(|choice| choice.message.content.text())
-            .unwrap_or_default()
+        self.choices.first().map(|choice| choice.message.content.text()).unwrap_or_default()
     }
 }
 
@@ -218,10 +209,7 @@ pub struct ChatChunk {
 impl ChatChunk {
     /// The piece's text; empty when it has none.
     pub fn text(&self) -> &str {
-        self.choices
-            .first()
-            .and_then(|choice| choice.delta.content.as_deref())
-            .unwrap_or_default()
+        self.choices.first().and_then(|choice| choice.delta.content.as_deref()).unwrap_or_default()
     }
 }
 

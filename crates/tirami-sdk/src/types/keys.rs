@@ -90,9 +90,7 @@ pub struct CreatedKey {
 
 impl fmt::Debug for CreatedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CreatedKey")
-            .field("info", &self.info)
-            .finish_non_exhaustive()
+        f.debug_struct("CreatedKey").field("info", &self.info).finish_non_exhaustive()
     }
 }
 

@@ -103,9 +103,7 @@ pub(super) struct Past<'a> {
 impl<'a> Past<'a> {
     /// A named entry, which is final.
     pub(super) fn named(&self, id: DocumentId) -> Result<&'a FinalEntry, EntryRejection> {
-        self.lattice
-            .final_entry(id)
-            .ok_or(EntryRejection::Missing { entry: id })
+        self.lattice.final_entry(id).ok_or(EntryRejection::Missing { entry: id })
     }
 
     /// The enrolment of this party that `id` names: the line granted.
@@ -118,11 +116,7 @@ impl<'a> Past<'a> {
 
     /// The amount of the payment to this party that `id` names, if it was not collected before.
     pub(super) fn item(&self, id: DocumentId) -> Result<Trm, EntryRejection> {
-        let payout = self
-            .named(id)?
-            .effect
-            .payout
-            .filter(|payout| payout.payee == self.chain);
+        let payout = self.named(id)?.effect.payout.filter(|payout| payout.payee == self.chain);
         let payout = payout.ok_or(EntryRejection::NotMyItem { entry: id })?;
         if self.lattice.was_collected(id, self.chain, self.prev) {
             return Err(EntryRejection::AlreadyCollected { entry: id });
@@ -135,9 +129,7 @@ impl<'a> Past<'a> {
         let after = i128::from(self.state.balance) - debit;
         let short = -self.state.line.signed() - after;
         if short > 0 {
-            return Err(EntryRejection::BelowFloor {
-                short_micro: short.unsigned_abs(),
-            });
+            return Err(EntryRejection::BelowFloor { short_micro: short.unsigned_abs() });
         }
         Ok(after)
     }
@@ -157,13 +149,7 @@ pub(super) struct Outcome {
 impl Outcome {
     /// No money moves; the chain's state changes.
     pub(super) fn change(past: &Past<'_>, change: Change) -> Self {
-        Self {
-            balance: past.balance(),
-            effect: Effect {
-                change,
-                ..Effect::default()
-            },
-        }
+        Self { balance: past.balance(), effect: Effect { change, ..Effect::default() } }
     }
 }
 

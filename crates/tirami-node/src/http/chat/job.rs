@@ -61,32 +61,14 @@ impl Job {
         // Before the start, so that no order to end it can be missed.
         let token = handle.job_token(job);
         match handle.submit(actor, Command::StartJob(start)).await? {
-            Outcome::ApprovalPending {
-                approval,
-                expires_at,
-                max_amount,
-            } => Err(approval_required(
-                approval.get(),
-                expires_at.ms(),
-                max_amount,
-            )),
+            Outcome::ApprovalPending { approval, expires_at, max_amount } => {
+                Err(approval_required(approval.get(), expires_at.ms(), max_amount))
+            }
             _ => {
                 let runtime = runtime::Handle::current();
                 let tokens = Vec::new();
-                let open = Open {
-                    handle,
-                    runtime,
-                    job,
-                    build,
-                    tokens,
-                    delivered: 0,
-                };
-                Ok(Self {
-                    open: Some(open),
-                    token,
-                    vouched: 0,
-                    voucher: None,
-                })
+                let open = Open { handle, runtime, job, build, tokens, delivered: 0 };
+                Ok(Self { open: Some(open), token, vouched: 0, voucher: None })
             }
         }
     }
@@ -103,17 +85,8 @@ impl Job {
     pub(super) fn delivered(&mut self, delivered: u32) {
         let Some(open) = &mut self.open else { return };
         open.delivered = delivered.max(open.delivered);
-        let due = if self.vouched == 0 {
-            1
-        } else {
-            self.vouched + VOUCHER_TOKENS
-        };
-        if open.delivered < due
-            || self
-                .voucher
-                .as_ref()
-                .is_some_and(|task| !task.is_finished())
-        {
+        let due = if self.vouched == 0 { 1 } else { self.vouched + VOUCHER_TOKENS };
+        if open.delivered < due || self.voucher.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
         self.vouched = open.delivered;
@@ -144,18 +117,9 @@ impl Job {
         open.delivered = delivered.min(count(&open.tokens));
         let command = open.finish_command(finish);
         match until_taken(&open.handle, command).await {
-            Ok(Outcome::JobFinished {
-                trade,
-                flop,
-                amount,
-                available,
-                ..
-            }) => Ok(Charged {
-                trade,
-                flop,
-                amount,
-                available,
-            }),
+            Ok(Outcome::JobFinished { trade, flop, amount, available, .. }) => {
+                Ok(Charged { trade, flop, amount, available })
+            }
             Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Err(gone()),
             Err(error) => {
                 tracing::error!(job = %open.job, ?error, "a job could not be charged");
@@ -168,10 +132,7 @@ impl Job {
     pub(super) async fn void(mut self, failed: bool) {
         self.wait_for_voucher().await;
         let Some(open) = self.open.take() else { return };
-        let command = Command::VoidJob {
-            job: open.job,
-            failed,
-        };
+        let command = Command::VoidJob { job: open.job, failed };
         match until_taken(&open.handle, command).await {
             Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => {}
             Err(error) => tracing::error!(job = %open.job, ?error, "a job could not be ended"),
@@ -203,10 +164,7 @@ impl Drop for Job {
     fn drop(&mut self) {
         let Some(open) = self.open.take() else { return };
         let command = match open.delivered {
-            0 => Command::VoidJob {
-                job: open.job,
-                failed: false,
-            },
+            0 => Command::VoidJob { job: open.job, failed: false },
             _ => open.finish_command(FinishReason::Cancelled),
         };
         let voucher = self.voucher.take();
@@ -239,11 +197,8 @@ fn count(tokens: &[u32]) -> u32 {
 
 /// blake3 of the first `count` token ids, each as four little-endian bytes.
 fn digest(tokens: &[u32], count: u32) -> Digest {
-    let bytes: Vec<u8> = tokens
-        .iter()
-        .take(count as usize)
-        .flat_map(|token| token.to_le_bytes())
-        .collect();
+    let bytes: Vec<u8> =
+        tokens.iter().take(count as usize).flat_map(|token| token.to_le_bytes()).collect();
     Digest::of(&bytes)
 }
 
@@ -265,9 +220,5 @@ fn approval_required(approval_id: u64, expires_at_ms: u64, max_amount: Trm) -> A
              `tirami approve {approval_id}` send the identical request again"
         ),
     )
-    .extra(ErrorExtra {
-        approval_id,
-        expires_at_ms,
-        max_amount_trm: max_amount.into(),
-    })
+    .extra(ErrorExtra { approval_id, expires_at_ms, max_amount_trm: max_amount.into() })
 }

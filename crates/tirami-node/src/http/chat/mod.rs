@@ -49,13 +49,7 @@ pub(super) async fn chat(
     check_model(&app, &ask.model)?;
     let (prompt, completion_max) = prepare(&app, &ask.conversation, ask.completion_max).await?;
     let stream = ask.stream.then_some(ask.include_usage);
-    let run = Run::new(
-        app,
-        caller.actor(),
-        Digest::of(&body),
-        ask,
-        (prompt, completion_max),
-    )?;
+    let run = Run::new(app, caller.actor(), Digest::of(&body), ask, (prompt, completion_max))?;
     match stream {
         Some(include_usage) => stream::answer(run, include_usage).await,
         None => whole::answer(run).await,
@@ -82,11 +76,7 @@ impl Run {
         (prompt, completion_max): (Prompt, u32),
     ) -> Result<Self, ApiError> {
         let random = |error: crate::keys::KeyFileError| {
-            ApiError::server(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no_randomness",
-                error.to_string(),
-            )
+            ApiError::server(StatusCode::SERVICE_UNAVAILABLE, "no_randomness", error.to_string())
         };
         let drawn = crate::keys::random::<4>().map_err(random)?;
         let seed = ask.seed.unwrap_or(u32::from_le_bytes(drawn));
@@ -109,14 +99,7 @@ impl Run {
             stop: ask.stop,
         };
         let created = super::views::now_ms() / 1_000;
-        Ok(Self {
-            app,
-            actor,
-            start,
-            prompt,
-            sampling,
-            created,
-        })
+        Ok(Self { app, actor, start, prompt, sampling, created })
     }
 
     /// What every answer and every chunk of it begins with.
@@ -200,10 +183,8 @@ pub(super) fn check_model(app: &AppState, model: &str) -> Result<(), ApiError> {
     }
     // A stranger's text goes into the message, so it is kept short.
     let shown: String = model.chars().take(100).collect();
-    let message = format!(
-        "the model {shown:?} is not served here; this node serves {}",
-        served.name
-    );
+    let message =
+        format!("the model {shown:?} is not served here; this node serves {}", served.name);
     Err(ApiError::not_found("model_not_found", message).param("model"))
 }
 

@@ -92,26 +92,16 @@ pub(in crate::http) fn conversation(fields: &Map<String, Value>) -> Result<Conve
         return Err(wrong("messages is empty; send at least one message"));
     }
     if list.len() > MESSAGES_MAX {
-        return Err(wrong(&format!(
-            "messages has more than {MESSAGES_MAX} entries; shorten it"
-        )));
+        return Err(wrong(&format!("messages has more than {MESSAGES_MAX} entries; shorten it")));
     }
-    let messages = list
-        .iter()
-        .enumerate()
-        .map(|(index, value)| message(index, value));
-    Ok(Conversation {
-        messages: messages.collect::<Result<_, _>>()?,
-    })
+    let messages = list.iter().enumerate().map(|(index, value)| message(index, value));
+    Ok(Conversation { messages: messages.collect::<Result<_, _>>()? })
 }
 
 fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
     let at = format!("messages[{index}]");
     let Value::Object(fields) = value else {
-        return Err(ApiError::invalid(
-            &at,
-            format!("{at} must be an object {{role, content}}"),
-        ));
+        return Err(ApiError::invalid(&at, format!("{at} must be an object {{role, content}}")));
     };
     let role = match present(fields, "role") {
         Some(Value::String(role)) => match role.as_str() {
@@ -129,21 +119,12 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
         },
         _ => {
             let param = format!("{at}.role");
-            return Err(ApiError::invalid(
-                &param,
-                format!("{param} is missing or not text"),
-            ));
+            return Err(ApiError::invalid(&param, format!("{param} is missing or not text")));
         }
     };
-    if fields
-        .get("tool_calls")
-        .is_some_and(|calls| !is_empty(calls))
-    {
+    if fields.get("tool_calls").is_some_and(|calls| !is_empty(calls)) {
         let param = format!("{at}.tool_calls");
-        return Err(ApiError::unsupported(
-            &param,
-            format!("{param} is not supported here"),
-        ));
+        return Err(ApiError::unsupported(&param, format!("{param} is not supported here")));
     }
     let param = format!("{at}.content");
     let content = match present(fields, "content") {
@@ -160,16 +141,10 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
             ));
         }
         None => {
-            return Err(ApiError::invalid(
-                &param,
-                format!("{param} is missing; give it a text"),
-            ));
+            return Err(ApiError::invalid(&param, format!("{param} is missing; give it a text")));
         }
     };
-    Ok(Message {
-        role: role.to_owned(),
-        content,
-    })
+    Ok(Message { role: role.to_owned(), content })
 }
 
 fn text_part(param: &str, value: &Value) -> Result<String, ApiError> {
@@ -206,9 +181,7 @@ fn stop(fields: &Map<String, Value>) -> Result<Vec<String>, ApiError> {
         return Err(wrong("a stop text must not be empty".to_owned()));
     }
     if texts.iter().any(|text| text.len() > STOP_BYTES_MAX) {
-        return Err(wrong(format!(
-            "a stop text has at most {STOP_BYTES_MAX} bytes"
-        )));
+        return Err(wrong(format!("a stop text has at most {STOP_BYTES_MAX} bytes")));
     }
     Ok(texts)
 }
@@ -218,10 +191,7 @@ fn include_usage(fields: &Map<String, Value>, stream: bool) -> Result<bool, ApiE
         None => return Ok(false),
         Some(Value::Object(options)) => options,
         Some(_) => {
-            return Err(ApiError::invalid(
-                "stream_options",
-                "stream_options must be an object",
-            ));
+            return Err(ApiError::invalid("stream_options", "stream_options must be an object"));
         }
     };
     if !stream {
@@ -287,10 +257,7 @@ fn flag(fields: &Map<String, Value>, name: &str) -> Result<Option<bool>, ApiErro
     match present(fields, name) {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(_) => Err(ApiError::invalid(
-            name,
-            format!("{name} must be true or false"),
-        )),
+        Some(_) => Err(ApiError::invalid(name, format!("{name} must be true or false"))),
     }
 }
 
@@ -325,15 +292,10 @@ fn real(
     };
     match value.as_f64() {
         // The engine computes in single precision; a tiny positive number stays positive.
-        Some(number) if allowed(number) => Ok(Some(if number == 0.0 {
-            0.0
-        } else {
-            (number as f32).max(f32::MIN_POSITIVE)
-        })),
-        _ => Err(ApiError::invalid(
-            name,
-            format!("{name} must be a number {range}"),
-        )),
+        Some(number) if allowed(number) => {
+            Ok(Some(if number == 0.0 { 0.0 } else { (number as f32).max(f32::MIN_POSITIVE) }))
+        }
+        _ => Err(ApiError::invalid(name, format!("{name} must be a number {range}"))),
     }
 }
 
@@ -345,11 +307,7 @@ mod tests {
         let fields = serde_json::from_str(json).unwrap();
         Ask::read(&fields).map_err(|error| {
             let detail = &error.body().error;
-            format!(
-                "{}: {}",
-                detail.param.clone().unwrap_or_default(),
-                detail.message
-            )
+            format!("{}: {}", detail.param.clone().unwrap_or_default(), detail.message)
         })
     }
 
@@ -370,14 +328,9 @@ mod tests {
         assert_eq!(ask.seed, Some(u32::MAX));
         assert_eq!(ask.stop, ["a", "b"]);
         assert!(ask.stream && ask.include_usage);
-        let plain = read(&format!(
-            r#"{{{HI},"max_tokens":null,"stop":null,"seed":null}}"#
-        ))
-        .unwrap();
-        assert_eq!(
-            (plain.completion_max, plain.seed, plain.stream),
-            (None, None, false)
-        );
+        let plain =
+            read(&format!(r#"{{{HI},"max_tokens":null,"stop":null,"seed":null}}"#)).unwrap();
+        assert_eq!((plain.completion_max, plain.seed, plain.stream), (None, None, false));
     }
 
     #[test]
@@ -396,38 +349,17 @@ mod tests {
         let hi = HI;
         for (json, start) in [
             (r#"{"messages":[]}"#.to_owned(), "model: model is missing"),
-            (
-                r#"{"model":3,"messages":[]}"#.to_owned(),
-                "model: model must be",
-            ),
-            (
-                r#"{"model":"m"}"#.to_owned(),
-                "messages: messages is missing",
-            ),
-            (
-                r#"{"model":"m","messages":[]}"#.to_owned(),
-                "messages: messages is empty",
-            ),
-            (
-                r#"{"model":"m","messages":"hi"}"#.to_owned(),
-                "messages: messages must be",
-            ),
-            (
-                r#"{"model":"m","messages":["hi"]}"#.to_owned(),
-                "messages[0]: ",
-            ),
-            (
-                r#"{"model":"m","messages":[{"content":"x"}]}"#.to_owned(),
-                "messages[0].role: ",
-            ),
+            (r#"{"model":3,"messages":[]}"#.to_owned(), "model: model must be"),
+            (r#"{"model":"m"}"#.to_owned(), "messages: messages is missing"),
+            (r#"{"model":"m","messages":[]}"#.to_owned(), "messages: messages is empty"),
+            (r#"{"model":"m","messages":"hi"}"#.to_owned(), "messages: messages must be"),
+            (r#"{"model":"m","messages":["hi"]}"#.to_owned(), "messages[0]: "),
+            (r#"{"model":"m","messages":[{"content":"x"}]}"#.to_owned(), "messages[0].role: "),
             (
                 r#"{"model":"m","messages":[{"role":"king","content":"x"}]}"#.to_owned(),
                 "messages[0].role: ",
             ),
-            (
-                r#"{"model":"m","messages":[{"role":"user"}]}"#.to_owned(),
-                "messages[0].content: ",
-            ),
+            (r#"{"model":"m","messages":[{"role":"user"}]}"#.to_owned(), "messages[0].content: "),
             (
                 r#"{"model":"m","messages":[{"role":"user","content":7}]}"#.to_owned(),
                 "messages[0].content: ",
@@ -437,21 +369,12 @@ mod tests {
                     .to_owned(),
                 "messages[0].content[0]: ",
             ),
-            (
-                format!(r#"{{{hi},"max_tokens":0}}"#),
-                "max_tokens: max_tokens must be",
-            ),
+            (format!(r#"{{{hi},"max_tokens":0}}"#), "max_tokens: max_tokens must be"),
             (format!(r#"{{{hi},"max_tokens":-1}}"#), "max_tokens: "),
             (format!(r#"{{{hi},"max_tokens":1.5}}"#), "max_tokens: "),
             (format!(r#"{{{hi},"max_tokens":"9"}}"#), "max_tokens: "),
-            (
-                format!(r#"{{{hi},"max_tokens":99999999999999999999}}"#),
-                "max_tokens: ",
-            ),
-            (
-                format!(r#"{{{hi},"temperature":-0.1}}"#),
-                "temperature: temperature must be",
-            ),
+            (format!(r#"{{{hi},"max_tokens":99999999999999999999}}"#), "max_tokens: "),
+            (format!(r#"{{{hi},"temperature":-0.1}}"#), "temperature: temperature must be"),
             (format!(r#"{{{hi},"temperature":2.1}}"#), "temperature: "),
             (format!(r#"{{{hi},"temperature":"hot"}}"#), "temperature: "),
             (format!(r#"{{{hi},"top_p":0}}"#), "top_p: "),
@@ -462,38 +385,20 @@ mod tests {
             (format!(r#"{{{hi},"stop":[""]}}"#), "stop: "),
             (format!(r#"{{{hi},"stop":{:?}}}"#, vec!["x"; 17]), "stop: "),
             (format!(r#"{{{hi},"stream":"yes"}}"#), "stream: "),
-            (
-                format!(r#"{{{hi},"stream_options":{{}}}}"#),
-                "stream_options: ",
-            ),
+            (format!(r#"{{{hi},"stream_options":{{}}}}"#), "stream_options: "),
             (format!(r#"{{{hi},"user":7}}"#), "user: "),
             (format!(r#"{{{hi},"n":2}}"#), "n: n must be 1"),
             (format!(r#"{{{hi},"n":0}}"#), "n: "),
-            (
-                format!(r#"{{{hi},"tools":[{{"type":"function"}}]}}"#),
-                "tools: ",
-            ),
-            (
-                format!(r#"{{{hi},"tool_choice":"required"}}"#),
-                "tool_choice: ",
-            ),
+            (format!(r#"{{{hi},"tools":[{{"type":"function"}}]}}"#), "tools: "),
+            (format!(r#"{{{hi},"tool_choice":"required"}}"#), "tool_choice: "),
             (
                 format!(r#"{{{hi},"response_format":{{"type":"json_object"}}}}"#),
                 "response_format: ",
             ),
             (format!(r#"{{{hi},"logprobs":true}}"#), "logprobs: "),
-            (
-                format!(r#"{{{hi},"logit_bias":{{"5":1}}}}"#),
-                "logit_bias: ",
-            ),
-            (
-                format!(r#"{{{hi},"presence_penalty":0.5}}"#),
-                "presence_penalty: ",
-            ),
-            (
-                format!(r#"{{{hi},"modalities":["audio"]}}"#),
-                "modalities: ",
-            ),
+            (format!(r#"{{{hi},"logit_bias":{{"5":1}}}}"#), "logit_bias: "),
+            (format!(r#"{{{hi},"presence_penalty":0.5}}"#), "presence_penalty: "),
+            (format!(r#"{{{hi},"modalities":["audio"]}}"#), "modalities: "),
         ] {
             let error = read(&json).unwrap_err();
             assert!(error.starts_with(start), "{json}: {error}");

@@ -39,10 +39,7 @@ pub(super) async fn answer(run: Run, include_usage: bool) -> Result<Response, Ap
     let jobs = run.app.jobs.clone();
     jobs.spawn(work(run, include_usage, opened));
     let frames = body.await.unwrap_or_else(|_| Err(broken()))?;
-    let headers = [
-        (CONTENT_TYPE, "text/event-stream; charset=utf-8"),
-        (CACHE_CONTROL, "no-cache"),
-    ];
+    let headers = [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
     Ok((headers, Body::from_stream(frames)).into_response())
 }
 
@@ -53,14 +50,7 @@ async fn work(
 ) {
     let asked_at = Instant::now();
     let head = run.head();
-    let Run {
-        app,
-        actor,
-        start,
-        prompt,
-        sampling,
-        ..
-    } = run;
+    let Run { app, actor, start, prompt, sampling, .. } = run;
     let job = match Job::open(app.handle.clone(), actor, start, head.build.clone()).await {
         Ok(job) => job,
         Err(error) => {
@@ -81,14 +71,7 @@ async fn work(
         job.void(false).await;
         return;
     }
-    let pump = Pump {
-        app,
-        job,
-        frames,
-        head,
-        asked_at,
-        tokens: 0,
-    };
+    let pump = Pump { app, job, frames, head, asked_at, tokens: 0 };
     pump.run(generation, include_usage).await;
 }
 
@@ -117,33 +100,19 @@ struct Pump {
 
 impl Pump {
     async fn run(mut self, mut generation: Generation, include_usage: bool) {
-        let first = ChatDelta {
-            role: Some("assistant".to_owned()),
-            content: Some(String::new()),
-        };
+        let first = ChatDelta { role: Some("assistant".to_owned()), content: Some(String::new()) };
         let end = match self.send(&self.chunk(first, None), 0).await {
             Ok(()) => self.flow(&mut generation).await,
             Err(end) => end,
         };
         // The engine is freed before anything else is waited for.
         drop(generation);
-        self.app
-            .metrics
-            .answered(self.asked_at.elapsed(), self.tokens);
-        let Self {
-            job,
-            frames,
-            head,
-            tokens,
-            ..
-        } = self;
+        self.app.metrics.answered(self.asked_at.elapsed(), self.tokens);
+        let Self { job, frames, head, tokens, .. } = self;
         match end {
             End::Complete(finish) => match job.finish(tokens, finish).await {
                 Ok(charged) => {
-                    let chunk = |choices| ChatChunk {
-                        choices,
-                        ..empty_chunk(&head)
-                    };
+                    let chunk = |choices| ChatChunk { choices, ..empty_chunk(&head) };
                     let mut last = chunk(vec![choice(ChatDelta::default(), Some(finish))]);
                     if include_usage {
                         frames.last(&last).await;
@@ -195,10 +164,7 @@ impl Pump {
             }
             self.tokens = self.tokens.max(self.job.produced(&tokens));
             if !text.is_empty() {
-                let delta = ChatDelta {
-                    role: None,
-                    content: Some(text),
-                };
+                let delta = ChatDelta { role: None, content: Some(text) };
                 if let Err(end) = self.send(&self.chunk(delta, None), self.tokens).await {
                     return end;
                 }
@@ -220,10 +186,7 @@ impl Pump {
     async fn send(&self, chunk: &ChatChunk, tokens: u32) -> Result<(), End> {
         let permit = self.room(1).await?;
         for permit in permit {
-            permit.send(Frame {
-                bytes: event(chunk),
-                tokens,
-            });
+            permit.send(Frame { bytes: event(chunk), tokens });
         }
         Ok(())
     }
@@ -244,10 +207,7 @@ impl Pump {
     }
 
     fn chunk(&self, delta: ChatDelta, finish: Option<FinishReason>) -> ChatChunk {
-        ChatChunk {
-            choices: vec![choice(delta, finish)],
-            ..empty_chunk(&self.head)
-        }
+        ChatChunk { choices: vec![choice(delta, finish)], ..empty_chunk(&self.head) }
     }
 }
 
@@ -275,11 +235,7 @@ fn empty_chunk(head: &Head) -> ChatChunk {
 
 fn choice(delta: ChatDelta, finish: Option<FinishReason>) -> ChatChunkChoice {
     let finish_reason = finish.map(|finish| finish_name(finish).to_owned());
-    ChatChunkChoice {
-        index: 0,
-        delta,
-        finish_reason,
-    }
+    ChatChunkChoice { index: 0, delta, finish_reason }
 }
 
 fn event(value: &impl Serialize) -> Bytes {
@@ -316,16 +272,7 @@ const CLOSED: u32 = 1 << 31;
 fn frames() -> (Frames, FrameStream) {
     let (sender, receiver) = mpsc::channel(FRAMES_AHEAD_MAX);
     let delivered = Arc::new(AtomicU32::new(0));
-    (
-        Frames {
-            sender,
-            delivered: delivered.clone(),
-        },
-        FrameStream {
-            receiver,
-            delivered,
-        },
-    )
+    (Frames { sender, delivered: delivered.clone() }, FrameStream { receiver, delivered })
 }
 
 impl Frames {
@@ -355,10 +302,7 @@ impl Frames {
 
     async fn raw(&self, bytes: Bytes) {
         // The job has ended; a client that takes no more is not waited for.
-        let _ = self
-            .sender
-            .send_timeout(Frame { bytes, tokens: 0 }, STALL_MAX)
-            .await;
+        let _ = self.sender.send_timeout(Frame { bytes, tokens: 0 }, STALL_MAX).await;
     }
 }
 
@@ -374,11 +318,7 @@ impl Stream for FrameStream {
             };
             if frame.tokens > 0 {
                 let open = |count: u32| (count & CLOSED == 0).then_some(frame.tokens);
-                if self
-                    .delivered
-                    .fetch_update(Ordering::AcqRel, Ordering::Acquire, open)
-                    .is_err()
-                {
+                if self.delivered.fetch_update(Ordering::AcqRel, Ordering::Acquire, open).is_err() {
                     continue;
                 }
             }
@@ -394,10 +334,7 @@ mod tests {
     use super::*;
 
     fn frame(text: &'static str, tokens: u32) -> Frame {
-        Frame {
-            bytes: Bytes::from_static(text.as_bytes()),
-            tokens,
-        }
+        Frame { bytes: Bytes::from_static(text.as_bytes()), tokens }
     }
 
     #[tokio::test]
@@ -417,9 +354,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_client_keeps_few_frames_in_memory() {
         let (frames, _body) = frames();
-        let sent = (1..)
-            .take_while(|n| frames.sender.try_send(frame("x", *n)).is_ok())
-            .count();
+        let sent = (1..).take_while(|n| frames.sender.try_send(frame("x", *n)).is_ok()).count();
         assert_eq!(sent, FRAMES_AHEAD_MAX);
     }
 }

@@ -31,14 +31,7 @@ pub(super) async fn answer(run: Run) -> Result<Response, ApiError> {
 async fn work(run: Run, reply: Reply) {
     let asked_at = Instant::now();
     let head = run.head();
-    let Run {
-        app,
-        actor,
-        start,
-        prompt,
-        sampling,
-        ..
-    } = run;
+    let Run { app, actor, start, prompt, sampling, .. } = run;
     let job = match Job::open(app.handle.clone(), actor, start, head.build.clone()).await {
         Ok(job) => job,
         Err(error) => {
