@@ -7,7 +7,7 @@ import OpenAI from 'openai';
 import { VERSION } from 'openai/version';
 
 const model = process.env.CLIENT_MODEL;
-const question = [{ role: 'user', content: 'What is the capital of France?' }];
+const question = [{ role: 'user', content: 'What is the capital of France? Answer in one sentence.' }];
 const longer = [{ role: 'user', content: 'Describe a lighthouse in three sentences.' }];
 const client = new OpenAI({ maxRetries: 0, timeout: 120_000 });
 

@@ -8,7 +8,7 @@ import os
 import openai
 
 MODEL = os.environ["CLIENT_MODEL"]
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 LONGER = [{"role": "user", "content": "Describe a lighthouse in three sentences."}]
 
 client = openai.OpenAI(max_retries=0, timeout=120)
@@ -58,7 +58,7 @@ def a_stream_says_the_same_as_one_answer():
     pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
     assert len([piece for piece in pieces if piece]) > 10, "the answer came in one piece"
     assert "".join(pieces) == whole.choices[0].message.content
-    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage, chunks[-1]
     assert all(chunk.usage is None for chunk in chunks[:-1])
     check_x_tirami(chunks[-1].model_extra["x_tirami"])
