@@ -1,5 +1,7 @@
 //! Chat completions at the edge: shapes, streams, clients that leave, and requests gone wrong.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod http_support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Who may call what: the whole table of routes, keys in every state, and pages of strangers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod http_support;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -57,7 +57,7 @@ async function aStreamSaysTheSameAsOneAnswer() {
   const { chunks, pieces, finish } = await collect(await ask(longer, streaming));
   assert.ok(pieces.filter((piece) => piece).length > 10, 'the answer came in one piece');
   assert.equal(pieces.join(''), whole.choices[0].message.content);
-  assert.equal(finish, 'length');
+  assert.equal(finish, whole.choices[0].finish_reason);
   assert.deepEqual(chunks.at(-1).choices, []);
   assert.deepEqual(chunks.at(-1).usage, whole.usage);
   checkTirami(chunks.at(-1).x_tirami);

@@ -1,5 +1,6 @@
 //! A real node on a real socket with a scripted engine, for the tests of its HTTP interface.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 use std::net::SocketAddr;
