@@ -131,7 +131,7 @@ fn the_model_has_the_numbers_of_its_header() {
     assert_eq!(info.shape.context_max, 8_192);
     assert_eq!(info.shape.parameters_active, 134_515_008);
     assert_eq!(info.context_tokens, 2_048);
-    assert_eq!(info.build, "llama.cpp/llama-cpp-2 0.1.160 cpu ubatch=32");
+    assert_eq!(info.build, "llama.cpp/llama-cpp-2 0.1.160 cpu kv=f16/bf16 ubatch=32");
 }
 
 /// Asked like this, the small model answers in seven tokens.

@@ -261,12 +261,25 @@ pub(crate) fn examine(data_dir: &Path) -> Result<String, String> {
 /// The operating system's.
 pub(crate) fn create_data_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
-        return Ok(());
+        return make_private(dir);
     }
     if let Some(parent) = dir.parent() {
         fs::create_dir_all(parent)?;
     }
     create_private_dir(dir)
+}
+
+/// Others can neither read the book nor hold its lock, also where the directory was there before.
+fn make_private(dir: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(dir)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            fs::set_permissions(dir, fs::Permissions::from_mode(mode & !0o077))?;
+        }
+    }
+    Ok(())
 }
 
 fn create_private_dir(dir: &Path) -> io::Result<()> {

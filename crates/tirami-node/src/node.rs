@@ -224,6 +224,13 @@ fn open(data_dir: &Path, line_total: Trm) -> Result<Opened, StartError> {
         Found::Book(_) if !keys.has_node_key() => {
             return Err(StartError::OtherKey { path: data_dir.to_path_buf() });
         }
+        // The admin API key is the last thing a first start makes.
+        Found::Book(opening)
+            if opening.records() == 0 && keys::api_token_path(data_dir).exists() =>
+        {
+            let what = "it is empty although this node was in use; its log is missing";
+            return Err(opening.contradiction(what).into());
+        }
         Found::Book(opening) => (*opening, keys.node_key()?),
         Found::Nothing(lock) => {
             let node = keys.node_key()?;

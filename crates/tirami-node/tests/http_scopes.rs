@@ -106,13 +106,29 @@ async fn failures_are_throttled_for_their_source_and_the_wait_ends() {
     }
     assert_eq!(statuses[0], 401);
     assert_eq!(statuses[24], 429);
-    // Another source, and the same without a key, are not affected.
+    // Right keys are not affected, nor is the same source without a key.
+    assert!(node.admin.status().await.is_ok());
     assert!(node.personal().status().await.is_ok());
     let raw = call(&node, Operation::Status, &wrong).await;
     let wait: u64 = raw.header("retry-after").parse().unwrap();
     assert!((1..=3).contains(&wait));
     tokio::time::sleep(Duration::from_secs(wait)).await;
-    assert!(node.admin.status().await.is_ok());
+    assert_eq!(call(&node, Operation::Status, &wrong).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_misspelt_budget_makes_no_key() {
+    let node = TestNode::start(quick()).await;
+    let before = node.admin.keys().await.unwrap().keys.len();
+    let agent = node.agent("payer", "100").await.did;
+    let body = format!(
+        r#"{{"label":"x","scope":"inference","agent":"{agent}","limit":{{"day_max_trm":5}}}}"#
+    );
+    let key = node.admin_key.clone();
+    let raw = node.post("/v1/tirami/keys", Some(&key), body).await;
+    assert_eq!(raw.status, 400, "{}", raw.text);
+    assert!(raw.text.contains("limit"), "{}", raw.text);
+    assert_eq!(node.admin.keys().await.unwrap().keys.len(), before);
 }
 
 #[tokio::test]

@@ -182,6 +182,10 @@ impl From<Rejection> for ApiError {
             | Rejection::BudgetLimit { period: Period::Lifetime, .. } => {
                 (StatusCode::FORBIDDEN, "limit_error")
             }
+            // Alone it is more than the whole budget: waiting does not help.
+            Rejection::BudgetLimit { max, needed, .. } if needed > max => {
+                (StatusCode::FORBIDDEN, "limit_error")
+            }
             Rejection::TooMany { .. }
             | Rejection::BudgetLimit { .. }
             | Rejection::BreakerOpen { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
@@ -201,6 +205,7 @@ impl From<Rejection> for ApiError {
 /// a sliding window begins to leave it.
 fn retry_after_s(rejection: &Rejection) -> Option<u64> {
     match rejection {
+        Rejection::BudgetLimit { max, needed, .. } if needed > max => None,
         Rejection::TooMany { .. } => Some(SECONDS_UNTIL_ROOM),
         Rejection::BudgetLimit { period: Period::Minute, .. } => Some(1),
         Rejection::BudgetLimit { period: Period::Hour, .. } => Some(60),

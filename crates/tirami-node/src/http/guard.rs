@@ -160,6 +160,11 @@ async fn identify(
 ) -> Result<Caller, ApiError> {
     let source = peer.map_or(IpAddr::from([0, 0, 0, 0]), |Peer(address)| address.ip());
     if let Some(text) = presented_key(headers)? {
+        if let Some(caller) = authenticate(app, text).await? {
+            return Ok(caller);
+        }
+        // Only wrong keys wait: a neighbour's mistakes must not lock out the owner, and a right
+        // key of 32 random bytes cannot be found by trying.
         let now = Instant::now();
         if let Some(seconds) = app.throttle.wait_s(source, now) {
             return Err(ApiError::too_many(
@@ -168,14 +173,11 @@ async fn identify(
                 "too many wrong API keys came from this address; wait and check the key",
             ));
         }
-        let caller = authenticate(app, text).await?;
-        return caller.ok_or_else(|| {
-            app.throttle.failed(source, now);
-            ApiError::unauthorized(
-                "invalid_api_key",
-                "the API key is unknown, expired or revoked; check it or create a new one",
-            )
-        });
+        app.throttle.failed(source, now);
+        return Err(ApiError::unauthorized(
+            "invalid_api_key",
+            "the API key is unknown, expired or revoked; check it or create a new one",
+        ));
     }
     if !app.config.loopback || !source.to_canonical().is_loopback() {
         return Err(ApiError::unauthorized(
@@ -244,6 +246,17 @@ fn key_id(text: &str) -> Option<KeyId> {
 /// that was rebound to 127.0.0.1 shows in `Host`, a stranger's page in `Origin` or
 /// `Sec-Fetch-Site`.
 fn check_same_machine(headers: &HeaderMap) -> Result<(), ApiError> {
+    // What a proxy passes on does not come from this machine's user, and of two values one is
+    // somebody else's.
+    let forwarded = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+    let single = [HOST.as_str(), ORIGIN.as_str(), "sec-fetch-site"];
+    let is_doubled = |name: &&str| headers.get_all(*name).iter().count() > 1;
+    if forwarded.iter().any(|name| headers.contains_key(*name)) || single.iter().any(is_doubled) {
+        return Err(ApiError::forbidden(
+            "forbidden_host",
+            "a request that was passed on by a proxy needs an API key",
+        ));
+    }
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
     let host = text(HOST.as_str()).unwrap_or_default();
     if !is_loopback_name(host) {
@@ -287,7 +300,7 @@ fn is_loopback_name(host: &str) -> bool {
 }
 
 fn is_port(text: &str) -> bool {
-    text.parse::<u16>().is_ok()
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
 #[cfg(test)]
@@ -309,6 +322,8 @@ mod tests {
             (true, &[("host", "localhost"), ("sec-fetch-site", "same-origin")]),
             (true, &[("host", "localhost"), ("sec-fetch-site", "none")]),
             (false, &[]),
+            (false, &[("host", "localhost:+80")]),
+            (false, &[("host", "localhost"), ("x-forwarded-for", "203.0.113.9")]),
             (false, &[("host", "")]),
             (false, &[("host", "evil.example:3000")]),
             (false, &[("host", "localhost.evil.example")]),

@@ -1,5 +1,7 @@
 //! JSON in and out: bounded bodies, the right content type, and sentences for what is wrong.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
@@ -9,6 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+
+/// How long a body may take to arrive: a connection that sends none must not be held for ever.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// An answer of 200 with `value` as JSON.
 pub(super) fn ok(value: &impl Serialize) -> Response {
@@ -42,10 +47,17 @@ pub(super) async fn body(request: Request<Body>, max: usize) -> Result<Bytes, Ap
     if declared.is_some_and(|length| length > max) {
         return Err(too_large());
     }
-    match axum::body::to_bytes(request.into_body(), max).await {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if is_length_limit(&error) => Err(too_large()),
-        Err(error) => Err(ApiError::malformed(format!("the body could not be read: {error}"))),
+    let read = axum::body::to_bytes(request.into_body(), max);
+    match tokio::time::timeout(BODY_WITHIN, read).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
+        Ok(Err(error)) => Err(ApiError::malformed(format!("the body could not be read: {error}"))),
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            "body_too_slow",
+            format!("the body took longer than {} s; send it faster", BODY_WITHIN.as_secs()),
+        )),
     }
 }
 

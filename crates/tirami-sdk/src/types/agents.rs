@@ -42,6 +42,7 @@ pub struct Agent {
 
 /// Opens an account for a new agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CreateAgent {
     /// For people; 1 to 64 characters.
     pub name: String,
@@ -55,6 +56,7 @@ pub struct CreateAgent {
 
 /// Moves TRM between the node's account and an agent's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FundAgent {
     /// To the agent; negative takes back.
     pub amount_trm: SignedAmount,
@@ -62,6 +64,7 @@ pub struct FundAgent {
 
 /// Asks for an agent's key in a bundle only the passphrase opens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ExportAgent {
     /// At least 8 characters. Without it the bundle is worthless.
     pub passphrase: String,
@@ -69,6 +72,7 @@ pub struct ExportAgent {
 
 /// Opens a bundle and gives its agent an account here.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ImportAgent {
     /// The passphrase of the export.
     pub passphrase: String,

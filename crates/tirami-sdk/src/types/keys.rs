@@ -63,6 +63,7 @@ impl FromStr for Scope {
 
 /// Makes an API key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CreateKey {
     /// For people; 1 to 64 characters.
     pub label: String,
@@ -126,6 +127,7 @@ pub struct KeyInfo {
 
 /// Replaces a key by a new one with the same rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RotateKey {
     /// How long the old key still works, in milliseconds.
     #[serde(default)]

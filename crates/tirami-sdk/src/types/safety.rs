@@ -115,6 +115,7 @@ pub struct Safety {
 
 /// Turns the kill switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct KillRequest {
     /// Whether to freeze all spending.
     pub activate: bool,
@@ -134,6 +135,7 @@ pub struct KillStatus {
 
 /// Replaces the limits of the node, an agent or an API key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PolicyRequest {
     /// `node`, an agent's DID, or the eight characters that name an API key.
     pub target: String,
@@ -182,6 +184,7 @@ pub struct Approval {
 
 /// Answers an approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ApprovalDecision {
     /// Whether the request may run once.
     pub approve: bool,
