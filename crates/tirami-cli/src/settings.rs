@@ -78,7 +78,9 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
         let value_name = match field.kind {
             Kind::Directory => "DIR",
             Kind::Text if field.key == Key::Model => "NAME|PATH",
-            Kind::Text => "TEXT",
+            Kind::Text | Kind::Label { .. } => "TEXT",
+            Kind::Flag => "true|false",
+            Kind::List(_) => "LIST",
             Kind::Address => "ADDR",
             Kind::Number { .. } => "N",
         };

@@ -1,10 +1,16 @@
 //! Input → effects.
 
-use tirami_core::{JobId, SecretKey, Timestamp};
+use std::collections::BTreeMap;
+
+use tirami_core::{JobId, PartyId, SecretKey, Timestamp};
 use tirami_ledger::book::{AGENTS_MAX, KeyId};
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::event::{BookEvent, Event};
 use tirami_ledger::{Context, Keyring, Ledger, Rejection};
+use tirami_proto::{Goodbye, Message, PeerAddress};
+
+use crate::mesh::{Mesh, MeshInput, PeerEvent, Serve};
+use crate::scheduler::{self, Query, Ranking};
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +47,15 @@ pub enum Input {
     /// after a start once for each agent: the kernel stores no secret. Beyond as many agents as a
     /// book can keep it changes nothing.
     AddAgentKey(SecretKey),
+    /// Something happened on the connection to another node.
+    Peer {
+        /// The party whose key the connection proved.
+        peer: PartyId,
+        /// What happened.
+        event: PeerEvent,
+    },
+    /// The node says something about itself or its mesh.
+    Mesh(MeshInput),
     /// The time that was asked for in [`Effects::wake_at`] has come, or any other.
     Tick,
 }
@@ -56,6 +71,15 @@ pub struct Effects {
     /// Jobs to stop. Those whose hold is still open are then finished or voided as usual, with
     /// what was delivered until then; of the others nothing more can be charged.
     pub cancel: Vec<JobId>,
+    /// Messages to open control streams, in this order for each peer; after `append` is durable,
+    /// like answers. One to a peer without a connection is dropped.
+    pub send: Vec<(PartyId, Message)>,
+    /// Final entries to read from the store and to send; after `append` is durable.
+    pub serve: Vec<Serve>,
+    /// Connections to end, after what was sent before: the goodbye is the last message.
+    pub disconnect: Vec<(PartyId, Goodbye)>,
+    /// Peers to dial. One that cannot be reached is reported as disconnected.
+    pub connect: Vec<PeerAddress>,
     /// When to give [`Input::Tick`] if nothing comes before; none when nothing will fall due.
     /// Never before the input's time. Each effect replaces what the one before said.
     pub wake_at: Option<Timestamp>,
@@ -64,10 +88,11 @@ pub struct Effects {
 /// All decisions of one node.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    ledger: Ledger,
-    keys: Keyring,
+    pub(crate) ledger: Ledger,
+    pub(crate) keys: Keyring,
+    pub(crate) mesh: Mesh,
     /// The latest time seen.
-    clock: Timestamp,
+    pub(crate) clock: Timestamp,
     /// When the last checkpoint was tried: with nothing to write it stays due.
     checkpoint_tried: Option<Timestamp>,
 }
@@ -76,7 +101,7 @@ impl Kernel {
     /// A kernel over a ledger and the keys its node signs with.
     pub fn new(ledger: Ledger, keys: Keyring) -> Self {
         let clock = ledger.book().clock();
-        Self { ledger, keys, clock, checkpoint_tried: None }
+        Self { ledger, keys, mesh: Mesh::default(), clock, checkpoint_tried: None }
     }
 
     /// The kernel after `events`, which is the tail of the store after `ledger`: the one that
@@ -98,12 +123,15 @@ impl Kernel {
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Effects {
         self.clock = self.clock.max(now);
         let mut effects = Effects::default();
+        self.mesh.events_begin();
+        self.begin(&mut effects);
         self.tick(&mut effects);
         match input {
             Input::Command { request, actor, command } => {
                 let decided = self.decide(&actor, &command);
                 let outcome = decided.map(|(events, outcome)| {
                     self.take(events, &mut effects);
+                    self.charter_made(&outcome, &mut effects);
                     outcome
                 });
                 effects.reply = Some((request, outcome));
@@ -114,9 +142,19 @@ impl Kernel {
                     self.keys.add_agent(key);
                 }
             }
+            Input::Peer { peer, event } => self.peer_event(peer, event, &mut effects),
+            Input::Mesh(input) => self.mesh_input(input, &mut effects),
             Input::Tick => {}
         }
-        self.tick(&mut effects);
+        self.beat(&mut effects);
+        loop {
+            let before = effects.append.len();
+            self.tick(&mut effects);
+            self.settle_news(&mut effects);
+            if effects.append.len() == before {
+                break;
+            }
+        }
         effects.wake_at = self.wake_at();
         effects
     }
@@ -124,6 +162,35 @@ impl Kernel {
     /// The ledger, for reading.
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// The node's part in its mesh, for reading.
+    pub const fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// The providers that could do a job, best first. `dice` is a random draw, another one for
+    /// each job.
+    pub fn rank(&self, query: &Query, now: Timestamp, dice: u64) -> Ranking {
+        let mut running = BTreeMap::<PartyId, u16>::new();
+        for hold in self.ledger.book().holds().values() {
+            if let Some(remote) = &hold.remote {
+                let jobs = running.entry(remote.provider).or_default();
+                *jobs = jobs.saturating_add(1);
+            }
+        }
+        let own = self.ledger.party();
+        let others = self.mesh.providers(now).filter(|known| known.signal.provider != own);
+        let providers = others.map(|known| {
+            let party = known.signal.provider;
+            scheduler::Provider {
+                signal: known.signal,
+                connected: known.connected,
+                trusted: self.mesh.settings().trusted.contains(&party),
+                running: running.get(&party).copied().unwrap_or_default(),
+            }
+        });
+        scheduler::rank(providers, self.mesh.opinions(), query, now, dice)
     }
 
     /// The latest time seen: what reading by time is to be asked with.
@@ -136,14 +203,18 @@ impl Kernel {
         self.ledger.snapshot()
     }
 
-    fn decide(&self, actor: &Actor, command: &Command) -> Result<(Vec<Event>, Outcome), Rejection> {
+    pub(crate) fn decide(
+        &self,
+        actor: &Actor,
+        command: &Command,
+    ) -> Result<(Vec<Event>, Outcome), Rejection> {
         let context = Context { now: self.clock, keys: &self.keys };
         let decision = self.ledger.decide(&context, actor, command)?;
         Ok((decision.events, decision.outcome))
     }
 
     fn tick(&mut self, effects: &mut Effects) {
-        if self.wake_at().is_none_or(|due| self.clock < due) {
+        if self.ledger_due().is_none_or(|due| self.clock < due) {
             return;
         }
         if self.checkpoint_due().is_some_and(|due| due <= self.clock) {
@@ -156,7 +227,7 @@ impl Kernel {
     }
 
     /// Applies events, and lists the jobs they stop.
-    fn take(&mut self, events: Vec<Event>, effects: &mut Effects) {
+    pub(crate) fn take(&mut self, events: Vec<Event>, effects: &mut Effects) {
         for event in &events {
             if let Event::Book(event) = event {
                 self.stopped_by(event, &mut effects.cancel);
@@ -184,6 +255,10 @@ impl Kernel {
     }
 
     fn wake_at(&self) -> Option<Timestamp> {
+        [self.ledger_due(), self.mesh_due()].into_iter().flatten().min()
+    }
+
+    fn ledger_due(&self) -> Option<Timestamp> {
         [self.ledger.next_deadline(), self.checkpoint_due()].into_iter().flatten().min()
     }
 

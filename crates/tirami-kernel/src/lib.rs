@@ -7,6 +7,8 @@
 #![deny(clippy::float_arithmetic)]
 
 mod kernel;
+pub mod mesh;
+pub mod scheduler;
 
 pub use kernel::{Effects, Input, Kernel, RequestId};
 pub use tirami_ledger::book;

@@ -1,13 +1,16 @@
 //! What may be asked of the ledger, by whom, and what it answers with.
 
 use tirami_core::{
-    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Signature, Timestamp,
-    Trm,
+    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm, Signature,
+    Timestamp, Trm,
 };
 
-use crate::book::{ApprovalId, KeyId, Limits, Scope, Target};
-use crate::documents::{FinishReason, Order, Receipt};
-use crate::lattice::{Acknowledgement, Certificate, EntryKind, Slot};
+use crate::book::{ApprovalId, KeyId, Limits, Scope, ServingPolicy, Target};
+use crate::documents::{FinishReason, Order, Receipt, SignedBytes, Voucher};
+use crate::lattice::{
+    Acknowledgement, Certificate, CharterApproval, CharterChange, EntryKind, Slot,
+};
+use crate::refusal::ReceiptRefusal;
 use tirami_core::Signed;
 
 /// Who asks. A command is refused when the actor's scope is below what the command needs.
@@ -41,6 +44,44 @@ pub enum Command {
         /// What the entry does.
         kind: EntryKind,
     },
+    /// Opens the chain of a node that joins a mesh, with the grants it was given.
+    /// Refused when the chain exists.
+    Join {
+        /// The registrar's `enrol` of this party; without it the line is zero.
+        enrol: Option<DocumentId>,
+        /// A member's `sponsor` entry for this party, which lends a welcome line.
+        sponsor: Option<DocumentId>,
+    },
+    /// Writes the next version of the charter. When this node is a witness it approves it at
+    /// once, and acknowledges nothing until it is in force; with a quorum of one that is at once.
+    ProposeCharter(Box<CharterChange>),
+    /// Approves the next version of the charter as a witness, which acknowledges nothing from
+    /// then on until it is in force. There is no way back: a witness signs one successor.
+    ApproveCharter {
+        /// The charter's bytes, verbatim.
+        bytes: Vec<u8>,
+    },
+    /// Takes a successor of the charter in force with approvals of its witnesses, as far as they
+    /// are known. It comes into force when they are a quorum, by [`crate::Ledger::resume`].
+    ReceiveCharter {
+        /// The charter's bytes, verbatim.
+        bytes: Vec<u8>,
+        /// Approvals, each of another witness.
+        approvals: Vec<CharterApproval>,
+    },
+    /// From now on the node signs and acknowledges nothing, until [`Command::ConfirmHighest`]: it
+    /// asks the witnesses for its own highest slot. For the start of a node that is not alone.
+    AskHighest,
+    /// Takes an entry of the node's own chain that somebody else knows. If it is above what is
+    /// known here, the node was set back: it signs nothing until the entries up to it have come.
+    NoteHighest {
+        /// The entry's bytes, verbatim.
+        bytes: Vec<u8>,
+        /// Its signature, by the node's key.
+        signature: Signature,
+    },
+    /// Enough witnesses have answered: the node signs again, unless entries of its are missing.
+    ConfirmHighest,
     /// Takes an entry somebody else signed.
     ReceiveEntry {
         /// The entry's bytes, verbatim.
@@ -174,6 +215,9 @@ pub enum Command {
         completion_tokens: u32,
         /// blake3 of their ids, each as four little-endian bytes.
         stream: Digest,
+        /// Of a job at another node: the prompt tokens its provider counted, at most those
+        /// ordered. Without it those of the voucher before count, else all that were ordered.
+        prompt_tokens: Option<u32>,
     },
     /// Charges what was delivered, signs the receipt and frees the rest of the hold.
     FinishJob(FinishJob),
@@ -184,7 +228,69 @@ pub enum Command {
         /// Whether the engine was at fault, which counts for the circuit breaker.
         failed: bool,
     },
-    /// Ends the jobs that were open when the node stopped: each is charged its highest voucher.
+    /// Holds the most a job may cost and signs its order to another node, in the name of this
+    /// node's chain, which pays for it.
+    OrderJob(OrderJob),
+    /// Charges a job of another node by its provider's receipt, which has to agree with what was
+    /// received. One that does not is recorded against the provider and charges nothing; the job
+    /// is then ended with [`Command::AbandonJob`].
+    SettleJob {
+        /// The job.
+        job: JobId,
+        /// The receipt's bytes, verbatim.
+        receipt: Vec<u8>,
+        /// The provider's signature.
+        signature: Signature,
+        /// Completion tokens received in all.
+        completion_tokens: u32,
+        /// blake3 of their ids, each as four little-endian bytes.
+        output: Digest,
+    },
+    /// Ends a job whose provider is lost or cheated: what was received is charged, without a
+    /// receipt. Nothing received, nothing owed.
+    AbandonJob {
+        /// The job.
+        job: JobId,
+        /// Completion tokens received in all.
+        completion_tokens: u32,
+        /// blake3 of their ids, each as four little-endian bytes.
+        stream: Digest,
+        /// Whether it counts as an error for the agent's circuit breaker.
+        failed: bool,
+    },
+
+    /// Sets to whom and how far this node serves.
+    SetServing(ServingPolicy),
+    /// Takes another node's order, if it passes every check of MONEY §9.
+    AcceptOrder(AcceptOrder),
+    /// Takes a voucher for tokens that were sent to the consumer.
+    TakeVoucher {
+        /// The voucher's bytes, verbatim.
+        bytes: Vec<u8>,
+        /// The consumer's signature.
+        signature: Signature,
+        /// blake3 of the ids of the first tokens sent, as many as the voucher names.
+        stream: Digest,
+        /// Completion tokens sent in all.
+        sent: u32,
+    },
+    /// Ends a served job and signs its receipt; none for a job that delivered nothing.
+    FinishServed(FinishJob),
+    /// Ends a served job without a receipt: its consumer is lost. Its highest voucher is due.
+    AbandonServed {
+        /// The job.
+        job: JobId,
+    },
+    /// Takes a provider's claim against its consumer. Until it is paid or lapses, this node
+    /// takes no order of the consumer and, as a witness, holds back its entries (MONEY §8).
+    ReceiveClaim {
+        /// The order.
+        order: SignedBytes,
+        /// The voucher that was not paid.
+        voucher: SignedBytes,
+    },
+    /// Ends the jobs that were open when the node stopped: each is charged its highest voucher,
+    /// and of each served one the highest voucher is due.
     Recover,
     /// Does what is due: expired holds and approvals, a checkpoint.
     Tick,
@@ -195,7 +301,7 @@ impl Command {
     /// to say, and of callers only an administrator's: a consumer must not end its own job.
     pub const fn scope(&self) -> Scope {
         match self {
-            Self::StartJob(_) => Scope::Inference,
+            Self::StartJob(_) | Self::OrderJob(_) => Scope::Inference,
             Self::CreateAgent { .. }
             | Self::FundAgent { .. }
             | Self::DefundAgent { .. }
@@ -204,6 +310,13 @@ impl Command {
                 Scope::Economy
             }
             Self::OpenChain { .. }
+            | Self::Join { .. }
+            | Self::ProposeCharter(_)
+            | Self::ApproveCharter { .. }
+            | Self::ReceiveCharter { .. }
+            | Self::AskHighest
+            | Self::NoteHighest { .. }
+            | Self::ConfirmHighest
             | Self::SignEntry { .. }
             | Self::ReceiveEntry { .. }
             | Self::ReceiveCertified { .. }
@@ -221,6 +334,14 @@ impl Command {
             | Self::Deliver { .. }
             | Self::FinishJob(_)
             | Self::VoidJob { .. }
+            | Self::SettleJob { .. }
+            | Self::AbandonJob { .. }
+            | Self::SetServing(_)
+            | Self::AcceptOrder(_)
+            | Self::TakeVoucher { .. }
+            | Self::FinishServed(_)
+            | Self::AbandonServed { .. }
+            | Self::ReceiveClaim { .. }
             | Self::Recover
             | Self::Tick => Scope::Admin,
         }
@@ -232,6 +353,7 @@ impl Command {
         matches!(
             self,
             Self::StartJob(_)
+                | Self::OrderJob(_)
                 | Self::FundAgent { .. }
                 | Self::DefundAgent { .. }
                 | Self::SignEntry { kind: EntryKind::Pay(_) | EntryKind::Transfer(_) }
@@ -256,6 +378,42 @@ pub struct StartJob {
     pub prompt_tokens: u32,
     /// Completion tokens at most.
     pub completion_max: u32,
+}
+
+/// A job that another node is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderJob {
+    /// The job. Its `prompt_tokens` are the most that are paid for: this node may not have the
+    /// model that would count them.
+    pub start: StartJob,
+    /// Who is to do it; not this node.
+    pub provider: PartyId,
+    /// The provider's price, µTRM for 10⁹ FLOP.
+    pub price: Ppm,
+    /// The job this one goes on with after its provider was lost. A person's approval of that
+    /// one, of the same agent, key and request and at least as dear, counts for this one.
+    pub continues: Option<JobId>,
+}
+
+/// An order that came from another node, and what this node would do for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptOrder {
+    /// The order's bytes, verbatim.
+    pub order: Vec<u8>,
+    /// The consumer's signature.
+    pub signature: Signature,
+    /// The model that would answer.
+    pub model: ModelDigest,
+    /// Its shape.
+    pub shape: ModelShape,
+    /// Tokens of the prompt as this node counts them, those of an answer that is gone on with
+    /// included.
+    pub prompt_tokens: u32,
+    /// Completion tokens that the request asks for at most.
+    pub completion_max: u32,
+    /// When a witness last said, or this node as a witness last knew, that the consumer's head
+    /// known here is its newest.
+    pub head_at: Timestamp,
 }
 
 /// What a job delivered.
@@ -296,18 +454,68 @@ pub enum Outcome {
         /// What the job may cost at most.
         max_amount: Trm,
     },
-    /// The job is charged and its receipt signed.
+    /// The job may be sent to its provider; its order is signed.
+    JobOrdered {
+        /// The signed order.
+        order: Box<Signed<Order>>,
+        /// What the agent has left beside all its holds.
+        available: Trm,
+    },
+    /// A voucher is signed.
+    VoucherSigned {
+        /// The voucher, to be sent to the provider of a job at another node.
+        voucher: Box<Signed<Voucher>>,
+    },
+    /// The receipt does not agree with what was ordered and received. It is recorded; the job is
+    /// open still.
+    ReceiptRefused {
+        /// What is wrong with it.
+        refusal: ReceiptRefusal,
+    },
+    /// Another node's order is taken: the job may be served.
+    OrderAccepted {
+        /// The order's id, which will be the trade's.
+        order: DocumentId,
+        /// The job.
+        job: JobId,
+        /// Who pays.
+        consumer: PartyId,
+        /// Completion tokens that may be delivered: those asked for, as far as the order pays.
+        completion_max: u32,
+        /// Completion tokens that may be sent ahead of the vouchers, at least.
+        window_tokens: u32,
+    },
+    /// A served job has ended.
+    JobServed {
+        /// The signed receipt; none when nothing was delivered or the consumer was lost.
+        receipt: Option<Box<Signed<Receipt>>>,
+        /// What the consumer owes for it.
+        due: Trm,
+    },
+    /// The job is charged.
     JobFinished {
         /// The trade's id, which is its order's.
         trade: DocumentId,
         /// The work.
         flop: Flop,
-        /// What was charged.
+        /// What the work costs.
         amount: Trm,
-        /// The signed receipt.
-        receipt: Box<Signed<Receipt>>,
+        /// The mesh's fee for paying another node, charged beside the amount.
+        fee: Trm,
+        /// The signed receipt; none when the charge rests on a voucher.
+        receipt: Option<Box<Signed<Receipt>>>,
+        /// The voucher signed at the end of an abandoned job, to be sent if its provider can be
+        /// reached.
+        voucher: Option<Box<Signed<Voucher>>>,
         /// What the agent has left beside all its holds.
         available: Trm,
+    },
+    /// The next charter was written or approved.
+    Charter {
+        /// Its bytes, verbatim.
+        bytes: Vec<u8>,
+        /// This node's approval, if it is a witness.
+        approval: Option<Box<CharterApproval>>,
     },
     /// An entry was signed, received or acknowledged.
     Entry {

@@ -1,8 +1,10 @@
-//! Signed documents about a job: order, voucher, receipt. They are evidence and move no money.
+//! Signed documents about a job: order, voucher, receipt, claim. They are evidence and move no
+//! money.
 
 use minicbor::{Decode, Encode};
 use tirami_core::{
-    Digest, Document, DocumentId, Flop, JobId, ModelDigest, PartyId, Ppm, Timestamp, Trm,
+    Digest, Document, DocumentId, Flop, JobId, ModelDigest, PartyId, Ppm, Signature, Signed,
+    Timestamp, Trm,
 };
 
 /// What a consumer promises to pay for at most, to one provider, for one job. Signed by the
@@ -112,6 +114,41 @@ pub struct Receipt {
 
 impl Document for Receipt {
     const KIND: &'static str = "receipt";
+}
+
+/// What a provider that was not paid shows the witnesses. Signed by the provider; what proves it
+/// are the consumer's signatures inside.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Claim {
+    /// The order that was served.
+    #[n(0)]
+    pub order: SignedBytes,
+    /// The highest voucher.
+    #[n(1)]
+    pub voucher: SignedBytes,
+}
+
+impl Document for Claim {
+    const KIND: &'static str = "claim";
+}
+
+/// A document's bytes with their signature, checked or not.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SignedBytes {
+    /// The signed body, verbatim.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub bytes: Vec<u8>,
+    /// The signature.
+    #[n(1)]
+    pub signature: Signature,
+}
+
+impl<T> From<&Signed<T>> for SignedBytes {
+    fn from(document: &Signed<T>) -> Self {
+        Self { bytes: document.bytes().to_vec(), signature: document.signature() }
+    }
 }
 
 /// Why an answer ended.

@@ -2,13 +2,14 @@
 
 use minicbor::{Decode, Encode};
 use tirami_core::{
-    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Signature, Timestamp,
-    Trm,
+    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm, Signature,
+    Timestamp, Trm,
 };
 
-use crate::book::{ApprovalId, KeyId, Limits, Scope, Target};
-use crate::documents::FinishReason;
+use crate::book::{ApprovalId, KeyId, Limits, Scope, ServingPolicy, Target};
+use crate::documents::{FinishReason, SignedBytes};
 use crate::lattice::LatticeEvent;
+use crate::refusal::ReceiptRefusal;
 
 /// A fact. Stored before anybody is told, in the order decided, and applied in that order.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -58,6 +59,9 @@ pub enum DocumentKind {
     /// A receipt.
     #[n(2)]
     Receipt,
+    /// A claim.
+    #[n(3)]
+    Claim,
 }
 
 /// A change of the node's private accounts. All variants are durable and replayed.
@@ -169,6 +173,9 @@ pub enum BookEvent {
         /// µTRM for 10⁹ FLOP.
         #[n(0)]
         price: Ppm,
+        /// When; orders at the price before are taken for a while longer.
+        #[n(1)]
+        at: Option<Timestamp>,
     },
     /// The kill switch was turned.
     #[n(8)]
@@ -266,6 +273,9 @@ pub enum BookEvent {
         /// Completion tokens received in all.
         #[n(3)]
         tokens: u32,
+        /// The prompt tokens that the provider of a job at another node counted.
+        #[n(4)]
+        prompt_tokens: Option<u32>,
     },
     /// The hold ended with a charge; the rest is free again. This is a trade.
     #[n(16)]
@@ -291,6 +301,115 @@ pub enum BookEvent {
         job: JobId,
         /// When.
         #[n(1)]
+        at: Timestamp,
+    },
+    /// Another node's order was taken.
+    #[n(30)]
+    ServedAccepted(#[n(0)] ServedAccepted),
+    /// The consumer of a served job signed a higher voucher.
+    #[n(31)]
+    VoucherTaken {
+        /// The job.
+        #[n(0)]
+        job: JobId,
+        /// The voucher's number.
+        #[n(1)]
+        n: u32,
+        /// Owed in all.
+        #[n(2)]
+        amount: Trm,
+        /// Completion tokens received in all.
+        #[n(3)]
+        tokens: u32,
+        /// The voucher itself, for a claim.
+        #[n(4)]
+        voucher: SignedBytes,
+    },
+    /// A served job ended. With an amount above zero this is a trade.
+    #[n(32)]
+    ServedFinished(#[n(0)] ServedFinished),
+    /// A final payment for a served job, or of a consumer that still owed for one that lapsed.
+    #[n(33)]
+    ServedSettled {
+        /// The job named.
+        #[n(0)]
+        job: JobId,
+        /// Who paid.
+        #[n(1)]
+        consumer: PartyId,
+        /// What was paid for it.
+        #[n(2)]
+        amount: Trm,
+        /// The entry that paid.
+        #[n(3)]
+        entry: DocumentId,
+    },
+    /// A served job was not paid by its claim time; what is owed for it is lost.
+    #[n(34)]
+    ServedLapsed {
+        /// The job.
+        #[n(0)]
+        job: JobId,
+        /// When.
+        #[n(1)]
+        at: Timestamp,
+    },
+    /// A served job was not paid in time; its claim goes to the witnesses.
+    #[n(35)]
+    ClaimMade {
+        /// The job.
+        #[n(0)]
+        job: JobId,
+        /// When.
+        #[n(1)]
+        at: Timestamp,
+    },
+    /// A provider's claim against a consumer is known.
+    #[n(36)]
+    ClaimNoted {
+        /// Who owes.
+        #[n(0)]
+        consumer: PartyId,
+        /// Whom.
+        #[n(1)]
+        provider: PartyId,
+        /// For what.
+        #[n(2)]
+        job: JobId,
+        /// How much, payments before included.
+        #[n(3)]
+        amount: Trm,
+        /// When the claim lapses.
+        #[n(4)]
+        claim_by: Timestamp,
+        /// When.
+        #[n(5)]
+        at: Timestamp,
+    },
+    /// A provider's receipt was refused.
+    #[n(37)]
+    ReceiptRefused {
+        /// The job.
+        #[n(0)]
+        job: JobId,
+        /// Who sent it.
+        #[n(1)]
+        provider: PartyId,
+        /// What is wrong with it.
+        #[n(2)]
+        refusal: ReceiptRefusal,
+        /// When.
+        #[n(3)]
+        at: Timestamp,
+    },
+    /// To whom and how far the node serves was set.
+    #[n(38)]
+    ServingSet(#[n(0)] ServingPolicy),
+    /// What was due on the node's chain could not be signed; it is tried again later.
+    #[n(39)]
+    SettlingFailed {
+        /// When.
+        #[n(0)]
         at: Timestamp,
     },
 }
@@ -347,6 +466,27 @@ pub struct HoldOpened {
     /// When.
     #[n(11)]
     pub at: Timestamp,
+    /// What makes it a job at another node; `None` when this node does it itself.
+    #[n(12)]
+    pub remote: Option<RemoteTerms>,
+}
+
+/// What a hold has to know of a job at another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RemoteTerms {
+    /// Who does it.
+    #[n(0)]
+    pub provider: PartyId,
+    /// The order's maximum. What is set aside is more by the mesh's fee.
+    #[n(1)]
+    pub max_amount: Trm,
+    /// The mesh's fee for a payment.
+    #[n(2)]
+    pub fee_ppm: Ppm,
+    /// blake3 of the request.
+    #[n(3)]
+    pub request: Digest,
 }
 
 /// A job was charged.
@@ -378,6 +518,96 @@ pub struct HoldPosted {
     #[n(7)]
     pub flop: Flop,
     /// What was charged.
+    #[n(8)]
+    pub amount: Trm,
+    /// Why it ended.
+    #[n(9)]
+    pub finish: FinishReason,
+    /// When.
+    #[n(10)]
+    pub at: Timestamp,
+    /// Who did it; `None` when this node did.
+    #[n(11)]
+    pub provider: Option<PartyId>,
+    /// The mesh's fee charged beside the amount; `None` when this node did the job.
+    #[n(12)]
+    pub fee: Option<Trm>,
+}
+
+/// Another node's order was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ServedAccepted {
+    /// The job.
+    #[n(0)]
+    pub job: JobId,
+    /// Who pays.
+    #[n(1)]
+    pub consumer: PartyId,
+    /// The order's id.
+    #[n(2)]
+    pub order: DocumentId,
+    /// The order itself, for a claim.
+    #[n(3)]
+    pub order_bytes: SignedBytes,
+    /// The model.
+    #[n(4)]
+    pub model: ModelDigest,
+    /// Its shape.
+    #[n(5)]
+    pub shape: ModelShape,
+    /// The agreed price.
+    #[n(6)]
+    pub price: Ppm,
+    /// Tokens of the prompt.
+    #[n(7)]
+    pub prompt_tokens: u32,
+    /// Completion tokens at most.
+    #[n(8)]
+    pub completion_max: u32,
+    /// What the job may cost at most.
+    #[n(9)]
+    pub max_amount: Trm,
+    /// When nothing can be claimed any more.
+    #[n(10)]
+    pub claim_by: Timestamp,
+    /// Whether the registrar enrolled the consumer with a line.
+    #[n(11)]
+    pub enrolled: bool,
+    /// When.
+    #[n(12)]
+    pub at: Timestamp,
+}
+
+/// A served job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ServedFinished {
+    /// The job.
+    #[n(0)]
+    pub job: JobId,
+    /// Who pays.
+    #[n(1)]
+    pub consumer: PartyId,
+    /// The order, which names the trade.
+    #[n(2)]
+    pub order: DocumentId,
+    /// The receipt; `None` when what is due rests on the highest voucher.
+    #[n(3)]
+    pub receipt: Option<DocumentId>,
+    /// The model.
+    #[n(4)]
+    pub model: ModelDigest,
+    /// Prompt tokens.
+    #[n(5)]
+    pub prompt_tokens: u32,
+    /// Completion tokens delivered.
+    #[n(6)]
+    pub completion_tokens: u32,
+    /// The work.
+    #[n(7)]
+    pub flop: Flop,
+    /// What is due.
     #[n(8)]
     pub amount: Trm,
     /// Why it ended.

@@ -3,7 +3,13 @@
 //! fail. Replaying all events from the same beginning gives the same ledger.
 
 mod chain;
+mod charter;
+mod claims;
+mod debts;
 mod jobs;
+mod remote;
+mod served;
+mod welcome;
 
 use std::collections::BTreeMap;
 
@@ -115,18 +121,40 @@ impl Ledger {
             Command::ReceiveCertified { bytes, signature, certificate } => {
                 self.receive_certified(bytes, *signature, certificate)
             }
+            Command::Join { enrol, sponsor } => {
+                self.join(&Context { now, ..*context }, *enrol, *sponsor)
+            }
+            Command::ProposeCharter(change) => self.propose_charter(context.keys, change),
+            Command::ApproveCharter { bytes } => self.approve_charter(context.keys, bytes),
+            Command::ReceiveCharter { bytes, approvals } => self.receive_charter(bytes, approvals),
+            Command::AskHighest => Ok(self.ask_highest()),
+            Command::NoteHighest { bytes, signature } => {
+                self.note_highest(context.keys, bytes, *signature)
+            }
+            Command::ConfirmHighest => Ok(self.confirm_highest()),
             Command::ReceiveCut { entry, slots } => self.receive_cut(*entry, slots),
             Command::Acknowledge { entry } => self.acknowledge(now, context.keys, *entry),
             Command::ReceiveAcknowledgement { acknowledgement } => {
                 self.receive_acknowledgement(acknowledgement)
             }
             Command::StartJob(start) => self.start_job(now, context.keys, payer(actor)?, start),
-            Command::Deliver { job, completion_tokens, stream } => {
-                self.deliver(now, context.keys, *job, (*completion_tokens, *stream))
+            Command::Deliver { job, completion_tokens, stream, prompt_tokens } => {
+                let delivered = (*completion_tokens, *stream, *prompt_tokens);
+                self.deliver(now, context.keys, *job, delivered)
             }
             Command::FinishJob(finish) => self.finish_job(now, context.keys, finish),
             Command::VoidJob { job, failed } => {
                 Ok(Decision::done(self.book.void(now, *job, *failed)?))
+            }
+            Command::OrderJob(order) => self.order_job(now, context.keys, payer(actor)?, order),
+            Command::SettleJob { .. }
+            | Command::AbandonJob { .. }
+            | Command::AcceptOrder(_)
+            | Command::TakeVoucher { .. }
+            | Command::FinishServed(_)
+            | Command::AbandonServed { .. }
+            | Command::ReceiveClaim { .. } => {
+                self.between_nodes(&Context { now, ..*context }, command)
             }
             Command::Recover => Ok(Decision::done(self.book.recovered(now))),
             Command::Tick => Ok(self.tick(now, context.keys)),
@@ -139,10 +167,38 @@ impl Ledger {
         }
     }
 
+    fn between_nodes(
+        &self,
+        context: &Context<'_>,
+        command: &Command,
+    ) -> Result<Decision, Rejection> {
+        let (now, keys) = (context.now, context.keys);
+        match command {
+            Command::SettleJob { job, receipt, signature, completion_tokens, output } => {
+                let received = (*completion_tokens, *output);
+                self.settle_job(now, *job, (receipt, *signature), received)
+            }
+            Command::AbandonJob { job, completion_tokens, stream, failed } => {
+                self.abandon_job(context, *job, (*completion_tokens, *stream), *failed)
+            }
+            Command::AcceptOrder(accept) => self.accept_order(now, accept),
+            Command::TakeVoucher { bytes, signature, stream, sent } => {
+                self.take_voucher((bytes, *signature), (*stream, *sent))
+            }
+            Command::FinishServed(finish) => self.finish_served(now, keys, finish),
+            Command::AbandonServed { job } => self.abandon_served(now, *job),
+            Command::ReceiveClaim { order, voucher } => self.receive_claim(now, order, voucher),
+            _ => Ok(Decision { events: Vec::new(), outcome: Outcome::Done }),
+        }
+    }
+
     /// Changes the ledger by a fact. Cannot fail.
     pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::Lattice(event) => self.lattice.apply(event),
+            Event::Lattice(event) => {
+                self.book.follow(self.party, event);
+                self.lattice.apply(event);
+            }
             Event::Book(event) => self.book.apply(event),
             Event::Document(_) => {}
         }
@@ -222,18 +278,19 @@ impl Ledger {
     }
 
     /// The balance of the node's own account in µTRM: its chain's balance with pending entries,
-    /// and final payments to it that it has not collected, less its agents' balances. What its
-    /// agents pay for answers stays in it. May be negative down to the node's line.
+    /// and final payments to it that it has not collected, less its agents' balances and what it
+    /// owes other nodes. What its agents pay for its own answers stays in it. May be negative down to the node's line.
     pub fn own_balance(&self) -> i128 {
         let chain = self.chain_balance() + self.lattice.uncollected_sum(self.party);
-        chain - self.book.agents_total().signed()
+        chain - self.book.agents_total().signed() - self.book.debts_open().signed()
     }
 
-    /// What the node can still give to agents or pay: its chain's balance and line, less its
-    /// agents' balances.
+    /// What the node can still give to agents or pay: its chain's balance, line and welcome line, less its
+    /// agents' balances and what it owes other nodes. So its chain can always pay what it owes.
     pub fn fundable(&self) -> Trm {
-        let line = self.lattice.line(self.party).signed();
-        let left = self.chain_balance() + line - self.book.agents_total().signed();
+        let line = self.lattice.floor(self.party).signed();
+        let bound = self.book.agents_total().signed() + self.book.debts_open().signed();
+        let left = self.chain_balance() + line - bound;
         Trm::from_micro(u64::try_from(left.max(0)).unwrap_or(u64::MAX))
     }
 
@@ -241,10 +298,11 @@ impl Ledger {
         i128::from(self.lattice.signed_balance(self.party))
     }
 
-    /// When the next hold or approval ends by itself. The next checkpoint is apart, in
-    /// [`Ledger::checkpoint_due`]: at its time there may be nothing to write.
+    /// When the next hold, approval or served job ends by itself, or something is to be paid,
+    /// collected or claimed. The next checkpoint is apart, in [`Ledger::checkpoint_due`]: at its
+    /// time there may be nothing to write.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.book.next_deadline()
+        [self.book.next_deadline(), self.next_collect()].into_iter().flatten().min()
     }
 
     /// Checks everything that must hold after every step (MONEY §12). O(state).

@@ -11,6 +11,7 @@ pub mod documents;
 pub mod event;
 pub mod lattice;
 mod ledger;
+pub mod refusal;
 mod rejection;
 
 pub use ledger::{Context, Decision, Keyring, Ledger, RestoreError};

@@ -3,7 +3,8 @@
 use tirami_core::{AgentId, JobId, Timestamp, Trm};
 
 use crate::book::{ApprovalId, Level, Period, Scope};
-use crate::lattice::{AcknowledgeRefusal, CutRejection, EntryRejection};
+use crate::lattice::{AcknowledgeRefusal, CharterError, CutRejection, EntryRejection};
+use crate::refusal::{ClaimRefusal, OrderRefusal, VoucherRefusal};
 
 /// Why a command was refused. Nothing has changed when one is returned.
 ///
@@ -128,15 +129,42 @@ pub enum Rejection {
         /// What does not fit.
         reason: &'static str,
     },
+    /// Another node's order was refused.
+    #[error(transparent)]
+    Order(#[from] OrderRefusal),
+    /// A voucher was refused.
+    #[error(transparent)]
+    Voucher(#[from] VoucherRefusal),
+    /// A claim was refused.
+    #[error(transparent)]
+    Claim(#[from] ClaimRefusal),
     /// The node does not hold the key that has to sign.
     #[error("the node does not hold the secret key that has to sign this")]
     KeyNotHeld,
+    /// Others know entries of this node's chain that it does not: it was set back.
+    #[error(
+        "others know {missing} entries of this node's chain that it does not, so a backup was \
+         restored; nothing is signed until they have been fetched, which happens by itself"
+    )]
+    RolledBack {
+        /// How many are missing.
+        missing: u64,
+    },
+    /// The node asks the witnesses for its own highest slot.
+    #[error(
+        "the node is asking the witnesses where its chain ends and signs nothing until one \
+         answers; nothing was lost; try again when a witness can be reached"
+    )]
+    Unconfirmed,
     /// An entry was refused.
     #[error(transparent)]
     Entry(#[from] EntryRejection),
     /// An acknowledgement was refused.
     #[error(transparent)]
     Acknowledge(#[from] AcknowledgeRefusal),
+    /// A charter was refused.
+    #[error(transparent)]
+    Charter(#[from] CharterError),
     /// A checkpoint's cut was refused.
     #[error(transparent)]
     Cut(#[from] CutRejection),
@@ -164,21 +192,32 @@ impl Rejection {
             Self::ApprovalDenied { .. } => "approval_denied",
             Self::Insufficient { .. } => "insufficient_balance",
             Self::Contradicts { .. } => "contradicts",
+            Self::Order(refusal) => refusal.code(),
+            Self::Voucher(refusal) => refusal.code(),
+            Self::Claim(refusal) => refusal.code(),
             Self::KeyNotHeld => "key_not_held",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::Unconfirmed => "unconfirmed",
             Self::Entry(_) => "entry_refused",
             Self::Acknowledge(_) => "acknowledge_refused",
+            Self::Charter(_) => "charter_refused",
             Self::Cut(_) => "cut_refused",
         }
     }
 
     /// Whether the same command may succeed later without the caller changing it.
     pub const fn is_transient(&self) -> bool {
+        if let Self::Order(refusal) = self {
+            return refusal.is_transient();
+        }
         matches!(
             self,
             Self::KillSwitch { .. }
                 | Self::TooMany { .. }
                 | Self::BudgetLimit { .. }
                 | Self::BreakerOpen { .. }
+                | Self::RolledBack { .. }
+                | Self::Unconfirmed
                 | Self::Insufficient { .. }
         )
     }

@@ -194,6 +194,7 @@ impl Subject {
                 job: self.job_at(hold),
                 completion_tokens: number(tokens),
                 stream: Digest::of(b""),
+                prompt_tokens: None,
             },
             Step::Finish { hold, tokens, failed } => Command::FinishJob(FinishJob {
                 job: self.job_at(hold),

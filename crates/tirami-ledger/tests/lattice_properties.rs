@@ -27,14 +27,14 @@ fn all_orders_of_six_dependent_entries_end_in_one_state() {
     let write = |set: &mut Written, chain: &str, kind: EntryKind, balance: i64| {
         set.write(&empty, party(chain), kind, balance)
     };
-    write(&mut set, "w1", Open { enrol: None, recovery: None }.into(), 0);
+    write(&mut set, "w1", Open { sponsor: None, enrol: None, recovery: None }.into(), 0);
     let grant = Enrol { party: party("ann"), owner: String::new(), line: trm("100") };
     let grant = write(&mut set, "w1", grant.into(), 0);
-    write(&mut set, "ann", Open { enrol: Some(grant), recovery: None }.into(), 0);
-    write(&mut set, "bob", Open { enrol: None, recovery: None }.into(), 0);
+    write(&mut set, "ann", Open { sponsor: None, enrol: Some(grant), recovery: None }.into(), 0);
+    write(&mut set, "bob", Open { sponsor: None, enrol: None, recovery: None }.into(), 0);
     let gift = Transfer { payee: party("bob"), amount: trm("40") };
     let gift = write(&mut set, "ann", gift.into(), -40_000_000);
-    write(&mut set, "bob", Collect { ids: vec![gift] }.into(), 40_000_000);
+    write(&mut set, "bob", Collect { ids: vec![gift], checkpoint: None }.into(), 40_000_000);
 
     let mut hashes = BTreeSet::new();
     let mut orders = 0;
@@ -291,7 +291,12 @@ impl Written {
     fn of(lattice: &Lattice, steps: &[Step], invalid: bool) -> Self {
         let mut set = Self::default();
         for name in NAMES {
-            set.write(lattice, party(name), Open { enrol: None, recovery: None }.into(), 0);
+            set.write(
+                lattice,
+                party(name),
+                Open { sponsor: None, enrol: None, recovery: None }.into(),
+                0,
+            );
         }
         for name in ["ann", "bob"] {
             let (line, owner) = (Trm::from_micro(600), name.to_owned());
@@ -340,7 +345,7 @@ impl Written {
             _ => {
                 let mine = |entry: &Entry| payout(&entry.kind).is_some_and(|(to, _)| to == chain);
                 match self.pick(luck, mine) {
-                    Some((id, paid)) => (Collect { ids: vec![id] }.into(), paid),
+                    Some((id, paid)) => (Collect { ids: vec![id], checkpoint: None }.into(), paid),
                     None => return,
                 }
             }

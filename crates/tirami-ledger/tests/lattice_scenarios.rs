@@ -17,8 +17,8 @@ use lattice_world::{World, certificate, charter, encoded, found, key, party, sig
 use script::Step;
 use tirami_core::{DocumentId, JobId, PartyId, Ppm, Timestamp, Trm};
 use tirami_ledger::lattice::{
-    Acknowledgement, Charter, Collect, Enrol, Entry, EntryKind, Lattice, Line, Open, Pay, PayItem,
-    Rekey, Slot, Transfer,
+    Acknowledgement, Charter, Collect, Ending, Enrol, Entry, EntryKind, Lattice, Line, Open, Pay,
+    PayItem, Rekey, Settle, Slot, Sponsor, Transfer, Unsponsor,
 };
 
 #[test]
@@ -113,6 +113,9 @@ impl Play {
         if let Some(fee) = step.named.get("fee_ppm") {
             charter.params.fee_ppm = Ppm::new(fee.parse().unwrap());
         }
+        if let Some(welcome) = step.named.get("welcome") {
+            charter.params.welcome = trm(welcome);
+        }
         let world = World::new(found(charter));
         Self { world, charters: Default::default(), remembered: None, last_job: 0 }
     }
@@ -120,7 +123,8 @@ impl Play {
     fn step(&mut self, step: &Step, place: &str) -> Outcome {
         let done = |text: &str| (text.to_owned(), false);
         match step.verb.as_str() {
-            "open" | "enrol" | "line" | "pay" | "transfer" | "collect" | "rekey" => {
+            "open" | "enrol" | "line" | "pay" | "transfer" | "collect" | "rekey" | "sponsor"
+            | "settle" | "unsponsor" => {
                 let kind = self.kind(step);
                 let chain = step.named.get("chain").map_or(&step.args[0], |chain| chain);
                 let chain = if step.verb == "enrol" && !step.named.contains_key("chain") {
@@ -164,6 +168,7 @@ impl Play {
         let named = |name: &str| step.named.get(name);
         match step.verb.as_str() {
             "open" => Open {
+                sponsor: named("sponsor").map(|name| self.id(name)),
                 enrol: named("enrol").map(|name| self.id(name)),
                 recovery: named("recovery").map(|name| key(name).public()),
             }
@@ -185,10 +190,31 @@ impl Play {
                     let count: u32 = count.parse().unwrap();
                     ids.extend((0..count).map(|n| self.id(&format!("filler {n}"))));
                 }
-                Collect { ids }.into()
+                if self.takes_all(step) {
+                    let all = self.world.lattice.uncollected(party(&step.args[0]));
+                    ids = all.map(|(id, _)| id).collect();
+                }
+                Collect { ids, checkpoint: named("via").map(|name| self.id(name)) }.into()
             }
+            "sponsor" => Sponsor {
+                newcomer: party(&step.args[1]),
+                amount: trm(&step.args[2]),
+                checkpoint: self.id(&step.named["at"]),
+            }
+            .into(),
+            "settle" => Settle {}.into(),
+            "unsponsor" => Unsponsor {
+                lock: self.id(&step.args[1]),
+                settle: self.id(&step.args[2]),
+                checkpoint: self.id(&step.named["at"]),
+            }
+            .into(),
             _ => Rekey { key: key(&step.args[1]).public() }.into(),
         }
+    }
+
+    fn takes_all(&self, step: &Step) -> bool {
+        step.args.get(1).is_some_and(|word| word == "all")
     }
 
     fn pay(&mut self, step: &Step) -> EntryKind {
@@ -413,6 +439,7 @@ impl Play {
                 "previous" => next.previous = None,
                 "registrar" => next.registrar = party(value),
                 "clerk" => next.clerk = party(value),
+                "welcome" => next.params.welcome = trm(value),
                 "fee_ppm" => next.params.fee_ppm = Ppm::new(value.parse().unwrap()),
                 "line_total" => next.line_total = trm(value),
                 "reopens" => next.reopens = value.split(',').map(slot).collect(),
@@ -466,6 +493,21 @@ impl Play {
             "transit" => Trm::signed_text(totals.transit),
             "burned" => Trm::signed_text(totals.burned),
             "loss" => Trm::signed_text(totals.loss),
+            "locked" => Trm::signed_text(totals.locked),
+            "floor_of" => lattice.floor(who()).to_string(),
+            "welcome_end" => match lattice.welcome_of(self.id(&step.args[0])).unwrap().end {
+                None => "open".to_owned(),
+                Some((Ending::Settled, _)) => "settled".to_owned(),
+                Some((Ending::Defaulted { owed }, _)) => format!("{owed} owed"),
+            },
+            "defaulted" => yes(lattice.has_defaulted(who())),
+            "next_collect" => match lattice.next_collect(who()) {
+                None => "nothing".to_owned(),
+                Some(collect) => {
+                    let at = if collect.checkpoint.is_some() { " by a checkpoint" } else { "" };
+                    format!("{}{at}", collect.ids.len())
+                }
+            },
             "length" => chain().map_or(0, |chain| chain.next_seq()).to_string(),
             "key_of" => chain().map_or("none".to_owned(), |c| self.world.name_of(c.key())),
             "frozen" => match chain().and_then(|chain| chain.frozen()) {

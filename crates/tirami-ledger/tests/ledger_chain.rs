@@ -112,7 +112,7 @@ fn the_nodes_own_entries_become_final_by_its_own_acknowledgement() {
 #[test]
 fn an_entry_the_rules_forbid_is_refused_with_its_reason() {
     let mut world = World::new();
-    let kind = Collect { ids: vec![DocumentId::from_bytes([1; 32])] }.into();
+    let kind = Collect { ids: vec![DocumentId::from_bytes([1; 32])], checkpoint: None }.into();
     let refused = world.run(&Actor::Node, &Command::SignEntry { kind });
     assert!(matches!(refused, Err(Rejection::Entry(_))), "{refused:?}");
 }

@@ -9,14 +9,17 @@ use std::fmt::Write as _;
 
 use book_support::{TOKEN_IS_ONE_TRM, World, agent_key};
 use tirami_core::{
-    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, Ppm, Signature, Timestamp, Trm,
+    AgentId, Digest, DocumentId, Flop, JobId, MeshId, ModelDigest, PartyId, Ppm, SecretKey,
+    Signature, Signed, Timestamp, Trm,
 };
-use tirami_ledger::book::{ApprovalId, KeyId, Limits, Scope, Target};
+use tirami_ledger::book::{ApprovalId, KeyId, Limits, Scope, ServingPolicy, Target};
 use tirami_ledger::command::{Actor, Command, FinishJob, StartJob};
-use tirami_ledger::documents::FinishReason;
+use tirami_ledger::documents::{Claim, FinishReason, SignedBytes};
 use tirami_ledger::event::{
     BookEvent, BreakerCause, DocumentKind, DocumentRecord, Event, HoldOpened, HoldPosted,
+    RemoteTerms, ServedAccepted, ServedFinished,
 };
+use tirami_ledger::refusal::ReceiptRefusal;
 
 const AGENT: AgentId = AgentId::from_bytes([1; 32]);
 const AT: Timestamp = Timestamp::from_ms(2);
@@ -41,8 +44,12 @@ fn golden(found: &[(String, String)], file: &str) {
 #[test]
 fn documents_keep_their_bytes() {
     let mut world = with_a_job();
-    let deliver =
-        Command::Deliver { job: JOB, completion_tokens: 2, stream: Digest::of(b"stream") };
+    let deliver = Command::Deliver {
+        job: JOB,
+        completion_tokens: 2,
+        stream: Digest::of(b"stream"),
+        prompt_tokens: None,
+    };
     world.run(&Actor::Node, &deliver).unwrap();
     world.run(&Actor::Node, &finish()).unwrap();
     let documents = world.log.iter().filter_map(|event| match event {
@@ -68,6 +75,39 @@ fn events_keep_their_bytes() {
         })
         .collect();
     golden(&found, include_str!("ledger_golden/events.txt"));
+}
+
+#[test]
+fn events_between_nodes_keep_their_bytes() {
+    let found: Vec<(String, String)> = events_between_nodes()
+        .into_iter()
+        .map(|event| {
+            let name = format!("{event:?}");
+            let event = Event::Book(event);
+            let bytes = minicbor::to_vec(&event).unwrap();
+            assert_eq!(minicbor::decode::<Event>(&bytes).unwrap(), event);
+            let end = name.find([' ', '(']).unwrap_or(name.len());
+            (name[..end].to_owned(), hex(&bytes))
+        })
+        .collect();
+    golden(&found, include_str!("ledger_golden/events_between_nodes.txt"));
+}
+
+#[test]
+fn a_claim_keeps_its_bytes_and_its_id() {
+    let claim = Claim { order: signed_bytes(21), voucher: signed_bytes(22) };
+    let key = SecretKey::from_seed([1; 32]);
+    let signed = Signed::sign(MeshId::from_bytes([3; 32]), &key, claim).unwrap();
+    let found = [
+        ("body".to_owned(), hex(signed.bytes())),
+        ("id".to_owned(), signed.id().to_string()),
+        ("signature".to_owned(), signed.signature().to_string()),
+    ];
+    golden(&found, include_str!("ledger_golden/claim.txt"));
+}
+
+fn signed_bytes(byte: u8) -> SignedBytes {
+    SignedBytes { bytes: vec![byte, byte], signature: Signature::from_bytes([byte; 64]) }
 }
 
 /// A world whose agent `alice` has 100 TRM and an open job.
@@ -138,7 +178,7 @@ fn accounts_and_keys() -> Vec<BookEvent> {
         BookEvent::KeyExpirySet { key, expires_at: at },
         BookEvent::KeyRevoked { key, at },
         BookEvent::LimitsSet { target: Target::Agent(agent), limits },
-        BookEvent::PriceSet { price: Ppm::new(10) },
+        BookEvent::PriceSet { price: Ppm::new(10), at: None },
         BookEvent::KillSet { on: true, reason: "r".into(), at },
     ]
 }
@@ -178,8 +218,9 @@ fn jobs() -> Vec<BookEvent> {
             max_amount: amount,
             claim_by: at,
             at,
+            remote: None,
         }),
-        BookEvent::VoucherRaised { job, n: 16, amount, tokens: 17 },
+        BookEvent::VoucherRaised { job, n: 16, amount, tokens: 17, prompt_tokens: None },
         BookEvent::HoldPosted(HoldPosted {
             job,
             agent,
@@ -192,8 +233,98 @@ fn jobs() -> Vec<BookEvent> {
             amount,
             finish: FinishReason::Failed,
             at,
+            provider: None,
+            fee: None,
         }),
         BookEvent::HoldVoided { job, failed: true, at },
         BookEvent::HoldExpired { job, at },
+    ]
+}
+
+fn events_between_nodes() -> Vec<BookEvent> {
+    let (at, job, amount) = (AT, JOB, AMOUNT);
+    let provider = PartyId::from_bytes([2; 32]);
+    let prompt_tokens = Some(18);
+    let mut events = jobs();
+    for event in &mut events {
+        match event {
+            BookEvent::HoldOpened(opened) => {
+                let (fee_ppm, request) = (Ppm::new(24), Digest::from_bytes([25; 32]));
+                let max_amount = amount;
+                opened.remote = Some(RemoteTerms { provider, max_amount, fee_ppm, request });
+            }
+            BookEvent::HoldPosted(posted) => {
+                (posted.provider, posted.fee) = (Some(provider), Some(Trm::from_micro(26)));
+            }
+            _ => {}
+        }
+    }
+    events.retain(|event| matches!(event, BookEvent::HoldOpened(_) | BookEvent::HoldPosted(_)));
+    events.extend([
+        BookEvent::VoucherRaised { job, n: 16, amount, tokens: 17, prompt_tokens },
+        BookEvent::PriceSet { price: Ppm::new(10), at: Some(at) },
+    ]);
+    events.extend(served());
+    events.extend(claims_and_policy());
+    events
+}
+
+fn served() -> Vec<BookEvent> {
+    let (at, job, amount) = (AT, JOB, AMOUNT);
+    let consumer = PartyId::from_bytes([1; 32]);
+    let order = DocumentId::from_bytes([12; 32]);
+    vec![
+        BookEvent::ServedAccepted(ServedAccepted {
+            job,
+            consumer,
+            order,
+            order_bytes: signed_bytes(21),
+            model: ModelDigest::from_bytes([13; 32]),
+            shape: TOKEN_IS_ONE_TRM,
+            price: Ppm::ONE,
+            prompt_tokens: 14,
+            completion_max: 15,
+            max_amount: amount,
+            claim_by: at,
+            enrolled: true,
+            at,
+        }),
+        BookEvent::VoucherTaken { job, n: 16, amount, tokens: 17, voucher: signed_bytes(22) },
+        BookEvent::ServedFinished(ServedFinished {
+            job,
+            consumer,
+            order,
+            receipt: Some(DocumentId::from_bytes([18; 32])),
+            model: ModelDigest::from_bytes([13; 32]),
+            prompt_tokens: 14,
+            completion_tokens: 19,
+            flop: Flop::new(20),
+            amount,
+            finish: FinishReason::Length,
+            at,
+        }),
+        BookEvent::ServedSettled { job, consumer, amount, entry: order },
+        BookEvent::ServedLapsed { job, at },
+    ]
+}
+
+fn claims_and_policy() -> Vec<BookEvent> {
+    let (at, job, amount) = (AT, JOB, AMOUNT);
+    let (consumer, provider) = (PartyId::from_bytes([1; 32]), PartyId::from_bytes([2; 32]));
+    vec![
+        BookEvent::ClaimMade { job, at },
+        BookEvent::ClaimNoted { consumer, provider, job, amount, claim_by: at, at },
+        BookEvent::ReceiptRefused { job, provider, refusal: ReceiptRefusal::Tokens, at },
+        BookEvent::ServingSet(ServingPolicy {
+            exposure_start: amount,
+            exposure_max: amount,
+            exposure_unknown_day: amount,
+            fresh_ms: 27,
+            jobs_max: 28,
+            paused: true,
+            blocked: [consumer].into(),
+            trusted: [provider].into(),
+        }),
+        BookEvent::SettlingFailed { at },
     ]
 }

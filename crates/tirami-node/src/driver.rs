@@ -4,11 +4,14 @@
 //! While the store syncs one batch the kernel decides the next. Answers ride with their batch
 //! through the store's queue, so they come in order and never before their batch is durable.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use tirami_core::{JobId, Timestamp};
-use tirami_kernel::{Input, Kernel, RequestId};
+use tirami_core::{JobId, PartyId, Timestamp};
+use tirami_kernel::mesh::PeerEvent;
+use tirami_kernel::{Effects, Input, Kernel, RequestId};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Command, Outcome};
 use tirami_ledger::event::Event;
@@ -16,7 +19,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::handle::{Handle, INPUT_QUEUE_MAX, JobTokens, Reply, Request, SubmitError, Tell};
+use crate::handle::{
+    Handle, INPUT_QUEUE_MAX, JobTokens, News, PEER_QUEUE_MAX, Reply, Request, SubmitError, Tell,
+};
+use crate::mesh::{Outgoing, Peers};
 use crate::store::{Store, StoreError};
 
 #[cfg(test)]
@@ -27,6 +33,9 @@ pub const SNAPSHOT_EVERY_EVENTS: usize = 20_000;
 /// Requests decided before their events are handed to the store. Small, so that the store begins
 /// early; it writes several batches with one sync.
 const BATCH_REQUESTS_MAX: usize = 128;
+/// News of the mesh decided in one batch. They cost more than most requests, and the owner's
+/// requests come first.
+const BATCH_NEWS_MAX: usize = 64;
 /// The least and the most time between two looks at the clock when nothing else happens. The most
 /// bounds what a clock that was set back can delay.
 const WAKE_WITHIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
@@ -66,17 +75,26 @@ impl Running {
     }
 }
 
-/// Starts the task.
-pub(crate) fn start(kernel: Kernel, store: Store, stats: DriverStats) -> Running {
+/// Starts the task. What the kernel wants sent goes to `peers`.
+pub(crate) fn start(
+    kernel: Kernel,
+    store: Store,
+    peers: Arc<Peers>,
+    stats: DriverStats,
+) -> Running {
     let (sender, requests) = mpsc::channel(INPUT_QUEUE_MAX);
+    let (news_sender, news) = mpsc::channel(PEER_QUEUE_MAX);
     let (failed, failure) = watch::channel(None);
     let (jobs, stop) = (JobTokens::default(), CancellationToken::new());
     let names = (kernel.ledger().party(), kernel.ledger().lattice().mesh());
-    let handle = Handle::new(sender, jobs.clone(), failure.clone(), names);
+    let handle = Handle::new((sender, news_sender), jobs.clone(), failure.clone(), names);
     let driver = Driver {
         kernel,
         store,
         requests,
+        news,
+        peers,
+        connections: BTreeMap::new(),
         jobs,
         stats,
         failed: Failed(failed),
@@ -92,6 +110,11 @@ struct Driver {
     kernel: Kernel,
     store: Store,
     requests: mpsc::Receiver<Request>,
+    news: mpsc::Receiver<News>,
+    peers: Arc<Peers>,
+    /// The connection that the kernel knows of each peer. What is meant for an earlier one is not
+    /// sent on a later one, whose other side knows nothing yet.
+    connections: BTreeMap<PartyId, u64>,
     jobs: JobTokens,
     stats: DriverStats,
     failed: Failed,
@@ -131,7 +154,15 @@ struct Batch {
     events: Vec<Event>,
     cancel: Vec<JobId>,
     tell: Vec<Tell>,
+    outgoing: Outgoing,
     requests: usize,
+}
+
+/// What wakes the task.
+enum First {
+    Request(Request),
+    News(News),
+    Time,
 }
 
 impl Driver {
@@ -144,10 +175,11 @@ impl Driver {
                 _ = failure.wait_for(Option::is_some) => break,
                 () = self.stop.cancelled() => break,
                 request = self.requests.recv() => match request {
-                    Some(request) => Some(request),
+                    Some(request) => First::Request(request),
                     None => break,
                 },
-                () = tokio::time::sleep(sleep) => None,
+                Some(news) = self.news.recv() => First::News(news),
+                () = tokio::time::sleep(sleep) => First::Time,
             };
             let batch = self.decide(first);
             if self.write(batch).await.is_err() {
@@ -165,18 +197,50 @@ impl Driver {
     }
 
     /// Decides `first`, or what fell due, and what else waits.
-    fn decide(&mut self, first: Option<Request>) -> Batch {
+    fn decide(&mut self, first: First) -> Batch {
         let mut batch = Batch::default();
         match first {
-            Some(request) => self.take(request, &mut batch),
-            None => self.handle(Input::Tick, None, &mut batch),
+            First::Request(request) => self.take(request, &mut batch),
+            First::News(news) => self.hear(news, &mut batch),
+            First::Time => self.handle(Input::Tick, None, &mut batch),
         }
         while batch.requests < BATCH_REQUESTS_MAX
             && let Ok(request) = self.requests.try_recv()
         {
             self.take(request, &mut batch);
         }
+        // After the owner's requests, and never in place of them.
+        for _ in 0..BATCH_NEWS_MAX {
+            match self.news.try_recv() {
+                Ok(news) => self.hear(news, &mut batch),
+                Err(_) => break,
+            }
+        }
         batch
+    }
+
+    /// Hands on what happened on the connection that the kernel knows, and the news of others.
+    fn hear(&mut self, news: News, batch: &mut Batch) {
+        let input = match news {
+            News::Mesh(input) => Input::Mesh(input),
+            News::Peer { peer, number, event } => {
+                let known = self.connections.get(&peer).copied();
+                match &event {
+                    PeerEvent::Connected { .. } => {
+                        self.connections.insert(peer, number);
+                    }
+                    PeerEvent::Disconnected if known == Some(number) => {
+                        self.connections.remove(&peer);
+                    }
+                    // Dialling failed.
+                    PeerEvent::Disconnected if known.is_none() => {}
+                    _ if known == Some(number) => {}
+                    _ => return,
+                }
+                Input::Peer { peer, event }
+            }
+        };
+        self.handle(input, None, batch);
     }
 
     fn take(&mut self, request: Request, batch: &mut Batch) {
@@ -201,25 +265,38 @@ impl Driver {
         let effects = self.kernel.handle(now(), input);
         self.stats.decision_seconds.observe(started.elapsed().as_secs_f64());
         self.wake_at = effects.wake_at;
-        batch.events.extend(effects.append);
-        batch.cancel.extend(effects.cancel);
-        if let (Some(reply), Some((_, decided))) = (reply, effects.reply) {
+        let Effects { append, reply: decided, cancel, send, connect, disconnect, serve, .. } =
+            effects;
+        batch.events.extend(append);
+        batch.cancel.extend(cancel);
+        let number = |peer: &PartyId| self.connections.get(peer).copied();
+        let Outgoing { send: sends, connect: connects, disconnect: ends, serve: serves } =
+            &mut batch.outgoing;
+        sends.extend(send.into_iter().filter_map(|(to, what)| Some((to, number(&to)?, what))));
+        ends.extend(disconnect.into_iter().filter_map(|(to, why)| Some((to, number(&to)?, why))));
+        serves.extend(serve.into_iter().filter_map(|one| Some((number(&one.peer)?, one))));
+        connects.extend(connect);
+        if let (Some(reply), Some((_, decided))) = (reply, decided) {
             batch.tell.push(Box::new(move |durable| answer(reply, decided, durable)));
         }
     }
 
     /// Hands a batch to the store, and a snapshot when one is due.
     async fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let Batch { events, cancel, tell, .. } = batch;
+        let Batch { events, cancel, tell, outgoing, .. } = batch;
         self.events_since_snapshot += events.len();
-        if events.is_empty() && cancel.is_empty() && tell.is_empty() {
+        if events.is_empty() && cancel.is_empty() && tell.is_empty() && outgoing.is_empty() {
             return Ok(());
         }
         let (jobs, failed) = (self.jobs.clone(), self.failed.0.clone());
+        let peers = Arc::clone(&self.peers);
         let done = Box::new(move |result: Result<(), StoreError>| {
             let reason = result.err().map(|error| error.to_string());
             match &reason {
-                None => jobs.cancel(&cancel),
+                None => {
+                    jobs.cancel(&cancel);
+                    peers.carry(outgoing);
+                }
                 Some(reason) => Failed::say(&failed, reason.clone()),
             }
             for tell in tell {
@@ -252,9 +329,10 @@ impl Driver {
     /// a failure nothing more is decided: who waits hears why.
     async fn end(mut self) -> Result<(), StoreError> {
         self.requests.close();
+        self.news.close();
         if self.failed.0.borrow().is_none() {
             while let Some(request) = self.requests.recv().await {
-                let batch = self.decide(Some(request));
+                let batch = self.decide(First::Request(request));
                 self.write(batch).await?;
             }
             if self.events_since_snapshot > 0 {

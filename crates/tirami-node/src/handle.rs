@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tirami_core::{JobId, MeshId, PartyId, SecretKey, Timestamp};
 use tirami_kernel::Kernel;
+use tirami_kernel::mesh::{MeshInput, PeerEvent};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,6 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for the kernel. One more is answered with [`SubmitError::Busy`].
 pub const INPUT_QUEUE_MAX: usize = 1_024;
+
+/// Messages and other news of the mesh that may wait for the kernel; who has one more waits. They
+/// have a queue of their own, so that no peer keeps the owner's requests waiting.
+pub const PEER_QUEUE_MAX: usize = 256;
+
+/// Pause before a full queue is asked again by who insists.
+const INSIST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a command was not carried out, or nobody knows whether it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,10 +54,19 @@ pub(crate) enum Request {
     Read(Read),
 }
 
+/// News of the mesh.
+pub(crate) enum News {
+    /// What happened on a connection, with the number of the connection.
+    Peer { peer: PartyId, number: u64, event: PeerEvent },
+    /// What the owner or the node itself says.
+    Mesh(MeshInput),
+}
+
 /// Speaks to the kernel. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    news: mpsc::Sender<News>,
     jobs: JobTokens,
     failure: watch::Receiver<Option<String>>,
     party: PartyId,
@@ -56,13 +74,13 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(crate) const fn new(
-        requests: mpsc::Sender<Request>,
+    pub(crate) fn new(
+        (requests, news): (mpsc::Sender<Request>, mpsc::Sender<News>),
         jobs: JobTokens,
         failure: watch::Receiver<Option<String>>,
         (party, mesh): (PartyId, MeshId),
     ) -> Self {
-        Self { requests, jobs, failure, party, mesh }
+        Self { requests, news, jobs, failure, party, mesh }
     }
 
     /// Has a command decided. The answer comes after everything it changed is synced.
@@ -74,6 +92,25 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Command { actor, command: Box::new(command), reply })?;
         answer.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// Has a command decided, however full the queue is: what ends a job must not be dropped
+    /// because the node was busy for a moment.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Stopped`] or [`SubmitError::Rejected`].
+    pub(crate) async fn insist(
+        &self,
+        actor: Actor,
+        command: Command,
+    ) -> Result<Outcome, SubmitError> {
+        loop {
+            match self.submit(actor.clone(), command.clone()).await {
+                Err(SubmitError::Busy) => tokio::time::sleep(INSIST_PAUSE).await,
+                other => return other,
+            }
+        }
     }
 
     /// Reads the kernel between two commands. `f` must be quick: everybody waits for it. The
@@ -120,6 +157,29 @@ impl Handle {
     pub fn job_token(&self, job: JobId) -> JobToken {
         let token = self.jobs.enter(job);
         JobToken { job, token, jobs: self.jobs.clone() }
+    }
+
+    /// Reports what happened on connection `number` to a peer; waits while the queue is full.
+    pub(crate) async fn peer_input(
+        &self,
+        peer: PartyId,
+        number: u64,
+        event: PeerEvent,
+    ) -> Result<(), SubmitError> {
+        self.tell(News::Peer { peer, number, event }).await
+    }
+
+    /// Tells the kernel about the mesh; waits while the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Stopped`].
+    pub async fn mesh_input(&self, input: MeshInput) -> Result<(), SubmitError> {
+        self.tell(News::Mesh(input)).await
+    }
+
+    async fn tell(&self, news: News) -> Result<(), SubmitError> {
+        self.news.send(news).await.map_err(|_| self.stopped())
     }
 
     /// The node's party.

@@ -13,6 +13,8 @@ use crate::store::sync_dir;
 
 const KEYS_DIR: &str = "keys";
 const NODE_KEY: &str = "node.key";
+/// The secret that lets newcomers into a private mesh.
+const MESH_SECRET: &str = "mesh.secret";
 /// The admin API key's file.
 const API_TOKEN: &str = "api_token";
 
@@ -160,6 +162,30 @@ impl KeyDir {
         let key = new_key()?;
         write_key(&path, &key)?;
         Ok(key)
+    }
+
+    /// The secret that lets newcomers into the mesh, made now if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyFileError`] when the file is exposed, damaged, or cannot be made.
+    pub fn mesh_secret(&self) -> Result<[u8; 32], KeyFileError> {
+        let path = self.dir.join(MESH_SECRET);
+        if path.exists() {
+            return Ok(read_key(&path)?.seed());
+        }
+        let secret = random()?;
+        self.keep_mesh_secret(secret)?;
+        Ok(secret)
+    }
+
+    /// Keeps the secret of the mesh in place of any other: synced when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyFileError::Io`] when it cannot be written.
+    pub fn keep_mesh_secret(&self, secret: [u8; 32]) -> Result<(), KeyFileError> {
+        write_key(&self.dir.join(MESH_SECRET), &SecretKey::from_seed(secret))
     }
 
     /// Keeps an agent's key: synced when this returns.

@@ -7,6 +7,7 @@ mod driver;
 pub mod handle;
 pub mod http;
 pub mod keys;
+pub mod mesh;
 pub mod metrics;
 pub mod node;
 pub mod store;

@@ -14,14 +14,16 @@ use prometheus_client::registry::Unit;
 use tirami_core::{AgentId, Digest, MeshId, ModelShape, Ppm, PublicKey, SecretKey, Signed, Trm};
 use tirami_infer::engine::Engine;
 use tirami_kernel::Kernel;
+use tirami_kernel::mesh::MeshSettings;
 use tirami_ledger::book::{
     KeyId, Limits, Scope, Target, answer_cost, default_limits, founder_line,
 };
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{Charter, Lattice};
 use tirami_ledger::{Keyring, Ledger, Rejection};
+use tirami_proto::{Invite, PeerAddress};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +32,10 @@ use crate::driver::{self, DriverStats, Running, now};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{self, AppState, HttpConfig};
 use crate::keys::{self, ApiKeyText, KeyDir, KeyFileError};
+use crate::mesh::{
+    self, IncomingJob, JobStreams, JoinError, Mesh, MeshError, MeshOptions, Parts, Peers,
+    ask_to_join,
+};
 use crate::metrics::Metrics;
 use crate::store::{DirLock, Found, Genesis, Opening, StoreError, StoreStats};
 
@@ -39,6 +45,12 @@ const MESH_NAME: &str = "private mesh";
 const PERSONAL_NAME: &str = "personal";
 /// The label of the admin API key in the data directory.
 const ADMIN_LABEL: &str = "admin, from the data directory";
+
+/// Newcomers whose default credit lines a founding charter has room for. It bounds what all
+/// invited together can owe; a later version of the charter may allow more.
+const INVITED_MAX: u64 = 64;
+/// How often a newcomer looks whether it has a credit line yet.
+const MEMBER_LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a node is made of.
 pub struct NodeOptions {
@@ -50,6 +62,8 @@ pub struct NodeOptions {
     pub engine: Arc<dyn Engine>,
     /// The owner's settings.
     pub config: Config,
+    /// Whether and how it takes part in a mesh.
+    pub mesh: MeshOptions,
 }
 
 /// Why a node did not start.
@@ -92,6 +106,12 @@ pub enum StartError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// The mesh of an invite was not joined.
+    #[error("{0}")]
+    Join(#[from] JoinError),
+    /// The node cannot take part in its mesh.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
     /// The node's first accounts could not be made.
     #[error("the node's accounts could not be prepared: {0}")]
     Accounts(#[from] SubmitError),
@@ -108,30 +128,37 @@ impl Node {
     ///
     /// [`StartError`]; what was durable stays so.
     pub async fn start(options: NodeOptions) -> Result<RunningNode, StartError> {
-        let NodeOptions { data_dir, bind, engine, config } = options;
+        let NodeOptions { data_dir, bind, engine, config, mesh } = options;
         let (shape, price) = (engine.model().shape, Ppm::new(config.price_ppm));
-        let dir = data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&dir, founder_line(&shape, price)));
-        let Opened { opening, keys, kernel } = match opened.await {
-            Ok(opened) => opened?,
-            Err(_) => return Err(StartError::Store(StoreError::Closed)),
-        };
+        let Opened { opening, keys, node, kernel } =
+            opened(&data_dir, founder_line(&shape, price), &mesh, &config.mesh_relay_urls).await?;
         let personal = opening.genesis().personal;
         let (store_stats, driver_stats) = (StoreStats::default(), DriverStats::default());
         let (store, reader) = opening.start(store_stats.clone())?;
-        let kernel = driver::start(kernel, store, driver_stats.clone());
+        let (peers, dials) = Peers::new(kernel.ledger().party());
+        let kernel = driver::start(kernel, store, Arc::clone(&peers), driver_stats.clone());
         let handle = kernel.handle.clone();
+        let accounts = Accounts { handle: handle.clone(), personal, shape, price };
+        let parts = Parts { handle: handle.clone(), reader: reader.clone(), peers, dials };
         let prepared = async {
-            let accounts = Accounts { handle: &handle, personal, shape, price };
-            accounts.prepare(config.personal_agent_answers).await?;
+            let is_member = accounts.prepare(config.personal_agent_answers).await?;
             accounts.admin_key(&data_dir).await?;
             let bound = TcpListener::bind(bind).await.and_then(|listener| {
                 let address = listener.local_addr()?;
                 Ok((listener, address))
             });
-            bound.map_err(|source| StartError::Bind { address: bind, source })
+            let bound = bound.map_err(|source| StartError::Bind { address: bind, source })?;
+            let joined = match mesh.bind {
+                Some(udp) => {
+                    let settings = mesh_settings(&keys, &config, &mesh)?;
+                    let relays = config.mesh_relay_urls.as_slice();
+                    Some(Mesh::start(parts, &node, &data_dir, (udp, relays), settings).await?)
+                }
+                None => None,
+            };
+            Ok((bound, joined, is_member))
         };
-        let (listener, api) = match prepared.await {
+        let ((listener, api), mesh, is_member) = match prepared.await {
             Ok(bound) => bound,
             Err(error) => {
                 // The first reason is the one to tell.
@@ -147,7 +174,11 @@ impl Node {
         let stop_http = CancellationToken::new();
         let drain = Duration::from_millis(config.drain_ms);
         let serving = tokio::spawn(http::serve(listener, app, stop_http.clone(), drain));
-        Ok(RunningNode { api, personal, kernel, stop_http, serving })
+        if !is_member {
+            let newcomer = accounts.fill_when_member(config.personal_agent_answers);
+            tokio::spawn(stop_http.clone().run_until_cancelled_owned(newcomer));
+        }
+        Ok(RunningNode { api, personal, kernel, mesh, stop_http, serving })
     }
 }
 
@@ -157,6 +188,7 @@ pub struct RunningNode {
     pub api: SocketAddr,
     personal: AgentId,
     kernel: Running,
+    mesh: Option<Mesh>,
     stop_http: CancellationToken,
     serving: JoinHandle<io::Result<()>>,
 }
@@ -172,6 +204,27 @@ impl RunningNode {
         self.personal
     }
 
+    /// The node's key and where other nodes reach it; none outside of any mesh.
+    pub fn peer_address(&self) -> Option<PeerAddress> {
+        self.mesh.as_ref().map(Mesh::address)
+    }
+
+    /// What another machine needs to join the mesh of this node. In a private mesh whoever has it
+    /// is let in.
+    pub fn invite(&self) -> Option<Invite> {
+        self.mesh.as_ref().map(Mesh::invite)
+    }
+
+    /// Opens streams of jobs to other nodes.
+    pub fn job_streams(&self) -> Option<JobStreams> {
+        self.mesh.as_ref().map(Mesh::job_streams)
+    }
+
+    /// Streams of jobs that other nodes open; only for the first who asks.
+    pub fn incoming_jobs(&self) -> Option<mpsc::Receiver<IncomingJob>> {
+        self.mesh.as_ref().and_then(Mesh::incoming_jobs)
+    }
+
     /// Takes no new request, lets running answers end for as long as the settings say, charges
     /// what was delivered, takes a snapshot and closes the store.
     ///
@@ -184,6 +237,9 @@ impl RunningNode {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "serving HTTP failed"),
             Err(error) => tracing::error!(%error, "serving HTTP ended early"),
+        }
+        if let Some(mesh) = self.mesh {
+            mesh.stop().await;
         }
         self.kernel.stop().await
     }
@@ -210,15 +266,67 @@ impl fmt::Debug for RunningNode {
 struct Opened {
     opening: Opening,
     keys: KeyDir,
+    node: SecretKey,
     kernel: Kernel,
 }
 
-fn open(data_dir: &Path, line_total: Trm) -> Result<Opened, StartError> {
+/// Opens the data directory, or begins it: with a mesh of one, or with the mesh of the invite.
+async fn opened(
+    data_dir: &Path,
+    line_total: Trm,
+    mesh: &MeshOptions,
+    relays: &[String],
+) -> Result<Opened, StartError> {
+    let dir = data_dir.to_path_buf();
+    let (found, keys) = blocking(move || look(&dir)).await?;
+    let charter = match (&mesh.join, &found) {
+        (Some(invite), Found::Nothing(_)) => {
+            let bind = mesh.bind.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
+            let charter = ask_to_join(&keys.node_key()?, bind, relays, invite).await?;
+            keep_secret(&keys, invite)?;
+            Some(charter)
+        }
+        (Some(invite), Found::Book(opening)) => {
+            let (found, wanted) = (opening.genesis().mesh, invite.mesh);
+            if found != wanted {
+                return Err(JoinError::OtherMesh { found, wanted }.into());
+            }
+            keep_secret(&keys, invite)?;
+            None
+        }
+        (None, _) => None,
+    };
+    let dir = data_dir.to_path_buf();
+    blocking(move || open(&dir, found, keys, line_total, charter)).await
+}
+
+fn keep_secret(keys: &KeyDir, invite: &Invite) -> Result<(), KeyFileError> {
+    invite.secret.map_or(Ok(()), |secret| keys.keep_mesh_secret(secret))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or(Err(StartError::Store(StoreError::Closed)))
+}
+
+/// What the data directory holds.
+fn look(data_dir: &Path) -> Result<(Found, KeyDir), StartError> {
     keys::create_data_dir(data_dir)
         .map_err(|source| StartError::DataDir { path: data_dir.to_path_buf(), source })?;
     let lock = DirLock::take(data_dir)?;
     let found = Opening::open(data_dir, lock)?;
-    let keys = KeyDir::open(data_dir)?;
+    Ok((found, KeyDir::open(data_dir)?))
+}
+
+fn open(
+    data_dir: &Path,
+    found: Found,
+    keys: KeyDir,
+    line_total: Trm,
+    charter: Option<Signed<Charter>>,
+) -> Result<Opened, StartError> {
     let (opening, node) = match found {
         // A book without its key must not get a new one.
         Found::Book(_) if !keys.has_node_key() => {
@@ -234,7 +342,11 @@ fn open(data_dir: &Path, line_total: Trm) -> Result<Opened, StartError> {
         Found::Book(opening) => (*opening, keys.node_key()?),
         Found::Nothing(lock) => {
             let node = keys.node_key()?;
-            let genesis = genesis(&keys, &node, line_total)?;
+            let charter = match charter {
+                Some(charter) => charter,
+                None => mesh_of_one(&node, line_total)?,
+            };
+            let genesis = genesis(&keys, &node, &charter)?;
             (Opening::create(data_dir, &genesis, lock)?, node)
         }
     };
@@ -243,15 +355,30 @@ fn open(data_dir: &Path, line_total: Trm) -> Result<Opened, StartError> {
     if current.unwrap_or_else(|| PublicKey::from(ledger.party())) != node.public() {
         return Err(StartError::OtherKey { path: data_dir.to_path_buf() });
     }
-    let mut keyring = Keyring::new(node);
+    let mut keyring = Keyring::new(SecretKey::from_seed(node.seed()));
     keys.agents()?.into_iter().for_each(|key| keyring.add_agent(key));
     let kernel = Kernel::new(ledger, keyring);
-    Ok(Opened { opening, keys, kernel })
+    Ok(Opened { opening, keys, node, kernel })
 }
 
-/// A mesh of one, and the agent of its owner. An agent's key that a killed first start left
-/// behind is used.
-fn genesis(keys: &KeyDir, node: &SecretKey, line_total: Trm) -> Result<Genesis, StartError> {
+/// The charter of a mesh of one, with room for the credit lines of those its owner invites.
+fn mesh_of_one(node: &SecretKey, own_line: Trm) -> Result<Signed<Charter>, StartError> {
+    let mut charter = Charter::founder(MESH_NAME, node.public(), own_line);
+    let invited = charter.params.line_default.micro().saturating_mul(INVITED_MAX);
+    charter.line_total = Trm::from_micro(own_line.micro().saturating_add(invited));
+    Signed::sign(Charter::founding_mesh(), node, charter).map_err(|error| {
+        // The charter of a mesh of one is a few hundred bytes long.
+        StartError::Accounts(SubmitError::Stopped { reason: error.to_string() })
+    })
+}
+
+/// The beginning of a book in the mesh that `charter` founds, and the agent of its owner. An
+/// agent's key that a killed first start left behind is used.
+fn genesis(
+    keys: &KeyDir,
+    node: &SecretKey,
+    charter: &Signed<Charter>,
+) -> Result<Genesis, StartError> {
     let personal = match keys.agents()?.into_iter().next() {
         Some(key) => key,
         None => {
@@ -260,11 +387,6 @@ fn genesis(keys: &KeyDir, node: &SecretKey, line_total: Trm) -> Result<Genesis, 
             key
         }
     };
-    let charter = Charter::founder(MESH_NAME, node.public(), line_total);
-    let charter = Signed::sign(Charter::founding_mesh(), node, charter).map_err(|error| {
-        // The charter of a mesh of one is a few hundred bytes long.
-        StartError::Accounts(SubmitError::Stopped { reason: error.to_string() })
-    })?;
     Ok(Genesis {
         mesh: MeshId::from_bytes(*charter.id().as_bytes()),
         party: node.public().party(),
@@ -272,6 +394,25 @@ fn genesis(keys: &KeyDir, node: &SecretKey, line_total: Trm) -> Result<Genesis, 
         charter: charter.bytes().to_vec(),
         charter_signature: charter.signature(),
         created_at: now(),
+    })
+}
+
+/// What the kernel has to know of the owner's wishes.
+fn mesh_settings(
+    keys: &KeyDir,
+    config: &Config,
+    mesh: &MeshOptions,
+) -> Result<MeshSettings, KeyFileError> {
+    // The nodes in an invite were asked once and answered; they are the first to ask again.
+    let invited = mesh.join.iter().flat_map(|invite| &invite.peers);
+    Ok(MeshSettings {
+        secret: Some(keys.mesh_secret()?),
+        public: mesh.public,
+        trusted: config.trusted_peers.iter().copied().collect(),
+        blocked: config.blocked_peers.iter().copied().collect(),
+        bootstrap: mesh.bootstrap.iter().chain(invited).cloned().collect(),
+        addresses: Vec::new(),
+        agent: mesh::agent(),
     })
 }
 
@@ -308,8 +449,8 @@ fn beginning(genesis: &Genesis) -> Result<Ledger, String> {
 }
 
 /// The steps of a start that go through the ledger.
-struct Accounts<'a> {
-    handle: &'a Handle,
+struct Accounts {
+    handle: Handle,
     personal: AgentId,
     shape: ModelShape,
     price: Ppm,
@@ -320,15 +461,18 @@ struct Standing {
     price: Ppm,
     line_total: Trm,
     has_chain: bool,
+    /// Whether this node founded its mesh, and so gives itself its line.
+    is_founder: bool,
     has_agent: bool,
     /// Whether an earlier start got as far as the admin key, its last step.
     is_prepared: bool,
 }
 
-impl Accounts<'_> {
+impl Accounts {
     /// Ends what the last run left open, then makes what is missing of chain, personal agent and
-    /// limits, and fills the agent's account up to `answers`.
-    async fn prepare(&self, answers: u32) -> Result<(), SubmitError> {
+    /// limits, and fills the agent's account up to `answers`. `false` when the chain is still to
+    /// come: in a mesh of others somebody has to give this node its line first.
+    async fn prepare(&self, answers: u32) -> Result<bool, SubmitError> {
         self.submit(Command::Recover).await?;
         let personal = self.personal;
         let standing = self
@@ -339,6 +483,7 @@ impl Accounts<'_> {
                     price: book.price(),
                     line_total: ledger.lattice().charter().line_total,
                     has_chain: ledger.lattice().chain(ledger.party()).is_some(),
+                    is_founder: ledger.lattice().charter().registrar == ledger.party(),
                     has_agent: book.agents().contains_key(&personal),
                     is_prepared: !book.keys().is_empty(),
                 }
@@ -347,7 +492,7 @@ impl Accounts<'_> {
         if standing.price != self.price {
             self.submit(Command::SetPrice { price: self.price }).await?;
         }
-        if !standing.has_chain {
+        if !standing.has_chain && standing.is_founder {
             // A start that was killed may have founded the mesh for a smaller model.
             let line = founder_line(&self.shape, self.price).min(standing.line_total);
             self.submit(Command::OpenChain { line }).await?;
@@ -362,7 +507,8 @@ impl Accounts<'_> {
                 self.submit(Command::SetLimits { target, limits }).await?;
             }
         }
-        self.fill(answers).await
+        self.fill(answers).await?;
+        Ok(standing.has_chain || standing.is_founder)
     }
 
     /// Fills the personal agent's account up to `answers` when less than a tenth of that is left,
@@ -387,6 +533,24 @@ impl Accounts<'_> {
             self.submit(Command::FundAgent { agent, amount }).await?;
         }
         Ok(())
+    }
+
+    /// In a mesh that others founded: fills the account once this node has a chain there.
+    async fn fill_when_member(self, answers: u32) {
+        loop {
+            let member = |kernel: &Kernel, _| {
+                let ledger = kernel.ledger();
+                (ledger.lattice().chain(ledger.party()).is_some(), !ledger.fundable().is_zero())
+            };
+            match self.handle.read(member).await {
+                Ok((true, true)) => break,
+                Ok(_) | Err(SubmitError::Busy) => tokio::time::sleep(MEMBER_LOOK_EVERY).await,
+                Err(_) => return,
+            }
+        }
+        if let Err(error) = self.fill(answers).await {
+            tracing::warn!(%error, "the personal agent's account was not filled");
+        }
     }
 
     /// Makes the admin API key: first its file, synced, then its record. A file that was removed

@@ -14,6 +14,7 @@ use store_support::Dice;
 use tirami_core::Digest;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_node::config::Config;
+use tirami_node::mesh::MeshOptions;
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_node::store::StoreError;
 use tirami_node::store::doctor::doctor;
@@ -28,6 +29,7 @@ async fn node(data_dir: &Path) -> Result<RunningNode, StartError> {
         bind: ([127, 0, 0, 1], 0).into(),
         engine: Arc::new(FakeEngine::new(script)),
         config: Config::defaults(data_dir),
+        mesh: MeshOptions::default(),
     })
     .await
 }

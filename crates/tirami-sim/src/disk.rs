@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     fn batch(price: u32) -> Vec<Event> {
-        vec![Event::Book(BookEvent::PriceSet { price: Ppm::new(price) })]
+        vec![Event::Book(BookEvent::PriceSet { price: Ppm::new(price), at: None })]
     }
 
     #[test]

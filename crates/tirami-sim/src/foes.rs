@@ -61,9 +61,9 @@ impl World {
         let due = lattice.collectable(chain).map(|(id, _)| id).take(5).collect::<Vec<_>>();
         let kind: EntryKind = if !begun {
             let enrol = self.foes.grants.get(&chain).copied();
-            Open { enrol, recovery: None }.into()
+            Open { sponsor: None, enrol, recovery: None }.into()
         } else if greedy && !due.is_empty() {
-            Collect { ids: due }.into()
+            Collect { ids: due, checkpoint: None }.into()
         } else {
             Transfer { payee, amount }.into()
         };

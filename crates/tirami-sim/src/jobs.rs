@@ -110,6 +110,7 @@ impl World {
             job: job.job,
             completion_tokens: job.tokens,
             stream: Digest::from_bytes([3; 32]),
+            prompt_tokens: None,
         };
         if let Some(Ok(_)) = self.by_node(party, &command)? {
             self.parties[party].jobs.push(job);
@@ -258,7 +259,7 @@ impl World {
         let kind: EntryKind = match self.dice.below(10) {
             0..4 if !due.is_empty() => {
                 let ids = due.into_iter().take(1 + self.dice.index(20)).collect();
-                Collect { ids }.into()
+                Collect { ids, checkpoint: None }.into()
             }
             0..7 => Transfer { payee, amount }.into(),
             _ => {

@@ -101,7 +101,7 @@ impl World {
             let line = LINE;
             self.must(0, &Command::OpenChain { line })?;
         } else {
-            self.sign(0, Open { enrol: None, recovery: None })?;
+            self.sign(0, Open { sponsor: None, enrol: None, recovery: None })?;
             self.settle()?;
             let enrol = self.enrol(members[0])?;
             self.settle()?;
@@ -115,7 +115,7 @@ impl World {
         self.settle()?;
         let (nodes, owners) = grants.split_at(members.len() - 1);
         for (index, enrol) in nodes.iter().enumerate() {
-            self.sign(index + 1, Open { enrol: Some(*enrol), recovery: None })?;
+            self.sign(index + 1, Open { sponsor: None, enrol: Some(*enrol), recovery: None })?;
         }
         let granted = rogues.iter().map(|(owner, _)| *owner).zip(owners.iter().copied());
         self.foes.grants = granted.collect();

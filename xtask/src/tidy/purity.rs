@@ -3,7 +3,7 @@
 use super::{Finding, Tree};
 
 /// The crates that decide and must be replayable from their inputs.
-const PURE: [&str; 3] = ["tirami-core", "tirami-ledger", "tirami-kernel"];
+const PURE: [&str; 4] = ["tirami-core", "tirami-ledger", "tirami-proto", "tirami-kernel"];
 
 /// What their shipped code may not name. `clippy.toml` bans the same by path; this list also
 /// holds where a path is spelled in pieces.

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use tirami_core::{
-    AgentId, Digest, DocumentId, JobId, ModelDigest, ModelShape, PartyId, SecretKey, Signed,
+    AgentId, Digest, DocumentId, JobId, ModelDigest, ModelShape, PartyId, Ppm, SecretKey, Signed,
     Timestamp, Trm,
 };
-use tirami_ledger::book::{Admission, Book, Ending, Limits, Payer, Target};
+use tirami_ledger::book::{Admission, Book, End, Ending, Limits, Payer, Target, Terms};
 use tirami_ledger::command::{Actor, Command, FinishJob, StartJob};
 use tirami_ledger::documents::FinishReason;
 use tirami_ledger::event::{BookEvent, Event};
@@ -58,7 +58,8 @@ pub(crate) fn generous() -> Limits {
 pub(crate) fn pair(book: &mut Book, payer: Payer, number: u64) -> [BookEvent; 2] {
     let at = Timestamp::from_ms(1_700_000_000_000 + number / 100);
     let start = start_job(number);
-    let Ok(Admission::Open(opening)) = book.admit(at, payer, &start) else {
+    let terms = Terms { price: Ppm::ONE, provider: None, continues: None };
+    let Ok(Admission::Open(opening)) = book.admit(at, payer, &start, &terms) else {
         unreachable!("the bench's agent has plenty and generous limits")
     };
     let order = DocumentId::from_bytes([3; 32]);
@@ -68,7 +69,13 @@ pub(crate) fn pair(book: &mut Book, payer: Payer, number: u64) -> [BookEvent; 2]
     let Ok((hold, Ending::Charge(charge))) = book.finish(at, &finish) else {
         unreachable!("the hold was just opened")
     };
-    let posted = book.posted(at, hold, charge, (&finish, order)).next().expect("a charge");
+    let end = End {
+        job: finish.job,
+        completion_tokens: finish.completion_tokens,
+        receipt: Some(order),
+        finish: finish.finish,
+    };
+    let posted = book.posted(at, hold, charge, &end).next().expect("a charge");
     book.apply(&posted);
     [opened, posted]
 }
@@ -149,7 +156,12 @@ pub(crate) fn decision_latency(table: &mut Table) {
     for number in 1_000..21_000 {
         handle(Command::StartJob(start_job(number)), &mut micros);
         let stream = Digest::from_bytes([5; 32]);
-        let deliver = Command::Deliver { job: job(number), completion_tokens: 32, stream };
+        let deliver = Command::Deliver {
+            job: job(number),
+            completion_tokens: 32,
+            stream,
+            prompt_tokens: None,
+        };
         handle(deliver, &mut micros);
         handle(Command::FinishJob(finish_job(number)), &mut micros);
     }
@@ -244,11 +256,11 @@ fn made_elsewhere(count: u64) -> MadeElsewhere {
         entries.push((entry, certificate));
         id
     };
-    add(&founder, EntryKind::Open(Open { enrol: None, recovery: None }));
+    add(&founder, EntryKind::Open(Open { sponsor: None, enrol: None, recovery: None }));
     let party = member.public().party();
     let enrol = Enrol { party, owner: "member".into(), line };
     let enrol = add(&founder, EntryKind::Enrol(enrol));
-    add(&member, EntryKind::Open(Open { enrol: None, recovery: None }));
+    add(&member, EntryKind::Open(Open { sponsor: None, enrol: None, recovery: None }));
     add(&member, EntryKind::Line(Line { enrol }));
     let payee = PartyId::from_bytes(*founder.public().as_bytes());
     for amount in 1..=count {

@@ -14,6 +14,7 @@ use tirami_infer::engine::{
     StartError,
 };
 use tirami_node::config::Config;
+use tirami_node::mesh::MeshOptions;
 use tirami_node::node::{Node, NodeOptions};
 use tirami_sdk::Client;
 use tirami_sdk::types::ChatRequest;
@@ -52,6 +53,7 @@ impl Role {
                 bind: SocketAddr::from(([127, 0, 0, 1], 0)),
                 engine: Arc::new(NoModel::new()),
                 config: Config::defaults(&dir),
+                mesh: MeshOptions::default(),
             };
             let _node = Node::start(options).await.expect("a node");
             println!("ready");

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use tirami_infer::engine::{Conversation, Engine as _, Message};
 use tirami_infer::llama::{LlamaEngine, LlamaOptions};
 use tirami_node::config::Config;
+use tirami_node::mesh::MeshOptions;
 use tirami_node::node::{Node, NodeOptions};
 use tirami_sdk::Client;
 use tirami_sdk::types::ChatRequest;
@@ -36,6 +37,7 @@ pub(crate) async fn over_http(table: &mut Table) {
         bind: SocketAddr::from(([127, 0, 0, 1], 0)),
         engine: Arc::clone(&engine) as _,
         config: Config::defaults(dir.path()),
+        mesh: MeshOptions::default(),
     };
     let node = Node::start(options).await.expect("a node");
     let client = Client::new(&format!("http://{}", node.api), None).expect("a client");

@@ -88,6 +88,8 @@ fn plain(value: &Value) -> Json {
         Value::Text(text) => Json::String(text.clone()),
         Value::Address(address) => Json::String(address.to_string()),
         Value::Number(number) => Json::from(*number),
+        Value::Flag(flag) => Json::from(*flag),
+        Value::List(items) => Json::from(items.clone()),
     }
 }
 

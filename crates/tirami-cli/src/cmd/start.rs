@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 use tirami_infer::engine::Engine;
 use tirami_node::config::Config;
+use tirami_node::mesh::MeshOptions;
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_node::store::DirLock;
 use tracing_subscriber::EnvFilter;
@@ -68,6 +69,7 @@ async fn start(config: &Config, engine: Arc<dyn Engine>) -> Result<RunningNode, 
         bind: config.address(),
         engine,
         config: config.clone(),
+        mesh: MeshOptions::of(config),
     };
     Node::start(options).await.map_err(|error| match error {
         StartError::Bind { .. } => in_use_or(config, &error.to_string()),

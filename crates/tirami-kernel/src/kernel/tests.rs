@@ -165,7 +165,7 @@ fn a_hold_whose_time_ran_out_ends_before_anything_else_is_decided() {
     node.start(None, 1).unwrap();
     node.start(None, 2).unwrap();
     let stream = Digest::of(b"tokens");
-    node.ok(Command::Deliver { job: job(2), completion_tokens: 3, stream });
+    node.ok(Command::Deliver { job: job(2), completion_tokens: 3, stream, prompt_tokens: None });
     node.now_ms += HOUR_MS;
     let effects = node.ask(Actor::Node, finish(1, 5));
     assert_eq!(effects.cancel, [job(1), job(2)]);
@@ -299,7 +299,7 @@ fn a_restart_ends_every_open_job() {
     node.start(None, 1).unwrap();
     node.start(None, 2).unwrap();
     let stream = Digest::of(b"tokens");
-    node.ok(Command::Deliver { job: job(2), completion_tokens: 3, stream });
+    node.ok(Command::Deliver { job: job(2), completion_tokens: 3, stream, prompt_tokens: None });
     let Kernel { ledger, keys, .. } = node.genesis.clone();
     node.kernel = Kernel::replay(ledger, keys, node.store.clone());
     let effects = node.ok(Command::Recover);

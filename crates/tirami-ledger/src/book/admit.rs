@@ -7,18 +7,18 @@
 use std::iter;
 
 use tirami_core::{
-    AgentId, DocumentId, Flop, HOUR_MS, JobId, MINUTE_MS, ModelShape, Timestamp, Trm,
+    AgentId, DocumentId, Flop, HOUR_MS, JobId, MINUTE_MS, ModelShape, PartyId, Ppm, Timestamp, Trm,
 };
 
 use super::account::{Account, BreakerRule, breaker_opened};
 use super::approvals::{Asked, Word};
-use super::holds::{Hold, VoucherHead};
+use super::holds::Hold;
 use super::meter::Budget;
 use super::{ApprovalId, Book, KeyId, Level, Period};
 use crate::Rejection;
 use crate::command::{FinishJob, StartJob};
 use crate::documents::FinishReason;
-use crate::event::{BookEvent, BreakerCause, HoldOpened, HoldPosted};
+use crate::event::{BookEvent, BreakerCause, HoldOpened, HoldPosted, RemoteTerms};
 
 /// A provider must have started a job this long after its order, in milliseconds.
 pub const START_WITHIN_MS: u64 = 5 * MINUTE_MS;
@@ -38,6 +38,17 @@ pub struct Payer {
     pub agent: AgentId,
 }
 
+/// Who does a job, and for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// µTRM for 10⁹ FLOP.
+    pub price: Ppm,
+    /// The other node that does it, and the mesh's fee for paying it; `None` for this node.
+    pub provider: Option<(PartyId, Ppm)>,
+    /// The job this one goes on with.
+    pub continues: Option<JobId>,
+}
+
 /// What the checks of a starting job led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
@@ -52,6 +63,8 @@ pub enum Admission {
 pub struct Opening {
     payer: Payer,
     at: Timestamp,
+    price: Ppm,
+    remote: Option<RemoteTerms>,
     max_amount: Trm,
     available: Trm,
     approval: Option<ApprovalId>,
@@ -64,9 +77,9 @@ impl Opening {
         self.at
     }
 
-    /// What the job may cost at most, which is what is set aside.
-    pub const fn max_amount(&self) -> Trm {
-        self.max_amount
+    /// What the job may cost at most. What is set aside is more by the mesh's fee.
+    pub fn order_max(&self) -> Trm {
+        self.remote.map_or(self.max_amount, |remote| remote.max_amount)
     }
 
     /// What the agent has left beside all its holds, this one included.
@@ -107,6 +120,19 @@ impl Waiting {
     }
 }
 
+/// How a job that is charged ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// The job.
+    pub job: JobId,
+    /// Completion tokens delivered.
+    pub completion_tokens: u32,
+    /// The receipt, if there is one.
+    pub receipt: Option<DocumentId>,
+    /// Why it ended.
+    pub finish: FinishReason,
+}
+
 /// How a job ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -123,6 +149,8 @@ pub struct Charge {
     pub flop: Flop,
     /// What is charged; never below the highest voucher, never above the hold.
     pub amount: Trm,
+    /// The mesh's fee for paying another node.
+    pub fee: Trm,
     /// What the agent has left beside all its holds, after this job.
     pub available: Trm,
 }
@@ -138,18 +166,35 @@ impl Book {
         now: Timestamp,
         payer: Payer,
         start: &StartJob,
+        terms: &Terms,
     ) -> Result<Admission, Rejection> {
         let account = self.account(payer.agent)?;
         self.holds.check_room(now, start.job)?;
+        if terms.provider.is_some() {
+            self.debts.check_room(start.job, self.holds.all().len())?;
+        }
         check_request(start)?;
         let tokens = start.prompt_tokens + start.completion_max;
-        let needed = start.shape.work(0, tokens).cost_ceil(self.price);
+        let order_max = start.shape.work(0, tokens).cost_ceil(terms.price);
+        let remote = terms.provider.map(|(provider, fee_ppm)| RemoteTerms {
+            provider,
+            max_amount: order_max,
+            fee_ppm,
+            request: start.request,
+        });
+        let fee = remote.map_or(Trm::ZERO, |remote| order_max.mul_ceil(remote.fee_ppm));
+        let needed = order_max.saturating_add(fee);
         let budgets = self.budgets(payer, account);
         self.check_budgets(now, &budgets, needed)?;
         if let Some(until) = account.breaker_open_until(now) {
             return Err(Rejection::BreakerOpen { until });
         }
-        let approval = match self.approval_word(now, &budgets, payer, (start, needed))? {
+        let goes_on = |before| self.holds.goes_on(now, before, (payer, start.request, needed));
+        let word = match terms.continues {
+            Some(before) if goes_on(before) => None,
+            _ => self.approval_word(now, &budgets, payer, (start, needed))?,
+        };
+        let approval = match word {
             None => None,
             Some(Word::Approved(approval)) => Some(approval),
             Some(Word::Waiting(asked)) => {
@@ -169,6 +214,8 @@ impl Book {
         Ok(Admission::Open(Opening {
             payer,
             at: now,
+            price: terms.price,
+            remote,
             max_amount: needed,
             available: rest,
             approval,
@@ -234,12 +281,13 @@ impl Book {
             order,
             model: start.model,
             shape: start.shape,
-            price: self.price,
+            price: opening.price,
             prompt_tokens: start.prompt_tokens,
             completion_max: start.completion_max,
             max_amount: opening.max_amount,
             claim_by: opening.claim_by(),
             at: opening.at,
+            remote: opening.remote,
         });
         let (agent, until) = (opening.payer.agent, opening.breaker_until);
         let breaker = breaker_opened(agent, BreakerCause::Spends, until);
@@ -265,15 +313,25 @@ impl Book {
         closed.into_iter().chain(waiting.is_new.then_some(requested))
     }
 
-    /// The voucher that follows when `tokens` completion tokens were handed over in all.
-    pub(crate) fn next_voucher(
-        &self,
-        now: Timestamp,
-        job: JobId,
-        tokens: u32,
-    ) -> Result<(&Hold, VoucherHead), Rejection> {
+    /// An open hold.
+    pub(crate) fn hold(&self, job: JobId) -> Result<&Hold, Rejection> {
+        self.holds.get(job)
+    }
+
+    /// An open hold for a job at another node.
+    pub(crate) fn remote_hold(&self, job: JobId) -> Result<(&Hold, RemoteTerms), Rejection> {
         let hold = self.holds.get(job)?;
-        Ok((hold, hold.next_voucher(now, tokens)?))
+        let reason = "the job is done by this node itself";
+        Ok((hold, hold.remote.ok_or(Rejection::Contradicts { reason })?))
+    }
+
+    /// An open hold for a job of this node.
+    pub(crate) fn local_hold(&self, job: JobId) -> Result<&Hold, Rejection> {
+        let hold = self.holds.get(job)?;
+        match hold.remote {
+            Some(_) => Err(Rejection::Contradicts { reason: "the job is done by another node" }),
+            None => Ok(hold),
+        }
     }
 
     /// What a job that ended costs.
@@ -283,7 +341,7 @@ impl Book {
     /// [`Rejection::UnknownJob`], [`Rejection::OutOfRange`], or [`Rejection::Contradicts`] when the
     /// report does not fit the order or a signed voucher.
     pub fn finish(&self, now: Timestamp, finish: &FinishJob) -> Result<(&Hold, Ending), Rejection> {
-        let hold = self.holds.get(finish.job)?;
+        let hold = self.local_hold(finish.job)?;
         if finish.build.chars().count() > BUILD_MAX_CHARS {
             return Err(Rejection::OutOfRange { field: "build", range: "at most 256 characters" });
         }
@@ -291,10 +349,22 @@ impl Book {
         if finish.completion_tokens == 0 {
             return Ok((hold, Ending::Void));
         }
+        Ok((hold, Ending::Charge(self.charge_of(hold, finish.completion_tokens)?)))
+    }
+
+    /// What a job costs of which `completion_tokens` were delivered.
+    pub(crate) fn charge_of(
+        &self,
+        hold: &Hold,
+        completion_tokens: u32,
+    ) -> Result<Charge, Rejection> {
         let account = self.account(hold.agent)?;
-        let (flop, amount) = hold.charge(finish.completion_tokens);
-        let available = account.available().saturating_add(hold.max_amount.saturating_sub(amount));
-        Ok((hold, Ending::Charge(Charge { flop, amount, available })))
+        let (flop, amount) = hold.charge(completion_tokens);
+        let fee = hold.fee(amount).unwrap_or_default();
+        let charged = amount.saturating_add(fee);
+        let rest = hold.max_amount.saturating_sub(charged);
+        let available = account.available().saturating_add(rest);
+        Ok(Charge { flop, amount, fee, available })
     }
 
     /// The events of a charged job.
@@ -303,22 +373,24 @@ impl Book {
         now: Timestamp,
         hold: &Hold,
         charge: Charge,
-        (finish, receipt): (&FinishJob, DocumentId),
+        end: &End,
     ) -> impl Iterator<Item = BookEvent> + use<> {
         let posted = BookEvent::HoldPosted(HoldPosted {
-            job: finish.job,
+            job: end.job,
             agent: hold.agent,
             order: hold.order,
-            receipt: Some(receipt),
+            receipt: end.receipt,
             model: hold.model,
             prompt_tokens: hold.prompt_tokens,
-            completion_tokens: finish.completion_tokens,
+            completion_tokens: end.completion_tokens,
             flop: charge.flop,
             amount: charge.amount,
-            finish: finish.finish,
+            finish: end.finish,
             at: now,
+            provider: hold.remote.map(|remote| remote.provider),
+            fee: hold.fee(charge.amount),
         });
-        let failed = finish.finish == FinishReason::Failed;
+        let failed = end.finish == FinishReason::Failed;
         iter::once(posted).chain(self.breaker_after(now, hold.agent, failed))
     }
 
@@ -358,7 +430,7 @@ fn check_request(start: &StartJob) -> Result<(), Rejection> {
 }
 
 /// Shapes come from files; beyond these numbers the sum of work would not fit its integer.
-fn check_shape(shape: &ModelShape) -> Result<(), Rejection> {
+pub(crate) fn check_shape(shape: &ModelShape) -> Result<(), Rejection> {
     if shape.parameters_active > 1 << 50 {
         return Err(Rejection::OutOfRange { field: "parameters_active", range: "at most 2^50" });
     }

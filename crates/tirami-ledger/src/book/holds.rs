@@ -12,21 +12,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
-use tirami_core::{AgentId, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Timestamp, Trm};
+use tirami_core::{
+    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, Ppm, Timestamp, Trm,
+};
 
 use super::KeyId;
 use super::account::JobOutcome;
+use super::admit::Payer;
 use super::keys::BudgetId;
 use crate::Rejection;
 use crate::command::FinishJob;
 use crate::documents::FinishReason;
-use crate::event::{BookEvent, HoldOpened, HoldPosted};
+use crate::event::{BookEvent, HoldOpened, HoldPosted, RemoteTerms};
 
 /// Open holds of one book at most.
 pub const HOLDS_MAX: u32 = 4_096;
 /// Jobs whose claim time has not passed, open and ended ones together, at most: room for 291 new
 /// jobs a second over the hour for which each is remembered. About 80 bytes each.
 pub const JOBS_REMEMBERED_MAX: u32 = 1 << 20;
+/// A job at another node that ended can be gone on with elsewhere for so long, in milliseconds.
+pub const CONTINUE_WITHIN_MS: u64 = 60_000;
+/// Ended jobs that can be gone on with at most; beyond it the oldest cannot any more.
+pub const CONTINUABLE_MAX: u32 = 4_096;
 /// Ended jobs that one opened hold forgets at most when their time has passed. Each job is
 /// remembered once, so two for one catch up, and no command waits for a long queue.
 const FORGOTTEN_PER_HOLD: usize = 2;
@@ -73,6 +80,9 @@ pub struct Hold {
     /// The key's budget it counts in.
     #[n(12)]
     pub(super) budget: Option<BudgetId>,
+    /// What makes it a job at another node.
+    #[n(13)]
+    pub remote: Option<RemoteTerms>,
 }
 
 /// What the highest voucher of a job says.
@@ -105,14 +115,50 @@ impl Hold {
             at: opened.at,
             voucher: None,
             budget,
+            remote: opened.remote,
         }
     }
 
-    /// The work and the charge when `completion_tokens` were delivered. The charge is at most what
-    /// is set aside.
+    /// The work and the charge when `completion_tokens` were delivered. The charge is at most the
+    /// order's maximum; the mesh's fee comes beside it.
     pub fn charge(&self, completion_tokens: u32) -> (Flop, Trm) {
-        let flop = self.shape.work(0, self.prompt_tokens.saturating_add(completion_tokens));
-        (flop, flop.cost_ceil(self.price).min(self.max_amount))
+        let tokens = self.prompt_tokens.saturating_add(completion_tokens);
+        charge(&self.shape, self.price, tokens, self.order_max())
+    }
+
+    /// The order's maximum.
+    pub fn order_max(&self) -> Trm {
+        self.remote.map_or(self.max_amount, |remote| remote.max_amount)
+    }
+
+    /// The mesh's fee for paying `amount`; none for a job this node does itself.
+    pub fn fee(&self, amount: Trm) -> Option<Trm> {
+        self.remote.map(|remote| amount.mul_ceil(remote.fee_ppm))
+    }
+
+    /// The hold as it is when its provider counted other prompt tokens than were ordered.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::Contradicts`] when they are more, when this node does the job itself, or when
+    /// a voucher was signed for others.
+    pub(crate) fn counted(&self, prompt_tokens: Option<u32>) -> Result<Self, Rejection> {
+        let mut counted = self.clone();
+        match prompt_tokens {
+            None => {}
+            Some(tokens) if tokens == self.prompt_tokens => {}
+            Some(_) if self.remote.is_none() => {
+                return contradicts("the prompt of a job of this node is counted at its start");
+            }
+            Some(_) if self.voucher.is_some() => {
+                return contradicts("a voucher was signed for other prompt tokens");
+            }
+            Some(tokens) if tokens == 0 || tokens > self.prompt_tokens => {
+                return contradicts("the prompt has more tokens than were ordered, or none");
+            }
+            Some(tokens) => counted.prompt_tokens = tokens,
+        }
+        Ok(counted)
     }
 
     /// The voucher that follows when `tokens` completion tokens were handed over in all.
@@ -121,7 +167,7 @@ impl Hold {
         now: Timestamp,
         tokens: u32,
     ) -> Result<VoucherHead, Rejection> {
-        self.check_delivery(now, tokens)?;
+        self.check_received(now, tokens)?;
         if tokens == 0 {
             return contradicts("a voucher needs at least one delivered token");
         }
@@ -137,14 +183,15 @@ impl Hold {
 
     /// Whether the job may end with what `finish` reports.
     pub(super) fn check_finish(&self, now: Timestamp, finish: &FinishJob) -> Result<(), Rejection> {
-        self.check_delivery(now, finish.completion_tokens)?;
+        self.check_received(now, finish.completion_tokens)?;
         if finish.cached_tokens > self.prompt_tokens {
             return contradicts("more prompt tokens are reported cached than the prompt has");
         }
         Ok(())
     }
 
-    fn check_delivery(&self, now: Timestamp, tokens: u32) -> Result<(), Rejection> {
+    /// Whether so many tokens may be reported as received.
+    pub(crate) fn check_received(&self, now: Timestamp, tokens: u32) -> Result<(), Rejection> {
         if self.claim_by <= now {
             return contradicts("the order's claim time has passed");
         }
@@ -172,8 +219,16 @@ impl Hold {
             amount: voucher.amount,
             finish: FinishReason::Cancelled,
             at,
+            provider: self.remote.map(|remote| remote.provider),
+            fee: self.fee(voucher.amount),
         }))
     }
+}
+
+/// The work of `tokens` tokens from an empty cache, and its cost at `price`, at most `max`.
+pub(super) fn charge(shape: &ModelShape, price: Ppm, tokens: u32, max: Trm) -> (Flop, Trm) {
+    let flop = shape.work(0, tokens);
+    (flop, flop.cost_ceil(price).min(max))
 }
 
 fn contradicts<T>(reason: &'static str) -> Result<T, Rejection> {
@@ -204,6 +259,29 @@ pub(super) struct Holds {
     #[n(3)]
     #[cbor(default)]
     ended_until: BTreeSet<(Timestamp, JobId)>,
+    /// Jobs at other nodes that ended lately and can be gone on with.
+    #[n(4)]
+    #[cbor(default)]
+    continuable: BTreeMap<JobId, Continuable>,
+    /// Follows from `continuable`.
+    #[n(5)]
+    #[cbor(default)]
+    continuable_until: BTreeSet<(Timestamp, JobId)>,
+}
+
+/// What a job has to have in common with the one it goes on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+struct Continuable {
+    #[n(0)]
+    agent: AgentId,
+    #[n(1)]
+    key: Option<KeyId>,
+    #[n(2)]
+    request: Digest,
+    #[n(3)]
+    max_amount: Trm,
+    #[n(4)]
+    until: Timestamp,
 }
 
 impl Holds {
@@ -215,9 +293,14 @@ impl Holds {
         self.open.get(&job).ok_or(Rejection::UnknownJob { job })
     }
 
-    pub(super) fn check_room(&self, now: Timestamp, job: JobId) -> Result<(), Rejection> {
+    /// Whether the job is open, or ended and its claim time has not passed.
+    pub(super) fn is_known(&self, now: Timestamp, job: JobId) -> bool {
         let ended_lately = self.ended.get(&job).is_some_and(|until| now < *until);
-        if ended_lately || self.open.contains_key(&job) {
+        ended_lately || self.open.contains_key(&job)
+    }
+
+    pub(super) fn check_room(&self, now: Timestamp, job: JobId) -> Result<(), Rejection> {
+        if self.is_known(now, job) {
             return Err(Rejection::Exists { what: "the job" });
         }
         if self.open.len() >= HOLDS_MAX as usize {
@@ -233,6 +316,21 @@ impl Holds {
             });
         }
         Ok(())
+    }
+
+    /// Whether a job of the same payer, for the same request and at least as dear, ended lately.
+    pub(super) fn goes_on(
+        &self,
+        now: Timestamp,
+        before: JobId,
+        (payer, request, needed): (Payer, Digest, Trm),
+    ) -> bool {
+        self.continuable.get(&before).is_some_and(|ended| {
+            now < ended.until
+                && (ended.agent, ended.key) == (payer.agent, payer.key)
+                && ended.request == request
+                && needed <= ended.max_amount
+        })
     }
 
     /// The ends of all open holds, each by its highest voucher or voided.
@@ -267,6 +365,7 @@ impl Holds {
     pub(super) fn remove(&mut self, now: Timestamp, job: JobId) -> Option<Hold> {
         let hold = self.open.remove(&job)?;
         self.deadlines.remove(&(hold.claim_by, job));
+        self.keep_continuable(now, job, &hold);
         if now < hold.claim_by {
             if let Some(before) = self.ended.insert(job, hold.claim_by) {
                 self.ended_until.remove(&(before, job));
@@ -274,6 +373,21 @@ impl Holds {
             self.ended_until.insert((hold.claim_by, job));
         }
         Some(hold)
+    }
+
+    fn keep_continuable(&mut self, now: Timestamp, job: JobId, hold: &Hold) {
+        let Some(remote) = hold.remote else { return };
+        let until = now.plus_ms(CONTINUE_WITHIN_MS);
+        let (agent, key, max_amount) = (hold.agent, hold.key, hold.max_amount);
+        let request = remote.request;
+        let ended = Continuable { agent, key, request, max_amount, until };
+        self.continuable.insert(job, ended);
+        self.continuable_until.insert((until, job));
+        while self.continuable.len() > CONTINUABLE_MAX as usize
+            && let Some((_, oldest)) = self.continuable_until.pop_first()
+        {
+            self.continuable.remove(&oldest);
+        }
     }
 
     fn forget_passed(&mut self, now: Timestamp) {
@@ -287,9 +401,10 @@ impl Holds {
         }
     }
 
-    pub(super) fn set_voucher(&mut self, job: JobId, voucher: VoucherHead) {
+    pub(super) fn set_voucher(&mut self, job: JobId, voucher: VoucherHead, prompt: Option<u32>) {
         if let Some(hold) = self.open.get_mut(&job) {
             hold.voucher = Some(voucher);
+            hold.prompt_tokens = prompt.unwrap_or(hold.prompt_tokens);
         }
     }
 
@@ -299,8 +414,12 @@ impl Holds {
         deadlines.sort_unstable();
         let mut ended: Vec<_> = self.ended.iter().map(|(job, until)| (*until, *job)).collect();
         ended.sort_unstable();
-        let bounded = |hold: &Hold| hold.voucher.is_none_or(|head| head.amount <= hold.max_amount);
-        self.open.len() <= HOLDS_MAX as usize
+        let bounded = |hold: &Hold| {
+            hold.voucher.is_none_or(|head| head.amount <= hold.order_max())
+                && hold.order_max() <= hold.max_amount
+        };
+        self.continuable.len() == self.continuable_until.len()
+            && self.open.len() <= HOLDS_MAX as usize
             && self.open.len() + self.ended.len() <= JOBS_REMEMBERED_MAX as usize
             && deadlines.iter().eq(self.deadlines.iter())
             && ended.iter().eq(self.ended_until.iter())
@@ -337,6 +456,7 @@ mod tests {
             max_amount: Trm::from_micro(1),
             claim_by: Timestamp::from_ms(claim_by_ms),
             at: Timestamp::default(),
+            remote: None,
         };
         Hold::new(&opened, None)
     }

@@ -60,7 +60,13 @@ impl Book {
             }
             Command::RevokeKey { key } => self.revoke_key(now, *key),
             Command::SetLimits { target, limits } => self.replace_limits(*target, *limits),
-            Command::SetPrice { price } => Ok(vec![BookEvent::PriceSet { price: *price }]),
+            Command::SetPrice { price } => {
+                Ok(vec![BookEvent::PriceSet { price: *price, at: Some(now) }])
+            }
+            Command::SetServing(policy) => {
+                policy.check()?;
+                Ok(vec![BookEvent::ServingSet(policy.clone())])
+            }
             Command::SetKill { on, reason } => self.turn_kill(now, *on, reason),
             Command::ResetBreaker { agent } => {
                 self.account(*agent)?;
@@ -194,14 +200,15 @@ impl Book {
     }
 
     /// The ends of all open jobs, for a node that starts again: each is charged its highest
-    /// voucher, the others are voided.
+    /// voucher, the others are voided; of served jobs the highest voucher is due.
     pub(crate) fn recovered(&self, now: Timestamp) -> impl Iterator<Item = BookEvent> {
-        self.holds.recovered(now)
+        self.holds.recovered(now).chain(self.served.recovered(now))
     }
 
     /// The ends of everything whose time ran out.
     pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = BookEvent> {
-        self.holds.expired(now).chain(self.approvals.lapsed(now))
+        let ends = self.holds.expired(now).chain(self.approvals.lapsed(now));
+        ends.chain(self.served.due(now))
     }
 }
 

@@ -182,6 +182,28 @@ impl SpendCount {
     }
 }
 
+/// What was taken within a sliding day and not given back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub(super) struct DaySum(#[n(0)] Window);
+
+impl DaySum {
+    pub(super) fn add(&mut self, at: Timestamp, amount: Trm) {
+        self.0.add(DAY, at, amount.micro());
+    }
+
+    pub(super) fn give_back(&mut self, at: Timestamp, amount: Trm) {
+        self.0.give_back(DAY, at, amount.micro());
+    }
+
+    pub(super) fn used(&self, now: Timestamp) -> Trm {
+        Trm::from_micro(self.0.used(DAY, now))
+    }
+
+    pub(super) fn is_consistent(&self) -> bool {
+        self.0.is_consistent(DAY)
+    }
+}
+
 /// A level's limits beside what was used of them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget<'a> {

@@ -8,11 +8,16 @@
 mod account;
 mod admit;
 mod approvals;
+mod claims;
+mod debts;
 mod defaults;
 mod holds;
 mod keys;
 mod manage;
+mod mesh;
 mod meter;
+mod served;
+mod serving;
 mod words;
 
 use std::collections::BTreeMap;
@@ -22,28 +27,48 @@ use tirami_core::{AgentId, JobId, Ppm, Timestamp, Trm};
 
 pub use account::{AGENTS_MAX, Account};
 pub use admit::{
-    Admission, BUILD_MAX_CHARS, CLAIM_WITHIN_MS, Charge, Ending, JOB_TOKENS_MAX, Opening, Payer,
-    START_WITHIN_MS, Waiting,
+    Admission, BUILD_MAX_CHARS, CLAIM_WITHIN_MS, Charge, End, Ending, JOB_TOKENS_MAX, Opening,
+    Payer, START_WITHIN_MS, Terms, Waiting,
 };
 pub use approvals::{
     AGENT_APPROVALS_MAX, APPROVAL_LAPSE_MS, APPROVALS_MAX, Approval, ApprovalState,
+};
+pub use claims::{CLAIMS_MAX, CONSUMER_CLAIMS_MAX, Claimed, NotedClaim, PAYMENTS_REMEMBERED_MAX};
+pub use debts::{
+    CHEATS_MAX, COLLECT_MS, DEBTS_MAX, Debt, SETTLE_ITEMS, SETTLE_MS, SETTLE_RETRY_MS,
 };
 pub use defaults::{
     ANSWER_TOKENS, APPROVAL_ANSWERS, BREAKER_ERRORS, BREAKER_OPEN_MS, BREAKER_SPENDS_PER_MINUTE,
     DAY_ANSWERS, HOUR_ANSWERS, LINE_ANSWERS, LINE_MIN, MINUTE_ANSWERS, REQUEST_ANSWERS,
     answer_cost, default_limits, founder_line,
 };
-pub use holds::{HOLDS_MAX, Hold, JOBS_REMEMBERED_MAX, VoucherHead};
+pub use holds::{
+    CONTINUABLE_MAX, CONTINUE_WITHIN_MS, HOLDS_MAX, Hold, JOBS_REMEMBERED_MAX, VoucherHead,
+};
 pub use keys::{ApiKey, Caller, GRACE_MAX_MS, KEYS_MAX};
+pub use mesh::PRICE_GRACE_MS;
 pub use meter::Usage;
+pub use served::{
+    CONSUMERS_MAX, Consumer, DUN_MS, SERVED_DONE_MAX, SERVED_UNPAID_MAX, ServedEnd, ServedJob,
+    WINDOW_TOKENS,
+};
+pub use serving::{
+    EXPOSURE_ANSWERS, EXPOSURE_START_ANSWERS, EXPOSURE_UNKNOWN_ANSWERS, FRESH_MS,
+    SERVED_RUNNING_MAX, SERVING_LIST_MAX, ServingPolicy,
+};
 pub use words::{ApprovalId, KeyId, Level, Limits, Period, Scope, Target};
 
 use crate::Rejection;
 use crate::event::{BookEvent, HoldOpened, HoldPosted};
+pub(crate) use admit::check_shape;
 use approvals::Approvals;
+use claims::Claims;
+use debts::Debts;
 use holds::{Holds, outcome_of};
 use keys::{Keys, NewKey};
 use meter::Meter;
+pub(crate) use served::Demand;
+use served::Served;
 
 /// Characters of an agent's name or a key's label at most.
 pub const NAME_MAX_CHARS: usize = 64;
@@ -93,6 +118,18 @@ pub struct Book {
     approvals: Approvals,
     #[n(11)]
     holds: Holds,
+    /// What the node asked before its price rose, and until when it takes orders at it.
+    #[n(12)]
+    price_before: Option<(Ppm, Timestamp)>,
+    #[n(13)]
+    #[cbor(default)]
+    debts: Debts,
+    #[n(14)]
+    #[cbor(default)]
+    served: Served,
+    #[n(15)]
+    #[cbor(default)]
+    claims: Claims,
 }
 
 impl Default for Book {
@@ -110,6 +147,10 @@ impl Default for Book {
             keys: Keys::default(),
             approvals: Approvals::default(),
             holds: Holds::default(),
+            price_before: None,
+            debts: Debts::default(),
+            served: Served::default(),
+            claims: Claims::default(),
         }
     }
 }
@@ -140,7 +181,7 @@ impl Book {
             | BookEvent::KeyExpirySet { .. }
             | BookEvent::KeyRevoked { .. } => self.apply_key(event),
             BookEvent::LimitsSet { target, limits } => self.set_limits(*target, *limits),
-            BookEvent::PriceSet { price } => self.price = *price,
+            BookEvent::PriceSet { price, at } => self.set_price(*price, *at),
             BookEvent::KillSet { on, reason, at } => {
                 self.tell_time(*at);
                 self.kill = on.then(|| Kill { since: *at, reason: reason.clone() });
@@ -151,9 +192,9 @@ impl Book {
             | BookEvent::ApprovalDecided { .. }
             | BookEvent::ApprovalClosed { .. } => self.apply_approval(event),
             BookEvent::HoldOpened(opened) => self.open_hold(opened),
-            BookEvent::VoucherRaised { job, n, amount, tokens } => {
+            BookEvent::VoucherRaised { job, n, amount, tokens, prompt_tokens } => {
                 let head = VoucherHead { n: *n, amount: *amount, tokens: *tokens };
-                self.holds.set_voucher(*job, head);
+                self.holds.set_voucher(*job, head, *prompt_tokens);
             }
             BookEvent::HoldPosted(posted) => self.post_hold(posted),
             BookEvent::HoldVoided { job, failed, at } => {
@@ -169,6 +210,7 @@ impl Book {
                 self.tell_time(*at);
                 self.end_hold(*job, Trm::ZERO, account::JobOutcome::Neither);
             }
+            _ => self.apply_mesh(event),
         }
     }
 
@@ -273,9 +315,11 @@ impl Book {
 
     fn post_hold(&mut self, posted: &HoldPosted) {
         self.tell_time(posted.at);
-        if self.end_hold(posted.job, posted.amount, outcome_of(posted.finish)) {
-            self.agents_total = self.agents_total.saturating_sub(posted.amount);
-            self.charged_total = self.charged_total.saturating_add(posted.amount);
+        let charged = posted.amount.saturating_add(posted.fee.unwrap_or_default());
+        if self.end_hold(posted.job, charged, outcome_of(posted.finish)) {
+            self.debts.add(posted);
+            self.agents_total = self.agents_total.saturating_sub(charged);
+            self.charged_total = self.charged_total.saturating_add(charged);
             self.jobs_charged = self.jobs_charged.saturating_add(1);
         }
     }
@@ -373,9 +417,14 @@ impl Book {
         Some(meter.usage(now))
     }
 
-    /// When the next hold or approval ends by itself.
+    /// When the next hold, approval or served job ends by itself, or a debt is to be paid.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let ends = [self.holds.next_deadline(), self.approvals.next_deadline()];
+        let ends = [
+            self.holds.next_deadline(),
+            self.approvals.next_deadline(),
+            self.served.next_deadline(),
+            self.debts.next_payment(),
+        ];
         ends.into_iter().flatten().min()
     }
 
@@ -404,5 +453,8 @@ impl Book {
             && self.keys.is_consistent()
             && self.approvals.is_consistent()
             && self.holds.is_consistent()
+            && self.debts.is_consistent()
+            && self.served.is_consistent()
+            && self.claims.is_consistent()
     }
 }

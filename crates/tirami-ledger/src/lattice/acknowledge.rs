@@ -6,12 +6,17 @@ use super::certificate::Acknowledgement;
 use super::entry::Entry;
 use super::event::LatticeEvent;
 use super::kinds::EntryKind;
+use super::locks::WELCOMES_MAX;
 use super::rejection::AcknowledgeRefusal;
 use super::state::{ChainState, Slot};
 use super::{Lattice, SignedEntry};
 
 /// How far a checkpoint's time may be ahead of a witness's clock, in milliseconds (MONEY §6).
 const AHEAD_MAX_MS: u64 = 60_000;
+
+/// So many chains are opened before a witness acknowledges an `open` only with a grant: a chain
+/// costs nothing to open and about 2 KiB to keep.
+pub const FREE_CHAINS_MAX: usize = 16_384;
 
 impl Lattice {
     /// Acknowledges a pending entry as `witness`; changes nothing. The events have to be durable
@@ -51,6 +56,7 @@ impl Lattice {
             return Err(AcknowledgeRefusal::PredecessorOpen);
         }
         self.effect(body, &state, &record.charter)?;
+        self.check_policy(&body.kind)?;
         let mut events = Vec::with_capacity(2);
         if let EntryKind::Checkpoint(checkpoint) = &body.kind {
             let ahead_ms = checkpoint.time.since_ms(now);
@@ -112,12 +118,39 @@ impl Lattice {
             return Err(AcknowledgeRefusal::Frozen);
         }
         let promised = self.own_acks.get(&(slot, key)).map(|(id, _)| *id);
+        let promised = promised.or_else(|| self.heard_promise(key, slot));
         match self.final_at(slot).or(promised) {
             Some(taken) if taken != entry => {
                 Err(AcknowledgeRefusal::SlotTaken { seq: slot.seq, taken })
             }
             _ => Ok(()),
         }
+    }
+
+    /// What this witness lets wait although it is valid: so much would be kept for nothing.
+    fn check_policy(&self, kind: &EntryKind) -> Result<(), AcknowledgeRefusal> {
+        match kind {
+            EntryKind::Open(open)
+                if open.enrol.is_none()
+                    && open.sponsor.is_none()
+                    && self.shared.chains.len() >= FREE_CHAINS_MAX =>
+            {
+                Err(AcknowledgeRefusal::TooManyChains { max: FREE_CHAINS_MAX })
+            }
+            EntryKind::Sponsor(_) if self.shared.active.len() >= WELCOMES_MAX => {
+                Err(AcknowledgeRefusal::TooManyWelcomes { max: WELCOMES_MAX })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What this witness acknowledged in `slot` as others heard it: after a backup was restored
+    /// it does not know it itself.
+    fn heard_promise(&self, key: PublicKey, slot: Slot) -> Option<DocumentId> {
+        self.pending.rivals(slot).find(|id| {
+            let acks = self.pending.entries.get(id).map(|pending| &pending.acks);
+            acks.is_some_and(|acks| acks.keys().any(|(_, witness)| *witness == key))
+        })
     }
 
     /// A certificate stands for all before it, so the entry before must stand first.

@@ -42,6 +42,14 @@ impl Lattice {
             LatticeEvent::CharterAdopted { bytes, id, approvals } => {
                 self.adopt(bytes, *id, approvals);
             }
+            LatticeEvent::CharterProposed { bytes, id, approvals } => {
+                self.keep_proposal(*id, bytes, approvals);
+            }
+            LatticeEvent::HighestNoted { chain, next_seq, asking } => {
+                let noted = self.noted.entry(*chain).or_default();
+                *noted = (*noted).max(*next_seq);
+                self.asking = *asking;
+            }
             LatticeEvent::CutKnown { checkpoint, heads } => self.keep_cut(*checkpoint, heads),
         }
     }
@@ -90,6 +98,11 @@ impl Lattice {
         }
         self.parking.release(Dependency::Known(id));
         self.parking.release(Dependency::Final(id));
+        for decision in effect.decisions() {
+            for (item, _) in self.shared.items_of(id, decision) {
+                self.parking.release(Dependency::Final(item));
+            }
+        }
     }
 
     /// A slot is final: its rivals have lost, and what witnesses promised about it is settled.

@@ -82,16 +82,27 @@ pub struct Params {
     /// The line a member is enrolled with when nobody says otherwise.
     #[n(3)]
     pub line_default: Trm,
+    /// The most that a sponsor locks for a newcomer; zero in charters that do not say: nobody is
+    /// sponsored then.
+    #[cbor(n(4), default, skip_if = "none")]
+    pub welcome: Trm,
+}
+
+/// Whether nothing is said: charters from before the field keep their bytes.
+fn none(amount: &Trm) -> bool {
+    amount.is_zero()
 }
 
 impl Default for Params {
-    /// No fee, a checkpoint every ten minutes, a cap of 21·10⁹ TRM, lines of 10⁶ TRM.
+    /// No fee, a checkpoint every ten minutes, a cap of 21·10⁹ TRM, lines of 10⁶ TRM, 1 000 TRM
+    /// for newcomers.
     fn default() -> Self {
         Self {
             fee_ppm: Ppm::ZERO,
             checkpoint_ms: 600_000,
             cap: Trm::from_micro(21_000_000_000_000_000),
             line_default: Trm::from_micro(1_000_000_000_000),
+            welcome: Trm::from_micro(1_000_000_000),
         }
     }
 }
@@ -169,6 +180,17 @@ pub enum CharterError {
     /// The witness has signed another successor of the same version.
     #[error("this witness has signed another successor of the charter in force")]
     OtherSuccessor,
+    /// The entries that the witness acknowledged and that are not final are too many to attach.
+    #[error(
+        "the entries acknowledged and not final have {bytes} bytes, {max} fit an approval; nothing \
+         was signed; try again when they are final, or let the charter reopen closed slots"
+    )]
+    InFlight {
+        /// Their bytes.
+        bytes: usize,
+        /// The most that fit.
+        max: usize,
+    },
     /// An approval is for another charter, is given twice, or attaches something else.
     #[error("the approval of {witness} does not fit the charter")]
     Approval {

@@ -7,7 +7,7 @@ use tirami_core::{DocumentId, PartyId, Timestamp, Trm};
 use super::Lattice;
 use super::entry::Entry;
 use super::event::LatticeEvent;
-use super::kinds::{Change, Checkpoint, Effect, EntryKind, epoch};
+use super::kinds::{Change, Checkpoint, DECISIONS_MAX, Effect, EntryKind, decisions_root, epoch};
 use super::merkle;
 use super::rejection::{AcknowledgeRefusal, CutRejection};
 use super::state::{CutHead, Slot};
@@ -38,14 +38,16 @@ impl Lattice {
             Change::Checkpoint { number, time, .. } => Some((number, time)),
             _ => None,
         });
-        if before.is_some_and(|(_, time)| now < time.plus_ms(charter.params.checkpoint_ms)) {
+        if before.is_some_and(|(_, time)| now < time.plus_ms(self.checkpoint_wait_ms(last))) {
             return None;
         }
         let number = before.map_or(0, |(number, _)| number).saturating_add(1);
-        if last.is_some_and(|last| !self.changed_since(clerk, (number.saturating_sub(1), last))) {
+        let heads: Vec<CutHead> = self.heads().collect();
+        let listed = self.decisions_at(now, &covered(&heads)).ok()?;
+        let changed = |last| self.changed_since(clerk, (number.saturating_sub(1), last));
+        if listed.is_empty() && last.is_some_and(|last| !changed(last)) {
             return None;
         }
-        let heads: Vec<CutHead> = self.heads().collect();
         let minted = Trm::ZERO;
         let checkpoint = Checkpoint {
             number,
@@ -54,12 +56,35 @@ impl Lattice {
             cut: merkle::cut_root(heads.iter().copied()),
             minted,
             burned: self.burned_at(&heads),
-            loss: self.loss(),
+            loss: self.loss_at(&heads),
             epoch: epoch(charter.params.cap, minted),
             params: charter.params,
-            decisions: merkle::root(core::iter::empty()),
+            decisions: decisions_root(&listed),
+            listed,
         };
         self.draft(clerk, now, EntryKind::Checkpoint(checkpoint)).ok()
+    }
+
+    /// The earliest time of the next checkpoint: the charter's interval after the last one, or at
+    /// once when its decisions filled it.
+    pub fn next_checkpoint(&self) -> Timestamp {
+        self.last_checkpoint().map_or(Timestamp::default(), |(_, id, time)| {
+            time.plus_ms(self.checkpoint_wait_ms(Some(id)))
+        })
+    }
+
+    fn checkpoint_wait_ms(&self, last: Option<DocumentId>) -> u64 {
+        let full = last
+            .and_then(|id| self.final_entry(id))
+            .is_some_and(|record| record.effect.decisions().len() == DECISIONS_MAX);
+        if full { 1 } else { self.charter().params.checkpoint_ms }
+    }
+
+    /// The last checkpoint if its cut is not known here: a witness or a clerk asks for it, since
+    /// the next checkpoint is judged by it.
+    pub fn missing_cut(&self) -> Option<DocumentId> {
+        let (number, id, _) = self.last_checkpoint()?;
+        (!self.cuts.contains_key(&(number, id))).then_some(id)
     }
 
     /// The last entry of each chain that a checkpoint covers, in the order of the chains; `None`
@@ -92,15 +117,10 @@ impl Lattice {
         if self.cuts.contains_key(&(number, checkpoint)) {
             return Ok(Vec::new());
         }
-        let mut found = Vec::with_capacity(heads.len());
-        for slot in heads {
-            let head = self.head_at(*slot);
-            found.push(head.ok_or(CutRejection::NotFinal { chain: slot.chain, seq: slot.seq })?);
-        }
-        let ordered = heads.windows(2).all(|pair| pair[0].chain < pair[1].chain);
-        if !ordered || merkle::cut_root(found.into_iter()) != cut {
+        if !heads.windows(2).all(|pair| pair[0].chain < pair[1].chain) {
             return Err(CutRejection::WrongRoot);
         }
+        self.heads_of(heads.iter().copied(), cut)?;
         Ok(vec![LatticeEvent::CutKnown { checkpoint, heads: heads.to_vec() }])
     }
 
@@ -141,17 +161,20 @@ impl Lattice {
         let (heads, known) = match self.cuts.get(&(number, id)) {
             Some(cut) => {
                 let slots = cut.iter().map(|(chain, seq)| Slot { chain: *chain, seq: *seq });
-                let heads: Option<Vec<_>> = slots.map(|slot| self.head_at(slot)).collect();
-                (heads.ok_or(AcknowledgeRefusal::CutUnknown)?, true)
+                let heads = self.heads_of(slots, checkpoint.cut);
+                (heads.map_err(|_| AcknowledgeRefusal::CutUnknown)?, true)
             }
             None => (self.heads().collect(), false),
         };
-        if merkle::cut_root(heads.iter().copied()) != checkpoint.cut {
+        if !known && merkle::cut_root(heads.iter().copied()) != checkpoint.cut {
             return Err(AcknowledgeRefusal::CutUnknown);
         }
         self.check_not_below(checkpoint, &heads)?;
-        if self.burned_at(&heads) != checkpoint.burned || self.loss() != checkpoint.loss {
+        if self.burned_at(&heads) != checkpoint.burned || self.loss_at(&heads) != checkpoint.loss {
             return Err(AcknowledgeRefusal::SupplyDiffers);
+        }
+        if self.decisions_at(checkpoint.time, &covered(&heads))? != checkpoint.listed {
+            return Err(AcknowledgeRefusal::DecisionsDiffer);
         }
         let heads = heads.into_iter().map(|head| head.slot).collect();
         Ok((!known).then_some(LatticeEvent::CutKnown { checkpoint: id, heads }))
@@ -167,8 +190,7 @@ impl Lattice {
         };
         let before = self.cuts.get(&(checkpoint.number.saturating_sub(1), previous));
         let before = before.ok_or(AcknowledgeRefusal::CutUnknown)?;
-        let now: BTreeMap<PartyId, u64> =
-            heads.iter().map(|head| (head.slot.chain, head.slot.seq)).collect();
+        let now = covered(heads);
         for (chain, seq) in before {
             // A frozen chain counts less than it did: its cut has to fall.
             let frozen = self.chain(*chain).is_some_and(|chain| chain.frozen.is_some());
@@ -204,21 +226,18 @@ impl Lattice {
         self.shared.chains.iter().filter_map(|(party, chain)| {
             let seq = chain.state.next.checked_sub(1)?;
             let slot = Slot { chain: *party, seq };
-            Some(CutHead { slot, id: chain.state.head?, balance: chain.state.balance })
+            let (balance, locked) = (chain.state.balance, chain.state.locked);
+            Some(CutHead { slot, id: chain.state.head?, balance, locked })
         })
-    }
-
-    fn head_at(&self, slot: Slot) -> Option<CutHead> {
-        let id = self.final_at(slot)?;
-        Some(CutHead { slot, id, balance: self.final_entry(id)?.balance })
     }
 
     fn burned_at(&self, heads: &[CutHead]) -> Trm {
         let records = heads.iter().filter_map(|head| self.final_entry(head.id));
         records.fold(Trm::ZERO, |sum, record| sum.saturating_add(record.burned_so_far))
     }
+}
 
-    fn loss(&self) -> Trm {
-        Trm::from_micro(u64::try_from(self.totals().loss.max(0)).unwrap_or(u64::MAX))
-    }
+/// The sequence number of each chain's head.
+fn covered(heads: &[CutHead]) -> BTreeMap<PartyId, u64> {
+    heads.iter().map(|head| (head.slot.chain, head.slot.seq)).collect()
 }

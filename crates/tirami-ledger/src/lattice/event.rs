@@ -1,7 +1,7 @@
 //! What happened to the lattice: facts that are stored and replayed.
 
 use minicbor::{Decode, Encode};
-use tirami_core::{DocumentId, PublicKey};
+use tirami_core::{DocumentId, PartyId, PublicKey};
 
 use super::certificate::{Acknowledgement, Certificate};
 use super::charter::CharterApproval;
@@ -141,5 +141,31 @@ pub enum LatticeEvent {
         /// The last entry covered of each chain, in the order of the chains.
         #[n(1)]
         heads: Vec<Slot>,
+    },
+    /// A successor of the charter in force is known, or more approvals of it.
+    #[n(20)]
+    CharterProposed {
+        /// The charter's bytes, verbatim.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        bytes: Vec<u8>,
+        /// The charter's id.
+        #[n(1)]
+        id: DocumentId,
+        /// The approvals that were not known before.
+        #[n(2)]
+        approvals: Vec<CharterApproval>,
+    },
+    /// How long the node's own chain is elsewhere, and whether it still asks.
+    #[n(21)]
+    HighestNoted {
+        /// The node's chain.
+        #[n(0)]
+        chain: PartyId,
+        /// The sequence number its next entry has there.
+        #[n(1)]
+        next_seq: u64,
+        /// Whether the node goes on asking and signs nothing.
+        #[n(2)]
+        asking: bool,
     },
 }

@@ -22,6 +22,7 @@ impl Lattice {
             self.check_chain(*party, &mut naive)?;
         }
         self.check_transit(&mut naive)?;
+        self.shared.recount_locks(&mut naive);
         if naive != self.shared.totals {
             return Err(format!("totals are {:?}, recomputed {naive:?}", self.shared.totals));
         }
@@ -51,7 +52,7 @@ impl Lattice {
                 return Err(format!("slot {} of {party} does not follow", slot.seq));
             }
             state = state.after(*id, record.balance, &record.effect);
-            if i128::from(state.balance) < -state.line.signed() {
+            if i128::from(state.balance) < -state.line.signed() - state.welcome.signed() {
                 return Err(format!("{party} is below its floor at {}", slot.seq));
             }
             naive.burned += record.effect.burned.signed();
@@ -81,6 +82,14 @@ impl Lattice {
                 payable.insert((payout.payee, *id), payout.amount);
                 if self.shared.counts(record.slot) {
                     naive.transit += payout.amount.signed();
+                }
+            }
+            for decision in record.effect.decisions() {
+                for (item, payout) in self.shared.items_of(*id, decision) {
+                    payable.insert((payout.payee, item), payout.amount);
+                    if self.shared.counts(record.slot) {
+                        naive.transit += payout.amount.signed();
+                    }
                 }
             }
         }

@@ -35,6 +35,10 @@ pub(super) fn cut_root(heads: impl Iterator<Item = CutHead>) -> Digest {
         leaf.extend_from_slice(&head.slot.seq.to_be_bytes());
         leaf.extend_from_slice(head.id.as_bytes());
         leaf.extend_from_slice(&head.balance.to_be_bytes());
+        // Few chains lock anything; a leaf's length says whether it does.
+        if !head.locked.is_zero() {
+            leaf.extend_from_slice(&head.locked.micro().to_be_bytes());
+        }
         leaf
     }))
 }

@@ -12,10 +12,10 @@
 //! [`Lattice::resume`]: after applying events call it until it returns none, or let
 //! [`Lattice::absorb`] do both.
 //!
-//! Memory: about 600 bytes for each final entry and its indexes, 32 more for each item that a
-//! `collect` names, 100 for each payment not collected, 500 for each chain. What is not final is
-//! bounded by [`HELD_MAX`] entries of at most 16 KiB. Final entries are kept as records without
-//! their bytes, which are in the store.
+//! Memory: about 620 bytes for each final entry and its indexes, 32 more for each item that a
+//! `collect` names, 100 for each payment not collected, 600 for each chain, 500 for each sponsor's
+//! lock. What is not final is bounded by [`HELD_MAX`] entries of at most 16 KiB. Final entries are
+//! kept as records without their bytes, which are in the store.
 
 mod acknowledge;
 mod apply;
@@ -24,8 +24,11 @@ mod charter;
 mod cuts;
 mod entry;
 mod event;
+mod history;
 mod invariants;
 mod kinds;
+mod locks;
+mod loss;
 mod merkle;
 mod pending;
 mod receive;
@@ -33,14 +36,17 @@ mod rejection;
 mod shared;
 mod state;
 mod succession;
+mod sync;
 
 use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 use tirami_core::{
-    Digest, DocumentId, MeshId, PartyId, PublicKey, Signed, Timestamp, Trm, signing_message,
+    Digest, DocumentId, MeshId, PartyId, PublicKey, Signature, Signed, Timestamp, Trm,
+    signing_message,
 };
 
+pub use acknowledge::FREE_CHAINS_MAX;
 pub use certificate::{Acknowledgement, Certificate};
 pub use charter::{
     AUDITORS_MAX, Charter, CharterApproval, CharterError, NAME_BYTES_MAX, Params, REOPENED_MAX,
@@ -48,10 +54,12 @@ pub use charter::{
 };
 pub use entry::{Entry, SignedEntry};
 pub use event::LatticeEvent;
+pub use history::{ATTACHED_BYTES_MAX, CharterChange, CharterProof};
 pub use kinds::{
-    Change, Checkpoint, Collect, Effect, Enrol, EntryKind, Line, Open, Pay, PayItem, Payout, Rekey,
-    Transfer,
+    Change, Checkpoint, Collect, Decision, Effect, Ending, Enrol, EntryKind, Extra, Line, Open,
+    Pay, PayItem, Payout, Rekey, Settle, Sponsor, Transfer, Unsponsor,
 };
+pub use locks::{Grant, WELCOMES_MAX, Welcome};
 pub use pending::{EARLY_PER_WITNESS_MAX, HELD_MAX, RIVALS_MAX};
 pub use rejection::{AcknowledgeRefusal, CutRejection, EntryRejection};
 pub use state::{
@@ -59,6 +67,9 @@ pub use state::{
     ParkedEntry, PendingEntry, Slot, Totals,
 };
 
+pub use sync::{BUCKETS, Head, Summary, bucket_of};
+
+use history::Proposal;
 use pending::{Parking, Pending};
 use shared::Shared;
 
@@ -92,6 +103,15 @@ pub struct Lattice {
     /// The heads covered by the newest checkpoints, by number and id.
     #[n(9)]
     cuts: BTreeMap<(u64, DocumentId), BTreeMap<PartyId, u64>>,
+    /// Successors of the charter in force that some of its witnesses approved.
+    #[cbor(n(10), default)]
+    proposals: BTreeMap<DocumentId, Proposal>,
+    /// How long the node's own chain is known to be elsewhere.
+    #[cbor(n(11), default)]
+    noted: BTreeMap<PartyId, u64>,
+    /// Whether the node asks others how long its own chain is, and signs nothing meanwhile.
+    #[cbor(n(12), default)]
+    asking: bool,
 }
 
 /// A version of the charter.
@@ -102,6 +122,15 @@ struct CharterRecord {
     id: DocumentId,
     #[n(1)]
     charter: Charter,
+    /// The charter's bytes, verbatim.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    bytes: Vec<u8>,
+    /// The founder's signature, of version 1.
+    #[n(3)]
+    signature: Option<Signature>,
+    /// The approvals of the witnesses before, of later versions.
+    #[n(4)]
+    approvals: Vec<CharterApproval>,
 }
 
 impl Lattice {
@@ -124,10 +153,16 @@ impl Lattice {
             charter.bytes(),
         );
         founder.verify(&message, &charter.signature())?;
-        let record = CharterRecord { id: charter.id(), charter: body.clone() };
+        let record = CharterRecord {
+            id: charter.id(),
+            charter: body.clone(),
+            bytes: charter.bytes().to_vec(),
+            signature: Some(charter.signature()),
+            approvals: Vec::new(),
+        };
         Ok(Self {
             mesh: MeshId::from_bytes(*charter.id().as_bytes()),
-            charters: BTreeMap::from([(1, record.clone())]),
+            charters: BTreeMap::from([(1, record)]),
             shared: Shared::default(),
             pending: Pending::default(),
             parking: Parking::default(),
@@ -136,6 +171,9 @@ impl Lattice {
             carried: BTreeMap::new(),
             proofs: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            noted: BTreeMap::new(),
+            asking: false,
         })
     }
 
@@ -164,6 +202,25 @@ impl Lattice {
         self.shared.chains.iter().map(|(party, chain)| (*party, chain))
     }
 
+    /// The sequence number that the next entry of `party` has after all that are known, pending
+    /// ones included.
+    pub fn next_signed_seq(&self, party: PartyId) -> u64 {
+        let pending = self.pending.tail(party).map_or(0, |(pending, _)| pending.after.next);
+        self.chain(party).map_or(0, Chain::next_seq).max(pending)
+    }
+
+    /// How many entries `party` is known to have signed that are not known here: above zero, its
+    /// node was set back and has to fetch them before it signs.
+    pub fn missing_own(&self, party: PartyId) -> u64 {
+        let noted = self.noted.get(&party).copied().unwrap_or_default();
+        noted.saturating_sub(self.next_signed_seq(party))
+    }
+
+    /// Whether the node asks others how long its own chain is: until then it signs nothing.
+    pub const fn is_asking(&self) -> bool {
+        self.asking
+    }
+
     /// The free balance after the last entry that `party` signed and this node knows to be valid,
     /// pending ones included, in µTRM.
     pub fn signed_balance(&self, party: PartyId) -> i64 {
@@ -187,8 +244,14 @@ impl Lattice {
         self.shared.payable.range(first..=last).map(|((_, id), amount)| (*id, *amount))
     }
 
-    /// Those of [`Lattice::uncollected`] that no pending `collect` names: what to collect next.
+    /// Those of [`Lattice::uncollected`] that no pending `collect` names and that are not out of a
+    /// welcome line: what a `collect` without a checkpoint may name next.
     pub fn collectable(&self, party: PartyId) -> impl Iterator<Item = (DocumentId, Trm)> {
+        self.unclaimed(party).filter(|(id, _)| self.out_of_welcome(*id).is_none())
+    }
+
+    /// Those of [`Lattice::uncollected`] that no pending `collect` names.
+    fn unclaimed(&self, party: PartyId) -> impl Iterator<Item = (DocumentId, Trm)> {
         self.uncollected(party).filter(|(id, _)| !self.pending.claims.contains_key(id))
     }
 
@@ -286,6 +349,10 @@ impl Lattice {
             for rival in rivals {
                 hasher.update(rival.as_bytes());
             }
+        }
+        for (id, lock) in &self.shared.locks {
+            hasher.update(id.as_bytes());
+            hasher.update(&[u8::from(lock.is_counted()), lock.ended()]);
         }
         let Totals { free, locked, transit, minted, burned, loss } = self.shared.totals;
         for total in [free, locked, transit, minted, burned, loss] {

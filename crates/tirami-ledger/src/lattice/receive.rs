@@ -117,6 +117,9 @@ impl Lattice {
     /// What has become possible by the events applied so far: one entry made final, or taken out
     /// of parking, at a time. Nothing when nothing waits that could go on.
     pub fn resume(&self) -> Vec<LatticeEvent> {
+        if let Some(adopted) = self.complete_proposal() {
+            return vec![adopted];
+        }
         if let Some((_, id)) = self.pending.ready.first() {
             return self.finish(*id);
         }
@@ -327,13 +330,16 @@ impl Lattice {
 
     /// The first thing that `read` rests on and that is not known.
     fn missing_dependency(&self, read: &Unverified<'_>) -> Option<Dependency> {
-        let is_final = |id: &DocumentId| self.shared.finals.contains_key(id);
+        let is_final = |id: &DocumentId| self.shared.is_final(id);
         let prev = read
             .entry
             .prev
             .filter(|prev| !is_final(prev) && !self.pending.entries.contains_key(prev));
-        let named = || read.entry.kind.rules().names().iter().find(|id| !is_final(id));
-        prev.map(Dependency::Known).or_else(|| named().copied().map(Dependency::Final))
+        let named = || {
+            let rules = read.entry.kind.rules();
+            rules.names().iter().find(|id| !is_final(id)).copied()
+        };
+        prev.map(Dependency::Known).or_else(|| named().map(Dependency::Final))
     }
 
     /// Parks an entry; the oldest one gives way when there is no room.

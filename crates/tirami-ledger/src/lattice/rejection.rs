@@ -132,6 +132,42 @@ pub enum EntryRejection {
         /// The item.
         entry: DocumentId,
     },
+    /// The amount is above what the charter lets a newcomer begin with.
+    #[error("a newcomer is welcomed with at most {max} TRM; lock less or change the charter")]
+    WelcomeTooHigh {
+        /// The charter's `welcome`.
+        max: Trm,
+    },
+    /// What is named is no checkpoint of an epoch in which newcomers are sponsored.
+    #[error("newcomers are sponsored in the first two epochs only, shown by a checkpoint of them")]
+    WelcomeOver,
+    /// The chain has no welcome line, or closed it.
+    #[error("the chain has no open welcome line")]
+    NoWelcome,
+    /// The lock that is named is no `sponsor` entry of this chain.
+    #[error("{entry} is no lock of this chain")]
+    NotMyLock {
+        /// The entry named.
+        entry: DocumentId,
+    },
+    /// The lock was given back before.
+    #[error("the lock {entry} was given back before")]
+    LockEnded {
+        /// The lock.
+        entry: DocumentId,
+    },
+    /// The checkpoint does not list that the newcomer settled in time.
+    #[error("the checkpoint does not say that the newcomer of {entry} settled in time")]
+    NotSettled {
+        /// The lock.
+        entry: DocumentId,
+    },
+    /// The payment is out of a welcome line and no checkpoint in time is named that covers it.
+    #[error("{entry} was paid out of a welcome line; name the checkpoint that covers it in time")]
+    NotCovered {
+        /// The payment.
+        entry: DocumentId,
+    },
     /// The lines enrolled would sum to more than the charter allows.
     #[error("the charter leaves {left} TRM to enrol; ask for less or change line_total")]
     LineTotal {
@@ -226,6 +262,16 @@ pub enum AcknowledgeRefusal {
     /// The entry is not valid under the charter in force.
     #[error(transparent)]
     Invalid(#[from] EntryRejection),
+    /// A claim against the chain is not paid, neither by this entry nor by one that follows it.
+    #[error("{provider} claims {left} TRM of this chain for job {job}; send the payment with it")]
+    UnpaidClaim {
+        /// Who claims.
+        provider: tirami_core::PartyId,
+        /// For what.
+        job: tirami_core::JobId,
+        /// What is left to pay.
+        left: Trm,
+    },
     /// The checkpoint's time is more than 60 s ahead of the witness's clock.
     #[error("the checkpoint's time is {ahead_ms} ms ahead of this clock; try again later")]
     CheckpointAhead {
@@ -241,6 +287,21 @@ pub enum AcknowledgeRefusal {
     CutBelow {
         /// The chain.
         chain: tirami_core::PartyId,
+    },
+    /// What the checkpoint lists about welcome lines does not recompute.
+    #[error("what the checkpoint decides about welcome lines does not recompute")]
+    DecisionsDiffer,
+    /// As many chains exist as this witness lets strangers open for nothing.
+    #[error("the mesh has {max} chains; only a party with a grant may open another one for now")]
+    TooManyChains {
+        /// The bound.
+        max: usize,
+    },
+    /// As many welcome lines are open as this witness follows.
+    #[error("{max} welcome lines are open; try again when some have ended")]
+    TooManyWelcomes {
+        /// The bound.
+        max: usize,
     },
     /// What the checkpoint says of supply does not recompute.
     #[error("what the checkpoint says was burned or lost does not recompute")]

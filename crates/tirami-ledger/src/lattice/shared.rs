@@ -10,7 +10,8 @@ use minicbor::{Decode, Encode};
 use tirami_core::{DocumentId, PartyId, Timestamp, Trm};
 
 use super::entry::Entry;
-use super::kinds::{Change, Effect};
+use super::kinds::{Change, Effect, Payout};
+use super::locks::{Item, Lock};
 use super::state::{Chain, ChainState, Contradiction, FinalEntry, Slot, Totals, wide};
 
 /// Everything that every node of the mesh agrees on once it knows the same final entries.
@@ -42,6 +43,21 @@ pub(super) struct Shared {
     pub(super) checkpoints: BTreeMap<(u64, DocumentId), Timestamp>,
     #[n(8)]
     pub(super) totals: Totals,
+    /// What is known of every `sponsor` entry.
+    #[cbor(n(9), default)]
+    pub(super) locks: BTreeMap<DocumentId, Lock>,
+    /// Those that count and that no checkpoint ended.
+    #[cbor(n(10), default)]
+    pub(super) active: BTreeSet<DocumentId>,
+    /// Parts of locks that checkpoints put in transit.
+    #[cbor(n(11), default)]
+    pub(super) items: BTreeMap<DocumentId, Item>,
+    /// Final enrolments and `sponsor` entries, by the party they are for.
+    #[cbor(n(12), default)]
+    pub(super) granted: BTreeSet<(PartyId, DocumentId)>,
+    /// Final `sponsor` entries, by their chain.
+    #[cbor(n(13), default)]
+    pub(super) sponsors: BTreeSet<(PartyId, DocumentId)>,
 }
 
 /// A sum of 128 bits.
@@ -75,11 +91,13 @@ impl Shared {
                 prev: arrival.entry.prev,
                 balance: arrival.entry.balance,
                 burned_so_far: arrival.after.burned,
+                locked: arrival.after.locked,
                 effect: arrival.effect.clone(),
                 charter_version: arrival.charter_version,
                 signers: arrival.signers,
             },
         );
+        self.keep_grant(slot.chain, &arrival);
         if extends { self.extend(arrival) } else { self.branch(arrival) }
     }
 
@@ -103,6 +121,7 @@ impl Shared {
             self.checkpoints.insert((number, id), time);
         }
         self.totals.burned += effect.burned.signed();
+        self.put_locks(id, slot, effect, true);
         if let Some(chain) = self.chains.get_mut(&slot.chain) {
             self.totals.free += i128::from(after.balance) - i128::from(chain.state.balance);
             if let Change::Key { key } = effect.change {
@@ -124,6 +143,7 @@ impl Shared {
             self.put_payable(payout.payee, id, payout.amount);
         }
         self.claim(id, effect);
+        self.put_locks(id, slot, effect, false);
         self.uncounted.insert(id, after);
         let frozen = self.chains.get_mut(&slot.chain).and_then(|chain| chain.frozen.as_mut());
         if let Some(frozen) = frozen
@@ -165,7 +185,7 @@ impl Shared {
     /// Undoes in the sums what a counted entry did.
     fn take_back(&mut self, chain: PartyId, id: DocumentId, effect: &Effect) {
         for item in &effect.collected {
-            let payout = self.finals.get(item).and_then(|record| record.effect.payout);
+            let payout = self.payout(*item);
             let amount = payout.map_or(Trm::ZERO, |payout| payout.amount);
             self.put_payable(chain, *item, amount);
             if self.item_counts(*item) {
@@ -182,6 +202,7 @@ impl Shared {
                 self.totals.loss += payout.amount.signed();
             }
         }
+        self.take_back_locks(id, effect);
         if let Change::Checkpoint { number, .. } = effect.change {
             self.checkpoints.remove(&(number, id));
         }
@@ -210,7 +231,32 @@ impl Shared {
 
     /// Whether the entry that pays `item` counts.
     pub(super) fn item_counts(&self, item: DocumentId) -> bool {
-        self.finals.get(&item).is_some_and(|record| self.counts(record.slot))
+        let source = self.items.get(&item).map_or(item, |item| item.source);
+        self.finals.get(&source).is_some_and(|record| self.counts(record.slot))
+    }
+
+    /// Whom `item` pays and how much.
+    fn payout(&self, item: DocumentId) -> Option<Payout> {
+        let part = self.items.get(&item).map(|item| item.payout);
+        part.or_else(|| self.finals.get(&item)?.effect.payout)
+    }
+
+    /// Whether `item` is a final entry or a part of a lock that a final checkpoint ended.
+    pub(super) fn is_final(&self, item: &DocumentId) -> bool {
+        self.finals.contains_key(item) || self.items.contains_key(item)
+    }
+
+    fn keep_grant(&mut self, chain: PartyId, arrival: &Arrival<'_>) {
+        match arrival.effect.change {
+            Change::Enrolled { party, .. } => {
+                self.granted.insert((party, arrival.id));
+            }
+            Change::Sponsored { newcomer, .. } => {
+                self.granted.insert((newcomer, arrival.id));
+                self.sponsors.insert((chain, arrival.id));
+            }
+            _ => {}
+        }
     }
 
     /// Whether a final entry in `slot` counts.
@@ -224,7 +270,7 @@ impl Shared {
         }
     }
 
-    fn put_payable(&mut self, payee: PartyId, item: DocumentId, amount: Trm) {
+    pub(super) fn put_payable(&mut self, payee: PartyId, item: DocumentId, amount: Trm) {
         self.payable.insert((payee, item), amount);
         self.payable_sums.entry(payee).or_default().0 += amount.signed();
     }

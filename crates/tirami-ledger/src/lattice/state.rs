@@ -30,6 +30,8 @@ pub struct CutHead {
     pub id: DocumentId,
     /// The chain's free balance after it, in µTRM.
     pub balance: i64,
+    /// What the chain has locked by its own entries.
+    pub locked: Trm,
 }
 
 /// Where a chain stands after one of its entries.
@@ -63,6 +65,15 @@ pub struct ChainState {
     /// The last checkpoint on this chain.
     #[n(8)]
     pub checkpoint: Option<DocumentId>,
+    /// How far below the line the balance may go for jobs; zero when settled.
+    #[cbor(n(9), default)]
+    pub welcome: Trm,
+    /// The sponsor's lock that the chain was opened with.
+    #[n(10)]
+    pub sponsor: Option<DocumentId>,
+    /// What this chain locked and did not free by its own entries.
+    #[cbor(n(11), default)]
+    pub locked: Trm,
 }
 
 impl ChainState {
@@ -78,6 +89,9 @@ impl ChainState {
             enrolled: Trm::ZERO,
             burned: Trm::ZERO,
             checkpoint: None,
+            welcome: Trm::ZERO,
+            sponsor: None,
+            locked: Trm::ZERO,
         }
     }
 
@@ -89,11 +103,18 @@ impl ChainState {
         after.balance = balance;
         after.burned = self.burned.saturating_add(effect.burned);
         match effect.change {
-            Change::None => {}
+            Change::None | Change::OutOfWelcome { .. } => {}
             Change::Opened { line, recovery } => {
                 after.line = line;
                 after.recovery = recovery;
+                if let Some((lock, amount)) = effect.lent() {
+                    after.sponsor = Some(lock);
+                    after.welcome = amount;
+                }
             }
+            Change::Settled { .. } => after.welcome = Trm::ZERO,
+            Change::Sponsored { amount, .. } => after.locked = self.locked.saturating_add(amount),
+            Change::Unsponsored { amount, .. } => after.locked = self.locked.saturating_sub(amount),
             Change::Enrolled { line, .. } => after.enrolled = self.enrolled.saturating_add(line),
             Change::Line { line } => after.line = self.line.max(line),
             Change::Key { key } => after.key = key,
@@ -208,6 +229,9 @@ pub struct FinalEntry {
     /// The signers of the certificate known first, by their place in that charter.
     #[n(6)]
     pub signers: u32,
+    /// What the chain has locked by its own entries after it.
+    #[cbor(n(7), default)]
+    pub locked: Trm,
 }
 
 /// A valid entry that is not final.

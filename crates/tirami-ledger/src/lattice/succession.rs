@@ -5,8 +5,6 @@
 //! acknowledged by a quorum, so at least one honest witness among those who signed attaches it:
 //! the new witnesses acknowledge no rival of it.
 
-use std::collections::BTreeSet;
-
 use tirami_core::{
     Document, DocumentId, MeshId, PublicKey, SecretKey, SignedError, decode_body, signing_message,
 };
@@ -39,9 +37,7 @@ impl Lattice {
         current.witness_bit(&key).ok_or(CharterError::NotAWitness { witness: key })?;
         let id = charter_id(self.mesh, &charter_bytes(charter)?);
         for slot in &charter.reopens {
-            if self.final_at(*slot).is_some() || !self.has_rivals(*slot) {
-                return Err(CharterError::NotClosed { chain: slot.chain, seq: slot.seq });
-            }
+            self.check_reopens(*slot)?;
         }
         let signed = self.approved.get(&(key, current.version));
         if signed.is_some_and(|signed| *signed != id) {
@@ -54,6 +50,10 @@ impl Lattice {
             .filter_map(|(_, (entry, _))| Some(self.pending.entries.get(entry)?.entry.clone()))
             .collect();
         let approval = CharterApproval::sign(self.mesh, witness, id, acknowledged);
+        let (bytes, max) = (approval.attached_bytes(), self.attached_max());
+        if bytes > max {
+            return Err(CharterError::InFlight { bytes, max });
+        }
         let approved =
             LatticeEvent::CharterApproved { witness: key, current: current.version, charter: id };
         let events = if signed.is_some() { Vec::new() } else { vec![approved] };
@@ -87,17 +87,10 @@ impl Lattice {
         }
         self.check_successor(&charter)?;
         let current = self.charter();
-        let mut signed = BTreeSet::new();
-        for approval in approvals {
-            let witness = approval.witness;
-            current.witness_bit(&witness).ok_or(CharterError::NotAWitness { witness })?;
-            let entries_fit = approval.acknowledged.iter().all(|entry| entry.has_its_id(self.mesh));
-            if approval.charter != id || !entries_fit || !signed.insert(witness) {
-                return Err(CharterError::Approval { witness });
-            }
-        }
-        if signed.len() < usize::from(current.quorum) {
-            return Err(CharterError::TooFew { signed: signed.len(), quorum: current.quorum });
+        self.check_approvals(id, approvals)?;
+        let signed = approvals.len();
+        if signed < usize::from(current.quorum) {
+            return Err(CharterError::TooFew { signed, quorum: current.quorum });
         }
         for approval in approvals {
             approval.verify(self.mesh)?;
@@ -112,15 +105,21 @@ impl Lattice {
             return;
         };
         let version = charter.version;
+        if version != self.charter().version.saturating_add(1) {
+            return;
+        }
         for entry in approvals.iter().flat_map(|approval| &approval.acknowledged) {
-            if !self.shared.finals.contains_key(&entry.id()) {
+            if self.final_at(entry.entry().slot()).is_none() {
                 self.carried.insert((entry.entry().slot(), entry.id()), entry.clone());
             }
         }
         for slot in &charter.reopens {
             self.reopen(*slot);
         }
-        self.charters.insert(version, CharterRecord { id, charter });
+        let (bytes, approvals) = (bytes.to_vec(), approvals.to_vec());
+        let record = CharterRecord { id, charter, bytes, signature: None, approvals };
+        self.charters.insert(version, record);
+        self.proposals.clear();
         self.parking.release(Dependency::Charter(version));
     }
 
@@ -165,7 +164,20 @@ impl Lattice {
         self.pending.rivals(slot).nth(1).is_some() || self.carried_rivals(slot)
     }
 
-    fn check_successor(&self, charter: &Charter) -> Result<(), CharterError> {
+    /// Whether a charter may reopen `slot`: it has rivals, and none of them is final.
+    pub(super) fn check_reopens(&self, slot: Slot) -> Result<(), CharterError> {
+        if self.final_at(slot).is_some() || !self.has_rivals(slot) {
+            return Err(CharterError::NotClosed { chain: slot.chain, seq: slot.seq });
+        }
+        Ok(())
+    }
+
+    /// The id that the successor with these bytes has.
+    pub(super) fn charter_id_of(&self, bytes: &[u8]) -> DocumentId {
+        charter_id(self.mesh, bytes)
+    }
+
+    pub(super) fn check_successor(&self, charter: &Charter) -> Result<(), CharterError> {
         charter.validate()?;
         let record = self.current();
         let current = record.charter.version;

@@ -28,7 +28,7 @@ impl Ledger {
         // Each entry rests on the one before being final, so they are tried on a copy, which at
         // this point is small: a mesh of one whose only chain is not open.
         let mut founding = Founding { lattice: self.lattice.clone(), events: Vec::new(), now };
-        founding.sign(self, keys, Open { enrol: None, recovery: None }.into())?;
+        founding.sign(self, keys, Open { sponsor: None, enrol: None, recovery: None }.into())?;
         let enrol = Enrol { party: self.party, owner: FOUNDER_LABEL.to_owned(), line };
         let enrol = founding.sign(self, keys, enrol.into())?;
         let entry = founding.sign(self, keys, Line { enrol }.into())?;
@@ -42,6 +42,7 @@ impl Ledger {
         keys: &Keyring,
         kind: &EntryKind,
     ) -> Result<Decision, Rejection> {
+        self.check_may_sign()?;
         let entry = self.lattice.draft(self.party, now, kind.clone())?;
         // What belongs to the agents is not the node's to pay with.
         let debit = self.chain_balance() - i128::from(entry.balance);
@@ -55,11 +56,14 @@ impl Ledger {
         Ok(Decision { events: lattice_events(events), outcome })
     }
 
-    fn signed_entry(
+    /// Signs an entry of the node's own chain and takes it as pending. Every entry this node
+    /// signs after its first ones passes here.
+    pub(super) fn signed_entry(
         &self,
         key: &SecretKey,
         entry: Entry,
     ) -> Result<(DocumentId, Vec<LatticeEvent>), Rejection> {
+        self.check_may_sign()?;
         let signed = self.sign(key, entry)?;
         let events = self.lattice.receive_entry(signed.bytes(), signed.signature())?;
         Ok((signed.id(), events))
@@ -97,6 +101,8 @@ impl Ledger {
         keys: &Keyring,
         entry: DocumentId,
     ) -> Result<Decision, Rejection> {
+        self.check_confirmed()?;
+        self.check_claims(now, entry)?;
         let (events, acknowledgement) = self.lattice.acknowledge(now, &keys.node, entry)?;
         let outcome = Outcome::Entry { entry, acknowledgement: Some(Box::new(acknowledgement)) };
         Ok(Decision { events: lattice_events(events), outcome })
@@ -109,9 +115,11 @@ impl Ledger {
         Ok(taken(self.lattice.receive_acknowledgement(acknowledgement)?))
     }
 
-    /// What is due: the ends of holds and approvals, and the clerk's next checkpoint.
+    /// What is due: the ends of holds, approvals and served jobs, claims, and the next entry of
+    /// the node's chain: the clerk's checkpoint, else a payment, else a collection.
     pub(super) fn tick(&self, now: Timestamp, keys: &Keyring) -> Decision {
         let mut decision = Decision::done(self.book.due(now));
+        decision.events.extend(self.dun(now, keys));
         if self.is_clerk()
             && let Some(entry) = self.lattice.draft_checkpoint(now)
         {
@@ -120,6 +128,8 @@ impl Ledger {
             decision
                 .events
                 .extend(signed.into_iter().flat_map(|(_, events)| lattice_events(events)));
+        } else {
+            decision.events.extend(self.settle(now, keys));
         }
         decision
     }
@@ -133,9 +143,7 @@ impl Ledger {
     /// changed.
     pub fn checkpoint_due(&self) -> Option<Timestamp> {
         self.lattice.chain(self.party).filter(|_| self.is_clerk())?;
-        let interval_ms = self.lattice.charter().params.checkpoint_ms;
-        let last = self.lattice.last_checkpoint();
-        Some(last.map_or(Timestamp::default(), |(_, _, time)| time.plus_ms(interval_ms)))
+        Some(self.lattice.next_checkpoint())
     }
 
     /// What the events applied so far made possible: entries that became final or need to wait no
@@ -150,11 +158,13 @@ impl Ledger {
     }
 
     fn own_acknowledgement(&self, context: &Context<'_>) -> Option<Vec<LatticeEvent>> {
+        self.check_confirmed().ok()?;
         let witness = context.keys.node.public();
         let version = self.lattice.charter().version;
         let mut pending = self.lattice.pending_of(self.party);
         let open = pending.find(|own| own.acknowledged_by(version).all(|by| by != witness))?;
         // A refusal is no fault: this node may be no witness, or the entry has to wait.
+        self.check_claims(context.now, open.entry().id()).ok()?;
         let decided = self.lattice.acknowledge(context.now, &context.keys.node, open.entry().id());
         decided.ok().map(|(events, _)| events)
     }
@@ -162,14 +172,20 @@ impl Ledger {
     /// Applies `events` and then everything they make possible; gives all of it, in order, to be
     /// stored together.
     pub fn absorb(&mut self, context: &Context<'_>, events: Vec<Event>) -> Vec<Event> {
-        let touches_lattice = events.iter().any(|event| matches!(event, Event::Lattice(_)));
-        events.iter().for_each(|event| self.apply(event));
-        let mut all = events;
-        let mut next = if touches_lattice { self.resume(context) } else { Vec::new() };
+        let mut all = Vec::new();
+        let mut next = events;
         while !next.is_empty() {
+            let touches_lattice = next.iter().any(|event| matches!(event, Event::Lattice(_)));
             next.iter().for_each(|event| self.apply(event));
+            // Payments for served jobs follow the entry they are in.
+            let settled: Vec<Event> =
+                next.iter().flat_map(|event| self.settled_by(event)).collect();
+            settled.iter().for_each(|event| self.apply(event));
             all.append(&mut next);
-            next = self.resume(context);
+            all.extend(settled);
+            if touches_lattice {
+                next = self.resume(context);
+            }
         }
         all
     }
@@ -186,11 +202,11 @@ impl Ledger {
 }
 
 /// What somebody else sent was taken, or was known already.
-fn taken(events: Vec<LatticeEvent>) -> Decision {
+pub(super) fn taken(events: Vec<LatticeEvent>) -> Decision {
     Decision { events: lattice_events(events), outcome: Outcome::Done }
 }
 
-fn lattice_events(events: Vec<LatticeEvent>) -> Vec<Event> {
+pub(super) fn lattice_events(events: Vec<LatticeEvent>) -> Vec<Event> {
     events.into_iter().map(|event| Event::Lattice(Box::new(event))).collect()
 }
 

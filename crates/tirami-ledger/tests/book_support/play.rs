@@ -130,6 +130,7 @@ impl Play {
                 job: job_of(arg(0)),
                 completion_tokens: number(arg(1)),
                 stream: Digest::of(arg(1).as_bytes()),
+                prompt_tokens: None,
             },
             "finish" => finish(step),
             "void" => Command::VoidJob { job: job_of(arg(0)), failed: arg(1) == "failed" },
@@ -279,7 +280,12 @@ fn answer(result: Result<Outcome, Rejection>) -> Answer {
     let mut fields = BTreeMap::new();
     let mut put = |name: &str, value: String| fields.insert(name.to_owned(), value);
     let word = match result {
-        Ok(Outcome::Done | Outcome::Entry { .. }) => "ok",
+        Ok(
+            Outcome::Done
+            | Outcome::Entry { .. }
+            | Outcome::Charter { .. }
+            | Outcome::VoucherSigned { .. },
+        ) => "ok",
         Ok(Outcome::JobStarted { order, available }) => {
             put("max", order.body().max_amount.to_string());
             put("available", available.to_string());
@@ -296,6 +302,7 @@ fn answer(result: Result<Outcome, Rejection>) -> Answer {
             put("available", available.to_string());
             "ok"
         }
+        Ok(other) => panic!("{other:?} is no answer to a lone node's command"),
         Err(rejection) => {
             rejection_fields(&rejection, put);
             rejection.code()

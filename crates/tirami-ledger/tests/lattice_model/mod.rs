@@ -158,7 +158,7 @@ impl Model<'_> {
                 }
                 Some(free)
             }
-            EntryKind::Checkpoint(_) | EntryKind::Rekey(_) => None,
+            _ => None,
         }
     }
 

@@ -9,7 +9,7 @@ use tirami_core::{
     signing_message,
 };
 use tirami_ledger::lattice::{
-    Acknowledgement, Certificate, Charter, Entry, EntryKind, Lattice, LatticeEvent,
+    Acknowledgement, Certificate, Change, Charter, Entry, EntryKind, Lattice, LatticeEvent,
 };
 
 /// The key that belongs to a name.
@@ -115,12 +115,12 @@ impl World {
                 .chain(chain)
                 .map_or((0, None, 0), |chain| (chain.next_seq(), chain.head(), chain.balance())),
         };
-        let balance = i128::from(before) + self.delta(&kind);
+        let balance = i128::from(before) + self.delta(chain, &kind);
         let balance = i64::try_from(balance).unwrap_or(i64::MAX);
         Entry { chain, seq, prev, time_ms: self.now, kind, balance }
     }
 
-    fn delta(&self, kind: &EntryKind) -> i128 {
+    fn delta(&self, chain: PartyId, kind: &EntryKind) -> i128 {
         match kind {
             EntryKind::Pay(pay) => {
                 let items = pay.items.iter().map(|item| item.amount.signed()).sum::<i128>();
@@ -128,8 +128,20 @@ impl World {
             }
             EntryKind::Transfer(transfer) => -transfer.amount.signed(),
             EntryKind::Collect(collect) => {
-                let amount = |id| Some(self.lattice.final_entry(id)?.effect.payout?.amount);
-                collect.ids.iter().filter_map(|id| Some(amount(*id)?.signed())).sum()
+                let paid = |id| Some(self.lattice.final_entry(id)?.effect.payout?.amount);
+                let part = |id| {
+                    let mut parts = self.lattice.uncollected(chain);
+                    parts.find(|(part, _)| *part == id).map(|(_, amount)| amount)
+                };
+                let amount = |id: &DocumentId| paid(*id).or_else(|| part(*id));
+                collect.ids.iter().filter_map(|id| Some(amount(id)?.signed())).sum()
+            }
+            EntryKind::Sponsor(sponsor) => -sponsor.amount.signed(),
+            EntryKind::Unsponsor(unsponsor) => {
+                match self.lattice.final_entry(unsponsor.lock).map(|lock| lock.effect.change) {
+                    Some(Change::Sponsored { amount, .. }) => amount.signed(),
+                    _ => 0,
+                }
             }
             _ => 0,
         }

@@ -3,6 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use tirami_core::PartyId;
+use tirami_proto::{PeerAddress, REGION_BYTES_MAX, Via};
+
 /// Names a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -34,6 +37,24 @@ pub enum Key {
     PersonalAgentAnswers,
     /// `log`
     Log,
+    /// `mesh_enabled`
+    MeshEnabled,
+    /// `mesh_bind`
+    MeshBind,
+    /// `mesh_port`
+    MeshPort,
+    /// `mesh_public`
+    MeshPublic,
+    /// `mesh_region`
+    MeshRegion,
+    /// `mesh_relay_urls`
+    MeshRelayUrls,
+    /// `bootstrap_peers`
+    BootstrapPeers,
+    /// `trusted_peers`
+    TrustedPeers,
+    /// `blocked_peers`
+    BlockedPeers,
 }
 
 /// The type of a setting and what is allowed in it.
@@ -45,6 +66,15 @@ pub enum Kind {
     Text,
     /// An IP address.
     Address,
+    /// Yes or no.
+    Flag,
+    /// Any number of these, up to [`LIST_MAX`].
+    List(Item),
+    /// A word of at most so many bytes, or nothing.
+    Label {
+        /// The most bytes.
+        bytes_max: usize,
+    },
     /// A whole number within these bounds, both allowed.
     Number {
         /// The smallest.
@@ -54,17 +84,35 @@ pub enum Kind {
     },
 }
 
+/// What a list is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// `PUBKEY`, `PUBKEY@IP:PORT` or `PUBKEY@RELAY_URL`.
+    Peer,
+    /// The name of a party.
+    Party,
+    /// The URL of a relay.
+    Relay,
+}
+
+/// Items a list may have.
+pub const LIST_MAX: usize = 256;
+
 /// The value of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Of [`Kind::Directory`].
     Directory(PathBuf),
-    /// Of [`Kind::Text`].
+    /// Of [`Kind::Text`] and [`Kind::Label`].
     Text(String),
     /// Of [`Kind::Address`].
     Address(IpAddr),
     /// Of [`Kind::Number`].
     Number(u64),
+    /// Of [`Kind::Flag`].
+    Flag(bool),
+    /// Of [`Kind::List`]; each item parses.
+    List(Vec<String>),
 }
 
 /// Everything there is to know about one setting.
@@ -87,7 +135,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 14] = [
+pub const FIELDS: [Field; 23] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -221,6 +269,93 @@ pub const FIELDS: [Field; 14] = [
         doc: "What is logged to stderr: off, error, warn, info, debug or trace, or levels per \
               part such as tirami_node=debug,warn.",
     },
+    Field {
+        key: Key::MeshEnabled,
+        name: "mesh_enabled",
+        env: "TIRAMI_MESH_ENABLED",
+        flag: "mesh-enabled",
+        kind: Kind::Flag,
+        default: "true",
+        doc: "Whether other nodes can connect. Without it the node is a mesh of one and opens no \
+              port besides its HTTP API.",
+    },
+    Field {
+        key: Key::MeshBind,
+        name: "mesh_bind",
+        env: "TIRAMI_MESH_BIND",
+        flag: "mesh-bind",
+        kind: Kind::Address,
+        default: "0.0.0.0",
+        doc: "The address on which other nodes reach this one, over UDP. 127.0.0.1 keeps them to \
+              this machine.",
+    },
+    Field {
+        key: Key::MeshPort,
+        name: "mesh_port",
+        env: "TIRAMI_MESH_PORT",
+        flag: "mesh-port",
+        kind: Kind::Number { min: 0, max: 65_535 },
+        default: "3001",
+        doc: "The UDP port on which other nodes reach this one. While something else has it, the \
+              system chooses a free one, as with 0.",
+    },
+    Field {
+        key: Key::MeshPublic,
+        name: "mesh_public",
+        env: "TIRAMI_MESH_PUBLIC",
+        flag: "mesh-public",
+        kind: Kind::Flag,
+        default: "false",
+        doc: "Whether nodes without an invite are let in. They have no credit line until a \
+              member gives them one.",
+    },
+    Field {
+        key: Key::MeshRegion,
+        name: "mesh_region",
+        env: "TIRAMI_MESH_REGION",
+        flag: "mesh-region",
+        kind: Kind::Label { bytes_max: REGION_BYTES_MAX },
+        default: "",
+        doc: "Where the node says it is, such as eu-north. It is shown to others and proves \
+              nothing.",
+    },
+    Field {
+        key: Key::MeshRelayUrls,
+        name: "mesh_relay_urls",
+        env: "TIRAMI_MESH_RELAY_URLS",
+        flag: "mesh-relay-urls",
+        kind: Kind::List(Item::Relay),
+        default: "",
+        doc: "Relays over which nodes that cannot reach each other directly may connect. With \
+              none, no server of anybody is asked for anything.",
+    },
+    Field {
+        key: Key::BootstrapPeers,
+        name: "bootstrap_peers",
+        env: "TIRAMI_BOOTSTRAP_PEERS",
+        flag: "bootstrap-peers",
+        kind: Kind::List(Item::Peer),
+        default: "",
+        doc: "Nodes to connect to first; one that answers is enough. They tell of the others.",
+    },
+    Field {
+        key: Key::TrustedPeers,
+        name: "trusted_peers",
+        env: "TIRAMI_TRUSTED_PEERS",
+        flag: "trusted-peers",
+        kind: Kind::List(Item::Party),
+        default: "",
+        doc: "Parties whose machines may see requests that ask for trusted ones only.",
+    },
+    Field {
+        key: Key::BlockedPeers,
+        name: "blocked_peers",
+        env: "TIRAMI_BLOCKED_PEERS",
+        flag: "blocked-peers",
+        kind: Kind::List(Item::Party),
+        default: "",
+        doc: "Parties this node neither connects to nor serves.",
+    },
 ];
 
 impl Key {
@@ -240,7 +375,17 @@ impl Field {
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         let text = text.trim();
         match self.kind {
+            Kind::List(item) => item.parse_all(text).ok_or_else(|| self.allowed()),
+            Kind::Label { bytes_max } if text.len() <= bytes_max => {
+                Ok(Value::Text(text.to_owned()))
+            }
             _ if text.is_empty() => Err(self.allowed()),
+            Kind::Label { .. } => Err(self.allowed()),
+            Kind::Flag => match text {
+                "true" | "yes" | "on" | "1" => Ok(Value::Flag(true)),
+                "false" | "no" | "off" | "0" => Ok(Value::Flag(false)),
+                _ => Err(self.allowed()),
+            },
             Kind::Directory => Ok(Value::Directory(PathBuf::from(text))),
             Kind::Text => Ok(Value::Text(text.to_owned())),
             Kind::Address => match text {
@@ -261,6 +406,39 @@ impl Field {
             Kind::Text => "a text that is not empty".to_owned(),
             Kind::Address => "an IP address such as 127.0.0.1 or ::1".to_owned(),
             Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::Flag => "true or false".to_owned(),
+            Kind::Label { bytes_max } => format!("a text of at most {bytes_max} bytes"),
+            Kind::List(item) => item.allowed().to_owned(),
+        }
+    }
+}
+
+impl Item {
+    /// Reads items that stand between commas or blanks; `None` when one of them is no such item
+    /// or there are too many.
+    fn parse_all(self, text: &str) -> Option<Value> {
+        let items: Vec<String> = text
+            .split(|c: char| c == ',' || c.is_whitespace())
+            .filter(|item| !item.is_empty())
+            .map(ToOwned::to_owned)
+            .collect();
+        let fits = items.len() <= LIST_MAX && items.iter().all(|item| self.is(item));
+        fits.then_some(Value::List(items))
+    }
+
+    fn is(self, text: &str) -> bool {
+        match self {
+            Self::Peer => text.parse::<PeerAddress>().is_ok(),
+            Self::Party => text.parse::<PartyId>().is_ok(),
+            Self::Relay => matches!(text.parse(), Ok(Via::Relay(_))),
+        }
+    }
+
+    const fn allowed(self) -> &'static str {
+        match self {
+            Self::Peer => "a list of peers: PUBKEY, PUBKEY@IP:PORT or PUBKEY@RELAY_URL",
+            Self::Party => "a list of parties, each 64 characters of 0-9 and a-f",
+            Self::Relay => "a list of URLs that begin with https:// or http://",
         }
     }
 }

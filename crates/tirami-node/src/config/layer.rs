@@ -142,7 +142,13 @@ fn from_toml(field: &Field, value: &DeValue<'_>) -> Option<Value> {
             let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok()?;
             field.parse(&u64::try_from(number).ok()?.to_string()).ok()
         }
-        (Kind::Number { .. }, _) => None,
+        (Kind::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
+        (Kind::List(_), DeValue::Array(items)) => {
+            let items: Option<Vec<&str>> =
+                items.iter().map(|item| item.get_ref().as_str()).collect();
+            field.parse(&items?.join(",")).ok()
+        }
+        (Kind::Number { .. } | Kind::Flag | Kind::List(_), _) => None,
         (_, DeValue::String(text)) => field.parse(text).ok(),
         _ => None,
     }

@@ -14,8 +14,11 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use tirami_core::PartyId;
+use tirami_proto::PeerAddress;
+
 pub use error::ConfigError;
-pub use field::{FIELDS, Field, Key, Kind, Value};
+pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
 pub use layer::Origin;
 pub use page::{config_markdown, default_file, env_markdown};
 pub use resolve::{ENV_API_KEY, ENV_CONFIG, ENV_URL, Resolved, Sources, resolve};
@@ -57,6 +60,24 @@ pub struct Config {
     pub personal_agent_answers: u32,
     /// What is logged: a level, or levels per part such as `tirami_node=debug,warn`.
     pub log: String,
+    /// Whether other nodes can connect.
+    pub mesh_enabled: bool,
+    /// The address on which other nodes reach this one.
+    pub mesh_bind: IpAddr,
+    /// The UDP port on which other nodes reach this one; 0 lets the system choose.
+    pub mesh_port: u16,
+    /// Whether nodes without an invite are let in.
+    pub mesh_public: bool,
+    /// Where the node says it is; may be empty.
+    pub mesh_region: String,
+    /// Relays; none by default.
+    pub mesh_relay_urls: Vec<String>,
+    /// Nodes to connect to first.
+    pub bootstrap_peers: Vec<PeerAddress>,
+    /// Parties whose machines may see requests that ask for trusted ones.
+    pub trusted_peers: Vec<PartyId>,
+    /// Parties this node neither connects to nor serves.
+    pub blocked_peers: Vec<PartyId>,
 }
 
 impl Config {

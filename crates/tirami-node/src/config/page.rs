@@ -92,8 +92,12 @@ pub fn env_markdown() -> String {
 
 fn literal(field: &Field) -> String {
     match field.kind {
-        Kind::Number { .. } => field.default.to_owned(),
-        Kind::Directory | Kind::Text | Kind::Address => format!("{:?}", field.default),
+        Kind::Number { .. } | Kind::Flag => field.default.to_owned(),
+        // No list has anything in it by default.
+        Kind::List(_) => "[]".to_owned(),
+        Kind::Directory | Kind::Text | Kind::Label { .. } | Kind::Address => {
+            format!("{:?}", field.default)
+        }
     }
 }
 

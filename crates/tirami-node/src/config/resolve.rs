@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::error::ConfigError;
 use super::field::{FIELDS, Key, Value, nearest};
@@ -80,10 +81,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         data_dir: directory(layer, Key::DataDir),
         models_dir: directory(layer, Key::ModelsDir),
         model: text(layer, Key::Model),
-        bind: match layer.get(&Key::Bind) {
-            Some((Value::Address(address), _)) => *address,
-            _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        },
+        bind: address(layer, Key::Bind),
         port: number(layer, Key::Port),
         threads: number(layer, Key::Threads),
         context_tokens: number(layer, Key::ContextTokens),
@@ -94,6 +92,36 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         price_ppm: number(layer, Key::PricePpm),
         personal_agent_answers: number(layer, Key::PersonalAgentAnswers),
         log: text(layer, Key::Log),
+        mesh_enabled: flag(layer, Key::MeshEnabled),
+        mesh_bind: address(layer, Key::MeshBind),
+        mesh_port: number(layer, Key::MeshPort),
+        mesh_public: flag(layer, Key::MeshPublic),
+        mesh_region: text(layer, Key::MeshRegion),
+        mesh_relay_urls: list(layer, Key::MeshRelayUrls),
+        bootstrap_peers: list(layer, Key::BootstrapPeers),
+        trusted_peers: list(layer, Key::TrustedPeers),
+        blocked_peers: list(layer, Key::BlockedPeers),
+    }
+}
+
+fn address(layer: &Layer, key: Key) -> IpAddr {
+    match layer.get(&key) {
+        Some((Value::Address(address), _)) => *address,
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
+
+fn flag(layer: &Layer, key: Key) -> bool {
+    matches!(layer.get(&key), Some((Value::Flag(true), _)))
+}
+
+/// Every item was read once when its list was parsed.
+fn list<T: FromStr>(layer: &Layer, key: Key) -> Vec<T> {
+    match layer.get(&key) {
+        Some((Value::List(items), _)) => {
+            items.iter().filter_map(|item| item.parse().ok()).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

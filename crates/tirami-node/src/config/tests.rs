@@ -76,6 +76,9 @@ fn every_refusal_names_place_key_and_what_is_allowed() {
         ("port = 65536", ":1: port must be a whole number from 0 to 65535, not 65536"),
         ("bind = \"here\"", ":1: bind must be an IP address such as 127.0.0.1 or ::1, not"),
         ("model = \"\"", ":1: model must be a text that is not empty, not \"\""),
+        ("mesh_public = \"true\"", ":1: mesh_public must be true or false, not \"true\""),
+        ("bootstrap_peers = [1]", ":1: bootstrap_peers must be a list of peers: PUBKEY, PUBKEY@"),
+        ("trusted_peers = [\"me\"]", ":1: trusted_peers must be a list of parties, each 64"),
         ("port = 1\nport = 2", ":2: duplicate key"),
         ("port = ", ":1: "),
     ];
@@ -120,6 +123,21 @@ fn directories_know_the_home_directory_and_where_the_file_is() {
     });
     let config = Config::defaults(Path::new(HOME));
     assert_eq!(config.data_dir, Path::new("/home/ada/.tirami"));
+}
+
+#[test]
+fn lists_are_arrays_in_the_file_and_words_elsewhere() {
+    let peers = [format!("{}@192.0.2.1:3001", "a5".repeat(32)), "b6".repeat(32)];
+    let file = format!("bootstrap_peers = [{:?}, {:?}]\nmesh_public = true\n", peers[0], peers[1]);
+    let config = with_file(&file, |path| resolve(&sources(Some(path), &[], &[])).unwrap().config);
+    let read = |config: &Config| -> Vec<String> {
+        config.bootstrap_peers.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!((read(&config), config.mesh_public), (peers.to_vec(), true));
+    let env = peers.join(", ");
+    let env = [("TIRAMI_BOOTSTRAP_PEERS", env.as_str()), ("TIRAMI_MESH_ENABLED", "no")];
+    let config = resolve(&sources(None, &env, &[])).unwrap().config;
+    assert_eq!((read(&config), config.mesh_enabled), (peers.to_vec(), false));
 }
 
 #[test]

@@ -32,7 +32,8 @@ fn running(dir: &Path, pages: u32) -> Running {
     };
     let (store, _) = opening.start_with(StoreStats::default(), configure).unwrap();
     let ledger = Ledger::new(Lattice::found(&charter).unwrap(), genesis.party);
-    start(Kernel::new(ledger, Keyring::new(node)), store, DriverStats::default())
+    let (peers, _) = Peers::new(genesis.party);
+    start(Kernel::new(ledger, Keyring::new(node)), store, peers, DriverStats::default())
 }
 
 /// A command that leaves its number in the journal.

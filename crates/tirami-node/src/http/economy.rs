@@ -178,6 +178,7 @@ fn document(record: &DocumentRecord) -> SignedDocument {
             DocumentKind::Order => "order",
             DocumentKind::Voucher => "voucher",
             DocumentKind::Receipt => "receipt",
+            DocumentKind::Claim => "claim",
         }
         .to_owned(),
         body: views::hex(&record.bytes),

@@ -176,7 +176,11 @@ impl From<Rejection> for ApiError {
             }
             Rejection::OutOfRange { .. }
             | Rejection::Entry(_)
+            | Rejection::Order(_)
+            | Rejection::Voucher(_)
+            | Rejection::Claim(_)
             | Rejection::Acknowledge(_)
+            | Rejection::Charter(_)
             | Rejection::Cut(_) => (StatusCode::BAD_REQUEST, INVALID),
             Rejection::RequestLimit { .. }
             | Rejection::BudgetLimit { period: Period::Lifetime, .. } => {
@@ -192,6 +196,9 @@ impl From<Rejection> for ApiError {
             Rejection::ApprovalDenied { .. } => (StatusCode::FORBIDDEN, "approval_denied"),
             Rejection::Insufficient { .. } => (StatusCode::PAYMENT_REQUIRED, "insufficient_quota"),
             Rejection::KeyNotHeld => (StatusCode::CONFLICT, "conflict_error"),
+            Rejection::RolledBack { .. } | Rejection::Unconfirmed => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable_error")
+            }
         };
         let error = Self::new(status, kind, rejection.code(), rejection.to_string());
         match retry_after_s(&rejection) {

@@ -8,7 +8,7 @@ use tirami_core::{
     Digest, Document as _, DocumentId, JobId, PartyId, PublicKey, Signed, decode_body,
 };
 use tirami_ledger::Ledger;
-use tirami_ledger::documents::{Order, Receipt, Voucher};
+use tirami_ledger::documents::{Claim, Order, Receipt, Voucher};
 use tirami_ledger::event::{BookEvent, DocumentKind, DocumentRecord, Event};
 use tirami_ledger::lattice::{
     Certificate, Charter, Entry, EntryKind, Lattice, LatticeEvent, SignedEntry,
@@ -400,6 +400,12 @@ impl Replay {
                 let key = key.unwrap_or_else(|| PublicKey::from(provider));
                 let signed = Signed::<Receipt>::verify(mesh, key, bytes, *signature);
                 signed.ok().filter(|receipt| receipt.body().order == order)?.id()
+            }
+            DocumentKind::Claim => {
+                let own = self.ledger.party();
+                let key = self.ledger.lattice().chain(own).map(|chain| chain.key());
+                let key = key.unwrap_or_else(|| PublicKey::from(own));
+                Signed::<Claim>::verify(mesh, key, bytes, *signature).ok()?.id()
             }
         };
         Some(found == *id)

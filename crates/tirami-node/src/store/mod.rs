@@ -14,6 +14,7 @@
 
 pub mod doctor;
 mod error;
+mod finals;
 mod genesis;
 mod head;
 mod journal;

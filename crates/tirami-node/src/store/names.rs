@@ -12,6 +12,7 @@ pub(super) const fn document(kind: DocumentKind) -> &'static str {
         DocumentKind::Order => "order",
         DocumentKind::Voucher => "voucher",
         DocumentKind::Receipt => "receipt",
+        DocumentKind::Claim => "claim",
     }
 }
 
@@ -39,6 +40,8 @@ pub(super) fn lattice(event: &LatticeEvent) -> (&'static str, Option<(&PartyId, 
         E::CharterApproved { .. } => ("charter_approved", None),
         E::CharterAdopted { .. } => ("charter_adopted", None),
         E::CutKnown { .. } => ("cut_known", None),
+        E::CharterProposed { .. } => ("charter_proposed", None),
+        E::HighestNoted { chain, next_seq, .. } => ("highest_noted", Some((chain, *next_seq))),
     }
 }
 
@@ -56,7 +59,7 @@ pub(super) const fn book(event: &BookEvent) -> (&'static str, Option<Timestamp>)
         E::KeyExpirySet { .. } => ("key_expiry_set", None),
         E::KeyRevoked { at, .. } => ("key_revoked", Some(*at)),
         E::LimitsSet { .. } => ("limits_set", None),
-        E::PriceSet { .. } => ("price_set", None),
+        E::PriceSet { at, .. } => ("price_set", *at),
         E::KillSet { at, .. } => ("kill_set", Some(*at)),
         E::BreakerOpened { .. } => ("breaker_opened", None),
         E::BreakerReset { .. } => ("breaker_reset", None),
@@ -68,5 +71,15 @@ pub(super) const fn book(event: &BookEvent) -> (&'static str, Option<Timestamp>)
         E::HoldPosted(posted) => (TRADE, Some(posted.at)),
         E::HoldVoided { at, .. } => ("hold_voided", Some(*at)),
         E::HoldExpired { at, .. } => ("hold_expired", Some(*at)),
+        E::ServedAccepted(accepted) => ("served_accepted", Some(accepted.at)),
+        E::VoucherTaken { .. } => ("voucher_taken", None),
+        E::ServedFinished(finished) => ("served_finished", Some(finished.at)),
+        E::ServedSettled { .. } => ("served_settled", None),
+        E::ServedLapsed { at, .. } => ("served_lapsed", Some(*at)),
+        E::ClaimMade { at, .. } => ("claim_made", Some(*at)),
+        E::ClaimNoted { at, .. } => ("claim_noted", Some(*at)),
+        E::ReceiptRefused { at, .. } => ("receipt_refused", Some(*at)),
+        E::ServingSet(_) => ("serving_set", None),
+        E::SettlingFailed { at } => ("settling_failed", Some(*at)),
     }
 }

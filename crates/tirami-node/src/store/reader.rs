@@ -86,8 +86,8 @@ pub struct StoreReader {
 }
 
 #[derive(Debug)]
-struct Shared {
-    path: PathBuf,
+pub(super) struct Shared {
+    pub(super) path: PathBuf,
     provider: PartyId,
     idle: Mutex<Vec<Connection>>,
 }
@@ -115,7 +115,7 @@ impl StoreReader {
         self.blocking(move |shared, db| shared.trade(db, id)).await
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Shared, &Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {

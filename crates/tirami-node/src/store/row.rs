@@ -147,7 +147,7 @@ fn encode<'a>(value: &impl Encode<()>, body: &'a mut Vec<u8>) -> rusqlite::Resul
 }
 
 fn document_kind(name: &str) -> Option<DocumentKind> {
-    [DocumentKind::Order, DocumentKind::Voucher, DocumentKind::Receipt]
+    [DocumentKind::Order, DocumentKind::Voucher, DocumentKind::Receipt, DocumentKind::Claim]
         .into_iter()
         .find(|kind| names::document(*kind) == name)
 }

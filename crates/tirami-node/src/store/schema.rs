@@ -13,7 +13,7 @@ const APPLICATION_ID: i32 = 0x5452_4d31;
 /// One step from schema version `i` to `i + 1`. A released step never changes.
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
-const MIGRATIONS: &[Migration] = &[create];
+const MIGRATIONS: &[Migration] = &[create, index_finals];
 
 /// Pages of write-ahead log after which they are moved into the database: about 16 MB.
 const CHECKPOINT_PAGES: u32 = 4_096;
@@ -55,6 +55,13 @@ fn create(db: &Transaction<'_>) -> rusqlite::Result<()> {
          CREATE INDEX documents_by_job ON documents (job);
          CREATE INDEX trades_by_trade ON trades (trade);
          CREATE INDEX trades_by_agent ON trades (agent);",
+    )
+}
+
+/// Version 2. Finds the final entries of a chain in their order; SQLite fills it from what is there.
+fn index_finals(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE INDEX entries_final ON entries (chain, seq) WHERE kind = 'entry_final';",
     )
 }
 

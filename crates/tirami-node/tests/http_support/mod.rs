@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_node::config::Config;
+use tirami_node::mesh::MeshOptions;
 use tirami_node::node::{Node, NodeOptions, RunningNode};
 use tirami_sdk::types::*;
 use tirami_sdk::{Amount, Client};
@@ -42,7 +43,13 @@ impl TestNode {
         config.drain_ms = 100;
         let bind: SocketAddr = bind.parse().unwrap();
         let engine = Arc::new(FakeEngine::new(script));
-        let options = NodeOptions { data_dir: data_dir.clone(), bind, engine, config };
+        let options = NodeOptions {
+            data_dir: data_dir.clone(),
+            bind,
+            engine,
+            config,
+            mesh: MeshOptions::default(),
+        };
         let node = Node::start(options).await.unwrap();
         let url = format!("http://127.0.0.1:{}", node.api.port());
         let token = std::fs::read_to_string(data_dir.join("api_token")).unwrap();

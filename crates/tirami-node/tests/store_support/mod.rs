@@ -14,7 +14,7 @@ use tirami_ledger::book::Scope;
 use tirami_ledger::command::{Actor, Command, FinishJob, StartJob};
 use tirami_ledger::documents::FinishReason;
 use tirami_ledger::event::Event;
-use tirami_ledger::lattice::{Charter, Lattice};
+use tirami_ledger::lattice::{Charter, EntryKind, Lattice, Transfer};
 use tirami_ledger::{Context, Keyring, Ledger};
 use tirami_node::store::{
     DirLock, Found, Genesis, Opening, Store, StoreError, StoreReader, StoreStats,
@@ -90,6 +90,13 @@ impl Life {
         events
     }
 
+    /// A gift to somebody, which is final at once: the node is its own witness.
+    pub(crate) fn gift(&mut self) -> Vec<Event> {
+        let payee = SecretKey::from_seed([99; 32]).public().party();
+        let gift = Transfer { payee, amount: Trm::from_micro(1) };
+        self.decide(&Actor::Node, &Command::SignEntry { kind: EntryKind::Transfer(gift) })
+    }
+
     /// One job from order to receipt.
     pub(crate) fn job(&mut self) -> Vec<Event> {
         self.jobs += 1;
@@ -109,7 +116,7 @@ impl Life {
         });
         let mut events = self.decide(&actor, &start);
         let deliver =
-            Command::Deliver { job, completion_tokens: 32, stream: Digest::of(b"stream") };
+            Command::Deliver { job, completion_tokens: 32, stream: Digest::of(b"stream"), prompt_tokens: None };
         events.extend(self.decide(&Actor::Node, &deliver));
         let finish = Command::FinishJob(FinishJob {
             job,

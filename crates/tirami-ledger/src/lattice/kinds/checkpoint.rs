@@ -1,11 +1,13 @@
 //! `checkpoint`: the clerk states time, heads and supply (MONEY §6).
 
+use std::borrow::Cow;
+
 use minicbor::{Decode, Encode};
 use tirami_core::{Digest, DocumentId, Timestamp, Trm};
 
-use super::{Change, Outcome, Past, Rules};
+use super::decision::{DECISIONS_MAX, decisions_root};
+use super::{Change, Decision, Ending, Extra, Outcome, Past, Rules};
 use crate::lattice::charter::Params;
-use crate::lattice::merkle;
 use crate::lattice::rejection::EntryRejection;
 
 /// The mesh's clock. Its cut names by one root the last entry covered of every chain.
@@ -45,6 +47,31 @@ pub struct Checkpoint {
     /// Merkle root of the decisions listed.
     #[n(9)]
     pub decisions: Digest,
+    /// The decisions, at most 256, in the order of their locks.
+    #[cbor(n(10), default, skip_if = "Vec::is_empty")]
+    pub listed: Vec<Decision>,
+}
+
+impl Checkpoint {
+    /// Whether each lock listed is one, is listed once, and pays out no more than it holds.
+    fn is_listing_sound(&self, past: &Past<'_>) -> Result<bool, EntryRejection> {
+        let ascending = self.listed.windows(2).all(|pair| pair[0].lock < pair[1].lock);
+        if self.listed.len() > DECISIONS_MAX || !ascending {
+            return Ok(false);
+        }
+        for decision in &self.listed {
+            let fits = match (past.named(decision.lock)?.effect.change, decision.end) {
+                (Change::Sponsored { amount, .. }, Some(Ending::Defaulted { owed })) => {
+                    owed <= amount
+                }
+                (change, _) => matches!(change, Change::Sponsored { .. }),
+            };
+            if !fits {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// The epoch in which `minted` of `cap` exist.
@@ -55,8 +82,9 @@ pub(in crate::lattice) fn epoch(cap: Trm, minted: Trm) -> u8 {
 }
 
 impl Rules for Checkpoint {
-    fn names(&self) -> &[DocumentId] {
-        self.previous.as_slice()
+    fn names(&self) -> Cow<'_, [DocumentId]> {
+        let locks = self.listed.iter().map(|decision| decision.lock);
+        Cow::Owned(self.previous.into_iter().chain(locks).collect())
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {
@@ -81,18 +109,21 @@ impl Rules for Checkpoint {
         {
             return Err(EntryRejection::CheckpointTime { after });
         }
-        // No kind that mints or needs a decision is in the table, so both are empty.
+        // No kind that mints is in the table, so nothing is minted.
         if self.params != past.charter.params
             || !self.minted.is_zero()
             || self.epoch != epoch(self.params.cap, self.minted)
-            || self.decisions != merkle::root(core::iter::empty())
+            || self.decisions != decisions_root(&self.listed)
+            || !self.is_listing_sound(past)?
         {
             return Err(EntryRejection::CheckpointContent);
         }
-        let (number, time, cut) = (self.number, self.time, self.cut);
-        Ok(Outcome::change(
-            past,
-            Change::Checkpoint { number, time, cut },
-        ))
+        let (number, time, cut, epoch) = (self.number, self.time, self.cut, self.epoch);
+        let change = Change::Checkpoint { number, time, cut, epoch };
+        let mut outcome = Outcome::change(past, change);
+        if !self.listed.is_empty() {
+            outcome.effect.extra = Some(Box::new(Extra::Decided(self.listed.clone())));
+        }
+        Ok(outcome)
     }
 }

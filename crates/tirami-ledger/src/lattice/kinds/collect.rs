@@ -1,5 +1,7 @@
 //! `collect`: a payee takes final payments onto its chain.
 
+use std::borrow::Cow;
+
 use minicbor::{Decode, Encode};
 use tirami_core::DocumentId;
 
@@ -16,6 +18,9 @@ pub struct Collect {
     /// The entries that paid, 1 to [`Collect::IDS_MAX`], each once.
     #[n(0)]
     pub ids: Vec<DocumentId>,
+    /// A checkpoint that lists the payers as covered: needed by payments out of a welcome line.
+    #[n(1)]
+    pub checkpoint: Option<DocumentId>,
 }
 
 impl Collect {
@@ -24,15 +29,21 @@ impl Collect {
 }
 
 impl Rules for Collect {
-    fn names(&self) -> &[DocumentId] {
-        &self.ids
+    fn names(&self) -> Cow<'_, [DocumentId]> {
+        match self.checkpoint {
+            None => Cow::Borrowed(&self.ids),
+            Some(checkpoint) => {
+                let ids = self.ids.iter().copied();
+                Cow::Owned(ids.chain([checkpoint]).collect())
+            }
+        }
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {
         each_once(self.ids.iter(), ITEMS_MAX)?;
         let mut sum = 0_i128;
         for id in &self.ids {
-            sum += past.item(*id)?.signed();
+            sum += past.item(*id, self.checkpoint)?.signed();
         }
         Ok(Outcome {
             balance: past.balance() + sum,

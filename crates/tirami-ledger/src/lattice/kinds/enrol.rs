@@ -1,5 +1,7 @@
 //! `enrol`: the registrar grants a party a right to overdraw.
 
+use std::borrow::Cow;
+
 use minicbor::{Decode, Encode};
 use tirami_core::{DocumentId, PartyId, Trm};
 
@@ -28,8 +30,8 @@ pub struct Enrol {
 }
 
 impl Rules for Enrol {
-    fn names(&self) -> &[DocumentId] {
-        &[]
+    fn names(&self) -> Cow<'_, [DocumentId]> {
+        Cow::Borrowed(&[])
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {

@@ -1,6 +1,7 @@
 //! `line`: a party takes up an enrolment after it began.
 
 use core::slice;
+use std::borrow::Cow;
 
 use minicbor::{Decode, Encode};
 use tirami_core::DocumentId;
@@ -18,8 +19,8 @@ pub struct Line {
 }
 
 impl Rules for Line {
-    fn names(&self) -> &[DocumentId] {
-        slice::from_ref(&self.enrol)
+    fn names(&self) -> Cow<'_, [DocumentId]> {
+        Cow::Borrowed(slice::from_ref(&self.enrol))
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {

@@ -1,5 +1,9 @@
 //! The table of entry kinds (MONEY §5). A new kind is one file here and one row of the table.
 
+mod decision;
+
+use std::borrow::Cow;
+
 use minicbor::decode::Error as DecodeError;
 use minicbor::encode::{Error as EncodeError, Write};
 use minicbor::{Decode, Encode, Encoder};
@@ -11,6 +15,8 @@ use super::rejection::EntryRejection;
 use super::state::{ChainState, FinalEntry};
 
 pub(super) use checkpoint::epoch;
+pub(super) use decision::{DECISIONS_MAX, decisions_root, item_id};
+pub use decision::{Decision, Ending};
 
 macro_rules! kinds {
     ($($number:literal $file:ident $Kind:ident $(($item:ident))? #[doc = $doc:literal])+) => {
@@ -75,12 +81,15 @@ kinds! {
     5 collect Collect #[doc = "A payee takes final payments onto its chain."]
     6 checkpoint Checkpoint #[doc = "The clerk states time, heads and supply."]
     7 rekey Rekey #[doc = "A party changes its key."]
+    8 sponsor Sponsor #[doc = "A member locks TRM so that a newcomer may begin below zero."]
+    9 settle Settle #[doc = "A newcomer gives its welcome line back."]
+    10 unsponsor Unsponsor #[doc = "A sponsor takes its lock back."]
 }
 
 /// What a kind decides.
 pub(super) trait Rules {
     /// The entries that must be final before this one can be judged.
-    fn names(&self) -> &[DocumentId];
+    fn names(&self) -> Cow<'_, [DocumentId]>;
 
     /// What the entry does, given its causal past and nothing else.
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection>;
@@ -114,10 +123,35 @@ impl<'a> Past<'a> {
         }
     }
 
+    /// The welcome line of this party that `id` secures.
+    pub(super) fn welcome(&self, id: DocumentId) -> Result<Trm, EntryRejection> {
+        match self.named(id)?.effect.change {
+            Change::Sponsored { newcomer, amount } if newcomer == self.chain => Ok(amount),
+            _ => Err(EntryRejection::NotMyGrant { entry: id }),
+        }
+    }
+
     /// The amount of the payment to this party that `id` names, if it was not collected before.
-    pub(super) fn item(&self, id: DocumentId) -> Result<Trm, EntryRejection> {
-        let payout = self.named(id)?.effect.payout.filter(|payout| payout.payee == self.chain);
+    /// One paid out of a welcome line has to be covered in time by `checkpoint`.
+    pub(super) fn item(
+        &self,
+        id: DocumentId,
+        checkpoint: Option<DocumentId>,
+    ) -> Result<Trm, EntryRejection> {
+        let payout = self.lattice.payout(id).ok_or(EntryRejection::Missing { entry: id })?;
+        let payout = payout.filter(|payout| payout.payee == self.chain);
         let payout = payout.ok_or(EntryRejection::NotMyItem { entry: id })?;
+        if let Some(record) = self.lattice.final_entry(id)
+            && let Change::OutOfWelcome { lock } = record.effect.change
+        {
+            let listed = match checkpoint {
+                None => None,
+                Some(checkpoint) => self.named(checkpoint)?.effect.decision(lock),
+            };
+            if listed.is_none_or(|listed| listed.covered <= record.slot.seq) {
+                return Err(EntryRejection::NotCovered { entry: id });
+            }
+        }
         if self.lattice.was_collected(id, self.chain, self.prev) {
             return Err(EntryRejection::AlreadyCollected { entry: id });
         }
@@ -132,6 +166,20 @@ impl<'a> Past<'a> {
             return Err(EntryRejection::BelowFloor { short_micro: short.unsigned_abs() });
         }
         Ok(after)
+    }
+
+    /// The balance less `debit`, if line and welcome line together allow it, and whether it is
+    /// out of the welcome line: below what the line alone allows.
+    pub(super) fn debit_for_jobs(&self, debit: i128) -> Result<(i128, Change), EntryRejection> {
+        let after = i128::from(self.state.balance) - debit;
+        if after >= -self.state.line.signed() {
+            return Ok((after, Change::None));
+        }
+        let short = -self.state.line.signed() - self.state.welcome.signed() - after;
+        match self.state.sponsor {
+            Some(lock) if short <= 0 => Ok((after, Change::OutOfWelcome { lock })),
+            _ => Err(EntryRejection::BelowFloor { short_micro: short.unsigned_abs() }),
+        }
     }
 
     /// The balance as it is.
@@ -169,6 +217,52 @@ pub struct Effect {
     /// What changes about the chain besides its balance.
     #[n(3)]
     pub change: Change,
+    /// What few kinds need.
+    #[n(4)]
+    pub extra: Option<Box<Extra>>,
+}
+
+impl Effect {
+    /// What a checkpoint decided about the locks it lists.
+    pub fn decisions(&self) -> &[Decision] {
+        match self.extra.as_deref() {
+            Some(Extra::Decided(listed)) => listed,
+            _ => &[],
+        }
+    }
+
+    /// What a checkpoint decided about one lock.
+    pub(super) fn decision(&self, lock: DocumentId) -> Option<Decision> {
+        let listed = self.decisions();
+        let at = listed.binary_search_by_key(&lock, |decision| decision.lock).ok()?;
+        listed.get(at).copied()
+    }
+
+    /// The welcome line that an `open` takes up: its lock and amount.
+    pub(super) fn lent(&self) -> Option<(DocumentId, Trm)> {
+        match self.extra.as_deref() {
+            Some(Extra::Lent { lock, amount }) => Some((*lock, *amount)),
+            _ => None,
+        }
+    }
+}
+
+/// Parts of an effect that few entries have.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Extra {
+    /// A newcomer begins with a welcome line.
+    #[n(0)]
+    Lent {
+        /// The sponsor's lock behind it.
+        #[n(0)]
+        lock: DocumentId,
+        /// How far the balance may go below the line, for jobs.
+        #[n(1)]
+        amount: Trm,
+    },
+    /// What a checkpoint decided.
+    #[n(1)]
+    Decided(#[n(0)] Vec<Decision>),
 }
 
 /// TRM on their way to a payee.
@@ -236,6 +330,43 @@ pub enum Change {
         /// The root of its cut.
         #[n(2)]
         cut: tirami_core::Digest,
+        /// Its epoch.
+        #[cbor(n(3), default)]
+        epoch: u8,
+    },
+    /// TRM of the chain are locked for a newcomer, under the entry's id.
+    #[n(6)]
+    Sponsored {
+        /// The newcomer.
+        #[n(0)]
+        newcomer: PartyId,
+        /// How much.
+        #[n(1)]
+        amount: Trm,
+    },
+    /// The newcomer's welcome line is closed.
+    #[n(7)]
+    Settled {
+        /// The lock behind it.
+        #[n(0)]
+        lock: DocumentId,
+    },
+    /// A lock of the chain is free again.
+    #[n(8)]
+    Unsponsored {
+        /// The lock.
+        #[n(0)]
+        lock: DocumentId,
+        /// How much it held.
+        #[n(1)]
+        amount: Trm,
+    },
+    /// The payment leaves the balance below the line: it is out of the welcome line.
+    #[n(9)]
+    OutOfWelcome {
+        /// The lock behind it.
+        #[n(0)]
+        lock: DocumentId,
     },
 }
 

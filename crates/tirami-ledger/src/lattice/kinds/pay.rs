@@ -1,5 +1,7 @@
 //! `pay`: a consumer pays a provider for jobs.
 
+use std::borrow::Cow;
+
 use minicbor::{Decode, Encode};
 use tirami_core::{DocumentId, JobId, PartyId, Ppm, Trm};
 
@@ -51,8 +53,8 @@ impl Pay {
 }
 
 impl Rules for Pay {
-    fn names(&self) -> &[DocumentId] {
-        &[]
+    fn names(&self) -> Cow<'_, [DocumentId]> {
+        Cow::Borrowed(&[])
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {
@@ -72,10 +74,12 @@ impl Rules for Pay {
         if self.fee != expected {
             return Err(EntryRejection::WrongFee { expected });
         }
+        let (balance, change) = past.debit_for_jobs(sum.signed() + self.fee.signed())?;
         Ok(Outcome {
-            balance: past.debit(sum.signed() + self.fee.signed())?,
+            balance,
             effect: Effect {
                 burned: self.fee,
+                change,
                 payout: Some(Payout {
                     payee: self.payee,
                     amount: sum,

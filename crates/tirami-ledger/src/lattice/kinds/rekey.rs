@@ -1,5 +1,7 @@
 //! `rekey`: a party changes its key.
 
+use std::borrow::Cow;
+
 use minicbor::{Decode, Encode};
 use tirami_core::{DocumentId, PublicKey};
 
@@ -18,8 +20,8 @@ pub struct Rekey {
 }
 
 impl Rules for Rekey {
-    fn names(&self) -> &[DocumentId] {
-        &[]
+    fn names(&self) -> Cow<'_, [DocumentId]> {
+        Cow::Borrowed(&[])
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {

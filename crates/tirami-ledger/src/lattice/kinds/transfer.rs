@@ -1,5 +1,7 @@
 //! `transfer`: a party gives TRM to another.
 
+use std::borrow::Cow;
+
 use minicbor::{Decode, Encode};
 use tirami_core::{DocumentId, PartyId, Trm};
 
@@ -19,8 +21,8 @@ pub struct Transfer {
 }
 
 impl Rules for Transfer {
-    fn names(&self) -> &[DocumentId] {
-        &[]
+    fn names(&self) -> Cow<'_, [DocumentId]> {
+        Cow::Borrowed(&[])
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {

@@ -94,6 +94,7 @@ impl Job {
             job: open.job,
             completion_tokens: open.delivered,
             stream: digest(&open.tokens, open.delivered),
+            prompt_tokens: None,
         };
         let handle = open.handle.clone();
         self.voucher = Some(tokio::spawn(async move {

@@ -1,0 +1,140 @@
+//! The node's part in its mesh: who its peers are, what they hold, what they announce, and how
+//! its own entries become final. It decides and answers; the node carries the bytes.
+//!
+//! Nothing here is durable. What counts is in the ledger; the rest is found again after a start.
+//! Every table has a named bound.
+
+mod addresses;
+mod charters;
+mod claims;
+mod handshake;
+mod peer;
+mod react;
+mod roll;
+mod settings;
+mod signals;
+mod start;
+mod sync;
+mod witness;
+
+use std::collections::BTreeMap;
+
+use tirami_core::{PartyId, Timestamp};
+use tirami_proto::Score;
+
+use crate::scheduler::Opinions;
+
+pub use addresses::ADDRESSES_KNOWN_MAX;
+pub use charters::DRAFTS_MAX;
+pub use peer::Peer;
+pub use settings::{MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
+pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
+pub use sync::{PAGE_MAX, SERVE_MAX};
+pub use witness::{OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX};
+
+/// Peers that a node looks for by itself; witnesses come on top.
+pub const PEERS_TARGET: usize = 12;
+/// Connections at most; those to witnesses and trusted peers come on top.
+pub const PEERS_MAX: usize = 4_096;
+/// Of them, at most so many whose party is not known to the mesh.
+pub const STRANGERS_MAX: usize = 256;
+/// Peers whose behaviour is remembered after their connection ended.
+pub const SCORES_MAX: usize = 4_096;
+/// Optional abilities of this version.
+pub const FEATURES: u64 = 0;
+/// How often a node with peers looks at what is due.
+pub const BEAT_MS: u64 = 500;
+/// How long news wait for more before they are passed on together.
+pub const FLUSH_MS: u64 = 100;
+/// How often a peer is asked for further peers while some are wanted.
+const PEERS_ASK_MS: u64 = 30_000;
+
+/// The mesh as a node sees it.
+#[derive(Debug, Clone, Default)]
+pub struct Mesh {
+    settings: MeshSettings,
+    peers: BTreeMap<PartyId, Peer>,
+    addresses: addresses::Addresses,
+    scores: BTreeMap<PartyId, Score>,
+    signals: signals::Signals,
+    fetch: sync::Fetch,
+    desk: witness::Desk,
+    start: start::Start,
+    roll: roll::Roll,
+    drafts: charters::Drafts,
+    opinions: Opinions,
+    /// Chains of others that went on since the last flush, and who told.
+    news: BTreeMap<PartyId, Option<PartyId>>,
+    flush_at: Option<Timestamp>,
+    beat_at: Option<Timestamp>,
+    /// Whose message is being handled.
+    source: Option<PartyId>,
+    /// Who asked for the acknowledgement that is being handled.
+    offering: Option<PartyId>,
+    /// Who sent the parked entry that is looked at again.
+    reparked: Option<PartyId>,
+    /// Events of the current input that were reacted to.
+    seen: usize,
+    faults: u64,
+    goodbyes: u64,
+}
+
+impl Mesh {
+    /// The connected peers, those included that are still introducing themselves.
+    pub fn peers(&self) -> impl Iterator<Item = (PartyId, &Peer)> {
+        self.peers.iter().map(|(party, peer)| (*party, peer))
+    }
+
+    /// Whether there is a connection to `party` on which both sides accepted each other.
+    pub fn is_open(&self, party: PartyId) -> bool {
+        self.peers.get(&party).is_some_and(Peer::is_open)
+    }
+
+    /// What this node thinks of providers.
+    pub const fn opinions(&self) -> &Opinions {
+        &self.opinions
+    }
+
+    /// The settings in force.
+    pub const fn settings(&self) -> &MeshSettings {
+        &self.settings
+    }
+
+    /// Faults of peers since the start.
+    pub const fn faults(&self) -> u64 {
+        self.faults
+    }
+
+    /// Connections that a peer ended with a reason, since the start.
+    pub const fn goodbyes(&self) -> u64 {
+        self.goodbyes
+    }
+
+    /// For how long `party` is refused because of its behaviour, in milliseconds.
+    pub fn refused_ms(&self, party: PartyId, now: Timestamp) -> Option<u64> {
+        self.scores.get(&party)?.refused_ms(now)
+    }
+
+    fn open_peers(&self) -> Vec<PartyId> {
+        let open = self.peers.iter().filter(|(_, peer)| peer.is_open());
+        open.map(|(party, _)| *party).collect()
+    }
+
+    /// The open peers but the one whose message is being handled.
+    fn others(&self) -> Vec<PartyId> {
+        let mut others = self.open_peers();
+        others.retain(|party| Some(*party) != self.source);
+        others
+    }
+
+    /// A new input: none of its events was reacted to.
+    pub(crate) const fn events_begin(&mut self) {
+        self.seen = 0;
+    }
+
+    fn flush_soon(&mut self, now: Timestamp) {
+        if !self.peers.is_empty() {
+            self.flush_at.get_or_insert(now.plus_ms(FLUSH_MS));
+        }
+    }
+}

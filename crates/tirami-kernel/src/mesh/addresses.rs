@@ -1,0 +1,153 @@
+//! Where peers may be found, and which of them to dial next.
+
+use std::collections::BTreeMap;
+
+use tirami_core::{Digest, PartyId, Timestamp};
+use tirami_proto::{Goodbye, GoodbyeCode, PeerAddress, VIA_MAX, Via};
+
+/// Addresses kept.
+pub const ADDRESSES_KNOWN_MAX: usize = 1_024;
+/// How long a dialled peer has until it counts as not reached.
+const DIAL_MS: u64 = 5_000;
+/// The first wait after a failure; each further one doubles it.
+const BACK_OFF_MS: u64 = 500;
+/// The longest wait for a peer that matters: a witness, a configured one, the only one.
+const BACK_OFF_NEEDED_MS_MAX: u64 = 4_000;
+/// The longest wait for any other.
+const BACK_OFF_MS_MAX: u64 = 60_000;
+/// How long a peer is left alone that said it will never talk to this node.
+const UNWILLING_MS: u64 = 10 * 60_000;
+
+/// All known addresses.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Addresses {
+    known: BTreeMap<PartyId, Known>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    address: PeerAddress,
+    /// Given by the owner.
+    pinned: bool,
+    failures: u32,
+    next_at: Timestamp,
+    /// Until when the peer asked to be left alone.
+    hold_until: Timestamp,
+    /// Spreads whom a node dials, so that the mesh is no clique.
+    rank: [u8; 8],
+}
+
+impl Addresses {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    pub(crate) fn is_pinned(&self, party: PartyId) -> bool {
+        self.known.get(&party).is_some_and(|known| known.pinned)
+    }
+
+    pub(crate) fn get(&self, party: PartyId) -> Option<&PeerAddress> {
+        self.known.get(&party).map(|known| &known.address)
+    }
+
+    /// Takes an address. New ways to reach a known peer come first.
+    pub(crate) fn add(&mut self, own: PartyId, address: &PeerAddress, pinned: bool) {
+        let party = address.party();
+        if party == own {
+            return;
+        }
+        if let Some(known) = self.known.get_mut(&party) {
+            known.pinned |= pinned;
+            let fresh = address.via.iter().filter(|via| !known.address.via.contains(via));
+            let mut via: Vec<Via> = fresh.cloned().collect();
+            if !via.is_empty() {
+                known.failures = known.failures.min(1);
+            }
+            via.append(&mut known.address.via);
+            via.truncate(VIA_MAX);
+            known.address.via = via;
+            return;
+        }
+        if self.known.len() >= ADDRESSES_KNOWN_MAX && !self.forget_one() {
+            return;
+        }
+        let mut seed = own.as_bytes().to_vec();
+        seed.extend_from_slice(party.as_bytes());
+        let mut rank = [0; 8];
+        rank.copy_from_slice(&Digest::of(&seed).as_bytes()[..8]);
+        let (next_at, hold_until) = (Timestamp::default(), Timestamp::default());
+        let address = address.clone();
+        let known = Known { address, pinned, failures: 0, next_at, hold_until, rank };
+        self.known.insert(party, known);
+    }
+
+    /// Forgets the address that failed most; configured ones are kept.
+    fn forget_one(&mut self) -> bool {
+        let free = self.known.iter().filter(|(_, known)| !known.pinned);
+        let worst = free.max_by_key(|(_, known)| (known.failures, known.rank)).map(|(p, _)| *p);
+        worst.is_some_and(|party| self.known.remove(&party).is_some())
+    }
+
+    /// The peer accepted this node.
+    pub(crate) fn reached(&mut self, party: PartyId) {
+        if let Some(known) = self.known.get_mut(&party) {
+            known.failures = 0;
+        }
+    }
+
+    /// The connection ended, or could not be made.
+    pub(crate) fn lost(&mut self, party: PartyId, now: Timestamp) {
+        if let Some(known) = self.known.get_mut(&party) {
+            known.next_at = known.next_at.min(now.plus_ms(BACK_OFF_MS << known.failures.min(8)));
+        }
+    }
+
+    /// The peer closed the connection for a reason.
+    pub(crate) fn refused(&mut self, party: PartyId, goodbye: &Goodbye, now: Timestamp) {
+        if let Some(known) = self.known.get_mut(&party) {
+            let wait_ms = match goodbye.code {
+                GoodbyeCode::Version
+                | GoodbyeCode::WrongMesh
+                | GoodbyeCode::NotAdmitted
+                | GoodbyeCode::Blocked => UNWILLING_MS,
+                _ => BACK_OFF_MS << known.failures.min(8),
+            };
+            known.failures = known.failures.saturating_add(1);
+            known.hold_until = now.plus_ms(wait_ms.max(goodbye.retry_after_ms.min(UNWILLING_MS)));
+        }
+    }
+
+    /// Whom to dial now: all that are `needed`, and others while `wanted` is above zero.
+    pub(crate) fn due(
+        &mut self,
+        now: Timestamp,
+        mut wanted: usize,
+        skip: impl Fn(PartyId) -> bool,
+        needed: impl Fn(PartyId) -> bool,
+    ) -> Vec<PeerAddress> {
+        let mut due: Vec<(bool, [u8; 8], PartyId)> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.next_at.max(known.hold_until) <= now)
+            .filter(|(party, _)| !skip(**party))
+            .map(|(party, known)| (!(known.pinned || needed(*party)), known.rank, *party))
+            .collect();
+        due.sort_unstable();
+        let mut dial = Vec::new();
+        for (optional, _, party) in due {
+            if optional && wanted == 0 {
+                break;
+            }
+            wanted = wanted.saturating_sub(1);
+            let Some(known) = self.known.get_mut(&party) else { continue };
+            let longest_ms = if optional { BACK_OFF_MS_MAX } else { BACK_OFF_NEEDED_MS_MAX };
+            let wait_ms = (BACK_OFF_MS << known.failures.min(12)).min(longest_ms);
+            // Ranks differ: nodes that lost one peer do not all come back at once.
+            let jitter_ms = u64::from(known.rank[7]);
+            known.failures = known.failures.saturating_add(1);
+            known.next_at = now.plus_ms(wait_ms.max(DIAL_MS.min(longest_ms)) + jitter_ms);
+            dial.push(known.address.clone());
+        }
+        dial
+    }
+}

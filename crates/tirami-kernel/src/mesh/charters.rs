@@ -1,0 +1,248 @@
+//! Charter changes over the wire (MONEY §2): proposals, approvals, versions that others lack.
+//!
+//! A witness approves nothing by itself: whoever may change the witnesses owns the mesh. A draft
+//! that came from a peer waits for [`Command::ApproveCharter`].
+
+use std::collections::BTreeMap;
+
+use tirami_core::{Digest, PartyId};
+use tirami_ledger::command::{Actor, Command, Outcome};
+use tirami_ledger::lattice::{Charter, CharterApproval, CharterProof};
+use tirami_proto::{CHARTERS_PER_FRAME_MAX, Fault, Message, WireCharter};
+
+use super::{Mesh, sync::fault_of};
+use crate::kernel::{Effects, Kernel};
+
+/// Drafts of charters kept that no witness approved yet.
+pub const DRAFTS_MAX: usize = 4;
+/// Entries that a new witness takes over from the witnesses before.
+const CARRIED_MAX: usize = 512;
+/// Bytes of charters in one answer after the first one.
+const CHARTERS_BYTES_MAX: usize = 900 * 1024;
+/// The least time between two questions for charters to one peer.
+const ASK_MS_MIN: u64 = 1_000;
+
+/// Drafts by digest of their bytes.
+pub(crate) type Drafts = BTreeMap<Digest, Vec<u8>>;
+
+impl Mesh {
+    /// Successors of the charter in force that were proposed and that no witness approved yet, as
+    /// bytes for [`Command::ApproveCharter`].
+    pub fn charter_drafts(&self) -> impl Iterator<Item = &[u8]> {
+        self.drafts.values().map(Vec::as_slice)
+    }
+}
+
+impl Kernel {
+    /// Versions of the charter above `version`, as they travel.
+    pub(super) fn charters_after(&self, version: u32) -> Vec<WireCharter> {
+        let proofs = self.ledger.lattice().charters(version);
+        let wire = proofs.take(CHARTERS_PER_FRAME_MAX).map(wire_charter);
+        within_frame(wire.collect())
+    }
+
+    pub(super) fn ask_charters(&mut self, from: PartyId, effects: &mut Effects) {
+        let (after_version, now) = (self.ledger.lattice().charter().version, self.clock);
+        let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
+        if peer.charters_asked_at.is_none_or(|at| now >= at.plus_ms(ASK_MS_MIN)) {
+            peer.charters_asked_at = Some(now);
+            effects.send.push((from, Message::WantCharters { after_version }));
+        }
+    }
+
+    pub(super) fn tell_charters(&mut self, to: PartyId, after_version: u32, effects: &mut Effects) {
+        if !self.may_answer(to, CHARTERS_BYTES_MAX as u32) {
+            return;
+        }
+        let charters = self.charters_after(after_version);
+        effects.send.push((to, Message::Charters { charters }));
+    }
+
+    /// Takes versions and successors with as many approvals as came along.
+    pub(super) fn take_charters(
+        &mut self,
+        from: PartyId,
+        charters: &[WireCharter],
+        effects: &mut Effects,
+    ) {
+        let before = self.ledger.lattice().charter().version;
+        for charter in charters {
+            let approvals = charter.approvals.iter();
+            let approvals: Result<Vec<CharterApproval>, _> =
+                approvals.map(|bytes| minicbor::decode(bytes)).collect();
+            let Ok(approvals) = approvals else {
+                self.fault(from, Fault::Malformed, effects);
+                return;
+            };
+            let version = tirami_core::decode_body::<Charter>(&charter.bytes).map(|c| c.version);
+            if version.is_ok_and(|version| version <= self.ledger.lattice().charter().version) {
+                continue;
+            }
+            self.receive_charter(from, (charter.bytes.clone(), approvals), effects);
+        }
+        // There may be more versions than fit one frame.
+        let after = self.ledger.lattice().charter().version;
+        let hello = self.mesh.peers.get(&from).and_then(|peer| peer.hello.as_ref());
+        if after > before && hello.is_some_and(|hello| hello.charter_version > after) {
+            effects.send.push((from, Message::WantCharters { after_version: after }));
+        }
+    }
+
+    fn receive_charter(
+        &mut self,
+        from: PartyId,
+        (bytes, approvals): (Vec<u8>, Vec<CharterApproval>),
+        effects: &mut Effects,
+    ) {
+        let command = Command::ReceiveCharter { bytes, approvals };
+        match self.decide(&Actor::Node, &command) {
+            Ok((events, _)) => self.take(events, effects),
+            Err(rejection) => {
+                if let Some(fault) = fault_of(&rejection) {
+                    self.fault(from, fault, effects);
+                }
+            }
+        }
+    }
+
+    /// A draft that wants approvals. Passed on the first time it is seen.
+    pub(super) fn take_draft(&mut self, from: PartyId, bytes: Vec<u8>, effects: &mut Effects) {
+        let Ok(charter) = tirami_core::decode_body::<Charter>(&bytes) else {
+            self.fault(from, Fault::Malformed, effects);
+            return;
+        };
+        if charter.version == self.ledger.lattice().charter().version.saturating_add(1) {
+            self.keep_draft(bytes, effects);
+        }
+    }
+
+    fn keep_draft(&mut self, bytes: Vec<u8>, effects: &mut Effects) {
+        let digest = Digest::of(&bytes);
+        if self.mesh.drafts.contains_key(&digest) || self.mesh.drafts.len() >= DRAFTS_MAX {
+            return;
+        }
+        for to in self.mesh.others() {
+            effects.send.push((to, Message::CharterProposal { bytes: bytes.clone() }));
+        }
+        self.mesh.drafts.insert(digest, bytes);
+    }
+
+    /// A single approval of a successor that is known here.
+    pub(super) fn take_approval(&mut self, from: PartyId, bytes: &[u8], effects: &mut Effects) {
+        let Ok(approval) = minicbor::decode::<CharterApproval>(bytes) else {
+            self.fault(from, Fault::Malformed, effects);
+            return;
+        };
+        let lattice = self.ledger.lattice();
+        let known = lattice.proposals().find(|(id, ..)| *id == approval.charter);
+        if let Some(bytes) = known.map(|(_, bytes, _)| bytes.to_vec()) {
+            self.receive_charter(from, (bytes, vec![approval]), effects);
+        }
+    }
+
+    /// What an own command made: a draft to be proposed.
+    pub(crate) fn charter_made(&mut self, outcome: &Outcome, effects: &mut Effects) {
+        if let Outcome::Charter { bytes, approval: None } = outcome {
+            self.keep_draft(bytes.clone(), effects);
+        }
+    }
+
+    /// Tells a peer of successors that are under way.
+    pub(super) fn tell_proposals(&self, to: PartyId, effects: &mut Effects) {
+        for bytes in self.mesh.drafts.values() {
+            effects.send.push((to, Message::CharterProposal { bytes: bytes.clone() }));
+        }
+        let charters: Vec<WireCharter> = self.approved_successors();
+        if !charters.is_empty() {
+            effects.send.push((to, Message::Charters { charters }));
+        }
+    }
+
+    fn approved_successors(&self) -> Vec<WireCharter> {
+        let proposals = self.ledger.lattice().proposals();
+        let wire = proposals.map(|(_, bytes, approvals)| WireCharter {
+            bytes: bytes.to_vec(),
+            signature: None,
+            approvals: approvals.filter_map(|approval| minicbor::to_vec(approval).ok()).collect(),
+        });
+        within_frame(wire.take(CHARTERS_PER_FRAME_MAX).collect())
+    }
+
+    /// More approvals of a successor are known: pass them on.
+    pub(super) fn spread_proposals(&mut self, effects: &mut Effects) {
+        let charters = self.approved_successors();
+        if charters.is_empty() {
+            return;
+        }
+        for to in self.mesh.others() {
+            effects.send.push((to, Message::Charters { charters: charters.clone() }));
+        }
+    }
+
+    /// A new version is in force: pass it on, take over what the witnesses before acknowledged,
+    /// and ask the new ones.
+    pub(super) fn charter_adopted(&mut self, effects: &mut Effects) {
+        let version = self.ledger.lattice().charter().version;
+        self.mesh.drafts.clear();
+        let charters = self.charters_after(version.saturating_sub(1));
+        for to in self.mesh.others() {
+            effects.send.push((to, Message::Charters { charters: charters.clone() }));
+        }
+        let own = self.keys.node.public();
+        if self.is_witness(own.party()) {
+            let carried = self.ledger.lattice().carried().take(CARRIED_MAX);
+            let carried: Vec<_> =
+                carried.map(|entry| (entry.bytes().to_vec(), entry.signature())).collect();
+            for (bytes, signature) in carried {
+                self.command(&Command::ReceiveEntry { bytes, signature }, effects);
+            }
+            let open = self.ledger.lattice().unacknowledged(own).take(CARRIED_MAX);
+            for entry in open.collect::<Vec<_>>() {
+                self.acknowledge_carried(entry, effects);
+            }
+        }
+        for peer in self.mesh.peers.values_mut() {
+            (peer.offered_seq, peer.offered_at) = (0, None);
+        }
+        for to in self.open_witnesses() {
+            self.ask_highest(to, effects);
+        }
+        self.offer_entries(true, effects);
+    }
+
+    /// Acknowledges an entry nobody asks for now; owner and witnesses hear of it.
+    fn acknowledge_carried(&mut self, entry: tirami_core::DocumentId, effects: &mut Effects) {
+        let Ok((events, outcome)) = self.decide(&Actor::Node, &Command::Acknowledge { entry })
+        else {
+            return;
+        };
+        self.take(events, effects);
+        let Outcome::Entry { acknowledgement: Some(acknowledgement), .. } = outcome else { return };
+        let Ok(bytes) = minicbor::to_vec(*acknowledgement) else { return };
+        let owner = self.ledger.lattice().pending_entry(entry);
+        let owner = owner.map(|pending| pending.entry().entry().chain);
+        let mut to = self.open_witnesses();
+        to.extend(owner.filter(|owner| self.mesh.is_open(*owner) && !to.contains(owner)));
+        effects.send.extend(to.into_iter().map(|to| (to, Message::Acknowledgement(bytes.clone()))));
+    }
+}
+
+/// As many as fit one frame, at least the first.
+fn within_frame(mut charters: Vec<WireCharter>) -> Vec<WireCharter> {
+    let (mut bytes, mut first) = (0, true);
+    charters.retain(|charter| {
+        let approvals: usize = charter.approvals.iter().map(|approval| approval.len() + 8).sum();
+        bytes += charter.bytes.len() + approvals + 128;
+        core::mem::take(&mut first) || bytes <= CHARTERS_BYTES_MAX
+    });
+    charters
+}
+
+fn wire_charter(proof: CharterProof) -> WireCharter {
+    let approvals = proof.approvals.iter();
+    WireCharter {
+        bytes: proof.bytes,
+        signature: proof.signature,
+        approvals: approvals.filter_map(|approval| minicbor::to_vec(approval).ok()).collect(),
+    }
+}

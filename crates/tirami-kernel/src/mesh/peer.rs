@@ -1,0 +1,121 @@
+//! One connected peer: what it said of itself, and what is open between it and this node.
+
+use std::collections::BTreeMap;
+
+use tirami_core::{PartyId, Timestamp};
+use tirami_proto::{FRAMES_BURST, FRAMES_PER_SECOND, Hello, TokenBucket};
+
+/// Heads remembered of one peer, so that it is not told what it told.
+const TOLD_MAX: usize = 1_024;
+/// Chains of one peer that are known to be ahead.
+pub(crate) const AHEAD_MAX: usize = 4_096;
+
+/// Bytes of answers to one peer each second in the long run.
+const ANSWER_BYTES_PER_SECOND: u32 = 32 << 20;
+/// Bytes of answers to one peer at once after a pause.
+const ANSWER_BYTES_BURST: u32 = 64 << 20;
+
+/// A peer with an open control stream.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub(crate) since: Timestamp,
+    pub(crate) outgoing: bool,
+    pub(crate) address: Option<String>,
+    /// Its hello, once it was accepted.
+    pub(crate) hello: Option<Hello>,
+    /// Whether it accepted this node's hello.
+    pub(crate) welcomed: bool,
+    /// Whether it showed the mesh's secret.
+    pub(crate) invited: bool,
+    pub(crate) protocol: u16,
+    /// Messages it may send. The node slows down a peer at half of this, so that only one whose
+    /// node does not is charged.
+    pub(crate) frames: TokenBucket,
+    /// What its questions may still cost.
+    pub(crate) answers: TokenBucket,
+    /// Where it stands ahead of this node: the sequence number after its last final entry.
+    pub(crate) ahead: BTreeMap<PartyId, u64>,
+    /// What it is known to hold.
+    pub(crate) told: BTreeMap<PartyId, u64>,
+    pub(crate) summary_at: Option<Timestamp>,
+    pub(crate) synced_at: Option<Timestamp>,
+    /// The place after the last own entry it was asked to acknowledge, and when.
+    pub(crate) offered_seq: u64,
+    pub(crate) offered_at: Option<Timestamp>,
+    pub(crate) highest_asked_at: Option<Timestamp>,
+    pub(crate) peers_asked_at: Option<Timestamp>,
+    pub(crate) charters_asked_at: Option<Timestamp>,
+}
+
+impl Peer {
+    pub(crate) fn new(now: Timestamp, outgoing: bool, address: Option<String>) -> Self {
+        Self {
+            since: now,
+            outgoing,
+            address,
+            hello: None,
+            welcomed: false,
+            invited: false,
+            protocol: 0,
+            frames: TokenBucket::new(2 * FRAMES_PER_SECOND, 2 * FRAMES_BURST, now),
+            answers: TokenBucket::new(ANSWER_BYTES_PER_SECOND, ANSWER_BYTES_BURST, now),
+            ahead: BTreeMap::new(),
+            told: BTreeMap::new(),
+            summary_at: None,
+            synced_at: None,
+            offered_seq: 0,
+            offered_at: None,
+            highest_asked_at: None,
+            peers_asked_at: None,
+            charters_asked_at: None,
+        }
+    }
+
+    /// Whether both sides accepted each other.
+    pub const fn is_open(&self) -> bool {
+        self.hello.is_some() && self.welcomed
+    }
+
+    /// Since when it is connected.
+    pub const fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// Whether this node dialled it.
+    pub const fn is_outgoing(&self) -> bool {
+        self.outgoing
+    }
+
+    /// Where its connection comes from.
+    pub fn address(&self) -> Option<&str> {
+        self.address.as_deref()
+    }
+
+    /// Name and version of its software; empty before its hello.
+    pub fn agent(&self) -> &str {
+        self.hello.as_ref().map_or("", |hello| &hello.agent)
+    }
+
+    /// The protocol version spoken with it; 0 before both sides agreed.
+    pub const fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
+    /// When this node last held everything the peer was known to hold.
+    pub const fn synced_at(&self) -> Option<Timestamp> {
+        self.synced_at
+    }
+
+    /// Chains of which the peer holds more than this node did when it said so.
+    pub fn chains_ahead(&self) -> usize {
+        self.ahead.len()
+    }
+
+    pub(crate) fn knows(&mut self, chain: PartyId, next_seq: u64) {
+        if self.told.len() >= TOLD_MAX && !self.told.contains_key(&chain) {
+            self.told.clear();
+        }
+        let told = self.told.entry(chain).or_default();
+        *told = next_seq.max(*told);
+    }
+}

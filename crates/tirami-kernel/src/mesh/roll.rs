@@ -1,0 +1,133 @@
+//! Who is enrolled: the registrar enrols whoever shows the mesh's secret, and a newcomer opens its
+//! chain with its enrolment.
+
+use std::collections::BTreeMap;
+
+use tirami_core::{DocumentId, PartyId};
+use tirami_ledger::command::Command;
+use tirami_ledger::lattice::{Change, Enrol, Slot};
+
+use crate::kernel::{Effects, Kernel};
+
+/// Characters of a party's id that name its owner when the registrar enrols it by itself.
+const LABEL_CHARACTERS: usize = 16;
+
+/// The enrolments on the registrar's chain, an index that is rebuilt after a start.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Roll {
+    registrar: Option<PartyId>,
+    /// Entries of the registrar's chain that were looked at.
+    next_seq: u64,
+    grants: BTreeMap<PartyId, DocumentId>,
+    /// A member's `sponsor` entry for this node.
+    sponsor: Option<DocumentId>,
+    /// Whether entries that were final before the start were searched for one.
+    searched: bool,
+}
+
+impl Roll {
+    /// A member sponsors this node; the first one counts.
+    pub(super) fn sponsored(&mut self, sponsor: DocumentId) {
+        self.sponsor.get_or_insert(sponsor);
+    }
+
+    /// The first enrolment of the party.
+    pub(super) fn grant(&self, party: PartyId) -> Option<DocumentId> {
+        self.grants.get(&party).copied()
+    }
+}
+
+impl Kernel {
+    /// Brings the index up to the registrar's last final entry.
+    pub(super) fn read_roll(&mut self) {
+        let lattice = self.ledger.lattice();
+        let registrar = lattice.charter().registrar;
+        let roll = &mut self.mesh.roll;
+        if roll.registrar != Some(registrar) {
+            let Roll { sponsor, searched, .. } = *roll;
+            *roll = Roll { registrar: Some(registrar), sponsor, searched, ..Roll::default() };
+        }
+        let end = lattice.chain(registrar).map_or(0, |chain| chain.next_seq());
+        for seq in roll.next_seq..end {
+            let Some(id) = lattice.final_at(Slot { chain: registrar, seq }) else { continue };
+            let change = lattice.final_entry(id).map(|known| known.effect.change);
+            if let Some(Change::Enrolled { party, .. }) = change {
+                roll.grants.entry(party).or_insert(id);
+            }
+        }
+        roll.next_seq = end.max(roll.next_seq);
+    }
+
+    /// Enrols an invited party with the charter's default line, once. Without room under the
+    /// charter's `line_total` nothing happens: the registrar's owner may enrol it by hand.
+    pub(super) fn enrol(&mut self, party: PartyId, effects: &mut Effects) {
+        let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
+        if lattice.charter().registrar != own || lattice.chain(own).is_none() {
+            return;
+        }
+        self.read_roll();
+        if self.mesh.roll.grant(party).is_some() {
+            return;
+        }
+        let lattice = self.ledger.lattice();
+        let changes = lattice.pending_of(own).map(|pending| pending.effect().change);
+        let named = |change| match change {
+            Change::Enrolled { party, .. } => Some(party),
+            _ => None,
+        };
+        if changes.filter_map(named).any(|named| named == party) {
+            return;
+        }
+        let line = lattice.charter().params.line_default;
+        let owner: String = party.to_string().chars().take(LABEL_CHARACTERS).collect();
+        let kind = Enrol { party, owner, line }.into();
+        self.command(&Command::SignEntry { kind }, effects);
+    }
+
+    /// What could not be signed when it was due: enrolments of invited peers, the own first entry.
+    pub(super) fn beat_roll(&mut self, effects: &mut Effects) {
+        if self.ledger.lattice().charter().registrar == self.ledger.party() {
+            let invited = self.mesh.peers.iter().filter(|(_, peer)| peer.invited);
+            let invited: Vec<PartyId> = invited.map(|(party, _)| *party).collect();
+            for party in invited {
+                self.enrol(party, effects);
+            }
+        }
+        self.join(effects);
+    }
+
+    /// A `sponsor` entry for this node among what was final before the start.
+    fn search_sponsor(&mut self) {
+        let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
+        for (chain, known) in lattice.chains() {
+            for seq in 0..known.next_seq() {
+                let Some(id) = lattice.final_at(Slot { chain, seq }) else { continue };
+                let change = lattice.final_entry(id).map(|known| known.effect.change);
+                if matches!(change, Some(Change::Sponsored { newcomer, .. }) if newcomer == own) {
+                    self.mesh.roll.sponsored(id);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Opens this node's chain once it is enrolled or sponsored.
+    pub(super) fn join(&mut self, effects: &mut Effects) {
+        let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
+        let began = lattice.chain(own).is_some() || lattice.pending_of(own).next().is_some();
+        if began || lattice.is_asking() || lattice.missing_own(own) > 0 {
+            return;
+        }
+        self.read_roll();
+        if !core::mem::replace(&mut self.mesh.roll.searched, true) {
+            self.search_sponsor();
+        }
+        let (enrol, sponsor) = (self.mesh.roll.grant(own), self.mesh.roll.sponsor);
+        if (enrol.is_some() || sponsor.is_some())
+            && !self.command(&Command::Join { enrol, sponsor }, effects)
+        {
+            // A sponsor's lock may be unusable by now; the enrolment does not depend on it.
+            self.mesh.roll.sponsor = None;
+        }
+    }
+}

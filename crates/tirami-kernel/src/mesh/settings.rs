@@ -1,0 +1,99 @@
+//! What the node tells its kernel about the mesh: settings, what it serves, what connections do.
+
+use std::collections::BTreeSet;
+
+use tirami_core::{PartyId, Ppm};
+use tirami_proto::{Message, Offer, PeerAddress};
+
+use crate::scheduler::Observation;
+
+/// What happened on the connection to a peer. The party is the key the connection proved.
+///
+/// For one peer the events come in order: `Connected`, its messages, `Disconnected`. A connection
+/// that replaces another one is reported after the other's `Disconnected`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerEvent {
+    /// The control stream is open.
+    Connected {
+        /// Whether this node dialled.
+        outgoing: bool,
+        /// Where the peer is, as a [`tirami_proto::Via`] prints.
+        address: Option<String>,
+    },
+    /// A message came on the control stream.
+    Message(Box<Message>),
+    /// The connection ended, or dialling failed.
+    Disconnected,
+}
+
+/// What the node tells its kernel about the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MeshInput {
+    /// The settings, replacing all earlier ones. Nothing is dialled and nobody admitted before.
+    Settings(MeshSettings),
+    /// What this node serves, renewed every few seconds; none when it serves nothing.
+    Offer(Option<OwnOffer>),
+    /// Somebody gave the address of a peer: it is dialled soon and kept.
+    AddPeer(PeerAddress),
+    /// What came of a job at a provider; the next ranking counts it.
+    Observed(Observation),
+}
+
+/// How this node takes part in its mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// The secret that admits whoever proves to know it.
+    pub secret: Option<[u8; 32]>,
+    /// Whether everybody is admitted.
+    pub public: bool,
+    /// Peers that are always admitted and never one too many.
+    pub trusted: BTreeSet<PartyId>,
+    /// Peers that are never admitted.
+    pub blocked: BTreeSet<PartyId>,
+    /// Peers to dial first; they are kept whatever happens.
+    pub bootstrap: Vec<PeerAddress>,
+    /// Where this node can be reached, each as a [`tirami_proto::Via`] prints.
+    pub addresses: Vec<String>,
+    /// Name and version of this software, at most [`tirami_proto::AGENT_BYTES_MAX`] bytes.
+    pub agent: String,
+}
+
+/// What this node offers, as it stands in its next price signal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnOffer {
+    /// Price of work, µTRM for 10⁹ FLOP.
+    pub price: Ppm,
+    /// Price of prompt tokens that are cached, µTRM for 10⁹ FLOP.
+    pub cached_price: Ppm,
+    /// Jobs that could start at once.
+    pub slots_free: u16,
+    /// Jobs that can run at the same time.
+    pub slots: u16,
+    /// Jobs that wait.
+    pub queue: u16,
+    /// The models served.
+    pub models: Vec<Offer>,
+    /// Where the node is, for example `eu-west`; may be empty.
+    pub region: String,
+    /// Bit set of optional abilities.
+    pub features: u64,
+    /// An HTTP endpoint of its own, for people.
+    pub http_endpoint: Option<String>,
+    /// Whether it takes jobs at this time.
+    pub serving: bool,
+}
+
+/// Final entries of one chain that the node reads from its store and sends to a peer, as
+/// [`Message::Finals`], rivals that are final in one slot included. The run ends with an entry that
+/// has a certificate, even if it is longer than asked for, and is cut after one that fits a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Serve {
+    /// Who asked.
+    pub peer: PartyId,
+    /// The chain.
+    pub chain: PartyId,
+    /// The first entry wanted.
+    pub from_seq: u64,
+    /// How many at most.
+    pub max: u32,
+}

@@ -1,0 +1,269 @@
+//! Announcements: this node's price signal, everybody else's, and passing them on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tirami_core::{PartyId, Signed, Timestamp};
+use tirami_proto::{
+    ADDRESSES_MAX, ANNOUNCED_PER_FRAME_MAX, Fault, Message, PeerAddress, PriceSignal,
+    SIGNAL_AHEAD_MS_MAX, SIGNAL_LIFE_MS_MAX, SignalOrder, SignalRefusal, WireDocument,
+};
+
+use super::{Mesh, OwnOffer};
+use crate::kernel::{Effects, Kernel};
+
+/// Providers whose signals are kept.
+pub const ANNOUNCED_MAX: usize = 4_096;
+/// How long this node's signal is valid.
+pub const SIGNAL_LIFE_MS: u64 = 45_000;
+/// How often it is renewed when nothing changes.
+pub const SIGNAL_RENEW_MS: u64 = 15_000;
+/// Providers that a node keeps a connection to besides its other peers.
+const PROVIDERS_DIALLED_MAX: usize = 64;
+/// The least time between two signals of this node.
+const SIGNAL_EVERY_MS: u64 = 1_000;
+/// How long a signal's time is remembered: after that no signal of the same time is valid.
+const FLOOR_MS: u64 = SIGNAL_LIFE_MS_MAX + SIGNAL_AHEAD_MS_MAX;
+
+/// What providers announced.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Signals {
+    held: BTreeMap<PartyId, Signed<PriceSignal>>,
+    /// The newest time ever seen of each provider: nothing as old or older is believed again.
+    floors: BTreeMap<PartyId, Timestamp>,
+    /// Providers whose connection to this node broke, and when.
+    lost: BTreeMap<PartyId, Timestamp>,
+    /// To be passed on with the next flush, and who is not to be told.
+    news: BTreeMap<PartyId, Option<PartyId>>,
+    /// Signals that contradict one that was passed on, and who sent them.
+    contradictions: Vec<(PartyId, WireDocument)>,
+    offer: Option<OwnOffer>,
+    /// The offer that stands in the signal sent last, and when that was.
+    sent: Option<(Option<OwnOffer>, Timestamp)>,
+}
+
+/// A provider as its newest signal describes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Provider<'a> {
+    /// The signal.
+    pub signal: &'a PriceSignal,
+    /// Whether there is a connection to it.
+    pub connected: bool,
+    /// Whether its connection broke and it has said nothing new since.
+    pub lost: bool,
+}
+
+impl Mesh {
+    /// The providers whose signals are valid at `now`, in the order of their parties; when this
+    /// node serves, it is among them.
+    pub fn providers(&self, now: Timestamp) -> impl Iterator<Item = Provider<'_>> {
+        let held = self.signals.held.iter().filter(move |(_, held)| held.body().expires_at > now);
+        held.map(|(party, held)| {
+            let signal = held.body();
+            let connected = self.is_open(*party);
+            let lost_at = self.signals.lost.get(party);
+            let lost = !connected && lost_at.is_some_and(|lost_at| signal.issued_at <= *lost_at);
+            Provider { signal, connected, lost }
+        })
+    }
+
+    /// The newest signal of `provider`.
+    pub fn signal(&self, provider: PartyId) -> Option<&PriceSignal> {
+        self.signals.held.get(&provider).map(Signed::body)
+    }
+
+    /// The providers that take jobs now, as far as a node keeps connections to them.
+    pub(super) fn serving_parties(&self) -> BTreeSet<PartyId> {
+        let held = self.signals.held.iter().filter(|(_, held)| held.body().serving);
+        held.take(PROVIDERS_DIALLED_MAX).map(|(party, _)| *party).collect()
+    }
+
+    pub(super) fn lost(&mut self, peer: PartyId, now: Timestamp) {
+        if self.signals.held.contains_key(&peer) {
+            self.signals.lost.insert(peer, now);
+        }
+    }
+
+    pub(super) fn returned(&mut self, peer: PartyId) {
+        self.signals.lost.remove(&peer);
+    }
+}
+
+impl Kernel {
+    pub(super) fn set_offer(&mut self, offer: Option<OwnOffer>) {
+        self.mesh.signals.offer = offer;
+    }
+
+    /// Signs this node's signal when it changed or grows old.
+    pub(super) fn renew_signal(&mut self) {
+        let signals = &self.mesh.signals;
+        if self.mesh.peers.is_empty() || (signals.offer.is_none() && signals.sent.is_none()) {
+            return;
+        }
+        let age_ms = signals.sent.as_ref().map(|(_, at)| self.clock.since_ms(*at));
+        let changed = signals.sent.as_ref().is_none_or(|(sent, _)| *sent != signals.offer);
+        let due = match age_ms {
+            None => true,
+            Some(age_ms) => age_ms >= SIGNAL_EVERY_MS && (changed || age_ms >= SIGNAL_RENEW_MS),
+        };
+        // Who serves nothing any more says so once.
+        if !due || (!changed && signals.offer.is_none()) {
+            return;
+        }
+        let signal = self.own_signal();
+        let Ok(signal) = Signed::sign(self.ledger.lattice().mesh(), &self.keys.node, signal) else {
+            return;
+        };
+        let party = self.ledger.party();
+        let signals = &mut self.mesh.signals;
+        signals.sent = Some((signals.offer.clone(), self.clock));
+        signals.news.insert(party, None);
+        signals.held.insert(party, signal);
+        self.mesh.flush_soon(self.clock);
+    }
+
+    fn own_signal(&self) -> PriceSignal {
+        let addresses = self.mesh.settings.addresses.iter().take(ADDRESSES_MAX).cloned().collect();
+        let mut signal = PriceSignal {
+            provider: self.ledger.party(),
+            issued_at: self.clock,
+            expires_at: self.clock.plus_ms(SIGNAL_LIFE_MS),
+            price: tirami_core::Ppm::ZERO,
+            cached_price: tirami_core::Ppm::ZERO,
+            slots_free: 0,
+            slots: 0,
+            queue: 0,
+            models: Vec::new(),
+            region: String::new(),
+            features: 0,
+            addresses,
+            http_endpoint: None,
+            serving: false,
+        };
+        if let Some(offer) = self.mesh.signals.offer.clone() {
+            signal.price = offer.price;
+            signal.cached_price = offer.cached_price;
+            signal.slots = offer.slots;
+            signal.slots_free = offer.slots_free.min(offer.slots);
+            signal.queue = offer.queue;
+            signal.models = offer.models;
+            signal.models.sort_by_key(|model| model.model);
+            signal.models.dedup_by_key(|model| model.model);
+            signal.models.truncate(tirami_proto::OFFERS_MAX);
+            signal.region = offer.region;
+            signal.features = offer.features;
+            signal.http_endpoint = offer.http_endpoint;
+            signal.serving = offer.serving;
+        }
+        signal
+    }
+
+    pub(super) fn take_announcements(
+        &mut self,
+        from: PartyId,
+        documents: &[WireDocument],
+        effects: &mut Effects,
+    ) {
+        for document in documents {
+            match self.take_signal(from, document) {
+                Ok(()) | Err(SignalRefusal::Expired | SignalRefusal::FromFuture { .. }) => {}
+                Err(SignalRefusal::Signed(tirami_core::SignedError::Key(_))) => {
+                    self.fault(from, Fault::BadSignature, effects);
+                }
+                Err(_) => self.fault(from, Fault::Invalid, effects),
+            }
+        }
+    }
+
+    fn take_signal(&mut self, from: PartyId, document: &WireDocument) -> Result<(), SignalRefusal> {
+        // The cheap look first: most of what floods is known already.
+        if let Ok(signal) = tirami_core::decode_body::<PriceSignal>(&document.bytes) {
+            let floor = self.mesh.signals.floors.get(&signal.provider);
+            let older = floor.is_some_and(|floor| signal.issued_at < *floor);
+            let held = self.mesh.signals.held.get(&signal.provider);
+            let same = held.is_some_and(|held| {
+                held.bytes() == document.bytes && held.signature() == document.signature
+            });
+            if older || same || signal.provider == self.ledger.party() {
+                return Ok(());
+            }
+        }
+        let signal = PriceSignal::receive(self.ledger.lattice().mesh(), document, self.clock)?;
+        let provider = signal.body().provider;
+        let signals = &mut self.mesh.signals;
+        let floor = signals.floors.get(&provider).copied();
+        match signals.held.get(&provider).map(|held| PriceSignal::order(&signal, held)) {
+            Some(SignalOrder::Contradicts) => {
+                signals.held.remove(&provider);
+                signals.news.remove(&provider);
+                // Whoever believes the one has to see the other.
+                signals.contradictions.push((from, document.clone()));
+                signals.contradictions.truncate(ANNOUNCED_PER_FRAME_MAX);
+                self.mesh.flush_soon(self.clock);
+                return Ok(());
+            }
+            Some(SignalOrder::Older | SignalOrder::Same) => return Ok(()),
+            None if floor.is_some_and(|floor| signal.body().issued_at <= floor) => return Ok(()),
+            None if signals.held.len() >= ANNOUNCED_MAX => return Ok(()),
+            Some(SignalOrder::Newer) | None => {}
+        }
+        if signals.floors.len() >= 2 * ANNOUNCED_MAX && floor.is_none() {
+            return Ok(());
+        }
+        let ways = signal.body().addresses.iter().filter_map(|via| via.parse().ok());
+        let address = PeerAddress { key: provider.into(), via: ways.collect() };
+        signals.floors.insert(provider, signal.body().issued_at);
+        signals.held.insert(provider, signal);
+        signals.news.insert(provider, Some(from));
+        self.mesh.flush_soon(self.clock);
+        if !address.via.is_empty() {
+            self.mesh.addresses.add(self.ledger.party(), &address, false);
+        }
+        Ok(())
+    }
+
+    /// Forgets signals whose time is over, and times that no valid signal can have any more.
+    pub(super) fn expire_signals(&mut self, now: Timestamp) {
+        let signals = &mut self.mesh.signals;
+        signals.held.retain(|_, held| held.body().expires_at > now);
+        signals.floors.retain(|_, floor| floor.plus_ms(FLOOR_MS) > now);
+        let held: BTreeSet<PartyId> = signals.held.keys().copied().collect();
+        signals.lost.retain(|party, _| held.contains(party));
+        signals.news.retain(|party, _| held.contains(party));
+    }
+
+    /// Tells a new peer all signals.
+    pub(super) fn tell_signals(&self, to: PartyId, effects: &mut Effects) {
+        let held = self.mesh.signals.held.values();
+        let valid = held.filter(|held| held.body().expires_at > self.clock);
+        let documents: Vec<WireDocument> = valid.map(wire).collect();
+        announce(to, &documents, effects);
+    }
+
+    /// Passes on what is new.
+    pub(super) fn flush_signals(&mut self, effects: &mut Effects) {
+        let news = core::mem::take(&mut self.mesh.signals.news);
+        let rivals = core::mem::take(&mut self.mesh.signals.contradictions);
+        if news.is_empty() && rivals.is_empty() {
+            return;
+        }
+        for to in self.mesh.open_peers() {
+            let rivals = rivals.iter().filter(|(source, _)| *source != to);
+            let rivals: Vec<WireDocument> = rivals.map(|(_, document)| document.clone()).collect();
+            announce(to, &rivals, effects);
+            let fresh = news.iter().filter(|(party, source)| **party != to && **source != Some(to));
+            let held = fresh.filter_map(|(party, _)| self.mesh.signals.held.get(party));
+            let documents: Vec<WireDocument> = held.map(wire).collect();
+            announce(to, &documents, effects);
+        }
+    }
+}
+
+fn wire(held: &Signed<PriceSignal>) -> WireDocument {
+    WireDocument { bytes: held.bytes().to_vec(), signature: held.signature() }
+}
+
+fn announce(to: PartyId, documents: &[WireDocument], effects: &mut Effects) {
+    for chunk in documents.chunks(ANNOUNCED_PER_FRAME_MAX) {
+        effects.send.push((to, Message::Announce(chunk.to_vec())));
+    }
+}

@@ -1,0 +1,454 @@
+//! Synchronising chains: compare summaries, learn heads, fetch ranges of final entries.
+//!
+//! A node asks one peer at a time for the next page of a chain, from its own last final entry on.
+//! A page whose entries rest on another chain is parked by the ledger and goes on by itself when
+//! that chain has come; so long no further page of the chain is asked for. Of all entries that
+//! are missing at least one rests on nothing that is missing, so a round over all chains always
+//! makes progress, and nothing is ever followed by hashes. A cut-off peer costs nothing but time:
+//! what is final here is never asked for again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tirami_core::{DocumentId, PartyId, Signature, Timestamp};
+use tirami_ledger::Rejection;
+use tirami_ledger::command::{Actor, Command};
+use tirami_ledger::lattice::{Certificate, CutRejection, Dependency, Entry, EntryRejection, Slot};
+use tirami_proto::{BUCKETS, Fault, FinalEntry, Head, Message, WireSlot, bucket_of};
+
+use super::{Mesh, Serve, peer::AHEAD_MAX};
+use crate::kernel::{Effects, Kernel};
+
+/// Final entries asked for at once.
+pub const PAGE_MAX: u32 = 256;
+/// Final entries that are served at once, whatever was asked for.
+pub const SERVE_MAX: u32 = 1_024;
+/// Pages asked for and not answered, in all.
+const ASKED_MAX: usize = 16;
+/// Pages asked of one peer and not answered.
+const ASKED_PER_PEER_MAX: usize = 8;
+/// About the bytes of a final entry, and of a head, on the wire.
+const FINAL_BYTES: u32 = 600;
+const HEAD_BYTES: u32 = 80;
+/// How long a page may take.
+const PAGE_MS: u64 = 10_000;
+/// How long a chain rests whose page could not be used yet.
+const STALLED_MS: u64 = 1_000;
+/// How often a peer is told what this node holds when nothing happens.
+const SUMMARY_EVERY_MS: u64 = 30_000;
+/// The least time between two summaries to one peer.
+const SUMMARY_MS_MIN: u64 = 1_000;
+
+/// What is being fetched.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fetch {
+    /// Chains of which a page is on its way, from whom, since when.
+    asked: BTreeMap<PartyId, (PartyId, Timestamp)>,
+    /// Chains that rest, until when, or until they go on from where they stood.
+    stalled: BTreeMap<PartyId, (Timestamp, u64)>,
+    /// Where the round over the chains goes on.
+    cursor: Option<PartyId>,
+}
+
+impl Fetch {
+    pub(super) fn lost(&mut self, peer: PartyId) {
+        self.asked.retain(|_, (asked, _)| *asked != peer);
+    }
+}
+
+impl Mesh {
+    /// Pages of final entries that were asked for and have not come.
+    pub fn pages_asked(&self) -> usize {
+        self.fetch.asked.len()
+    }
+}
+
+impl Kernel {
+    /// Final entries that some peer is known to hold and this node lacks, at least.
+    pub fn entries_behind(&self) -> u64 {
+        let mut ahead = BTreeMap::<PartyId, u64>::new();
+        for (chain, next_seq) in self.mesh.peers.values().flat_map(|peer| &peer.ahead) {
+            let most = ahead.entry(*chain).or_default();
+            *most = (*next_seq).max(*most);
+        }
+        let behind = ahead.iter().map(|(chain, next)| next.saturating_sub(self.next_seq(*chain)));
+        behind.fold(0, u64::saturating_add)
+    }
+
+    /// When it was last known that no witness holds more of `chain` than this node does; the
+    /// latest time seen when this node is a witness itself.
+    pub fn head_at(&self, chain: PartyId) -> Option<Timestamp> {
+        if self.is_witness(self.keys.node.public().party()) {
+            return Some(self.clock);
+        }
+        let witnesses = self.mesh.peers.iter().filter(|(party, _)| self.is_witness(**party));
+        let level = witnesses.filter(|(_, peer)| !peer.ahead.contains_key(&chain));
+        level.filter_map(|(_, peer)| peer.synced_at).max()
+    }
+
+    /// The sequence number after the last final entry of `chain` here.
+    pub(super) fn next_seq(&self, chain: PartyId) -> u64 {
+        self.ledger.lattice().chain(chain).map_or(0, |chain| chain.next_seq())
+    }
+
+    pub(super) fn send_summary(&mut self, to: PartyId, effects: &mut Effects) {
+        let now = self.clock;
+        let summary = self.ledger.lattice().summary();
+        let Some(peer) = self.mesh.peers.get_mut(&to) else { return };
+        peer.summary_at = Some(now);
+        let message = Message::Summary { state: summary.root, buckets: summary.buckets };
+        effects.send.push((to, message));
+    }
+
+    /// Asks a peer to say what it holds, by saying what this node holds; not too often.
+    pub(super) fn compare_with(&mut self, peer: PartyId, effects: &mut Effects) {
+        let last = self.mesh.peers.get(&peer).map(|peer| peer.summary_at);
+        let Some(last) = last else { return };
+        if last.is_none_or(|last| self.clock >= last.plus_ms(SUMMARY_MS_MIN)) {
+            self.send_summary(peer, effects);
+        }
+    }
+
+    pub(super) fn take_summary(
+        &mut self,
+        from: PartyId,
+        (state, buckets): (tirami_core::Digest, &[tirami_core::Digest]),
+        effects: &mut Effects,
+    ) {
+        if buckets.len() != BUCKETS {
+            self.fault(from, Fault::Invalid, effects);
+            return;
+        }
+        let own = self.ledger.lattice().summary();
+        if own.root == state {
+            if let Some(peer) = self.mesh.peers.get_mut(&from) {
+                peer.ahead.clear();
+                peer.synced_at = Some(self.clock);
+            }
+            return;
+        }
+        for (bucket, (own, theirs)) in (0_u8..).zip(own.buckets.iter().zip(buckets)) {
+            if own != theirs {
+                effects.send.push((from, Message::WantHeads { bucket }));
+            }
+        }
+        self.compare_with(from, effects);
+    }
+
+    pub(super) fn tell_heads(&mut self, to: PartyId, bucket: u8, effects: &mut Effects) {
+        let count = self.ledger.lattice().bucket_heads(bucket).count();
+        if !self.may_answer(to, HEAD_BYTES.saturating_mul(count as u32 + 1)) {
+            return;
+        }
+        let heads = self.ledger.lattice().bucket_heads(bucket);
+        let heads =
+            heads.map(|head| Head { chain: head.chain, next_seq: head.next_seq, head: head.head });
+        let heads: Vec<Head> = heads.take(tirami_proto::HEADS_PER_FRAME_MAX).collect();
+        effects.send.push((to, Message::Heads { bucket, heads }));
+    }
+
+    pub(super) fn take_heads(&mut self, from: PartyId, heads: &[Head], effects: &mut Effects) {
+        if !heads.is_sorted_by(|left, right| left.chain < right.chain) {
+            self.fault(from, Fault::Invalid, effects);
+            return;
+        }
+        let now = self.clock;
+        for Head { chain, next_seq, head } in heads.iter().copied() {
+            let own = self.ledger.lattice().chain(chain);
+            let (own_next, own_head) = own.map_or((0, None), |own| (own.next_seq(), own.head()));
+            let frozen = own.and_then(|own| own.frozen().map(|frozen| frozen.seq));
+            let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
+            peer.knows(chain, next_seq);
+            if let Some(from_seq) = frozen {
+                // The peer may not know that two entries are final in one slot.
+                if own_head != Some(head) {
+                    effects.serve.push(Serve { peer: from, chain, from_seq, max: 1 });
+                }
+            } else if next_seq > own_next {
+                if peer.ahead.len() < AHEAD_MAX || peer.ahead.contains_key(&chain) {
+                    peer.ahead.insert(chain, next_seq);
+                }
+            } else if next_seq == own_next && own_head.is_some_and(|own| own != head) {
+                // Both are final: the peer's branch has to be known here too.
+                let from_seq = next_seq.saturating_sub(1);
+                effects.send.push((from, Message::WantRange { chain, from_seq, max: 1 }));
+            }
+        }
+        if let Some(peer) = self.mesh.peers.get_mut(&from).filter(|peer| peer.ahead.is_empty()) {
+            peer.synced_at = Some(now);
+        }
+        self.fetch_more(effects);
+    }
+
+    /// Asks for the next pages, in turns over all chains that are ahead somewhere.
+    pub(super) fn fetch_more(&mut self, effects: &mut Effects) {
+        let mut free = ASKED_MAX.saturating_sub(self.mesh.fetch.asked.len());
+        if free == 0 || self.mesh.peers.values().all(|peer| peer.ahead.is_empty()) {
+            return;
+        }
+        let mut load = BTreeMap::<PartyId, usize>::new();
+        for (peer, _) in self.mesh.fetch.asked.values() {
+            *load.entry(*peer).or_default() += 1;
+        }
+        for (chain, peers) in self.chains_in_turn() {
+            if free == 0 {
+                break;
+            }
+            let busy = |peer: &PartyId| load.get(peer).copied().unwrap_or_default();
+            let from = peers.into_iter().min_by_key(|peer| busy(peer));
+            let Some(from) = from.filter(|peer| busy(peer) < ASKED_PER_PEER_MAX) else { continue };
+            let from_seq = self.next_seq(chain);
+            *load.entry(from).or_default() += 1;
+            free -= 1;
+            self.mesh.fetch.asked.insert(chain, (from, self.clock));
+            self.mesh.fetch.cursor = Some(chain);
+            let message = Message::WantRange { chain, from_seq, max: PAGE_MAX };
+            effects.send.push((from, message));
+        }
+    }
+
+    /// Chains to fetch and who has them, after the one asked for last; what is here by now is
+    /// dropped.
+    fn chains_in_turn(&mut self) -> Vec<(PartyId, Vec<PartyId>)> {
+        let now = self.clock;
+        let mut chains = BTreeMap::<PartyId, Vec<PartyId>>::new();
+        let lattice = self.ledger.lattice();
+        for (party, peer) in &mut self.mesh.peers {
+            let had = !peer.ahead.is_empty();
+            peer.ahead.retain(|chain, next| {
+                *next > lattice.chain(*chain).map_or(0, |chain| chain.next_seq())
+            });
+            if had && peer.ahead.is_empty() {
+                peer.synced_at = Some(now);
+            }
+            for chain in peer.ahead.keys() {
+                chains.entry(*chain).or_default().push(*party);
+            }
+        }
+        let fetch = &self.mesh.fetch;
+        let rests = |chain: &PartyId| {
+            let stood = fetch.stalled.get(chain).filter(|(until, _)| *until > now);
+            stood.is_some_and(|(_, next)| *next == self.next_seq(*chain))
+        };
+        chains.retain(|chain, _| !fetch.asked.contains_key(chain) && !rests(chain));
+        let mut turn: Vec<_> = chains.into_iter().collect();
+        let first = turn.partition_point(|(chain, _)| Some(*chain) <= fetch.cursor);
+        turn.rotate_left(first);
+        turn
+    }
+
+    pub(super) fn want_range(
+        &mut self,
+        from: PartyId,
+        (chain, from_seq, max): (PartyId, u64, u32),
+        effects: &mut Effects,
+    ) {
+        if from_seq >= self.next_seq(chain) || max == 0 {
+            let (entries, more) = (Vec::new(), false);
+            effects.send.push((from, Message::Finals { chain, entries, more }));
+            return;
+        }
+        let max = max.min(SERVE_MAX);
+        let left = u32::try_from(self.next_seq(chain) - from_seq).unwrap_or(u32::MAX).min(max);
+        if self.may_answer(from, FINAL_BYTES.saturating_mul(left)) {
+            effects.serve.push(Serve { peer: from, chain, from_seq, max });
+        }
+    }
+
+    /// Takes a page or a push. Entries without a certificate need one after them.
+    pub(super) fn take_finals(
+        &mut self,
+        from: PartyId,
+        (chain, entries): (PartyId, Vec<FinalEntry>),
+        effects: &mut Effects,
+    ) {
+        let answered = self.mesh.fetch.asked.get(&chain).is_some_and(|(peer, _)| *peer == from);
+        if answered {
+            self.mesh.fetch.asked.remove(&chain);
+        }
+        let certified = entries.iter().rposition(|entry| entry.certificate.is_some());
+        if certified.map_or(0, |last| last + 1) != entries.len() {
+            self.fault(from, Fault::Invalid, effects);
+            return;
+        }
+        let before = self.next_seq(chain);
+        let empty = entries.is_empty();
+        let seqs = (seq_of(entries.first()), seq_of(entries.last()));
+        if chain == self.ledger.party() {
+            self.note_own(entries.last(), effects);
+        }
+        for entry in entries {
+            if let Err(fault) = self.take_final(entry, effects) {
+                self.fault(from, fault, effects);
+                break;
+            }
+        }
+        let after = self.next_seq(chain);
+        if let Some(peer) = self.mesh.peers.get_mut(&from) {
+            peer.knows(chain, after);
+            if answered && empty {
+                // It said that it had more and has not.
+                peer.ahead.remove(&chain);
+            }
+        }
+        if let (Some(first), Some(last)) = seqs
+            && after == before
+        {
+            if answered || first <= after {
+                self.stalled(from, chain, answered, effects);
+            } else if let Some(peer) = self.mesh.peers.get_mut(&from) {
+                // A push with a gap before it: the peer has what is between.
+                if peer.ahead.len() < AHEAD_MAX {
+                    peer.ahead.insert(chain, last.saturating_add(1));
+                }
+            }
+        }
+        self.fetch_more(effects);
+    }
+
+    fn stalled(&mut self, from: PartyId, chain: PartyId, answered: bool, effects: &mut Effects) {
+        let waits: BTreeSet<Dependency> = self.ledger.lattice().missing().take(64).collect();
+        if waits.is_empty() {
+            // A page that is neither new nor waits: nothing more is to be had from this peer.
+            if answered && let Some(peer) = self.mesh.peers.get_mut(&from) {
+                peer.ahead.remove(&chain);
+            }
+            return;
+        }
+        let until = self.clock.plus_ms(STALLED_MS);
+        self.mesh.fetch.stalled.insert(chain, (until, self.next_seq(chain)));
+        for dependency in waits {
+            if let Dependency::Charter(_) = dependency {
+                self.ask_charters(from, effects);
+            }
+        }
+        self.compare_with(from, effects);
+    }
+
+    fn take_final(&mut self, entry: FinalEntry, effects: &mut Effects) -> Result<(), Fault> {
+        let FinalEntry { bytes, signature, certificate } = entry;
+        let command = match certificate {
+            None => Command::ReceiveEntry { bytes, signature },
+            Some(certificate) => {
+                let certificate: Certificate =
+                    minicbor::decode(&certificate).map_err(|_| Fault::Malformed)?;
+                Command::ReceiveCertified { bytes, signature, certificate }
+            }
+        };
+        match self.decide(&Actor::Node, &command) {
+            Ok((events, _)) => {
+                self.take(events, effects);
+                Ok(())
+            }
+            Err(rejection) => fault_of(&rejection).map_or(Ok(()), Err),
+        }
+    }
+
+    pub(super) fn tell_cut(&mut self, to: PartyId, checkpoint: DocumentId, effects: &mut Effects) {
+        let Some(cut) = self.ledger.lattice().cut(checkpoint) else { return };
+        if !self.may_answer(to, HEAD_BYTES.saturating_mul(cut.len() as u32)) {
+            return;
+        }
+        let slots = cut.iter().map(|slot| WireSlot { chain: slot.chain, seq: slot.seq });
+        let slots = slots.take(tirami_proto::CUT_SLOTS_MAX).collect();
+        effects.send.push((to, Message::Cut { checkpoint, slots }));
+    }
+
+    pub(super) fn take_cut(
+        &mut self,
+        from: PartyId,
+        (entry, slots): (DocumentId, &[WireSlot]),
+        effects: &mut Effects,
+    ) {
+        let slots = slots.iter().map(|slot| Slot { chain: slot.chain, seq: slot.seq }).collect();
+        match self.decide(&Actor::Node, &Command::ReceiveCut { entry, slots }) {
+            Ok((events, _)) => {
+                self.take(events, effects);
+                self.mesh.desk.again = true;
+            }
+            // What the cut covers and is missing here comes first; then it is asked for again.
+            Err(Rejection::Cut(CutRejection::NotFinal { .. })) => self.compare_with(from, effects),
+            Err(Rejection::Cut(CutRejection::WrongRoot)) => {
+                self.fault(from, Fault::Invalid, effects);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Gives up on pages that do not come, and compares with peers from time to time.
+    pub(super) fn beat_sync(&mut self, now: Timestamp, effects: &mut Effects) {
+        let fetch = &mut self.mesh.fetch;
+        fetch.stalled.retain(|_, (until, _)| *until > now);
+        let late = fetch.asked.iter().filter(|(_, (_, since))| now >= since.plus_ms(PAGE_MS));
+        let late: Vec<_> = late.map(|(chain, (peer, _))| (*chain, *peer)).collect();
+        for (chain, from) in late {
+            self.mesh.fetch.asked.remove(&chain);
+            if let Some(peer) = self.mesh.peers.get_mut(&from) {
+                peer.ahead.remove(&chain);
+            }
+        }
+        for to in self.mesh.open_peers() {
+            let last = self.mesh.peers.get(&to).and_then(|peer| peer.summary_at);
+            if last.is_none_or(|last| now >= last.plus_ms(SUMMARY_EVERY_MS)) {
+                self.send_summary(to, effects);
+            }
+        }
+        self.fetch_more(effects);
+    }
+
+    /// Tells peers which chains went on, so that they fetch what they lack.
+    pub(super) fn flush_heads(&mut self, effects: &mut Effects) {
+        let news = core::mem::take(&mut self.mesh.news);
+        if news.is_empty() {
+            return;
+        }
+        let lattice = self.ledger.lattice();
+        for (to, peer) in &mut self.mesh.peers {
+            if !peer.is_open() {
+                continue;
+            }
+            let mut buckets = BTreeMap::<u8, Vec<Head>>::new();
+            for (chain, source) in &news {
+                let Some(known) = lattice.chain(*chain) else { continue };
+                let (next_seq, Some(head)) = (known.next_seq(), known.head()) else { continue };
+                let told = peer.told.get(chain).is_some_and(|told| *told >= next_seq);
+                if told || *source == Some(*to) {
+                    continue;
+                }
+                peer.knows(*chain, next_seq);
+                let head = Head { chain: *chain, next_seq, head };
+                buckets.entry(bucket_of(*chain)).or_default().push(head);
+            }
+            let messages =
+                buckets.into_iter().map(|(bucket, heads)| Message::Heads { bucket, heads });
+            effects.send.extend(messages.map(|message| (*to, message)));
+        }
+    }
+
+    /// Takes an entry that is not final; says what was wrong with it.
+    pub(super) fn take_entry(
+        &mut self,
+        bytes: Vec<u8>,
+        signature: Signature,
+        effects: &mut Effects,
+    ) -> Result<(), Rejection> {
+        let command = Command::ReceiveEntry { bytes, signature };
+        let (events, _) = self.decide(&Actor::Node, &command)?;
+        self.take(events, effects);
+        Ok(())
+    }
+}
+
+fn seq_of(entry: Option<&FinalEntry>) -> Option<u64> {
+    tirami_core::decode_body::<Entry>(&entry?.bytes).ok().map(|entry| entry.seq)
+}
+
+/// What a peer is charged for having sent something that was refused.
+pub(super) fn fault_of(rejection: &Rejection) -> Option<Fault> {
+    match rejection {
+        Rejection::Entry(EntryRejection::Key(_) | EntryRejection::BadAcknowledgement { .. }) => {
+            Some(Fault::BadSignature)
+        }
+        Rejection::Entry(refused) if refused.is_peer_fault() => Some(Fault::Invalid),
+        _ => None,
+    }
+}

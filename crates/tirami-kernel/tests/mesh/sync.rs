@@ -1,0 +1,85 @@
+//! Newcomers, ranges, resuming.
+
+use tirami_kernel::Input;
+use tirami_kernel::mesh::PeerEvent;
+use tirami_proto::{Head, Message};
+
+use crate::harness::{Faults, Net};
+
+/// A mesh of three with many entries whose chains rest on each other.
+fn busy(entries: usize) -> Net {
+    let mut net = Net::of(3);
+    let mut round = 0;
+    while net.nodes[0].lattice().final_count() < entries {
+        for node in 1..3 {
+            for _ in 0..20 {
+                net.transfer(node, 3 - node, 1);
+            }
+        }
+        net.run_ms(300);
+        for node in 1..3 {
+            net.collect(node);
+        }
+        net.run_ms(300);
+        round += 1;
+        assert!(round < 200, "entries do not become final");
+    }
+    net
+}
+
+#[test]
+fn a_newcomer_gets_two_thousand_entries_in_seconds() {
+    let mut net = busy(2_000);
+    let newcomer = net.join(&[0]);
+    let took_ms = net.converge_ms(10_000);
+    assert!(net.nodes[newcomer].lattice().final_count() >= 2_000);
+    assert!(took_ms < 5_000, "{took_ms} ms");
+    assert_eq!(net.nodes[newcomer].kernel.entries_behind(), 0);
+}
+
+#[test]
+fn a_newcomer_that_is_cut_off_again_and_again_goes_on_where_it_was() {
+    let mut net = busy(1_000);
+    let newcomer = net.join(&[0]);
+    net.faults = Faults { drop: 20, ..Faults::default() };
+    let mut before = 0;
+    for _ in 0..40 {
+        net.run_ms(37);
+        net.split(&[&[newcomer]]);
+        net.run_ms(1_000);
+        let now = net.nodes[newcomer].lattice().final_count();
+        assert!(now >= before);
+        before = now;
+        net.split(&[]);
+        net.run_ms(2_000);
+    }
+    net.faults = Faults::default();
+    net.converge_ms(60_000);
+}
+
+#[test]
+fn a_peer_that_claims_more_than_it_has_costs_nothing() {
+    let mut net = Net::of(3);
+    let (liar, chain) = (net.party(2), net.party(1));
+    let bucket = tirami_proto::bucket_of(chain);
+    let head = tirami_core::DocumentId::from_bytes([9; 32]);
+    let heads = vec![Head { chain, next_seq: u64::MAX, head }];
+    let event = PeerEvent::Message(Box::new(Message::Heads { bucket, heads }));
+    net.give(0, Input::Peer { peer: liar, event });
+    assert!(net.nodes[0].kernel.entries_behind() > 1_000);
+    net.run_ms(3_000);
+    assert_eq!(net.nodes[0].kernel.entries_behind(), 0);
+    net.transfer(1, 2, 1);
+    net.run_ms(1_000);
+    assert!(net.agree());
+}
+
+#[test]
+fn nodes_that_hold_the_same_send_almost_nothing() {
+    let mut net = Net::of(3);
+    net.run_ms(5_000);
+    net.sent.clear();
+    net.run_ms(60_000);
+    let total: u64 = net.sent.values().sum();
+    assert!(total < 60, "{:?}", net.sent);
+}

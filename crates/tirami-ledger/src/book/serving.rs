@@ -1,0 +1,111 @@
+//! To whom and how far a node serves: its owner's choice, which never enters shared state
+//! (MONEY §9).
+
+use std::collections::BTreeSet;
+
+use minicbor::{Decode, Encode};
+use tirami_core::{HOUR_MS, ModelShape, PartyId, Ppm, Trm};
+
+use super::answer_cost;
+use crate::Rejection;
+
+/// Answers that a consumer may owe before its first job is paid.
+pub const EXPOSURE_START_ANSWERS: u64 = 16;
+/// Answers that a consumer may owe at most.
+pub const EXPOSURE_ANSWERS: u64 = 1_024;
+/// Answers that all consumers that are not enrolled may owe together for one day's jobs.
+pub const EXPOSURE_UNKNOWN_ANSWERS: u64 = 64;
+/// How old the last word on a consumer's head may be when nothing else is set, in milliseconds.
+/// During a partition jobs go on for so long; what they may cost is bounded by the exposure.
+pub const FRESH_MS: u64 = HOUR_MS;
+/// Jobs of other nodes served at once at most, whatever the owner sets.
+pub const SERVED_RUNNING_MAX: u32 = 4_096;
+/// Parties in each list of a [`ServingPolicy`] at most.
+pub const SERVING_LIST_MAX: usize = 4_096;
+
+/// What a node risks with the consumers it serves.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ServingPolicy {
+    /// What a consumer may owe before its first job is paid. It doubles with each job paid.
+    #[n(0)]
+    pub exposure_start: Trm,
+    /// What a consumer may owe at most. Also what a trusted one may owe from the beginning.
+    #[n(1)]
+    pub exposure_max: Trm,
+    /// What all consumers that are not enrolled may owe together for the jobs of a sliding day.
+    #[n(2)]
+    pub exposure_unknown_day: Trm,
+    /// How old the last word on a consumer's head may be, in milliseconds.
+    #[n(3)]
+    pub fresh_ms: u64,
+    /// Jobs of other nodes served at once at most.
+    #[n(4)]
+    pub jobs_max: u32,
+    /// Whether no new job is taken for now.
+    #[n(5)]
+    pub paused: bool,
+    /// Parties that are not served; at most [`SERVING_LIST_MAX`].
+    #[n(6)]
+    pub blocked: BTreeSet<PartyId>,
+    /// Parties that need not earn their exposure; at most [`SERVING_LIST_MAX`].
+    #[n(7)]
+    pub trusted: BTreeSet<PartyId>,
+}
+
+impl Default for ServingPolicy {
+    /// Serves nobody: what a node risks is for its owner to say.
+    fn default() -> Self {
+        Self {
+            exposure_start: Trm::ZERO,
+            exposure_max: Trm::ZERO,
+            exposure_unknown_day: Trm::ZERO,
+            fresh_ms: FRESH_MS,
+            jobs_max: 0,
+            paused: true,
+            blocked: BTreeSet::new(),
+            trusted: BTreeSet::new(),
+        }
+    }
+}
+
+impl ServingPolicy {
+    /// What a node that serves a model of `shape` at `price` risks when its owner says nothing
+    /// else: limits counted in answers, and `jobs_max` jobs at once.
+    pub fn for_model(shape: &ModelShape, price: Ppm, jobs_max: u32) -> Self {
+        let answer = answer_cost(shape, price).micro();
+        let answers = |count: u64| Trm::from_micro(answer.saturating_mul(count));
+        Self {
+            exposure_start: answers(EXPOSURE_START_ANSWERS),
+            exposure_max: answers(EXPOSURE_ANSWERS),
+            exposure_unknown_day: answers(EXPOSURE_UNKNOWN_ANSWERS),
+            jobs_max: jobs_max.min(SERVED_RUNNING_MAX),
+            paused: false,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), Rejection> {
+        if self.blocked.len() > SERVING_LIST_MAX || self.trusted.len() > SERVING_LIST_MAX {
+            let field = "blocked and trusted";
+            return Err(Rejection::OutOfRange { field, range: "at most 4096 parties each" });
+        }
+        if self.jobs_max > SERVED_RUNNING_MAX {
+            return Err(Rejection::OutOfRange { field: "jobs_max", range: "at most 4096" });
+        }
+        if self.exposure_start > self.exposure_max {
+            let range = "at most exposure_max";
+            return Err(Rejection::OutOfRange { field: "exposure_start", range });
+        }
+        Ok(())
+    }
+
+    /// What a consumer with `settled` paid jobs may owe.
+    pub(super) fn exposure(&self, consumer: PartyId, settled: u32) -> Trm {
+        if self.trusted.contains(&consumer) {
+            return self.exposure_max;
+        }
+        let doubled = self.exposure_start.micro().checked_mul(1_u64 << settled.min(63));
+        doubled.map_or(self.exposure_max, |micro| Trm::from_micro(micro).min(self.exposure_max))
+    }
+}

@@ -1,0 +1,109 @@
+//! Claims: a provider that was not paid shows the consumer's voucher, and witnesses hold back the
+//! consumer's entries until it pays (MONEY §8).
+
+use std::collections::BTreeMap;
+
+use tirami_core::{DocumentId, Signed, Timestamp, Trm, decode_body};
+
+use super::jobs::record;
+use super::{Decision, Keyring, Ledger};
+use crate::Rejection;
+use crate::book::Claimed;
+use crate::command::Outcome;
+use crate::documents::{Order, SignedBytes, Voucher};
+use crate::event::{BookEvent, DocumentKind, Event};
+use crate::lattice::{AcknowledgeRefusal, EntryKind};
+use crate::refusal::ClaimRefusal;
+
+/// Claims that one tick makes at most; the next one goes on.
+const CLAIMS_PER_TICK: usize = 64;
+
+impl Ledger {
+    /// The claims that are due. They are signed, stored and sent to the witnesses.
+    pub(super) fn dun(&self, now: Timestamp, keys: &Keyring) -> Vec<Event> {
+        let unclaimed = self.book.unclaimed(now).take(CLAIMS_PER_TICK);
+        let made = unclaimed.filter_map(|(job, served)| {
+            let claim = self.sign(&keys.node, served.claim()?).ok()?;
+            let made = Event::Book(BookEvent::ClaimMade { job, at: now });
+            Some([made, record(DocumentKind::Claim, job, &claim)])
+        });
+        made.flatten().collect()
+    }
+
+    pub(super) fn receive_claim(
+        &self,
+        now: Timestamp,
+        order: &SignedBytes,
+        voucher: &SignedBytes,
+    ) -> Result<Decision, Rejection> {
+        let (order, voucher) = self.proven_claim(order, voucher)?;
+        let Order { consumer, provider, job, claim_by, .. } = *order.body();
+        let amount = voucher.body().amount;
+        if self.lattice.chain(consumer).is_none() {
+            return Err(ClaimRefusal::UnknownConsumer.into());
+        }
+        if claim_by <= now {
+            return Err(ClaimRefusal::Lapsed.into());
+        }
+        if self.book.paid_for(consumer, (provider, job)) >= amount {
+            return Err(ClaimRefusal::Paid.into());
+        }
+        if self.book.knows_claim(consumer, (provider, job), amount) {
+            return Ok(Decision { events: Vec::new(), outcome: Outcome::Done });
+        }
+        self.book.check_claim_room(consumer, now)?;
+        let noted = BookEvent::ClaimNoted { consumer, provider, job, amount, claim_by, at: now };
+        Ok(Decision::done([noted]))
+    }
+
+    fn proven_claim(
+        &self,
+        order: &SignedBytes,
+        voucher: &SignedBytes,
+    ) -> Result<(Signed<Order>, Signed<Voucher>), ClaimRefusal> {
+        let body: Order = decode_body(&order.bytes).map_err(|_| ClaimRefusal::Malformed)?;
+        decode_body::<Voucher>(&voucher.bytes).map_err(|_| ClaimRefusal::Malformed)?;
+        let (mesh, key) = (self.lattice.mesh(), self.key_of(body.consumer));
+        let order: Signed<Order> = Signed::verify(mesh, key, order.bytes.clone(), order.signature)
+            .map_err(|_| ClaimRefusal::BadSignature)?;
+        let voucher: Signed<Voucher> =
+            Signed::verify(mesh, key, voucher.bytes.clone(), voucher.signature)
+                .map_err(|_| ClaimRefusal::BadSignature)?;
+        let fits = voucher.body().order == order.id()
+            && voucher.body().amount <= body.max_amount
+            && body.provider != body.consumer;
+        if fits { Ok((order, voucher)) } else { Err(ClaimRefusal::Malformed) }
+    }
+
+    /// While a claim against a chain is not paid, a witness acknowledges of it only collects, or a
+    /// run of entries that pays it.
+    pub(super) fn check_claims(
+        &self,
+        now: Timestamp,
+        entry: DocumentId,
+    ) -> Result<(), AcknowledgeRefusal> {
+        let Some(pending) = self.lattice.pending_entry(entry) else { return Ok(()) };
+        let entry = pending.entry().entry();
+        let mut claims = self.book.claims_against(entry.chain, now).peekable();
+        if claims.peek().is_none() || matches!(entry.kind, EntryKind::Collect(_)) {
+            return Ok(());
+        }
+        let mut run: BTreeMap<Claimed, Trm> = BTreeMap::new();
+        for pending in self.lattice.pending_of(entry.chain) {
+            if let EntryKind::Pay(pay) = &pending.entry().entry().kind {
+                for item in &pay.items {
+                    let paid = run.entry((pay.payee, item.job)).or_default();
+                    *paid = paid.saturating_add(item.amount);
+                }
+            }
+        }
+        let mut unpaid =
+            claims.filter(|(claimed, left)| run.get(claimed).is_none_or(|paid| paid < left));
+        match unpaid.next() {
+            Some(((provider, job), left)) => {
+                Err(AcknowledgeRefusal::UnpaidClaim { provider, job, left })
+            }
+            None => Ok(()),
+        }
+    }
+}

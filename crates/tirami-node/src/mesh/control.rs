@@ -1,0 +1,239 @@
+//! One connection, from its control stream to its end: what comes goes to the kernel, what the
+//! kernel sends goes out, and who does not keep to the limits is waited for or sent away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use tirami_core::PartyId;
+use tirami_kernel::mesh::{PeerEvent, Serve};
+use tirami_proto::{
+    BYTES_BURST, BYTES_PER_SECOND, CONTROL_FRAME_BYTES_MAX, FRAMES_BURST, FRAMES_PER_SECOND,
+    FrameError, Goodbye, GoodbyeCode, Message, STREAM_CONTROL, TokenBucket, encode,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::endpoint::{party_of, way_of};
+use super::frames::{FrameReceiver, FrameSender, Gate, StreamError};
+use super::peers::{Close, Ends, Parcel, Queue};
+use super::{Shared, jobs};
+use crate::driver::now;
+use crate::handle::SubmitError;
+
+/// How long the other side may take to open its control stream.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last frame may take to arrive.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+/// How long one frame may take to go out.
+const WRITE_WITHIN: Duration = Duration::from_secs(20);
+/// How long to wait for the end of a connection whose control stream has ended.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// Frames that all peers together may send each second; beyond that each waits a little.
+pub(super) const ALL_FRAMES_PER_SECOND: u32 = 16_000;
+
+/// Runs a connection until it ends. `false` when it never got as far as the kernel.
+pub(super) async fn run(mesh: Arc<Shared>, connection: Connection, outgoing: bool) -> bool {
+    let peer = party_of(&connection);
+    if mesh.peers.refused_ms(peer, now()).is_some() {
+        Close::Goodbye(GoodbyeCode::Misbehaved).now(&connection);
+        return false;
+    }
+    let opened = timeout(OPEN_WITHIN, open(&connection, outgoing)).await;
+    let Ok(Some((send, receive))) = opened else {
+        Close::Form.now(&connection);
+        return false;
+    };
+    let mut ends = match mesh.peers.enter(peer, &connection, outgoing) {
+        Ok(ends) => ends,
+        Err(close) => {
+            close.now(&connection);
+            // Where another connection stays, dialling was not in vain.
+            return close == Close::Replaced;
+        }
+    };
+    if let Some(before) = ends.before.take() {
+        before.cancelled().await;
+    }
+    let link = Running { mesh, connection, peer, number: ends.number };
+    link.run(ends, outgoing, send, receive).await;
+    true
+}
+
+/// The control stream: whoever dialled opens it.
+async fn open(connection: &Connection, outgoing: bool) -> Option<(SendStream, RecvStream)> {
+    if outgoing {
+        let (mut send, receive) = connection.open_bi().await.ok()?;
+        // Until a byte is written the other side does not hear of the stream.
+        send.write_all(&[STREAM_CONTROL]).await.ok()?;
+        return Some((send, receive));
+    }
+    let (send, mut receive) = connection.accept_bi().await.ok()?;
+    let mut kind = [0];
+    receive.read_exact(&mut kind).await.ok()?;
+    (kind == [STREAM_CONTROL]).then_some((send, receive))
+}
+
+struct Running {
+    mesh: Arc<Shared>,
+    connection: Connection,
+    peer: PartyId,
+    number: u64,
+}
+
+impl Running {
+    async fn run(self, ends: Ends, outgoing: bool, send: SendStream, receive: RecvStream) {
+        let Ends { parcels, queue, serves, accepted, ended, .. } = ends;
+        let address = way_of(&self.connection).map(|way| way.to_string());
+        let connected = PeerEvent::Connected { outgoing, address };
+        if self.tell(connected).await.is_ok() {
+            let mut tasks = JoinSet::new();
+            let control = FrameSender::new(send);
+            tasks.spawn(write(self.connection.clone(), control, parcels));
+            let serving = serve(Arc::clone(&self.mesh), queue, serves);
+            tasks.spawn(serving);
+            let connection = self.connection.clone();
+            let incoming = self.mesh.incoming.clone();
+            tasks.spawn(jobs::accept(self.peer, connection, incoming, accepted));
+            let control = FrameReceiver::new(receive, CONTROL_FRAME_BYTES_MAX);
+            let closed = self.connection.closed();
+            tokio::select! {
+                () = self.read(control) => {}
+                _ = closed => {}
+            }
+            // What was said last still goes out.
+            if timeout(CLOSE_WITHIN, self.connection.closed()).await.is_err() {
+                Close::Form.now(&self.connection);
+            }
+        } else {
+            Close::Goodbye(GoodbyeCode::Stopping).now(&self.connection);
+        }
+        self.mesh.peers.leave(self.peer, self.number);
+        // After the kernel's end nobody needs to hear of this one.
+        drop(self.tell(PeerEvent::Disconnected).await);
+        ended.cancel();
+    }
+
+    async fn tell(&self, event: PeerEvent) -> Result<(), SubmitError> {
+        self.mesh.handle.peer_input(self.peer, self.number, event).await
+    }
+
+    /// Reads until the stream ends or the peer has to go.
+    async fn read(&self, mut control: FrameReceiver<Message>) {
+        let mut gate = Limits::new(Arc::clone(&self.mesh));
+        loop {
+            match control.next_through(&mut gate).await {
+                Ok(Some(message)) => {
+                    self.mesh.overhear(self.peer, &message);
+                    if self.tell(PeerEvent::Message(Box::new(message))).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) | Err(StreamError::Ended(_)) => return,
+                Err(StreamError::Frame(FrameError::Malformed)) => {
+                    if self.mesh.peers.malformed(self.peer, now()) {
+                        return self.send_away();
+                    }
+                }
+                Err(StreamError::Stalled | StreamError::Frame(FrameError::TooLarge { .. })) => {
+                    return self.send_away();
+                }
+            }
+        }
+    }
+
+    fn send_away(&self) {
+        let reason = "what this peer sent could not be read; it is refused for a while".to_owned();
+        let retry_after_ms = self.mesh.peers.refused_ms(self.peer, now()).unwrap_or(1_000);
+        let goodbye = Goodbye { code: GoodbyeCode::Misbehaved, reason, retry_after_ms };
+        self.mesh.peers.dismiss(self.peer, self.number, goodbye);
+    }
+}
+
+/// Sends what waits, in order.
+async fn write(
+    connection: Connection,
+    mut control: FrameSender<Message>,
+    mut parcels: mpsc::Receiver<Parcel>,
+) {
+    while let Some(parcel) = parcels.recv().await {
+        match parcel {
+            Parcel::Frame(frame, permit) => {
+                match timeout(WRITE_WITHIN, control.send_bytes(frame)).await {
+                    Ok(Ok(())) => drop(permit),
+                    Ok(Err(_)) => return,
+                    Err(_) => return Close::Slow.now(&connection),
+                }
+            }
+            Parcel::Last(frame, code) => {
+                let last = async {
+                    if control.send_bytes(frame).await.is_ok() {
+                        control.finish();
+                        control.flushed().await;
+                    }
+                };
+                // It was a courtesy; the code says the same.
+                let _ = timeout(GOODBYE_WITHIN, last).await;
+                return Close::Goodbye(code).now(&connection);
+            }
+        }
+    }
+}
+
+/// Reads the ranges a peer asked for and sends them, one after the other, as fast as it takes
+/// them.
+async fn serve(mesh: Arc<Shared>, queue: Queue, mut serves: mpsc::Receiver<Serve>) {
+    while let Some(serve) = serves.recv().await {
+        let read = mesh.reader.finals(serve.chain, serve.from_seq, serve.max).await;
+        let (entries, more) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(%error, "final entries cannot be read for a peer");
+                continue;
+            }
+        };
+        let finals = Message::Finals { chain: serve.chain, entries, more };
+        if queue.push(encode(&finals).into()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How fast a peer is read. What comes faster waits in its own stream, where QUIC keeps it from
+/// sending more.
+struct Limits {
+    mesh: Arc<Shared>,
+    frames: TokenBucket,
+    bytes: TokenBucket,
+}
+
+impl Limits {
+    /// Three quarters of what the kernel allows: it never finds a peer too fast that was read no
+    /// faster.
+    fn new(mesh: Arc<Shared>) -> Self {
+        let frames = TokenBucket::new(FRAMES_PER_SECOND / 4 * 3, FRAMES_BURST / 4 * 3, now());
+        let bytes = TokenBucket::new(BYTES_PER_SECOND / 4 * 3, BYTES_BURST / 4 * 3, now());
+        Self { mesh, frames, bytes }
+    }
+}
+
+impl Gate for Limits {
+    async fn admit(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        loop {
+            let wait_ms = match self.frames.take(1, now()) {
+                Ok(()) => break,
+                Err(wait_ms) => wait_ms,
+            };
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
+        // A frame is far smaller than the burst, so the wait is short.
+        while let Err(wait_ms) = self.bytes.take(bytes, now()) {
+            tokio::time::sleep(Duration::from_millis(wait_ms.min(1_000))).await;
+        }
+        while let Err(wait_ms) = self.mesh.frame() {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
+    }
+}

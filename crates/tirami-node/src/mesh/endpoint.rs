@@ -1,0 +1,169 @@
+//! The node's QUIC endpoint: which key, which port, which limits, and where it can be reached.
+//!
+//! Nothing is asked of anybody else's servers: no DNS, no relay except those the owner names.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use iroh::endpoint::{BindOpts, Builder, Connection, QuicTransportConfig, VarInt, presets};
+use iroh::{Endpoint, EndpointAddr, RelayMode, RelayUrl, TransportAddr};
+use tirami_core::{PartyId, PublicKey, SecretKey};
+use tirami_proto::{ALPN, PeerAddress, VIA_MAX, Via};
+
+use super::MeshError;
+
+/// How often a quiet connection shows that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// A connection on which nothing was heard for this long has ended. The last sign of life sent
+/// may start the count again, so a dead peer is noticed within this time and [`KEEP_ALIVE`].
+const IDLE_TIMEOUT_MS: u32 = 3_500;
+/// Streams a peer may have open at the same time: its control stream and its jobs.
+pub const STREAMS_PER_PEER_MAX: u32 = 64;
+/// Bytes of one stream that may arrive before they are read.
+const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+/// Bytes of a connection that may arrive before they are read: so many that jobs nobody reads
+/// never keep the control stream from being read.
+const CONNECTION_WINDOW_BYTES: u32 = (STREAMS_PER_PEER_MAX + 1) * STREAM_WINDOW_BYTES;
+/// Bytes sent to a peer that it has not confirmed yet.
+const SEND_WINDOW_BYTES: u64 = 4 << 20;
+
+/// Opens the endpoint of the node with this key.
+///
+/// A port that something else uses is replaced by a free one.
+///
+/// # Errors
+///
+/// [`MeshError`] when the address cannot be bound or a relay's URL is none.
+pub(super) async fn open(
+    key: &SecretKey,
+    bind: SocketAddr,
+    relay_urls: &[String],
+) -> Result<Endpoint, MeshError> {
+    match bound(key, bind, relay_urls).await {
+        Err(MeshError::Bind { reason, .. }) if bind.port() != 0 => {
+            let free = SocketAddr::new(bind.ip(), 0);
+            tracing::warn!(port = bind.port(), %reason, "the mesh takes another port");
+            bound(key, free, relay_urls).await
+        }
+        opened => opened,
+    }
+}
+
+async fn bound(
+    key: &SecretKey,
+    bind: SocketAddr,
+    relay_urls: &[String],
+) -> Result<Endpoint, MeshError> {
+    let failed = |reason: String| MeshError::Bind { address: bind, reason };
+    let builder = Endpoint::builder(presets::Minimal)
+        .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
+        .alpns(vec![ALPN.to_vec()])
+        .relay_mode(relays(relay_urls)?)
+        .transport_config(transport())
+        .clear_ip_transports();
+    let builder = with_addresses(builder, bind).map_err(|error| failed(error.to_string()))?;
+    builder.bind().await.map_err(|error| failed(error.to_string()))
+}
+
+/// The address itself; for "any address" of one kind also that of the other, if there is one.
+fn with_addresses(
+    builder: Builder,
+    bind: SocketAddr,
+) -> Result<Builder, iroh::endpoint::InvalidSocketAddr> {
+    let builder = builder.bind_addr(bind)?;
+    if !bind.ip().is_unspecified() {
+        return Ok(builder);
+    }
+    let other: IpAddr = match bind {
+        SocketAddr::V4(_) => Ipv6Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let optional = BindOpts::default().set_is_required(false);
+    builder.bind_addr_with_opts(SocketAddr::new(other, bind.port()), optional)
+}
+
+fn relays(urls: &[String]) -> Result<RelayMode, MeshError> {
+    if urls.is_empty() {
+        return Ok(RelayMode::Disabled);
+    }
+    let parse =
+        |url: &String| url.parse::<RelayUrl>().map_err(|_| MeshError::Relay { url: url.clone() });
+    Ok(RelayMode::custom(urls.iter().map(parse).collect::<Result<Vec<_>, _>>()?))
+}
+
+fn transport() -> QuicTransportConfig {
+    QuicTransportConfig::builder()
+        .keep_alive_interval(KEEP_ALIVE)
+        .default_path_keep_alive_interval(KEEP_ALIVE)
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_PER_PEER_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .datagram_receive_buffer_size(None)
+        .build()
+}
+
+/// The party on the other side: the key that the connection proved.
+pub(super) fn party_of(connection: &Connection) -> PartyId {
+    PartyId::from_bytes(*connection.remote_id().as_bytes())
+}
+
+/// Where the other side is now.
+pub(super) fn way_of(connection: &Connection) -> Option<Via> {
+    let paths = connection.paths();
+    let selected = paths.iter().find(iroh::endpoint::Path::is_selected);
+    via_of(selected.or_else(|| paths.iter().next())?.remote_addr())
+}
+
+/// How long a round trip to the other side takes at this time.
+pub(super) fn rtt_of(connection: &Connection) -> Duration {
+    let paths = connection.paths();
+    let selected = paths.iter().find(iroh::endpoint::Path::is_selected);
+    selected.or_else(|| paths.iter().next()).map_or(Duration::ZERO, |path| path.rtt())
+}
+
+/// What iroh dials. `None` when the key is no point of the curve.
+pub(super) fn dialled(address: &PeerAddress) -> Option<EndpointAddr> {
+    let id = iroh::PublicKey::from_bytes(address.key.as_bytes()).ok()?;
+    let ways = address.via.iter().filter_map(|via| match via {
+        Via::Ip(address) => Some(TransportAddr::Ip(*address)),
+        Via::Relay(url) => url.parse().ok().map(TransportAddr::Relay),
+    });
+    Some(EndpointAddr::from_parts(id, ways))
+}
+
+/// Where the node can be reached: its own addresses, then those at which others saw it.
+pub(super) fn own_address(endpoint: &Endpoint, observed: &[SocketAddr]) -> PeerAddress {
+    let known = endpoint.addr();
+    let bound = endpoint.bound_sockets().into_iter().map(Via::Ip);
+    let seen = observed.iter().copied().map(Via::Ip);
+    let mut via = Vec::new();
+    for way in known.addrs.iter().filter_map(via_of).chain(bound).chain(seen) {
+        if is_reachable(&way) && !via.contains(&way) && via.len() < VIA_MAX {
+            via.push(way);
+        }
+    }
+    PeerAddress { key: PublicKey::from_bytes(*endpoint.id().as_bytes()), via }
+}
+
+fn via_of(address: &TransportAddr) -> Option<Via> {
+    match address {
+        TransportAddr::Ip(address) => Some(Via::Ip(canonical(*address))),
+        TransportAddr::Relay(url) => Some(Via::Relay(url.to_string())),
+        _ => None,
+    }
+}
+
+/// An IPv4 address that came through an IPv6 socket is written as what it is.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn is_reachable(way: &Via) -> bool {
+    match way {
+        Via::Ip(address) => !address.ip().is_unspecified() && address.port() != 0,
+        Via::Relay(_) => true,
+    }
+}

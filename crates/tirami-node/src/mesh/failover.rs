@@ -1,0 +1,583 @@
+//! A user's job across providers: when one is lost, the next goes on where it stopped, and the
+//! user pays once for what was delivered.
+//!
+//! ```text
+//! HTTP body ◄─pieces─ Journey ◄─frames─ one provider after the other
+//!           ─taken──►         ─vouchers─►
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tirami_core::{Digest, DocumentId, Flop, JobId, ModelDigest, PartyId, Timestamp, Trm};
+use tirami_infer::engine::{Finish, Generation, PIECES_AHEAD_MAX, Piece};
+use tirami_kernel::scheduler::{Candidate, Observed, Preferences, Query, Reason};
+use tirami_ledger::Rejection;
+use tirami_ledger::command::{Actor, StartJob};
+use tirami_ledger::documents::FinishReason;
+use tirami_proto::{Offer, WireDocument};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::remote::{Attempt, Charge, Client, Next, Unbegun, Wanted, observe};
+use crate::handle::SubmitError;
+
+/// Completion tokens ordered at most where the request names no maximum: providers lend new
+/// consumers little.
+pub(crate) const UNNAMED_MAX: u32 = 4_096;
+/// An order that limits or TRM have no room for is not made shorter than this.
+const SHORTEST: u32 = 16;
+/// Providers that do not know this node's chain yet are asked again for so long.
+const KNOWN_WITHIN: Duration = Duration::from_secs(3);
+/// The pause before they are asked again.
+const KNOWN_PAUSE: Duration = Duration::from_millis(250);
+/// How long a provider that refused is left alone.
+const REFUSED_MS: u64 = 2_000;
+/// Refusals told at most.
+const REFUSALS_TOLD_MAX: usize = 4;
+
+/// What is asked of the mesh.
+#[derive(Debug, Clone)]
+pub(crate) struct MeshAsk {
+    pub(crate) actor: Actor,
+    /// The HTTP request's body.
+    pub(crate) body: Vec<u8>,
+    pub(crate) model: ModelDigest,
+    pub(crate) seed: u32,
+    /// Prompt tokens that are paid for at most.
+    pub(crate) prompt_max: u32,
+    /// Prompt tokens as far as they can be guessed.
+    pub(crate) prompt_guess: u32,
+    /// Completion tokens at most, if the request says so.
+    pub(crate) completion_max: Option<u32>,
+    pub(crate) preferences: Preferences,
+    /// Digests of the conversation's beginnings, the longest first.
+    pub(crate) prefixes: Vec<Digest>,
+}
+
+/// Why no provider answers, or none can go on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum RouteError {
+    /// This node's own book refuses.
+    #[error(transparent)]
+    Book(SubmitError),
+    /// A person has to agree first.
+    #[error("the request waits for the owner's word")]
+    Approval {
+        /// The entry in the queue.
+        approval: u64,
+        /// When it lapses.
+        expires_at: Timestamp,
+        /// What the job may cost at most.
+        max_amount: Trm,
+    },
+    /// No provider can or wants to.
+    #[error("{message}")]
+    NoProvider {
+        /// Why, provider by provider.
+        message: String,
+    },
+    /// The provider was lost in the middle of the answer and no other can go on.
+    #[error(
+        "the provider was lost in the middle of the answer and no other one can go on with it; \
+         {charged} TRM were charged for what was delivered, nothing else; ask again: {reason}"
+    )]
+    Lost {
+        /// What was charged.
+        charged: Trm,
+        /// Why no other goes on.
+        reason: String,
+    },
+}
+
+/// What a job across providers came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Journeyed {
+    /// The last trade.
+    pub(crate) trade: DocumentId,
+    pub(crate) flop: Flop,
+    pub(crate) amount: Trm,
+    pub(crate) available: Trm,
+    /// Each provider's part, in order.
+    pub(crate) parts: Vec<Part>,
+    /// Providers that could have answered.
+    pub(crate) candidates: u32,
+}
+
+/// One provider's part of an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub(crate) charge: Charge,
+    /// Why it was chosen.
+    pub(crate) why: Vec<String>,
+}
+
+/// A job whose first provider has taken it.
+pub(crate) struct Started {
+    pub(crate) job: MeshJob,
+    pub(crate) generation: Generation,
+    pub(crate) offer: Offer,
+    pub(crate) id: JobId,
+    pub(crate) provider: PartyId,
+    pub(crate) prompt_tokens: u32,
+}
+
+/// The HTTP side's hold on a journey. Dropping it ends the job with what was delivered last.
+#[derive(Debug)]
+pub(crate) struct MeshJob {
+    shared: Arc<Shared>,
+    produced: u32,
+    delivered: watch::Sender<u32>,
+    conclude: Option<oneshot::Sender<u32>>,
+    result: oneshot::Receiver<Journeyed>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ordered: CancellationToken,
+    failure: OnceLock<RouteError>,
+}
+
+impl MeshJob {
+    /// Waits until the kernel orders the end.
+    pub(crate) async fn cancelled(&self) {
+        self.shared.ordered.cancelled().await;
+    }
+
+    /// Counts tokens on their way to the body; gives how many there are in all.
+    pub(crate) fn produced(&mut self, tokens: &[u32]) -> u32 {
+        let more = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        self.produced = self.produced.saturating_add(more);
+        self.produced
+    }
+
+    /// Notes that the body has taken `delivered` tokens in all.
+    pub(crate) fn delivered(&self, delivered: u32) {
+        self.delivered.send_if_modified(|known| {
+            let is_more = delivered > *known;
+            *known = delivered.max(*known);
+            is_more
+        });
+    }
+
+    /// Why the answer broke off, if the mesh is the reason.
+    pub(crate) fn failure(&self) -> Option<&RouteError> {
+        self.shared.failure.get()
+    }
+
+    /// Charges `delivered` tokens. `None` when the journey ended without a word.
+    pub(crate) async fn finish(mut self, delivered: u32) -> Option<Journeyed> {
+        if let Some(conclude) = self.conclude.take() {
+            // A journey that is over has nothing to conclude.
+            let _ = conclude.send(delivered);
+        }
+        (&mut self.result).await.ok()
+    }
+}
+
+/// Finds a provider for the job and starts it there.
+///
+/// # Errors
+///
+/// [`RouteError`]; nothing is charged.
+pub(crate) async fn begin(
+    client: Client,
+    ask: MeshAsk,
+    tasks: &TaskTracker,
+) -> Result<Started, RouteError> {
+    let mut journey = Journey::new(client, ask);
+    let attempt = journey.next_attempt().await?;
+    let offer = journey.offer.clone().ok_or_else(|| none("no provider"))?;
+    let (out, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
+    let (delivered, taken) = watch::channel(0);
+    let (conclude, concluded) = oneshot::channel();
+    let (told, result) = oneshot::channel();
+    let shared = Arc::new(Shared::default());
+    let started = Started {
+        job: MeshJob {
+            shared: Arc::clone(&shared),
+            produced: 0,
+            delivered,
+            conclude: Some(conclude),
+            result,
+        },
+        generation: Generation::new(pieces, Arc::new(AtomicU32::new(0))),
+        offer,
+        id: attempt.job(),
+        provider: attempt.provider(),
+        prompt_tokens: attempt.prompt_tokens,
+    };
+    let body = Body { out, taken, concluded, shared };
+    tasks.spawn(async move {
+        let journeyed = journey.run(attempt, body).await;
+        // Nobody may be left to hear it.
+        drop(told.send(journeyed));
+    });
+    Ok(started)
+}
+
+/// The journey's ends of what connects it to the HTTP side.
+struct Body {
+    out: mpsc::Sender<Piece>,
+    taken: watch::Receiver<u32>,
+    concluded: oneshot::Receiver<u32>,
+    shared: Arc<Shared>,
+}
+
+impl Body {
+    /// Hands a piece over, unless the body is gone or the kernel orders the end.
+    async fn send(&self, attempt: &Attempt, piece: Piece) -> Result<(), ()> {
+        tokio::select! {
+            biased;
+            () = attempt.ordered() => {
+                self.shared.ordered.cancel();
+                Err(())
+            }
+            sent = self.out.send(piece) => sent.map_err(drop),
+        }
+    }
+}
+
+/// How the flow of pieces ended.
+enum End {
+    /// All came, with the receipt of the last provider.
+    Complete(Box<Attempt>, WireDocument),
+    /// The client left, or the kernel ordered the end.
+    Left(Box<Attempt>),
+    /// No attempt is open.
+    Closed,
+}
+
+/// A job on its way from provider to provider.
+struct Journey {
+    client: Client,
+    ask: MeshAsk,
+    query: Query,
+    request: Digest,
+    /// Completion tokens at most, in all.
+    completion_max: u32,
+    candidates: Option<u32>,
+    /// What the provider of now says of the model, and why it was chosen.
+    offer: Option<Offer>,
+    why: Vec<String>,
+    /// All tokens of the answer so far.
+    tokens: Vec<u32>,
+    last: Option<JobId>,
+    parts: Vec<Part>,
+    refusals: BTreeMap<PartyId, String>,
+}
+
+impl Journey {
+    fn new(client: Client, ask: MeshAsk) -> Self {
+        let completion_max = ask.completion_max.unwrap_or(UNNAMED_MAX);
+        let query = Query {
+            model: ask.model,
+            prompt_tokens: ask.prompt_guess,
+            completion_tokens: completion_max,
+            prefixes: ask.prefixes.clone(),
+            tried: std::collections::BTreeSet::new(),
+            preferences: ask.preferences.clone(),
+        };
+        Self {
+            client,
+            query,
+            request: Digest::of(&ask.body),
+            completion_max,
+            candidates: None,
+            offer: None,
+            why: Vec::new(),
+            tokens: Vec::new(),
+            last: None,
+            parts: Vec::new(),
+            refusals: BTreeMap::new(),
+            ask,
+        }
+    }
+
+    async fn run(mut self, attempt: Attempt, mut body: Body) -> Journeyed {
+        let mut base = 0;
+        let end = self.flow(attempt, &mut base, &mut body).await;
+        // The pieces end here; the body takes what is left of them and says how far it came.
+        let Body { out, taken, concluded, .. } = body;
+        drop(out);
+        let delivered = match concluded.await {
+            Ok(delivered) => delivered,
+            Err(_) => *taken.borrow(),
+        };
+        let mine = delivered.saturating_sub(base);
+        match end {
+            End::Complete(attempt, receipt) => {
+                let charge = attempt.settle(receipt, mine).await;
+                self.note(charge);
+            }
+            End::Left(attempt) => {
+                let charge = attempt.abandon(mine, "the answer was broken off".to_owned()).await;
+                self.note(charge);
+            }
+            End::Closed => {}
+        }
+        self.summed()
+    }
+
+    async fn flow(&mut self, mut attempt: Attempt, base: &mut u32, body: &mut Body) -> End {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = body.out.closed() => return End::Left(Box::new(attempt)),
+                Ok(()) = body.taken.changed() => {
+                    let taken = *body.taken.borrow_and_update();
+                    attempt.deliver(taken.saturating_sub(*base));
+                    continue;
+                }
+                next = attempt.next() => next,
+            };
+            let (reason, is_failure) = match next {
+                Next::Tokens { tokens, text } => {
+                    self.tokens.extend_from_slice(&tokens);
+                    let piece = Piece::Delta { tokens, text, logprobs: Vec::new() };
+                    if body.send(&attempt, piece).await.is_err() {
+                        return End::Left(Box::new(attempt));
+                    }
+                    continue;
+                }
+                Next::End { text, finish, receipt } => {
+                    let finish = match finish {
+                        FinishReason::Length => Finish::Length,
+                        _ => Finish::Stop,
+                    };
+                    if body.send(&attempt, Piece::End { text, finish }).await.is_err() {
+                        return End::Left(Box::new(attempt));
+                    }
+                    return End::Complete(Box::new(attempt), receipt);
+                }
+                Next::Ordered => {
+                    body.shared.ordered.cancel();
+                    return End::Left(Box::new(attempt));
+                }
+                Next::Lost { reason } => (reason, true),
+                Next::Failed { reason } => (reason, false),
+            };
+            self.leave(attempt, reason, is_failure).await;
+            match self.go_on(body).await {
+                Some(next) => attempt = next,
+                None => return End::Closed,
+            }
+            *base = count(&self.tokens);
+        }
+    }
+
+    /// Charges what a lost provider delivered. All of it is on its way to the body.
+    async fn leave(&mut self, attempt: Attempt, reason: String, is_failure: bool) {
+        let provider = attempt.provider();
+        tracing::info!(%provider, reason, "a provider was lost in the middle of an answer");
+        self.query.tried.insert(provider);
+        self.last = Some(attempt.job());
+        let outcome = match is_failure {
+            true => Observed::Failed,
+            false => Observed::Refused { retry_after_ms: REFUSED_MS },
+        };
+        observe(&self.client.handle, provider, outcome).await;
+        let delivered = count(&attempt.tokens);
+        let charge = attempt.abandon(delivered, reason).await;
+        self.note(charge);
+    }
+
+    /// The next provider, or the end of the answer.
+    async fn go_on(&mut self, body: &Body) -> Option<Attempt> {
+        if count(&self.tokens) >= self.completion_max {
+            // Only the end of it was lost.
+            let end = Piece::End { text: String::new(), finish: Finish::Length };
+            let _ = body.out.send(end).await;
+            return None;
+        }
+        match self.next_attempt().await {
+            Ok(attempt) => Some(attempt),
+            Err(error) => {
+                let charged = self.parts.iter().map(|part| part.charge.amount);
+                let charged = charged.fold(Trm::ZERO, Trm::saturating_add);
+                let lost = RouteError::Lost { charged, reason: error.to_string() };
+                let reason = lost.to_string();
+                // There is one failure of a journey.
+                let _ = body.shared.failure.set(lost);
+                let _ = body.out.send(Piece::Failed { reason }).await;
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, charge: Charge) {
+        self.parts.push(Part { charge, why: core::mem::take(&mut self.why) });
+    }
+
+    fn summed(self) -> Journeyed {
+        let mut sum = Journeyed {
+            trade: DocumentId::from_bytes([0; 32]),
+            flop: Flop::ZERO,
+            amount: Trm::ZERO,
+            available: Trm::ZERO,
+            parts: Vec::new(),
+            candidates: self.candidates.unwrap_or_default(),
+        };
+        for part in self.parts {
+            let charge = &part.charge;
+            if charge.completion_tokens > 0 || sum.parts.is_empty() {
+                sum.trade = charge.trade;
+            }
+            sum.flop = Flop::saturating_from(
+                u128::from(sum.flop.get()) + u128::from(charge.flop.get()),
+            );
+            sum.amount = sum.amount.saturating_add(charge.amount);
+            sum.available = charge.available.unwrap_or(sum.available);
+            sum.parts.push(part);
+        }
+        sum
+    }
+
+    /// The best provider that takes the job from here on.
+    async fn next_attempt(&mut self) -> Result<Attempt, RouteError> {
+        let until = Instant::now() + KNOWN_WITHIN;
+        loop {
+            let (ranked, refusal) = self.ranked().await?;
+            let mut unknown = false;
+            for (candidate, offer) in ranked {
+                match self.attempt(&candidate, &offer).await {
+                    Ok(attempt) => {
+                        self.offer = Some(offer);
+                        self.why = candidate.why.iter().map(ToString::to_string).collect();
+                        return Ok(attempt);
+                    }
+                    Err(Unbegun::Book(error)) => return Err(RouteError::Book(error)),
+                    Err(Unbegun::Approval { approval, expires_at, max_amount }) => {
+                        return Err(RouteError::Approval { approval, expires_at, max_amount });
+                    }
+                    Err(other) => unknown |= self.refused(candidate.provider, other).await,
+                }
+            }
+            if !unknown || Instant::now() >= until {
+                return Err(none(&self.why_none(&refusal)));
+            }
+            sleep(KNOWN_PAUSE).await;
+        }
+    }
+
+    /// Notes that a provider does not take the job; whether it may when it has heard more.
+    async fn refused(&mut self, provider: PartyId, why: Unbegun) -> bool {
+        let (message, outcome) = match why {
+            Unbegun::Refused { code, message } => {
+                tracing::debug!(%provider, code, message, "an order was refused");
+                if matches!(code.as_str(), "order_unknown_consumer" | "order_stale_head") {
+                    self.refusals.insert(provider, message);
+                    return true;
+                }
+                (message, Observed::Refused { retry_after_ms: REFUSED_MS })
+            }
+            Unbegun::Lost { reason } => (reason, Observed::Failed),
+            Unbegun::Book(_) | Unbegun::Approval { .. } => return false,
+        };
+        self.query.tried.insert(provider);
+        self.refusals.insert(provider, message);
+        observe(&self.client.handle, provider, outcome).await;
+        false
+    }
+
+    fn why_none(&self, refusal: &str) -> String {
+        if self.refusals.is_empty() {
+            return refusal.to_owned();
+        }
+        let told = self.refusals.iter().take(REFUSALS_TOLD_MAX);
+        let told: Vec<String> = told
+            .map(|(provider, why)| format!("{:.8}: {why}", provider.to_string()))
+            .collect();
+        format!("no provider took the job; nothing was charged for it; {}", told.join("; "))
+    }
+
+    async fn ranked(&mut self) -> Result<(Vec<(Candidate, Offer)>, String), RouteError> {
+        let query = self.query.clone();
+        let dice = u64::from_le_bytes(random()?);
+        let read = move |kernel: &tirami_kernel::Kernel, now| {
+            let ranking = kernel.rank(&query, now, dice);
+            let refusal = ranking.refusal();
+            let offer = |provider| kernel.mesh().signal(provider)?.offer(query.model).cloned();
+            let known = ranking.candidates.into_iter();
+            let known = known.filter_map(|one| offer(one.provider).map(|offer| (one, offer)));
+            (known.collect::<Vec<_>>(), refusal)
+        };
+        let read = self.client.handle.read(read).await.map_err(RouteError::Book)?;
+        self.candidates.get_or_insert(u32::try_from(read.0.len()).unwrap_or(u32::MAX));
+        Ok(read)
+    }
+
+    async fn attempt(&mut self, candidate: &Candidate, offer: &Offer) -> Result<Attempt, Unbegun> {
+        let done = count(&self.tokens);
+        let first_token_ms = candidate.why.iter().find_map(|reason| match reason {
+            Reason::Measured { first_token_ms, .. } => Some(*first_token_ms),
+            _ => None,
+        });
+        loop {
+            let rest = self.completion_max.saturating_sub(done).min(offer.context_tokens).max(1);
+            let job = random().map_err(|error| match error {
+                RouteError::Book(error) => Unbegun::Book(error),
+                other => Unbegun::Lost { reason: other.to_string() },
+            })?;
+            let start = StartJob {
+                job: JobId::from_bytes(job),
+                model: offer.model,
+                shape: offer.shape,
+                request: self.request,
+                seed: self.ask.seed,
+                prompt_tokens: self.ask.prompt_max.saturating_add(done),
+                completion_max: rest,
+            };
+            let wanted = Wanted {
+                actor: self.ask.actor.clone(),
+                start,
+                provider: candidate.provider,
+                price: candidate.price,
+                continues: self.last,
+                body: self.ask.body.clone(),
+                resumed: self.tokens.clone(),
+                first_token_ms,
+                prefix: self.ask.prefixes.first().copied(),
+            };
+            match Attempt::begin(&self.client, wanted).await {
+                Err(Unbegun::Book(error))
+                    if self.ask.completion_max.is_none()
+                        && rest > SHORTEST
+                        && is_about_room(&error) =>
+                {
+                    self.completion_max = done.saturating_add(rest / 2);
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Whether a shorter completion could have passed.
+const fn is_about_room(error: &SubmitError) -> bool {
+    matches!(
+        error,
+        SubmitError::Rejected(
+            Rejection::RequestLimit { .. }
+                | Rejection::BudgetLimit { .. }
+                | Rejection::Insufficient { .. }
+        )
+    )
+}
+
+fn none(message: &str) -> RouteError {
+    RouteError::NoProvider { message: message.to_owned() }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], RouteError> {
+    crate::keys::random()
+        .map_err(|error| RouteError::Book(SubmitError::Stopped { reason: error.to_string() }))
+}
+
+fn count(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,162 @@
+//! Streams of frames: one message after the other over QUIC, within limits, with back-pressure.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use bytes::Bytes;
+use iroh::endpoint::{ReadExactError, RecvStream, SendStream, VarInt};
+use tirami_proto::{Frame, FrameError, Frames, encode};
+
+/// Bytes read at once; what a stranger announces is not believed beyond that.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// How long the rest of a frame may take once it has begun.
+const FRAME_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why a stream of frames cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The other side, the connection or this side ended it.
+    #[error("the connection to the other node ended: {0}")]
+    Ended(String),
+    /// The other side began a frame and did not end it.
+    #[error("the other node began a message and did not end it")]
+    Stalled,
+    /// What came is no message of this protocol.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// Waits before a frame of so many bytes is read.
+pub(super) trait Gate: Send {
+    /// Comes back when the frame may be read.
+    fn admit(&mut self, bytes: usize) -> impl Future<Output = ()> + Send;
+}
+
+/// Lets everything through at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Open;
+
+impl Gate for Open {
+    async fn admit(&mut self, _: usize) {}
+}
+
+/// The writing half. Sending waits while the other side does not read.
+#[derive(Debug)]
+pub struct FrameSender<T> {
+    stream: SendStream,
+    messages: PhantomData<fn(T)>,
+}
+
+impl<T: Frame> FrameSender<T> {
+    pub(super) const fn new(stream: SendStream) -> Self {
+        Self { stream, messages: PhantomData }
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Ended`]; nobody knows then how much arrived.
+    pub async fn send(&mut self, message: &T) -> Result<(), StreamError> {
+        self.send_bytes(Bytes::from(encode(message))).await
+    }
+
+    pub(super) async fn send_bytes(&mut self, frame: Bytes) -> Result<(), StreamError> {
+        let sent = self.stream.write_chunk(frame).await;
+        sent.map_err(|error| StreamError::Ended(error.to_string()))
+    }
+
+    /// Says that nothing more comes.
+    pub fn finish(&mut self) {
+        // A stream that has ended already needs no end.
+        drop(self.stream.finish());
+    }
+
+    /// Waits until the other side has everything, or will take no more.
+    pub async fn flushed(&mut self) {
+        drop(self.stream.stopped().await);
+    }
+
+    /// Drops what was not sent yet and tells the other side so.
+    pub fn abort(&mut self) {
+        drop(self.stream.reset(VarInt::from_u32(0)));
+    }
+}
+
+/// The reading half.
+#[derive(Debug)]
+pub struct FrameReceiver<T> {
+    stream: RecvStream,
+    frames: Frames,
+    max: usize,
+    messages: PhantomData<fn() -> T>,
+}
+
+impl<T: Frame> FrameReceiver<T> {
+    /// Frames of at most `max` bytes each.
+    pub(super) const fn new(stream: RecvStream, max: usize) -> Self {
+        Self { stream, frames: Frames::new(max), max, messages: PhantomData }
+    }
+
+    /// The next message; `None` after the last one. Dropping this future while it waits for a
+    /// message loses nothing only if no further message is read.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`]. After [`FrameError::Malformed`] the next message can still be read.
+    pub async fn next(&mut self) -> Result<Option<T>, StreamError> {
+        self.next_through(&mut Open).await
+    }
+
+    /// As [`FrameReceiver::next`], waiting at `gate` before the bytes of a frame are read.
+    pub(super) async fn next_through(
+        &mut self,
+        gate: &mut impl Gate,
+    ) -> Result<Option<T>, StreamError> {
+        loop {
+            let mut length = [0; 4];
+            match self.stream.read_exact(&mut length).await {
+                Ok(()) => {}
+                Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+                Err(error) => return Err(StreamError::Ended(error.to_string())),
+            }
+            let bytes = u32::from_be_bytes(length) as usize;
+            if bytes <= self.max {
+                gate.admit(bytes).await;
+            }
+            let body = self.body(length, bytes);
+            match tokio::time::timeout(FRAME_WITHIN, body).await {
+                Ok(Ok(None)) => {}
+                Ok(read) => return read,
+                Err(_) => return Err(StreamError::Stalled),
+            }
+        }
+    }
+
+    /// Reads one frame; `None` when it is a message this version does not know.
+    async fn body(&mut self, length: [u8; 4], bytes: usize) -> Result<Option<T>, StreamError> {
+        self.frames.push(&length);
+        let mut left = bytes;
+        loop {
+            if let Some(message) = self.frames.next()? {
+                return Ok(Some(message));
+            }
+            if left == 0 {
+                return Ok(None);
+            }
+            match self.stream.read_chunk(left.min(CHUNK_BYTES)).await {
+                Ok(Some(chunk)) => {
+                    left -= chunk.len();
+                    self.frames.push(&chunk);
+                }
+                Ok(None) => return Err(StreamError::Ended("in the middle of a message".into())),
+                Err(error) => return Err(StreamError::Ended(error.to_string())),
+            }
+        }
+    }
+
+    /// Tells the other side that nothing more is read.
+    pub fn stop(&mut self) {
+        drop(self.stream.stop(VarInt::from_u32(0)));
+    }
+}

@@ -1,0 +1,419 @@
+//! The node's side of the mesh: QUIC connections to other nodes, carried for the kernel.
+//!
+//! One connection for each pair of nodes; on it one control stream of messages, and one stream for
+//! each job. Every decision (whom to dial, whom to let in, what to say) is the kernel's; this
+//! module moves bytes, keeps what strangers can use up within bounds, and reports who is there.
+//!
+//! ```text
+//! kernel ─effects, when durable─► Peers ─queue─► control stream ─► peer
+//! kernel ◄─────── Handle::peer_input ◄─limits─── control stream ◄─ peer
+//! ```
+
+mod control;
+mod endpoint;
+mod frames;
+mod invite;
+mod jobs;
+mod join;
+mod peers;
+mod remembered;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use iroh::Endpoint;
+use iroh::endpoint::Incoming;
+use tirami_core::{Digest, PartyId, SecretKey};
+use tirami_kernel::mesh::{MeshInput, MeshSettings, PeerEvent};
+use tirami_proto::{ALPN, GoodbyeCode, Invite, Message, PeerAddress, TokenBucket};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use endpoint::STREAMS_PER_PEER_MAX;
+pub use frames::{FrameReceiver, FrameSender, StreamError};
+pub use jobs::{INCOMING_JOBS_MAX, IncomingJob, JobStream, JobStreams, OpenError};
+pub use join::JoinError;
+pub use peers::{CONNECTIONS_MAX, QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX};
+pub use remembered::REMEMBERED_MAX;
+
+pub(crate) use join::ask as ask_to_join;
+pub(crate) use peers::{Outgoing, Peers};
+
+use crate::config::Config;
+use crate::driver::now;
+use crate::handle::{Handle, SubmitError};
+use crate::store::StoreReader;
+use remembered::Remembered;
+
+/// Handshakes at the same time; one more is turned away.
+const HANDSHAKES_MAX: usize = 64;
+/// Nodes dialled at the same time.
+const DIALS_AT_ONCE: usize = 16;
+/// How long a handshake may take.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// How often own addresses, the clock and the ways to peers are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A clock that runs so far ahead of the steady one means that the machine slept.
+const SLEPT: Duration = Duration::from_secs(3);
+/// Addresses kept at which others saw this node.
+const OBSERVED_MAX: usize = 2;
+/// How long goodbyes may take when the node stops.
+const GOODBYES_WITHIN: Duration = Duration::from_secs(2);
+/// How long closing the endpoint may take when the node stops.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether and how a node takes part in a mesh.
+#[derive(Debug, Clone, Default)]
+pub struct MeshOptions {
+    /// Where other nodes reach this one, over UDP; `None` for a mesh of one without any port.
+    pub bind: Option<SocketAddr>,
+    /// The mesh to join, where there is no account book yet.
+    pub join: Option<Invite>,
+    /// Nodes to connect to first.
+    pub bootstrap: Vec<PeerAddress>,
+    /// Whether nodes without an invite are let in.
+    pub public: bool,
+}
+
+impl MeshOptions {
+    /// What the settings say.
+    pub fn of(config: &Config) -> Self {
+        let bind = SocketAddr::new(config.mesh_bind, config.mesh_port);
+        Self {
+            bind: config.mesh_enabled.then_some(bind),
+            join: None,
+            bootstrap: config.bootstrap_peers.clone(),
+            public: config.mesh_public,
+        }
+    }
+}
+
+/// Why a node cannot take part in a mesh.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MeshError {
+    /// The UDP address cannot be used.
+    #[error(
+        "{address} cannot be used for the mesh: {reason}; choose another mesh_bind, or \
+         mesh_enabled = false for a node on its own"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's reason.
+        reason: String,
+    },
+    /// A relay's URL is none.
+    #[error("{url} is not the URL of a relay; correct mesh_relay_urls")]
+    Relay {
+        /// What was set.
+        url: String,
+    },
+    /// The kernel has stopped.
+    #[error(transparent)]
+    Stopped(#[from] SubmitError),
+}
+
+/// What the mesh is made of.
+pub(crate) struct Parts {
+    pub(crate) handle: Handle,
+    pub(crate) reader: StoreReader,
+    pub(crate) peers: Arc<Peers>,
+    /// What the kernel wants dialled.
+    pub(crate) dials: mpsc::Receiver<PeerAddress>,
+}
+
+/// The node's part in a mesh, running.
+pub(crate) struct Mesh {
+    shared: Arc<Shared>,
+    jobs: Mutex<Option<mpsc::Receiver<IncomingJob>>>,
+}
+
+struct Shared {
+    endpoint: Endpoint,
+    handle: Handle,
+    reader: StoreReader,
+    peers: Arc<Peers>,
+    incoming: mpsc::Sender<IncomingJob>,
+    remembered: Mutex<Remembered>,
+    settings: Mutex<Told>,
+    frames: Mutex<TokenBucket>,
+    dials: Semaphore,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What the kernel was told of this node.
+struct Told {
+    settings: MeshSettings,
+    observed: Vec<SocketAddr>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Mesh {
+    /// Opens the endpoint and begins. `settings` needs no addresses: they are found here.
+    pub(crate) async fn start(
+        parts: Parts,
+        key: &SecretKey,
+        data_dir: &Path,
+        (bind, relay_urls): (SocketAddr, &[String]),
+        settings: MeshSettings,
+    ) -> Result<Self, MeshError> {
+        let endpoint = endpoint::open(key, bind, relay_urls).await?;
+        let (incoming, jobs) = mpsc::channel(INCOMING_JOBS_MAX);
+        let frames = TokenBucket::new(
+            control::ALL_FRAMES_PER_SECOND,
+            2 * control::ALL_FRAMES_PER_SECOND,
+            now(),
+        );
+        let Parts { handle, reader, peers, dials } = parts;
+        let shared = Arc::new(Shared {
+            endpoint,
+            handle,
+            reader,
+            peers,
+            incoming,
+            remembered: Mutex::new(Remembered::read(data_dir)),
+            settings: Mutex::new(Told { settings, observed: Vec::new() }),
+            frames: Mutex::new(frames),
+            dials: Semaphore::new(DIALS_AT_ONCE),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        shared.introduce().await?;
+        shared.spawn(Arc::clone(&shared).accept());
+        shared.spawn(Arc::clone(&shared).dial_all(dials));
+        shared.spawn(Arc::clone(&shared).look());
+        Ok(Self { shared, jobs: Mutex::new(Some(jobs)) })
+    }
+
+    /// The node's key and where it can be reached.
+    pub(crate) fn address(&self) -> PeerAddress {
+        self.shared.own_address()
+    }
+
+    /// What another machine needs to join.
+    pub(crate) fn invite(&self) -> Invite {
+        invite::make(&self.shared)
+    }
+
+    /// Opens streams to providers.
+    pub(crate) fn job_streams(&self) -> JobStreams {
+        JobStreams::new(Arc::clone(&self.shared))
+    }
+
+    /// Streams that consumers open; only once.
+    pub(crate) fn incoming_jobs(&self) -> Option<mpsc::Receiver<IncomingJob>> {
+        lock(&self.jobs).take()
+    }
+
+    /// Says goodbye to everybody and closes the endpoint.
+    pub(crate) async fn stop(self) {
+        let shared = self.shared;
+        let ended = shared.peers.close();
+        let goodbyes = async {
+            for one in &ended {
+                one.cancelled().await;
+            }
+        };
+        let _ = timeout(GOODBYES_WITHIN, goodbyes).await;
+        shared.stop.cancel();
+        // What is not closed by then times out on the other side.
+        let _ = timeout(CLOSE_WITHIN, shared.endpoint.close()).await;
+        shared.tasks.close();
+        let _ = timeout(CLOSE_WITHIN, shared.tasks.wait()).await;
+        shared.remember();
+    }
+}
+
+impl Shared {
+    /// Runs a task until it ends or the mesh stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            let _ = stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Tells the kernel who this node is and whom it knew before.
+    async fn introduce(&self) -> Result<(), SubmitError> {
+        self.refresh_addresses();
+        let settings = lock(&self.settings).settings.clone();
+        self.handle.mesh_input(MeshInput::Settings(settings)).await?;
+        let remembered = lock(&self.remembered).peers().to_vec();
+        for peer in remembered {
+            self.handle.mesh_input(MeshInput::AddPeer(peer)).await?;
+        }
+        Ok(())
+    }
+
+    fn own_address(&self) -> PeerAddress {
+        endpoint::own_address(&self.endpoint, &lock(&self.settings).observed)
+    }
+
+    /// Whether the node can be reached elsewhere than it last said.
+    fn refresh_addresses(&self) -> bool {
+        let own = self.own_address().via.iter().map(ToString::to_string).collect();
+        let told = &mut lock(&self.settings).settings.addresses;
+        let changed = *told != own;
+        *told = own;
+        changed
+    }
+
+    /// Takes connections that others open.
+    async fn accept(self: Arc<Self>) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        while let Some(incoming) = self.endpoint.accept().await {
+            let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let busy = handshakes.available_permits() < HANDSHAKES_MAX / 2;
+            if busy && !incoming.remote_addr_validated() {
+                // Whoever forges its address does not come back.
+                drop(incoming.retry());
+                continue;
+            }
+            let shared = Arc::clone(&self);
+            self.spawn(async move {
+                if let Some(connection) = shake_hands(incoming).await {
+                    drop(permit);
+                    control::run(shared, connection, false).await;
+                }
+            });
+        }
+    }
+
+    /// Dials whom the kernel wants.
+    async fn dial_all(self: Arc<Self>, mut dials: mpsc::Receiver<PeerAddress>) {
+        while let Some(address) = dials.recv().await {
+            self.dial(address);
+        }
+    }
+
+    fn dial(self: &Arc<Self>, address: PeerAddress) {
+        let peer = address.party();
+        if self.peers.begin_dial(peer) {
+            let shared = Arc::clone(self);
+            self.spawn(async move { shared.dialled(address).await });
+        }
+    }
+
+    /// Dials a peer by what was remembered of it.
+    fn dial_known(shared: &Arc<Self>, peer: PartyId) {
+        let known = lock(&shared.remembered).get(peer).cloned();
+        if let Some(address) = known {
+            shared.dial(address);
+        }
+    }
+
+    async fn dialled(self: Arc<Self>, mut address: PeerAddress) {
+        let peer = address.party();
+        if let Some(known) = lock(&self.remembered).get(peer) {
+            address.via.extend(known.via.iter().cloned());
+        }
+        let connecting = async {
+            let _permit = self.dials.acquire().await.ok()?;
+            let connect = self.endpoint.connect(endpoint::dialled(&address)?, ALPN);
+            timeout(HANDSHAKE_WITHIN, connect).await.ok()?.ok()
+        };
+        let connection = connecting.await;
+        // From here on it can be dialled again; the table keeps one connection.
+        self.peers.end_dial(peer);
+        let reached = match connection {
+            Some(connection) => control::run(Arc::clone(&self), connection, true).await,
+            None => false,
+        };
+        if !reached && !self.peers.is_connected(peer) {
+            tracing::debug!(%peer, "the peer was not reached");
+            // A kernel that has stopped dials nobody.
+            drop(self.handle.peer_input(peer, self.peers.number(), PeerEvent::Disconnected).await);
+        }
+    }
+
+    /// Accounts for one frame of all peers together, or says how long to wait.
+    fn frame(&self) -> Result<(), u64> {
+        lock(&self.frames).take(1, now())
+    }
+
+    /// What a message from a peer says about the connection itself.
+    fn overhear(&self, peer: PartyId, message: &Message) {
+        let seen = match message {
+            Message::Welcome(welcome) => welcome.your_address.as_ref(),
+            Message::Goodbye(goodbye) => return self.unwanted(peer, goodbye.code),
+            _ => return,
+        };
+        let Some(Ok(seen)) = seen.map(|text| text.parse()) else { return };
+        let seen = endpoint::canonical(seen);
+        let observed = &mut lock(&self.settings).observed;
+        observed.retain(|known| *known != seen);
+        observed.insert(0, seen);
+        observed.truncate(OBSERVED_MAX);
+    }
+
+    /// Looks now and then at what nobody reports.
+    async fn look(self: Arc<Self>) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = (Instant::now(), SystemTime::now());
+        loop {
+            ticks.tick().await;
+            let steady = last.0.elapsed();
+            let wall = last.1.elapsed().unwrap_or(steady);
+            last = (Instant::now(), SystemTime::now());
+            if wall > steady + SLEPT || steady > LOOK_EVERY + SLEPT {
+                // The ways of before may lead nowhere; the kernel dials by the new time.
+                self.endpoint.network_change().await;
+            }
+            if self.refresh_addresses() {
+                let settings = lock(&self.settings).settings.clone();
+                if self.handle.mesh_input(MeshInput::Settings(settings)).await.is_err() {
+                    return;
+                }
+            }
+            self.remember();
+        }
+    }
+
+    /// Writes down who was reached where, when that changed.
+    fn remember(&self) {
+        let ways = self.peers.new_ways(endpoint::way_of);
+        let to_write = {
+            let mut remembered = lock(&self.remembered);
+            ways.into_iter().for_each(|(peer, way)| remembered.reached(peer, way));
+            remembered.to_write()
+        };
+        if let Some((path, text)) = to_write {
+            remembered::write(&path, &text);
+        }
+    }
+
+    /// A peer said that this node is not wanted.
+    fn unwanted(&self, peer: PartyId, code: GoodbyeCode) {
+        if matches!(code, GoodbyeCode::WrongMesh | GoodbyeCode::NotAdmitted | GoodbyeCode::Blocked)
+        {
+            lock(&self.remembered).forget(peer);
+        }
+    }
+}
+
+async fn shake_hands(incoming: Incoming) -> Option<iroh::endpoint::Connection> {
+    timeout(HANDSHAKE_WITHIN, incoming).await.ok()?.ok()
+}
+
+/// blake3 of token ids, each as four little-endian bytes: what vouchers and receipts name.
+pub(crate) fn stream_digest(tokens: &[u32]) -> Digest {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+    Digest::of(&bytes)
+}
+
+/// Name and version of this software, for other nodes' owners.
+pub(crate) fn agent() -> String {
+    format!("tirami/{}", env!("CARGO_PKG_VERSION"))
+}

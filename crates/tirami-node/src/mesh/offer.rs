@@ -1,0 +1,158 @@
+//! Tells the kernel every few seconds what this node serves: the model, how fast it is, how many
+//! places are free, for how much, and whether the owner lets others use it now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tirami_core::Ppm;
+use tirami_infer::engine::Engine;
+use tirami_kernel::Kernel;
+use tirami_kernel::mesh::{MeshInput, OwnOffer};
+use tirami_ledger::book::ServingPolicy;
+use tirami_proto::Offer;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::handle::{Handle, SubmitError};
+
+/// How often the owner's word is looked at: a pause reaches running jobs within this time.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The kernel hears of it after so many looks, and at once when the owner's word changed.
+const LOOKS_PER_OFFER: u32 = 4;
+/// How much a new measurement of the speed counts, in percent.
+const NEW_PERCENT: u64 = 25;
+
+/// What this node serves, and where to tell.
+pub(crate) struct Offering {
+    pub(crate) handle: Handle,
+    pub(crate) engine: Arc<dyn Engine>,
+    /// Generations the engine runs at the same time.
+    pub(crate) sequences: u32,
+    pub(crate) region: String,
+    pub(crate) halted: watch::Sender<bool>,
+}
+
+/// What the book says about serving.
+struct Standing {
+    price: Ppm,
+    policy: ServingPolicy,
+    killed: bool,
+    served: u32,
+    is_member: bool,
+}
+
+impl Offering {
+    /// Tells until the kernel has stopped.
+    pub(crate) async fn run(self) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut speed = Speed::new(&*self.engine);
+        let mut count = 0_u32;
+        let mut told = None;
+        loop {
+            looks.tick().await;
+            let standing = match self.handle.read(standing).await {
+                Ok(standing) => standing,
+                Err(SubmitError::Busy) => continue,
+                Err(_) => return,
+            };
+            let halted = standing.killed || standing.policy.paused;
+            self.halted.send_replace(halted);
+            speed.look(&*self.engine);
+            let offer = self.offer(&standing, speed.milli);
+            let changed = told.as_ref() != Some(&(offer.serving, offer.price));
+            if changed || count.is_multiple_of(LOOKS_PER_OFFER) {
+                told = Some((offer.serving, offer.price));
+                if self.handle.mesh_input(MeshInput::Offer(Some(offer))).await.is_err() {
+                    return;
+                }
+            }
+            count = count.wrapping_add(1);
+        }
+    }
+
+    fn offer(&self, standing: &Standing, tokens_per_second_milli: u32) -> OwnOffer {
+        let (model, load) = (self.engine.model(), self.engine.load());
+        let slots = standing.policy.jobs_max.min(self.sequences);
+        let taken = load.running.saturating_add(load.queued).max(standing.served);
+        let is_halted = standing.killed || standing.policy.paused;
+        let serving = !is_halted && slots > 0 && standing.is_member && self.engine.is_alive();
+        let offered = Offer {
+            model: model.digest,
+            name: within(&model.name, tirami_proto::MODEL_NAME_BYTES_MAX),
+            quantisation: within(&model.quantisation, 24),
+            context_tokens: model.context_tokens,
+            shape: model.shape,
+            tokens_per_second_milli,
+            build: within(&model.build, 64),
+        };
+        OwnOffer {
+            price: standing.price,
+            cached_price: standing.price,
+            slots_free: small(slots.saturating_sub(taken)),
+            slots: small(slots),
+            queue: small(load.queued),
+            models: vec![offered],
+            region: self.region.clone(),
+            features: 0,
+            http_endpoint: None,
+            serving,
+        }
+    }
+}
+
+fn standing(kernel: &Kernel, _: tirami_core::Timestamp) -> Standing {
+    let (ledger, book) = (kernel.ledger(), kernel.ledger().book());
+    Standing {
+        price: book.price(),
+        policy: book.serving().clone(),
+        killed: book.kill().is_some(),
+        served: u32::try_from(book.served_running()).unwrap_or(u32::MAX),
+        is_member: ledger.lattice().chain(ledger.party()).is_some(),
+    }
+}
+
+/// How fast one generation is, as measured over those that ran.
+struct Speed {
+    tokens: u64,
+    at: Instant,
+    /// Tokens per 1 000 s; 0 before the first answer.
+    milli: u32,
+}
+
+impl Speed {
+    fn new(engine: &dyn Engine) -> Self {
+        Self { tokens: engine.load().completion_tokens_total, at: Instant::now(), milli: 0 }
+    }
+
+    fn look(&mut self, engine: &dyn Engine) {
+        let load = engine.load();
+        let made = load.completion_tokens_total.saturating_sub(self.tokens);
+        let elapsed_ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        (self.tokens, self.at) = (load.completion_tokens_total, Instant::now());
+        // What began or ended in between would count as slow.
+        if made < 2 || load.running == 0 {
+            return;
+        }
+        let each = made.saturating_mul(1_000_000) / elapsed_ms / u64::from(load.running);
+        let old = u64::from(self.milli);
+        let mixed = match old {
+            0 => each,
+            old => (old * (100 - NEW_PERCENT) + each.saturating_mul(NEW_PERCENT)) / 100,
+        };
+        self.milli = u32::try_from(mixed).unwrap_or(u32::MAX);
+    }
+}
+
+fn small(count: u32) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+/// The beginning of `text`, at most `bytes` long.
+fn within(text: &str, bytes: usize) -> String {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

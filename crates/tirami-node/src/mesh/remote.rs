@@ -1,0 +1,530 @@
+//! One job at another node, from its order to its charge: what the consumer's side of the stream
+//! does.
+//!
+//! What was received is signed for as the client takes it, so that the provider never has to wait
+//! and never works for long without a signature.
+
+use core::pin::Pin;
+use std::time::Duration;
+
+use futures_util::stream::{BoxStream, StreamExt as _};
+use tirami_core::{Digest, DocumentId, Flop, JobId, PartyId, Ppm, Signed, Timestamp, Trm};
+use tirami_kernel::mesh::MeshInput;
+use tirami_kernel::scheduler::{Observation, Observed};
+use tirami_ledger::Rejection;
+use tirami_ledger::command::{Actor, Command, OrderJob, Outcome, StartJob};
+use tirami_ledger::documents::{FinishReason, Voucher};
+use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::serve::{BEAT, CHAT_PATH, frames};
+use super::{FrameSender, JobStreams, stream_digest};
+use crate::handle::{Handle, JobToken, SubmitError};
+
+/// A provider has answered an order by then, or the next one is asked.
+const ACCEPT_WITHIN: Duration = Duration::from_millis(2_500);
+/// A provider from which nothing at all came for so long is lost.
+const SILENCE_MAX: Duration = BEAT.saturating_mul(3);
+/// A provider that may send and makes no token for so long, or for [`STALL_INTERVALS`] times what
+/// its tokens took so far, has stalled.
+const STALL_MAX: Duration = Duration::from_secs(3);
+const STALL_INTERVALS: u32 = 8;
+/// How long the first token may take where nothing was measured.
+const PREFILL_MAX: Duration = Duration::from_secs(60);
+/// How long the first token may take at least, and how many times what was measured.
+const PREFILL_MIN: Duration = Duration::from_secs(10);
+const PREFILL_TIMES: u32 = 8;
+/// Frames that wait to be sent to a provider at most.
+const OUTGOING_MAX: usize = 4;
+/// How long the last voucher may take to arrive.
+const LAST_WITHIN: Duration = Duration::from_secs(2);
+
+/// What an attempt needs of the node.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) handle: Handle,
+    pub(crate) streams: JobStreams,
+}
+
+/// An order for one provider.
+pub(super) struct Wanted {
+    pub(super) actor: Actor,
+    pub(super) start: StartJob,
+    pub(super) provider: PartyId,
+    pub(super) price: Ppm,
+    pub(super) continues: Option<JobId>,
+    /// The HTTP request's body.
+    pub(super) body: Vec<u8>,
+    /// What other providers have delivered of the answer.
+    pub(super) resumed: Vec<u32>,
+    /// Milliseconds to the first token, if that was measured.
+    pub(super) first_token_ms: Option<u32>,
+    /// Digest of the whole conversation: who answered it has it cached.
+    pub(super) prefix: Option<Digest>,
+}
+
+/// Why an attempt did not begin. Nothing is charged.
+pub(super) enum Unbegun {
+    /// This node's own book refuses.
+    Book(SubmitError),
+    /// A person has to agree first.
+    Approval { approval: u64, expires_at: Timestamp, max_amount: Trm },
+    /// The provider refused.
+    Refused { code: String, message: String },
+    /// The provider did not answer.
+    Lost { reason: String },
+}
+
+/// What comes next of an answer.
+pub(super) enum Next {
+    Tokens { tokens: Vec<u32>, text: String },
+    End { text: String, finish: FinishReason, receipt: WireDocument },
+    /// The provider is lost.
+    Lost { reason: String },
+    /// The provider said that it cannot go on.
+    Failed { reason: String },
+    /// The kernel ordered the end.
+    Ordered,
+}
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Charge {
+    pub(crate) provider: PartyId,
+    pub(crate) trade: DocumentId,
+    pub(crate) flop: Flop,
+    /// What the work costs, the mesh's fee included.
+    pub(crate) amount: Trm,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) completion_tokens: u32,
+    /// What the agent has left.
+    pub(crate) available: Option<Trm>,
+    /// How it ended, for people.
+    pub(crate) ended: String,
+}
+
+type Signing = Pin<Box<dyn Future<Output = Result<Outcome, SubmitError>> + Send>>;
+
+/// A job that runs at another node.
+pub(super) struct Attempt {
+    handle: Handle,
+    job: JobId,
+    order: DocumentId,
+    provider: PartyId,
+    start: StartJob,
+    pub(super) prompt_tokens: u32,
+    window: u32,
+    outgoing: mpsc::Sender<ToProvider>,
+    frames: BoxStream<'static, ToConsumer>,
+    /// Ids of the tokens that came from this provider.
+    pub(super) tokens: Vec<u32>,
+    token: JobToken,
+    /// Tokens the client has taken of them, those signed for, and the signature under way.
+    delivered: u32,
+    vouched: u32,
+    signing: Option<Signing>,
+    ordered_at: Instant,
+    first_at: Option<Instant>,
+    heard_at: Instant,
+    token_at: Instant,
+    prefill_max: Duration,
+    prefix: Option<Digest>,
+}
+
+impl Attempt {
+    /// Signs an order, sends it, and waits until the provider takes it.
+    pub(super) async fn begin(client: &Client, wanted: Wanted) -> Result<Self, Unbegun> {
+        let Wanted { actor, start, provider, price, continues, body, resumed, .. } = wanted;
+        let handle = client.handle.clone();
+        // Before the order, so that no word to end it can be missed.
+        let token = handle.job_token(start.job);
+        let command = OrderJob { start: start.clone(), provider, price, continues };
+        let outcome = handle.submit(actor, Command::OrderJob(command)).await;
+        let order = match outcome.map_err(Unbegun::Book)? {
+            Outcome::JobOrdered { order, .. } => order,
+            Outcome::ApprovalPending { approval, expires_at, max_amount } => {
+                let approval = approval.get();
+                return Err(Unbegun::Approval { approval, expires_at, max_amount });
+            }
+            _ => {
+                let reason = "the order was not signed".to_owned();
+                return Err(Unbegun::Book(SubmitError::Stopped { reason }));
+            }
+        };
+        let ordered_at = Instant::now();
+        let request = JobRequest {
+            order: wire(&order),
+            body,
+            path: CHAT_PATH.to_owned(),
+            resumed,
+            consumer_head: None,
+        };
+        let job = start.job;
+        let opened = open(client, provider, request);
+        let opened = match timeout(ACCEPT_WITHIN, opened).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Unbegun::Lost { reason: "it did not answer the order".to_owned() }),
+        };
+        let opened = opened.and_then(|opened| opened.checked(&start));
+        let Opened { outgoing, frames, prompt_tokens, window } = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                void(&handle, job).await;
+                return Err(error);
+            }
+        };
+        let now = Instant::now();
+        let prefill_max = wanted.first_token_ms.map_or(PREFILL_MAX, |ms| {
+            (Duration::from_millis(ms.into()) * PREFILL_TIMES).max(PREFILL_MIN)
+        });
+        Ok(Self {
+            handle,
+            job,
+            order: order.id(),
+            provider,
+            start,
+            prompt_tokens,
+            window,
+            outgoing,
+            frames,
+            tokens: Vec::new(),
+            token,
+            delivered: 0,
+            vouched: 0,
+            signing: None,
+            ordered_at,
+            first_at: None,
+            heard_at: now,
+            token_at: now,
+            prefill_max,
+            prefix: wanted.prefix,
+        })
+    }
+
+    pub(super) const fn job(&self) -> JobId {
+        self.job
+    }
+
+    pub(super) const fn provider(&self) -> PartyId {
+        self.provider
+    }
+
+    /// Waits until the kernel orders the end.
+    pub(super) async fn ordered(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// What comes next. Waiting for it can be given up without loss.
+    pub(super) async fn next(&mut self) -> Next {
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                () = self.token.cancelled() => return Next::Ordered,
+                signed = signed(&mut self.signing) => self.signed(signed),
+                frame = self.frames.next() => match self.heard(frame) {
+                    Some(next) => return next,
+                    None => {}
+                },
+                () = sleep_until(deadline) => {
+                    let reason = "nothing came from it any more".to_owned();
+                    return Next::Lost { reason };
+                }
+            }
+        }
+    }
+
+    /// Until then something has to come.
+    fn deadline(&self) -> Instant {
+        let silence = self.heard_at + SILENCE_MAX;
+        let waits_for_me = count(&self.tokens).saturating_sub(self.vouched) >= self.window;
+        if waits_for_me {
+            return silence;
+        }
+        let stall = match self.first_at {
+            None => self.ordered_at + self.prefill_max,
+            Some(first) => {
+                let intervals = count(&self.tokens).saturating_sub(1).max(1);
+                let interval = self.token_at.duration_since(first) / intervals;
+                self.token_at + (interval * STALL_INTERVALS).max(STALL_MAX)
+            }
+        };
+        silence.min(stall)
+    }
+
+    fn heard(&mut self, frame: Option<ToConsumer>) -> Option<Next> {
+        let lost = |reason: &str| Some(Next::Lost { reason: reason.to_owned() });
+        self.heard_at = Instant::now();
+        match frame {
+            None => lost("its connection ended"),
+            Some(ToConsumer::Failed { reason }) => Some(Next::Failed { reason }),
+            Some(ToConsumer::Tokens { tokens, text }) => {
+                let most = self.start.completion_max as usize;
+                if self.tokens.len().saturating_add(tokens.len()) > most {
+                    return lost("it sent more tokens than were ordered");
+                }
+                if tokens.is_empty() && text.is_empty() {
+                    return None;
+                }
+                if tokens.is_empty() {
+                    return lost("it sent text without tokens");
+                }
+                self.token_at = self.heard_at;
+                self.first_at.get_or_insert(self.heard_at);
+                self.tokens.extend_from_slice(&tokens);
+                Some(Next::Tokens { tokens, text })
+            }
+            Some(ToConsumer::End { text, finish, receipt }) => match finish {
+                0 => Some(Next::End { text, finish: FinishReason::Stop, receipt }),
+                1 => Some(Next::End { text, finish: FinishReason::Length, receipt }),
+                _ => lost("it ended the answer before its end"),
+            },
+            Some(ToConsumer::Accepted { .. } | ToConsumer::Refused { .. }) => {
+                lost("it answered the order twice")
+            }
+        }
+    }
+
+    /// The client has taken `delivered` of this provider's tokens. Signs for them when half a
+    /// window is not signed for; it does not wait, and one signature is under way at a time.
+    pub(super) fn deliver(&mut self, delivered: u32) {
+        self.delivered = self.delivered.max(delivered.min(count(&self.tokens)));
+        let due = if self.vouched == 0 { 1 } else { self.vouched + (self.window / 2).max(1) };
+        if self.delivered < due || self.signing.is_some() {
+            return;
+        }
+        let command = Command::Deliver {
+            job: self.job,
+            completion_tokens: self.delivered,
+            stream: stream_digest(&self.tokens[..self.delivered as usize]),
+            prompt_tokens: Some(self.prompt_tokens),
+        };
+        let handle = self.handle.clone();
+        self.signing = Some(Box::pin(async move { handle.submit(Actor::Node, command).await }));
+    }
+
+    fn signed(&mut self, signed: Result<Outcome, SubmitError>) {
+        self.signing = None;
+        match signed {
+            Ok(Outcome::VoucherSigned { voucher }) => {
+                self.vouched = self.vouched.max(voucher.body().tokens);
+                self.post(&voucher);
+            }
+            Ok(_) => {}
+            // The next one is cumulative.
+            Err(error) => tracing::debug!(job = %self.job, %error, "a voucher was not signed"),
+        }
+        self.deliver(self.delivered);
+    }
+
+    fn post(&self, voucher: &Signed<Voucher>) {
+        // A provider that does not read is lost soon.
+        drop(self.outgoing.try_send(ToProvider::Voucher(wire(voucher))));
+    }
+
+    async fn all_signed(&mut self) {
+        while self.signing.is_some() {
+            let outcome = signed(&mut self.signing).await;
+            self.signing = None;
+            if let Ok(Outcome::VoucherSigned { voucher }) = outcome {
+                self.vouched = self.vouched.max(voucher.body().tokens);
+                self.post(&voucher);
+            }
+        }
+    }
+
+    /// Charges a complete answer by its receipt; where that is not right, or `delivered` is less
+    /// than all, by what was delivered.
+    pub(super) async fn settle(mut self, receipt: WireDocument, delivered: u32) -> Charge {
+        self.all_signed().await;
+        let received = count(&self.tokens);
+        if received == 0 || delivered < received {
+            return self.abandon(delivered, "the client left".to_owned()).await;
+        }
+        let command = Command::SettleJob {
+            job: self.job,
+            receipt: receipt.bytes,
+            signature: receipt.signature,
+            completion_tokens: received,
+            output: stream_digest(&self.tokens),
+        };
+        let settled = self.handle.insist(Actor::Node, command).await;
+        match settled {
+            Ok(outcome @ Outcome::JobFinished { .. }) => {
+                self.observe(self.served()).await;
+                self.charge(outcome, received, "complete".to_owned())
+            }
+            Ok(Outcome::ReceiptRefused { refusal }) => {
+                tracing::warn!(provider = %self.provider, %refusal, "a receipt was refused");
+                self.observe(Observed::Cheated).await;
+                self.abandon(received, refusal.to_string()).await
+            }
+            other => {
+                tracing::warn!(?other, "a job was not settled");
+                self.abandon(received, "complete".to_owned()).await
+            }
+        }
+    }
+
+    /// Ends the job before its receipt, and charges `delivered` tokens.
+    pub(super) async fn abandon(mut self, delivered: u32, ended: String) -> Charge {
+        self.all_signed().await;
+        let delivered = delivered.min(count(&self.tokens)).max(self.vouched);
+        let command = Command::AbandonJob {
+            job: self.job,
+            completion_tokens: delivered,
+            stream: stream_digest(&self.tokens[..delivered as usize]),
+            failed: false,
+        };
+        let outcome = self.handle.insist(Actor::Node, command).await;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            // The kernel has charged or voided it already.
+            Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Outcome::Done,
+            Err(error) => {
+                tracing::error!(job = %self.job, %error, "a job could not be charged");
+                Outcome::Done
+            }
+        };
+        if let Outcome::JobFinished { voucher: Some(voucher), .. } = &outcome {
+            self.post(voucher);
+        }
+        // The end of the stream says the same.
+        drop(self.outgoing.try_send(ToProvider::Cancel));
+        self.charge(outcome, delivered, ended)
+    }
+
+    fn charge(self, outcome: Outcome, completion_tokens: u32, ended: String) -> Charge {
+        let charge = Charge {
+            provider: self.provider,
+            trade: self.order,
+            flop: Flop::ZERO,
+            amount: Trm::ZERO,
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens,
+            available: None,
+            ended,
+        };
+        match outcome {
+            Outcome::JobFinished { trade, flop, amount, fee, available, .. } => Charge {
+                trade,
+                flop,
+                amount: amount.saturating_add(fee),
+                available: Some(available),
+                ..charge
+            },
+            _ => Charge { completion_tokens: 0, ..charge },
+        }
+    }
+
+    fn served(&self) -> Observed {
+        let ms = |from: Instant, to: Instant| {
+            u32::try_from(to.duration_since(from).as_millis()).unwrap_or(u32::MAX)
+        };
+        let first = self.first_at.unwrap_or(self.token_at);
+        Observed::Served {
+            model: self.start.model,
+            prefix: self.prefix,
+            first_token_ms: ms(self.ordered_at, first),
+            tokens: count(&self.tokens),
+            tokens_ms: ms(first, self.token_at),
+        }
+    }
+
+    async fn observe(&self, outcome: Observed) {
+        observe(&self.handle, self.provider, outcome).await;
+    }
+}
+
+/// Tells the kernel what a provider did.
+pub(super) async fn observe(handle: &Handle, provider: PartyId, outcome: Observed) {
+    let observation = Observation { provider, outcome };
+    // A kernel that has stopped ranks nobody.
+    drop(handle.mesh_input(MeshInput::Observed(observation)).await);
+}
+
+/// A stream whose order is taken.
+struct Opened {
+    outgoing: mpsc::Sender<ToProvider>,
+    frames: BoxStream<'static, ToConsumer>,
+    prompt_tokens: u32,
+    window: u32,
+}
+
+impl Opened {
+    /// What the provider counted is within what was ordered.
+    fn checked(self, start: &StartJob) -> Result<Self, Unbegun> {
+        if self.prompt_tokens > start.prompt_tokens {
+            let reason = "it counts more prompt tokens than were ordered".to_owned();
+            return Err(Unbegun::Lost { reason });
+        }
+        Ok(self)
+    }
+}
+
+async fn open(
+    client: &Client,
+    provider: PartyId,
+    request: JobRequest,
+) -> Result<Opened, Unbegun> {
+    let lost = |reason: String| Unbegun::Lost { reason };
+    let mut stream =
+        client.streams.open(provider).await.map_err(|error| lost(error.to_string()))?;
+    let request = ToProvider::Request(request);
+    stream.send.send(&request).await.map_err(|error| lost(error.to_string()))?;
+    let mut frames = frames(stream.receive).boxed();
+    match frames.next().await {
+        Some(ToConsumer::Accepted { prompt_tokens, window_tokens, .. }) => {
+            let (outgoing, waiting) = mpsc::channel(OUTGOING_MAX);
+            tokio::spawn(write(stream.send, waiting));
+            Ok(Opened { outgoing, frames, prompt_tokens, window: window_tokens.max(1) })
+        }
+        Some(ToConsumer::Refused { code, message, .. }) => Err(Unbegun::Refused { code, message }),
+        Some(_) => Err(lost("it did not answer the order".to_owned())),
+        None => Err(lost("its connection ended".to_owned())),
+    }
+}
+
+/// Sends what waits, until the attempt is over or the provider gone.
+async fn write(mut send: FrameSender<ToProvider>, mut waiting: mpsc::Receiver<ToProvider>) {
+    while let Some(frame) = waiting.recv().await {
+        if send.send(&frame).await.is_err() {
+            return;
+        }
+    }
+    send.finish();
+    drop(timeout(LAST_WITHIN, send.flushed()).await);
+}
+
+/// Ends a job of which nothing was received.
+async fn void(handle: &Handle, job: JobId) {
+    let command = Command::AbandonJob {
+        job,
+        completion_tokens: 0,
+        stream: Digest::of(&[]),
+        failed: false,
+    };
+    match handle.insist(Actor::Node, command).await {
+        Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => {}
+        Err(error) => tracing::error!(%job, %error, "a job could not be ended"),
+    }
+}
+
+async fn signed(signing: &mut Option<Signing>) -> Result<Outcome, SubmitError> {
+    match signing {
+        Some(signing) => signing.await,
+        None => core::future::pending().await,
+    }
+}
+
+fn count(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}
+
+fn wire<T>(document: &Signed<T>) -> WireDocument
+where
+    T: tirami_core::Document,
+{
+    WireDocument { bytes: document.bytes().to_vec(), signature: document.signature() }
+}

@@ -1,0 +1,570 @@
+//! Jobs that other nodes order here: from the stream that brings an order to the receipt.
+//!
+//! The engine works no further than one window beyond what the consumer signed for. Whatever ends
+//! a stream frees the engine at once; what is owed then is what the highest voucher says.
+
+use core::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use tirami_core::{
+    Digest, JobId, PartyId, PublicKey, Signature, Signed, Timestamp, decode_body,
+};
+use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling};
+use tirami_kernel::Kernel;
+use tirami_ledger::Rejection;
+use tirami_ledger::command::{AcceptOrder, Actor, Command, FinishJob, Outcome};
+use tirami_ledger::documents::{FinishReason, Order};
+use tirami_ledger::refusal::OrderRefusal;
+use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{FrameReceiver, FrameSender, IncomingJob, stream_digest};
+use crate::handle::{Handle, SubmitError};
+use crate::http::{Asked, understand};
+
+/// Streams of jobs served at the same time, whatever the ledger would take.
+pub const SERVED_STREAMS_MAX: usize = 256;
+/// The only kind of request that is served.
+pub(super) const CHAT_PATH: &str = "/v1/chat/completions";
+/// Tokens sent ahead of the vouchers at most, however far away the consumer is.
+const WINDOW_TOKENS_MAX: u32 = 256;
+/// A round trip counts as at most this long.
+const RTT_MAX: Duration = Duration::from_secs(1);
+/// How long a new stream may take to send its request.
+const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// How long a consumer may take to sign for what it received, or to read what is sent.
+const VOUCHER_WITHIN: Duration = Duration::from_secs(60);
+/// A stream without news says so often that it is alive.
+pub(super) const BEAT: Duration = Duration::from_secs(1);
+/// How long a consumer that has to go elsewhere may take to sign for what it received.
+const LAST_VOUCHER_WITHIN: Duration = Duration::from_secs(2);
+/// How long the last frame may take to arrive.
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
+/// How long a refusal of a stream that is one too many may take to send.
+const TURN_AWAY_WITHIN: Duration = Duration::from_millis(100);
+/// When a consumer that was refused for now may ask again.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+/// Serves what other nodes order.
+pub(crate) struct Server {
+    pub(crate) handle: Handle,
+    pub(crate) engine: Arc<dyn Engine>,
+    /// Whether the owner wants nobody served: paused, or the kill switch.
+    pub(crate) halted: watch::Receiver<bool>,
+    /// Cancelled when the node stops.
+    pub(crate) stop: CancellationToken,
+    /// One task for each job.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Server {
+    /// Takes streams until the node stops.
+    pub(crate) async fn run(self, mut incoming: mpsc::Receiver<IncomingJob>) {
+        let server = Arc::new(self);
+        let places = Arc::new(Semaphore::new(SERVED_STREAMS_MAX));
+        let stop = server.stop.clone();
+        while let Some(Some(mut job)) = stop.run_until_cancelled(incoming.recv()).await {
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                let full = refused("busy", "the node serves as many streams as it may", true).0;
+                // One that does not take even this sees its stream end.
+                drop(timeout(TURN_AWAY_WITHIN, job.send.send(&full)).await);
+                continue;
+            };
+            let server_of_job = Arc::clone(&server);
+            server.tasks.spawn(async move {
+                server_of_job.serve(job).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn serve(&self, job: IncomingJob) {
+        let IncomingJob { peer, rtt, mut send, receive } = job;
+        let mut frames = pin!(frames(receive));
+        let Ok(Some(ToProvider::Request(request))) = timeout(REQUEST_WITHIN, frames.next()).await
+        else {
+            return send.abort();
+        };
+        match self.begin(request).await {
+            Ok(begun) => {
+                let accepted = begun.accepted();
+                let mut serving = Serving::new(self, begun, send, rtt);
+                if serving.say(&accepted).await.is_err() {
+                    return serving.abandon().await;
+                }
+                serving.run(frames).await;
+            }
+            Err(Refusal(refusal)) => {
+                tracing::debug!(%peer, ?refusal, "an order was refused");
+                drop(send.send(&refusal).await);
+                send.finish();
+                drop(timeout(FLUSH_WITHIN, send.flushed()).await);
+            }
+        }
+    }
+
+    /// Understands the request, has the ledger take the order, and starts the engine.
+    async fn begin(&self, request: JobRequest) -> Result<Begun, Refusal> {
+        let JobRequest { order: wire, body, path, resumed, .. } = request;
+        let order: Order = decode_body(&wire.bytes).map_err(|_| OrderRefusal::Malformed)?;
+        if *self.halted.borrow() {
+            return Err(OrderRefusal::Paused.into());
+        }
+        if path != CHAT_PATH {
+            let message = format!("nothing is served at {}", path.escape_debug());
+            return Err(refused("unknown_path", &message, false));
+        }
+        if Digest::of(&body) != order.request {
+            let message = "the request is not the one that was ordered";
+            return Err(refused("order_other_request", message, false));
+        }
+        let head_at = self.check_signer(&order, &wire).await?;
+        let Asked { mut prompt, mut sampling, completion_max } = self.understood(body).await?;
+        let resumed_tokens = count(&resumed);
+        let prompt_tokens = count(&prompt.tokens).saturating_add(resumed_tokens);
+        let model = self.engine.model();
+        let accept = AcceptOrder {
+            order: wire.bytes,
+            signature: wire.signature,
+            model: model.digest,
+            shape: model.shape,
+            prompt_tokens,
+            completion_max: completion_max.saturating_sub(resumed_tokens),
+            head_at,
+        };
+        let (job, completion_max, window) = self.accepted(accept).await?;
+        prompt.resumed = resumed;
+        prompt.scope = scope(order.consumer);
+        sampling.seed = order.seed;
+        sampling.completion_max = completion_max.saturating_add(resumed_tokens);
+        let generation = self.started(job, prompt, sampling).await?;
+        Ok(Begun { job, prompt_tokens, completion_max, window, generation })
+    }
+
+    /// Whether the order is signed as it has to be, before its request costs any work; and since
+    /// when the consumer's head is known here.
+    async fn check_signer(
+        &self,
+        order: &Order,
+        wire: &WireDocument,
+    ) -> Result<Timestamp, Refusal> {
+        let consumer = order.consumer;
+        let known = move |kernel: &Kernel, _| {
+            let key = kernel.ledger().lattice().chain(consumer).map(|chain| chain.key());
+            (key, kernel.mesh().head_at(kernel, consumer))
+        };
+        let (key, head_at) = self.handle.read(known).await?;
+        let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
+        let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
+        Signed::<Order>::verify(self.handle.mesh(), key, bytes, signature)
+            .map_err(|_| OrderRefusal::BadSignature)?;
+        Ok(head_at.unwrap_or_default())
+    }
+
+    async fn understood(&self, body: Vec<u8>) -> Result<Asked, Refusal> {
+        let engine = Arc::clone(&self.engine);
+        // A long text keeps a core busy for a while; no other job may wait for it.
+        let understood = tokio::task::spawn_blocking(move || understand(&*engine, &body)).await;
+        let understood = understood.map_err(|_| {
+            refused("prepare_failed", "the prompt could not be prepared", false)
+        })?;
+        understood.map_err(|error| {
+            let error = &error.body().error;
+            refused(error.code.as_deref().unwrap_or("invalid_request"), &error.message, false)
+        })
+    }
+
+    async fn accepted(&self, accept: AcceptOrder) -> Result<(JobId, u32, u32), Refusal> {
+        match self.handle.submit(Actor::Node, Command::AcceptOrder(accept)).await? {
+            Outcome::OrderAccepted { job, completion_max, window_tokens, .. } => {
+                Ok((job, completion_max, window_tokens))
+            }
+            _ => Err(refused("internal_error", "the order was not taken", false)),
+        }
+    }
+
+    async fn started(
+        &self,
+        job: JobId,
+        prompt: Prompt,
+        sampling: Sampling,
+    ) -> Result<Generation, Refusal> {
+        match self.engine.start(prompt, sampling) {
+            Ok(generation) => Ok(generation),
+            Err(error) => {
+                self.end(Command::AbandonServed { job }).await;
+                Err(refused("engine_busy", &error.to_string(), true))
+            }
+        }
+    }
+
+    /// Ends a served job, whatever the queue; what cannot be ended is ended by the next start.
+    async fn end(&self, command: Command) -> Option<Outcome> {
+        match self.handle.insist(Actor::Node, command).await {
+            Ok(outcome) => Some(outcome),
+            Err(error) => {
+                tracing::warn!(%error, "a served job was not ended");
+                None
+            }
+        }
+    }
+}
+
+impl core::fmt::Debug for Server {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+/// A job whose order is taken.
+struct Begun {
+    job: JobId,
+    prompt_tokens: u32,
+    completion_max: u32,
+    window: u32,
+    generation: Generation,
+}
+
+impl Begun {
+    const fn accepted(&self) -> ToConsumer {
+        ToConsumer::Accepted {
+            prompt_tokens: self.prompt_tokens,
+            completion_max: self.completion_max,
+            // The engine says so with its first token.
+            cached_tokens: 0,
+            window_tokens: self.window,
+        }
+    }
+}
+
+/// The consumer is gone, or does not read.
+struct Gone;
+
+type Taking = Pin<Box<dyn Future<Output = (u32, Result<Outcome, SubmitError>)> + Send>>;
+
+/// One job on its way to its consumer.
+struct Serving<'a> {
+    server: &'a Server,
+    job: JobId,
+    prompt_tokens: u32,
+    generation: Option<Generation>,
+    send: FrameSender<ToConsumer>,
+    rtt: Duration,
+    window: u32,
+    /// Ids of all tokens that were sent.
+    sent: Vec<u32>,
+    first_at: Option<Instant>,
+    /// Tokens that the consumer signed for, durably.
+    vouched: u32,
+    /// The voucher that the ledger looks at, and the newest one after it.
+    taking: Option<Taking>,
+    waiting: Option<WireDocument>,
+    beat_at: Instant,
+    /// Until then a voucher has to come, when the window is used up.
+    patience: Instant,
+}
+
+impl<'a> Serving<'a> {
+    fn new(
+        server: &'a Server,
+        begun: Begun,
+        send: FrameSender<ToConsumer>,
+        rtt: Duration,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            server,
+            job: begun.job,
+            prompt_tokens: begun.prompt_tokens,
+            generation: Some(begun.generation),
+            send,
+            rtt: rtt.min(RTT_MAX),
+            window: begun.window,
+            sent: Vec::new(),
+            first_at: None,
+            vouched: 0,
+            taking: None,
+            waiting: None,
+            beat_at: now + BEAT,
+            patience: now + VOUCHER_WITHIN,
+        }
+    }
+
+    async fn run(mut self, mut frames: Pin<&mut impl Stream<Item = ToProvider>>) {
+        let mut halted = self.server.halted.clone();
+        let stop = self.server.stop.clone();
+        let mut halt = pin!(async move {
+            tokio::select! {
+                () = stop.cancelled() => "the node is stopping",
+                // The owner's word that never comes is no word.
+                Ok(_) = halted.wait_for(|halted| *halted) => "the node's owner paused serving",
+            }
+        });
+        loop {
+            let has_room = self.unvouched() < self.window();
+            let deadline = if has_room { self.beat_at } else { self.beat_at.min(self.patience) };
+            tokio::select! {
+                biased;
+                reason = &mut halt => return self.fail(reason, frames).await,
+                frame = frames.next() => match frame {
+                    Some(ToProvider::Voucher(voucher)) => self.offered(voucher),
+                    Some(ToProvider::Cancel | ToProvider::Request(_)) | None => {
+                        return self.abandon().await;
+                    }
+                },
+                taken = taken(&mut self.taking) => self.took(taken),
+                piece = next_piece(&mut self.generation), if has_room => match piece {
+                    Some(Piece::Delta { tokens, text, .. }) => {
+                        if self.tokens(tokens, text).await.is_err() {
+                            return self.abandon().await;
+                        }
+                    }
+                    Some(Piece::End { text, finish }) => return self.finish(text, finish).await,
+                    failed => {
+                        if let Some(Piece::Failed { reason }) = failed {
+                            tracing::warn!(reason, "the engine failed");
+                        }
+                        return self.fail("the model's engine failed", frames).await;
+                    }
+                },
+                () = sleep_until(deadline) => {
+                    let is_late = !has_room && self.patience <= Instant::now();
+                    let beat = ToConsumer::Tokens { tokens: Vec::new(), text: String::new() };
+                    if is_late || self.say(&beat).await.is_err() {
+                        return self.abandon().await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn unvouched(&self) -> u32 {
+        count(&self.sent).saturating_sub(self.vouched)
+    }
+
+    /// Tokens that may be sent ahead of the vouchers: what the ledger says, or what the engine
+    /// makes in two round trips.
+    fn window(&self) -> u32 {
+        let sent = u128::from(count(&self.sent));
+        let elapsed = self.first_at.map_or(0, |first| first.elapsed().as_millis()).max(1);
+        let in_flight = sent * 2 * self.rtt.as_millis() / elapsed;
+        let in_flight = u32::try_from(in_flight).unwrap_or(u32::MAX).min(WINDOW_TOKENS_MAX);
+        if self.first_at.is_some() { self.window.max(in_flight) } else { self.window }
+    }
+
+    async fn tokens(&mut self, tokens: Vec<u32>, text: String) -> Result<(), Gone> {
+        if self.unvouched() == 0 {
+            self.patience = Instant::now() + VOUCHER_WITHIN;
+        }
+        self.first_at.get_or_insert_with(Instant::now);
+        // What is on its way counts: the consumer may sign for it before this call returns.
+        self.sent.extend_from_slice(&tokens);
+        self.say(&ToConsumer::Tokens { tokens, text }).await
+    }
+
+    /// Sends a frame; waits while the consumer does not read, but not for ever.
+    async fn say(&mut self, frame: &ToConsumer) -> Result<(), Gone> {
+        self.beat_at = Instant::now() + BEAT;
+        let stop = self.server.stop.clone();
+        let sent = tokio::select! {
+            biased;
+            sent = timeout(VOUCHER_WITHIN, self.send.send(frame)) => sent,
+            () = stop.cancelled() => return Err(Gone),
+        };
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+
+    /// Has the ledger look at a voucher. They are cumulative, so the newest is enough.
+    fn offered(&mut self, voucher: WireDocument) {
+        if self.taking.is_some() {
+            self.waiting = Some(voucher);
+            return;
+        }
+        let tokens = decode_body::<tirami_ledger::documents::Voucher>(&voucher.bytes)
+            .map_or(0, |voucher| voucher.tokens);
+        let known = self.sent.len().min(tokens as usize);
+        let command = Command::TakeVoucher {
+            bytes: voucher.bytes,
+            signature: voucher.signature,
+            stream: stream_digest(&self.sent[..known]),
+            sent: count(&self.sent),
+        };
+        let handle = self.server.handle.clone();
+        let taking = async move { (tokens, handle.insist(Actor::Node, command).await) };
+        self.taking = Some(Box::pin(taking));
+    }
+
+    fn took(&mut self, (tokens, taken): (u32, Result<Outcome, SubmitError>)) {
+        self.taking = None;
+        match taken {
+            Ok(_) => {
+                self.vouched = self.vouched.max(tokens);
+                self.patience = Instant::now() + VOUCHER_WITHIN;
+            }
+            Err(error) => tracing::debug!(job = %self.job, %error, "a voucher was refused"),
+        }
+        if let Some(next) = self.waiting.take() {
+            self.offered(next);
+        }
+    }
+
+    async fn all_taken(&mut self) {
+        while self.taking.is_some() {
+            let taken = taken(&mut self.taking).await;
+            self.took(taken);
+        }
+    }
+
+    /// The answer is complete: the receipt goes with its last text.
+    async fn finish(mut self, text: String, finish: Finish) {
+        let cached = self.generation.take().map_or(0, |generation| generation.cached_tokens());
+        // A voucher must not come to the ledger after the end.
+        self.all_taken().await;
+        let finish = match finish {
+            Finish::Stop => FinishReason::Stop,
+            Finish::Length => FinishReason::Length,
+        };
+        let report = FinishJob {
+            job: self.job,
+            cached_tokens: cached.min(self.prompt_tokens),
+            completion_tokens: count(&self.sent),
+            output: stream_digest(&self.sent),
+            build: self.server.engine.model().build.clone(),
+            finish,
+        };
+        let ended = self.server.end(Command::FinishServed(report)).await;
+        let receipt = match ended {
+            Some(Outcome::JobServed { receipt: Some(receipt), .. }) => WireDocument {
+                bytes: receipt.bytes().to_vec(),
+                signature: receipt.signature(),
+            },
+            // Nothing was delivered, nothing is owed.
+            Some(Outcome::JobServed { receipt: None, .. }) => no_receipt(),
+            _ => return self.send.abort(),
+        };
+        if self.say(&ToConsumer::End { text, finish: finish as u8, receipt }).await.is_ok() {
+            self.close().await;
+        }
+    }
+
+    /// The consumer can go on elsewhere, and may sign for what it received so far.
+    async fn fail(mut self, reason: &str, mut frames: Pin<&mut impl Stream<Item = ToProvider>>) {
+        self.generation = None;
+        let failed = ToConsumer::Failed { reason: reason.to_owned() };
+        let told = timeout(LAST_VOUCHER_WITHIN, self.send.send(&failed)).await;
+        if matches!(told, Ok(Ok(()))) {
+            self.send.finish();
+            let signing = async {
+                while let Some(ToProvider::Voucher(voucher)) = frames.next().await {
+                    self.offered(voucher);
+                }
+            };
+            // Without it the voucher before it counts.
+            drop(timeout(LAST_VOUCHER_WITHIN, signing).await);
+        }
+        self.abandon().await;
+    }
+
+    /// The consumer is gone: the engine is freed at once, and its highest voucher is due.
+    async fn abandon(mut self) {
+        self.generation = None;
+        self.all_taken().await;
+        self.server.end(Command::AbandonServed { job: self.job }).await;
+        self.close().await;
+    }
+
+    async fn close(mut self) {
+        self.send.finish();
+        drop(timeout(FLUSH_WITHIN, self.send.flushed()).await);
+    }
+}
+
+/// The frames of a stream until it ends or breaks. Waiting for the next one can be given up.
+pub(super) fn frames<T: tirami_proto::Frame>(
+    receive: FrameReceiver<T>,
+) -> impl Stream<Item = T> + Send
+where
+    FrameReceiver<T>: Send,
+    T: Send,
+{
+    futures_util::stream::unfold(receive, |mut receive| async move {
+        match receive.next().await {
+            Ok(frame) => frame.map(|frame| (frame, receive)),
+            Err(error) => {
+                tracing::debug!(%error, "the stream of a job broke");
+                None
+            }
+        }
+    })
+}
+
+async fn taken(taking: &mut Option<Taking>) -> (u32, Result<Outcome, SubmitError>) {
+    match taking {
+        Some(taking) => taking.await,
+        None => core::future::pending().await,
+    }
+}
+
+async fn next_piece(generation: &mut Option<Generation>) -> Option<Piece> {
+    match generation {
+        Some(generation) => generation.pieces.recv().await,
+        None => core::future::pending().await,
+    }
+}
+
+/// Whose cached prompts a job may use: its consumer's own.
+fn scope(consumer: PartyId) -> u64 {
+    let bytes = consumer.as_bytes().iter().take(8);
+    bytes.fold(0, |scope, byte| (scope << 8) | u64::from(*byte))
+}
+
+fn count(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}
+
+/// What stands in place of a receipt for a job that delivered nothing.
+fn no_receipt() -> WireDocument {
+    WireDocument { bytes: Vec::new(), signature: Signature::from_bytes([0; 64]) }
+}
+
+/// Why an order is not served; nothing is owed.
+struct Refusal(ToConsumer);
+
+fn refused(code: &str, message: &str, is_transient: bool) -> Refusal {
+    let mut message = message.to_owned();
+    let mut end = message.len().min(tirami_proto::REASON_BYTES_MAX);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message.truncate(end);
+    let retry_after_ms = is_transient.then_some(RETRY_AFTER_MS);
+    Refusal(ToConsumer::Refused { code: code.to_owned(), message, retry_after_ms })
+}
+
+impl From<OrderRefusal> for Refusal {
+    fn from(refusal: OrderRefusal) -> Self {
+        refused(refusal.code(), &refusal.to_string(), refusal.is_transient())
+    }
+}
+
+impl From<SubmitError> for Refusal {
+    fn from(error: SubmitError) -> Self {
+        match &error {
+            SubmitError::Rejected(Rejection::Order(refusal)) => refusal.clone().into(),
+            SubmitError::Rejected(rejection) => {
+                refused(rejection.code(), &rejection.to_string(), rejection.is_transient())
+            }
+            SubmitError::Busy | SubmitError::Stopped { .. } => {
+                refused("busy", "the node cannot take the order at this time", true)
+            }
+        }
+    }
+}

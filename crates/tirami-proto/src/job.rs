@@ -1,0 +1,141 @@
+//! The frames of one job's stream: the consumer's side and the provider's side.
+
+use minicbor::{Decode, Encode};
+
+use crate::frame::{Frame, JOB_FRAME_BYTES_MAX, TOKEN_FRAME_BYTES_MAX};
+use crate::{FinalEntry, REASON_BYTES_MAX, WireDocument, bounded};
+
+/// Bytes of the HTTP request that a job carries at most.
+pub const BODY_BYTES_MAX: usize = 7 << 20;
+/// Bytes of the request's path at most.
+pub const PATH_BYTES_MAX: usize = 64;
+/// Tokens of an answer that a request can hand on to another provider at most.
+pub const RESUMED_TOKENS_MAX: usize = 131_072;
+/// Tokens in one frame at most.
+pub const TOKENS_PER_FRAME_MAX: usize = 1_024;
+/// Bytes of text in one frame at most.
+pub const TEXT_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes of a refusal's code at most.
+const CODE_BYTES_MAX: usize = 64;
+
+/// What the consumer sends.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub enum ToProvider {
+    /// The first frame: the order and what is asked.
+    #[n(0)]
+    Request(#[n(0)] JobRequest),
+    /// A voucher for the tokens received so far.
+    #[n(1)]
+    Voucher(#[n(0)] WireDocument),
+    /// The consumer wants no more; the provider ends the job with a receipt.
+    #[n(2)]
+    Cancel,
+}
+
+/// What is asked of a provider.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct JobRequest {
+    /// The order, signed by the consumer.
+    #[n(0)]
+    pub order: WireDocument,
+    /// The HTTP request's body, verbatim. Its digest stands in the order.
+    #[cbor(
+        n(1),
+        encode_with = "bounded::write_bytes",
+        decode_with = "bounded::bytes::<_, BODY_BYTES_MAX>"
+    )]
+    pub body: Vec<u8>,
+    /// The HTTP request's path, for example `/v1/chat/completions`.
+    #[cbor(n(2), decode_with = "bounded::text::<_, PATH_BYTES_MAX>")]
+    pub path: String,
+    /// Token ids of this answer that the consumer already has from a provider that was lost.
+    #[cbor(n(3), decode_with = "bounded::list::<_, u32, {RESUMED_TOKENS_MAX as u64}>")]
+    pub resumed: Vec<u32>,
+    /// The consumer's last final entry with its certificate, for a provider that is behind.
+    #[n(4)]
+    pub consumer_head: Option<FinalEntry>,
+}
+
+/// What the provider sends.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub enum ToConsumer {
+    /// The order is accepted and the job runs.
+    #[n(0)]
+    Accepted {
+        /// Tokens of the prompt, cached and resumed ones included.
+        #[n(0)]
+        prompt_tokens: u32,
+        /// Completion tokens the order's maximum amount pays for.
+        #[n(1)]
+        completion_max: u32,
+        /// Tokens of the prompt that need no computing.
+        #[n(2)]
+        cached_tokens: u32,
+        /// How many tokens the provider sends beyond the last voucher.
+        #[n(3)]
+        window_tokens: u32,
+    },
+    /// The order is refused. Nothing is owed.
+    #[n(1)]
+    Refused {
+        /// Which rule refuses it, for programs.
+        #[cbor(n(0), decode_with = "bounded::text::<_, CODE_BYTES_MAX>")]
+        code: String,
+        /// Why, for people.
+        #[cbor(n(1), decode_with = "bounded::text::<_, REASON_BYTES_MAX>")]
+        message: String,
+        /// When it may be worth trying again.
+        #[n(2)]
+        retry_after_ms: Option<u64>,
+    },
+    /// The next tokens of the answer.
+    #[n(2)]
+    Tokens {
+        /// Their ids.
+        #[cbor(n(0), decode_with = "bounded::list::<_, u32, {TOKENS_PER_FRAME_MAX as u64}>")]
+        tokens: Vec<u32>,
+        /// Text that is complete with them; may be empty while a character is not.
+        #[cbor(n(1), decode_with = "bounded::text::<_, TEXT_BYTES_MAX>")]
+        text: String,
+    },
+    /// The answer is complete.
+    #[n(3)]
+    End {
+        /// Text that was held back until now.
+        #[cbor(n(0), decode_with = "bounded::text::<_, TEXT_BYTES_MAX>")]
+        text: String,
+        /// Why it ended: the number of the ledger's finish reason.
+        #[n(1)]
+        finish: u8,
+        /// What was delivered and what it costs, signed by the provider.
+        #[n(2)]
+        receipt: WireDocument,
+    },
+    /// The provider cannot go on. What was vouched for is owed, nothing else.
+    #[n(4)]
+    Failed {
+        /// Why, for people.
+        #[cbor(n(0), decode_with = "bounded::text::<_, REASON_BYTES_MAX>")]
+        reason: String,
+    },
+}
+
+impl Frame for ToProvider {
+    fn bytes_max(number: u64) -> Option<usize> {
+        match number {
+            0 => Some(JOB_FRAME_BYTES_MAX),
+            1 | 2 => Some(TOKEN_FRAME_BYTES_MAX),
+            _ => None,
+        }
+    }
+}
+
+impl Frame for ToConsumer {
+    fn bytes_max(number: u64) -> Option<usize> {
+        (number <= 4).then_some(TOKEN_FRAME_BYTES_MAX)
+    }
+}
