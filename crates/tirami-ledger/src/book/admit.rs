@@ -176,7 +176,11 @@ impl Book {
         }))
     }
 
-    fn budgets<'a>(&'a self, payer: Payer, account: &'a Account) -> [Option<Budget<'a>>; 3] {
+    pub(super) fn budgets<'a>(
+        &'a self,
+        payer: Payer,
+        account: &'a Account,
+    ) -> [Option<Budget<'a>>; 3] {
         let key = payer.key.and_then(|key| self.keys.budget_of(key)).map(|(_, budget)| budget);
         [
             key.map(|key| Budget { level: Level::Key, limits: &key.limits, meter: &key.meter }),
@@ -210,8 +214,7 @@ impl Book {
         payer: Payer,
         (start, needed): (&StartJob, Trm),
     ) -> Result<Option<Word>, Rejection> {
-        let thresholds = budgets.iter().flatten().filter_map(|budget| budget.limits.approval_above);
-        match thresholds.min() {
+        match threshold(budgets) {
             Some(above) if needed > above => {
                 self.approvals.word(now, payer.agent, start.request, needed).map(Some)
             }
@@ -345,7 +348,12 @@ impl Book {
     }
 }
 
-fn check_request(start: &StartJob) -> Result<(), Rejection> {
+/// Above which amount a job needs a person's word.
+pub(super) fn threshold(budgets: &[Option<Budget<'_>>; 3]) -> Option<Trm> {
+    budgets.iter().flatten().filter_map(|budget| budget.limits.approval_above).min()
+}
+
+pub(super) fn check_request(start: &StartJob) -> Result<(), Rejection> {
     let tokens = 1..=JOB_TOKENS_MAX;
     for (field, value) in
         [("prompt_tokens", start.prompt_tokens), ("completion_max", start.completion_max)]

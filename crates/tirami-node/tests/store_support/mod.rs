@@ -16,6 +16,7 @@ use tirami_ledger::documents::FinishReason;
 use tirami_ledger::event::Event;
 use tirami_ledger::lattice::{Charter, Lattice};
 use tirami_ledger::{Context, Keyring, Ledger};
+use tirami_node::keys::KeyDir;
 use tirami_node::store::{
     DirLock, Found, Genesis, Opening, Store, StoreError, StoreReader, StoreStats,
 };
@@ -133,7 +134,17 @@ pub(crate) fn open(dir: &Path) -> Result<Opening, StoreError> {
 }
 
 /// Begins a book in `dir`.
+/// Puts the key files beside a book, as a node does.
+pub(crate) fn keep_keys(dir: &Path, genesis: &Genesis) {
+    let keys = KeyDir::open(dir).unwrap();
+    keys.node_key().unwrap();
+    let seeds = (0..=u8::MAX).map(|seed| SecretKey::from_seed([seed; 32]));
+    let mut agents = seeds.filter(|key| key.public().agent() == genesis.personal);
+    keys.keep_agent(&agents.next().unwrap()).unwrap();
+}
+
 pub(crate) fn create(dir: &Path, genesis: &Genesis) -> Opening {
+    keep_keys(dir, genesis);
     Opening::create(dir, genesis, DirLock::take(dir).unwrap()).unwrap()
 }
 
