@@ -14,7 +14,7 @@ use crate::settings::Global;
     version,
     max_term_width = 100,
     arg_required_else_help = true,
-    after_help = exit_codes()
+    after_long_help = exit_codes()
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Start(cmd::start::StartArgs),
     /// Ask the model once, or talk to it when no prompt is given.
     Chat(cmd::chat::ChatArgs),
+    /// Say what a question would cost, without asking it.
+    Estimate(cmd::estimate::EstimateArgs),
     /// List, download, remove and describe models; works without a node.
     Models(cmd::models::ModelsArgs),
     /// The node at a glance: model, balance, limits, load.

@@ -1,16 +1,19 @@
 //! Which node the commands talk to, and with which API key.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
 use tirami_node::config::Config;
-use tirami_sdk::Client;
+use tirami_sdk::{Client, ClientError};
 
 use crate::exit::{Exit, Failure};
 use crate::settings::Global;
 
 /// The file in the data directory that has the admin API key.
 pub(crate) const API_KEY_FILE: &str = "api_token";
+
+/// The HTTP status of a node that wants an API key.
+const MISSING_KEY: u16 = 401;
 
 /// What a command needs from the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,39 +26,76 @@ pub(crate) enum Need {
 }
 
 /// A client of the node the flags, the environment or the settings name.
-pub(crate) fn connect(global: &Global, need: Need) -> Result<Client, Failure> {
+///
+/// The admin key never leaves the machine unasked. On the machine it is used where it is needed:
+/// for what only the owner may do, and where the node wants a key from everybody, which is told
+/// by the settings or by the node itself.
+pub(crate) async fn connect(global: &Global, need: Need) -> Result<Client, Failure> {
     let config = global.resolve(&[])?.config;
-    let url = match global.url.as_deref().filter(|url| !url.is_empty()) {
-        Some(url) => url.to_owned(),
-        None => url_of(&config),
+    let named = global.url.clone().filter(|url| !url.is_empty());
+    let is_own = match &named {
+        Some(url) => is_this_machine(url),
+        None => is_own_address(config.bind),
     };
-    let given = global.api_key.as_deref().filter(|key| !key.is_empty()).map(ToOwned::to_owned);
-    // The admin key never leaves the machine unasked, and a node that listens elsewhere than on
-    // loopback wants a key from everybody.
-    let own = is_loopback(&url) && (need == Need::Owner || !config.bind.is_loopback());
-    let key = match given {
-        Some(key) => Some(key),
-        None if own => key_file(&config.data_dir)?,
-        None => None,
-    };
-    Ok(Client::new(&url, key.as_deref())?)
+    let url = named.unwrap_or_else(|| url_of(&config));
+    if let Some(key) = global.api_key.as_deref().filter(|key| !key.is_empty()) {
+        return Ok(Client::new(&url, Some(key))?);
+    }
+    let keyless = Client::new(&url, None)?;
+    if !is_own {
+        return Ok(keyless);
+    }
+    if need == Need::Personal && config.bind.is_loopback() {
+        match keyless.status().await {
+            Err(error) if error.status() == Some(MISSING_KEY) => {}
+            Err(error @ ClientError::Unreachable { .. }) => return Err(error.into()),
+            _ => return Ok(keyless),
+        }
+    }
+    match key_file(&config.data_dir)? {
+        Some(key) => Ok(Client::new(&url, Some(&key))?),
+        // The node says itself which scope it wants.
+        None if need == Need::Owner => Ok(keyless),
+        None => Err(Failure::new(
+            Exit::Refused,
+            format_args!(
+                "the node at {url} wants an API key and there is none in {}; give one with \
+                 --api-key, or name the node's data directory with --data-dir",
+                config.data_dir.join(API_KEY_FILE).display()
+            ),
+        )),
+    }
 }
 
 /// Where a node with these settings is reached from this machine.
 fn url_of(config: &Config) -> String {
-    let address = match config.bind {
-        IpAddr::V4(address) if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(address) if address.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        address => address,
+    url_from_here(SocketAddr::new(config.bind, config.port))
+}
+
+/// Where a node that listens on `address` is reached from this machine.
+pub(crate) fn url_from_here(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
     };
-    format!("http://{}", std::net::SocketAddr::new(address, config.port))
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+/// Whether `address` is one of this machine's; only then can a socket be bound to it.
+fn is_own_address(address: IpAddr) -> bool {
+    is_local(address) || UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// An unspecified address, as a destination, is this machine.
+fn is_local(address: IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified()
 }
 
 fn key_file(data_dir: &Path) -> Result<Option<String>, Failure> {
     let path = data_dir.join(API_KEY_FILE);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
-        // Without the file the node says itself which scope it wants.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::new(
             Exit::Config,
@@ -67,7 +107,7 @@ fn key_file(data_dir: &Path) -> Result<Option<String>, Failure> {
     }
 }
 
-fn is_loopback(url: &str) -> bool {
+fn is_this_machine(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = match authority.strip_prefix('[') {
@@ -75,9 +115,7 @@ fn is_loopback(url: &str) -> bool {
         None => authority.split(':').next().unwrap_or_default(),
     };
     // Who hides another host behind a user name gets no key.
-    !authority.contains('@')
-        && (host == "localhost"
-            || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
+    !authority.contains('@') && (host == "localhost" || host.parse::<IpAddr>().is_ok_and(is_local))
 }
 
 #[cfg(test)]
@@ -86,8 +124,13 @@ mod tests {
 
     #[test]
     fn only_this_machine_gets_the_admin_key_unasked() {
-        for url in ["http://127.0.0.1:3000", "http://localhost", "http://[::1]:3000/v1"] {
-            assert!(is_loopback(url), "{url}");
+        for url in [
+            "http://127.0.0.1:3000",
+            "http://localhost",
+            "http://[::1]:3000/v1",
+            "http://0.0.0.0:3000",
+        ] {
+            assert!(is_this_machine(url), "{url}");
         }
         for url in [
             "http://10.0.0.1:3000",
@@ -95,9 +138,10 @@ mod tests {
             "http://127.0.0.1@elsewhere:80",
             "http://127.0.0.1:80@elsewhere",
             "http://[2001:db8::1]",
+            "http://192.0.2.1:3000",
             "",
         ] {
-            assert!(!is_loopback(url), "{url}");
+            assert!(!is_this_machine(url), "{url}");
         }
     }
 
@@ -107,5 +151,8 @@ mod tests {
         assert_eq!(url_of(&config), "http://127.0.0.1:3000");
         config.bind = "::".parse().unwrap();
         assert_eq!(url_of(&config), "http://[::1]:3000");
+        assert!(is_own_address(config.bind));
+        // An address that no machine has.
+        assert!(!is_own_address("192.0.2.1".parse().unwrap()));
     }
 }

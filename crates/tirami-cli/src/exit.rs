@@ -1,6 +1,7 @@
 //! How a command ends: the table of exit codes, and the error every command returns.
 
 use std::fmt;
+use std::io::Write as _;
 
 use tirami_node::config::ConfigError;
 use tirami_sdk::ClientError;
@@ -49,6 +50,16 @@ impl Exit {
     pub(crate) const fn code(self) -> u8 {
         self as u8
     }
+}
+
+/// Ends the process now. Neither a thread of the model, which may be in the middle of its work,
+/// nor an open connection can delay or spoil it: nothing of theirs is taken down first.
+pub(crate) fn quit(exit: Exit) -> ! {
+    let _ = std::io::stdout().lock().flush();
+    #[cfg(unix)]
+    signal_hook::low_level::exit(i32::from(exit.code()));
+    #[cfg(not(unix))]
+    std::process::exit(i32::from(exit.code()));
 }
 
 /// Why a command did not do what it was asked: an exit code and a sentence that says what to do.

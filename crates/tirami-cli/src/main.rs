@@ -8,17 +8,19 @@ mod model;
 mod output;
 mod reference;
 mod settings;
-
-use std::process::ExitCode;
+mod usage;
 
 use clap::Parser;
 
 use cli::{Cli, Command};
-use exit::{Exit, Failure};
+use exit::{Exit, Failure, quit};
 use output::Output;
 
-fn main() -> ExitCode {
-    let cli = Cli::parse();
+fn main() {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => quit(usage::end(&error)),
+    };
     let out = Output::new(cli.global.json);
     std::panic::set_hook(Box::new(move |info| {
         out.failure(&Failure::new(
@@ -38,19 +40,21 @@ fn main() -> ExitCode {
         }
     };
     match result {
-        Ok(exit) => ExitCode::from(exit.code()),
+        Ok(exit) => quit(exit),
         Err(failure) => {
             out.failure(&failure);
-            ExitCode::from(failure.exit.code())
+            quit(failure.exit)
         }
     }
 }
 
 async fn run(cli: Cli, out: Output) -> Result<Exit, Failure> {
     let global = &cli.global;
+    global.warn_of_unknown_env(out);
     match cli.command {
         Command::Start(args) => cmd::start::run(global, args, out).await,
         Command::Chat(args) => cmd::chat::run(global, args, out).await,
+        Command::Estimate(args) => cmd::estimate::run(global, args, out).await,
         Command::Models(args) => cmd::models::run(global, args, out).await,
         Command::Status => cmd::status::run(global, out).await,
         Command::Identity => cmd::identity::run(global, out).await,

@@ -11,7 +11,7 @@ use tirami_infer::engine::Engine;
 use tirami_infer::gguf::GgufFile;
 use tirami_infer::llama::{LlamaEngine, LlamaOptions};
 use tirami_infer::models::{ModelStore, StoreError};
-use tirami_node::config::Config;
+use tirami_node::config::{Config, Resolved};
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, bytes};
@@ -21,12 +21,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a spinner turns.
 const TICK: Duration = Duration::from_millis(100);
 
+/// The models folder of the settings, which downloads from the hub they name.
+pub(crate) fn store(resolved: &Resolved) -> ModelStore {
+    let store = ModelStore::new(&resolved.config.models_dir);
+    match &resolved.hub {
+        Some(hub) => store.with_hub(hub),
+        None => store,
+    }
+}
+
 /// The engine of the configured model; a model of the catalogue that is not on disk is
 /// downloaded first.
-pub(crate) async fn load(config: &Config, out: Output) -> Result<Arc<dyn Engine>, Failure> {
-    let store = ModelStore::new(&config.models_dir);
+pub(crate) async fn load(
+    config: &Config,
+    store: &ModelStore,
+    out: Output,
+) -> Result<Arc<dyn Engine>, Failure> {
     let path = match store.resolve(&config.model) {
-        Err(StoreError::NotDownloaded { name }) => pull(&store, &name, out).await?,
+        Err(StoreError::NotDownloaded { name }) => pull(store, &name, out).await?,
         found => found.map_err(failed)?,
     };
     let options = LlamaOptions {
@@ -47,8 +59,16 @@ pub(crate) async fn load(config: &Config, out: Output) -> Result<Arc<dyn Engine>
     Ok(Arc::new(engine))
 }
 
-/// Downloads a model of the catalogue with a progress bar, and verifies it.
+/// Downloads a model of the catalogue with a progress bar, and verifies it; one that is there is
+/// left as it is.
 pub(crate) async fn pull(store: &ModelStore, name: &str, out: Output) -> Result<PathBuf, Failure> {
+    if catalogue::find(name).is_none() {
+        return Err(failed(StoreError::Unknown { name: name.to_owned() }));
+    }
+    if let Ok(path) = store.resolve(name) {
+        out.note(format_args!("{name} is already here"));
+        return Ok(path);
+    }
     out.note(format_args!("downloading {name} to {}", store.folder().display()));
     let bar = ProgressBar::no_length()
         .with_style(style("{bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta} left"));

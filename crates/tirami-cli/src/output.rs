@@ -63,8 +63,25 @@ impl Output {
         let _ = out.flush();
     }
 
-    /// A remark for people on stderr.
+    /// A remark on stderr.
     pub(crate) fn note(self, text: impl Display) {
+        self.aside("note", &text.to_string(), "");
+    }
+
+    /// Something on stderr that is probably not as it was meant.
+    pub(crate) fn warn(self, text: impl Display) {
+        self.aside("warning", &text.to_string(), "warning: ");
+    }
+
+    fn aside(self, kind: &str, text: &str, prefix: &str) {
+        if self.json {
+            Self::on_stderr(serde_json::json!({ kind: text }));
+        } else {
+            Self::on_stderr(format_args!("{prefix}{text}"));
+        }
+    }
+
+    fn on_stderr(text: impl Display) {
         let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 
@@ -76,9 +93,9 @@ impl Output {
                 "code": failure.code,
                 "exit_code": failure.exit.code(),
             }});
-            self.note(error);
+            Self::on_stderr(error);
         } else {
-            self.note(format_args!("error: {}", failure.message));
+            Self::on_stderr(format_args!("error: {}", failure.message));
         }
     }
 

@@ -6,9 +6,12 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tirami_node::config::{FIELDS, Field, Key, Kind, Resolved, Sources, Value, resolve};
 
 use crate::exit::Failure;
+use crate::output::Output;
 
 /// The heading of the flags every command has.
 const EVERYWHERE: &str = "Flags of every command";
+/// The heading of the flags that are settings.
+const SETTINGS: &str = "Settings, also in the config file and as TIRAMI_* variables";
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
@@ -17,13 +20,26 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
 
-    /// The node to talk to [default: address and port of the settings].
-    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "URL", env = "TIRAMI_URL")]
+    /// The node to talk to [default: the one of the settings].
+    #[arg(
+        long,
+        global = true,
+        help_heading = EVERYWHERE,
+        value_name = "URL",
+        env = "TIRAMI_URL",
+        hide_env_values = true
+    )]
     pub(crate) url: Option<String>,
 
-    /// The API key to use [default: none; where that is not enough and the node is on this
-    /// machine, the admin key in the data directory].
-    #[arg(long, global = true, value_name = "KEY", env = "TIRAMI_API_KEY", hide_env_values = true)]
+    /// The API key to use [default: on the node's machine, the admin key where one is needed].
+    #[arg(
+        long,
+        global = true,
+        help_heading = EVERYWHERE,
+        value_name = "KEY",
+        env = "TIRAMI_API_KEY",
+        hide_env_values = true
+    )]
     pub(crate) api_key: Option<String>,
 
     /// The config file [default: ~/.tirami/config.toml].
@@ -32,17 +48,35 @@ pub(crate) struct Global {
         global = true,
         help_heading = EVERYWHERE,
         value_name = "FILE",
-        env = "TIRAMI_CONFIG"
+        env = "TIRAMI_CONFIG",
+        hide_env_values = true
     )]
     pub(crate) config: Option<PathBuf>,
 
-    /// Where the store, the keys and the admin API key are kept [default: ~/.tirami] [env:
-    /// TIRAMI_DATA_DIR].
+    /// Where accounts and keys are kept [default: ~/.tirami] [env: TIRAMI_DATA_DIR].
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
 
 impl Global {
+    /// Says which variables look like settings and are none, with the one that was probably meant.
+    /// What else is wrong with the settings, the command that needs them says.
+    pub(crate) fn warn_of_unknown_env(&self, out: Output) {
+        let unknown = self.resolve(&[]).map(|resolved| resolved.unknown_env).unwrap_or_default();
+        for (name, suggestion) in unknown {
+            match suggestion {
+                Some(meant) => {
+                    out.warn(format_args!(
+                        "the variable {name} means nothing; did you mean {meant}?"
+                    ));
+                }
+                None => out.warn(format_args!(
+                    "the variable {name} means nothing; `tirami start --help` shows the settings"
+                )),
+            }
+        }
+    }
+
     /// All settings, with `flags` of the command on top.
     pub(crate) fn resolve(&self, flags: &[(Key, Value)]) -> Result<Resolved, Failure> {
         let mut flags = flags.to_vec();
@@ -84,11 +118,12 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
             Kind::Address => "ADDR",
             Kind::Number { .. } => "N",
         };
-        let help = format!("{} [default: {}] [env: {}]", field.doc, field.default, field.env);
+        let help = format!("{} [default: {}]", brief(field.doc), field.default);
         command.arg(
             Arg::new(field.name)
                 .long(field.flag)
                 .value_name(value_name)
+                .help_heading(SETTINGS)
                 .help(help)
                 .allow_hyphen_values(matches!(field.kind, Kind::Number { .. }))
                 .value_parser(move |text: &str| {
@@ -96,6 +131,17 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
                 }),
         )
     })
+}
+
+/// The first sentence, and what 0 means where it means something of its own.
+fn brief(doc: &str) -> String {
+    let mut sentences = doc.split(". ");
+    let first = sentences.next().unwrap_or_default().trim_end_matches('.');
+    let zero = sentences.find(|sentence| sentence.starts_with("0 "));
+    match zero.and_then(|sentence| sentence.split(';').next()) {
+        Some(zero) => format!("{first}; {}", zero.trim_end_matches('.')),
+        None => first.to_owned(),
+    }
 }
 
 fn values(matches: &ArgMatches, fields: impl Iterator<Item = &'static Field>) -> Vec<(Key, Value)> {
@@ -132,3 +178,23 @@ macro_rules! flags_from_table {
 
 flags_from_table!(AllSettings, all);
 flags_from_table!(ModelsSetting, models_only);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_has_the_first_sentence_and_what_zero_means() {
+        assert_eq!(
+            brief(Key::Port.field().doc),
+            "The port of the HTTP API; 0 lets the system choose a free one"
+        );
+        let threads = brief(Key::Threads.field().doc);
+        assert_eq!(
+            threads,
+            "Threads that compute answers; 0 is one less than the machine has cores"
+        );
+        assert_eq!(brief(Key::Bind.field().doc), "The address the HTTP API listens on");
+        assert!(FIELDS.iter().all(|field| brief(field.doc).len() <= 130));
+    }
+}

@@ -18,7 +18,7 @@ fn a_chat_is_a_trade_with_two_signatures_and_a_restart_changes_nothing() {
     let home = tempdir().unwrap();
     let node = Node::start(home.path());
     let kinds: Vec<&str> = node.banner.iter().map(|line| line.split(':').next().unwrap()).collect();
-    assert_eq!(kinds, ["data dir", "model", "API", "API key", "ready"]);
+    assert_eq!(kinds, ["data dir", "model", "API", "OpenAI base URL", "API key", "ready"]);
     assert!(!node.api.ends_with(":0"), "{}", node.api);
 
     let answer = node.run(&["chat", "--max-tokens", "9", "--seed", "1", "What", "is", "rain?"]);
@@ -52,6 +52,163 @@ fn a_chat_is_a_trade_with_two_signatures_and_a_restart_changes_nothing() {
     assert_eq!(node.run(&["identity", "--json"]).json(), identity);
     assert_eq!(node.run(&["status", "--json"]).json()["status"]["total_trades"], hash);
     assert_eq!(node.run(&["trades", "--json"]).json()["trades"], list["trades"]);
+}
+
+#[test]
+fn on_all_addresses_the_owners_commands_on_the_machine_still_need_no_key() {
+    let home = tempdir().unwrap();
+    let node = Node::start_with(home.path(), "data", &["--bind", "0.0.0.0"]);
+    assert!(node.api.starts_with("http://127.0.0.1:"), "{}", node.api);
+    assert!(node.banner.contains(&format!("OpenAI base URL: {}/v1", node.api)));
+    // A stranger is refused, so the commands do send the key of the data directory.
+    let stranger = node.personal();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let refused = runtime.block_on(stranger.status()).unwrap_err();
+    assert_eq!(refused.status(), Some(401));
+    node.run(&["status"]).succeeds();
+    node.run(&["identity"]).succeeds();
+    node.run(&["estimate", "Hello"]).succeeds();
+    node.run(&["agents"]).succeeds();
+    let chat = node.run(&["chat", "--json", "--max-tokens", "4", "Hello"]);
+    assert!(chat.succeeds().json()["x_tirami"]["trade_id"].is_string());
+    // By the settings instead of by the address.
+    let port = node.api.rsplit(':').next().unwrap();
+    let data_dir = node.data_dir.to_str().unwrap();
+    for bind in ["0.0.0.0", "127.0.0.1"] {
+        let mut command = common::tirami(home.path());
+        command.env("TIRAMI_BIND", bind).env("TIRAMI_PORT", port);
+        let output = command.args(["status", "--data-dir", data_dir]).output().unwrap();
+        Ran::of(output).succeeds();
+    }
+    // Another data directory has no key for this node, and it says so.
+    let elsewhere = home.path().join("elsewhere");
+    let args = ["status", "--url", &node.api, "--data-dir", elsewhere.to_str().unwrap()];
+    run(home.path(), &args).fails(7, "give one with --api-key, or name the node's data directory");
+    // A key that was given is the one that is used.
+    node.run(&["status", "--api-key", "tirami_00000000_wrong"]).fails(7, "unknown, expired or");
+}
+
+#[test]
+fn the_nodes_own_account_is_shown_with_what_it_can_still_give() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let status = node.run(&["status"]);
+    assert!(status.succeeds().stdout.contains(" TRM; can still give "), "{status:?}");
+    assert!(status.stderr.contains("TRM is work"), "{status:?}");
+    let list = node.run(&["agents", "list"]);
+    assert!(list.succeeds().stdout.contains("its own account"), "{list:?}");
+    assert!(list.stderr.contains("1 agent; TRM is work"), "{list:?}");
+    let before = node.run(&["agents", "--json"]).succeeds().json();
+    assert_eq!(before["count"], 1);
+    node.run(&["agents", "create", "one", "--fund", "1000"]).succeeds();
+    let after = node.run(&["status", "--json"]).succeeds().json();
+    let left = |json: &serde_json::Value| json["node"]["effective_balance"].as_f64().unwrap();
+    assert!((left(&before) - left(&after) - 1000.0).abs() < 0.001, "{before} {after}");
+    // A key with less than the scope economy sees its own agent only.
+    let key = node.run(&["keys", "create", "k", "--scope", "read"]).succeeds().stdout.clone();
+    let status = node.run(&["status", "--json", "--api-key", key.trim()]).succeeds().json();
+    assert!(status["node"].is_object(), "a key bound to no agent may see all: {status}");
+    let key = node.run(&["keys", "create", "i"]).succeeds().stdout.clone();
+    let status = node.run(&["status", "--json", "--api-key", key.trim()]).succeeds().json();
+    assert!(status["node"].is_null(), "{status}");
+}
+
+#[test]
+fn agents_keys_and_trades_are_named_by_name_or_by_the_beginning_of_their_id() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let agent = node.run(&["agents", "create", "writer", "--json"]).succeeds().json();
+    let did = agent["did"].as_str().unwrap();
+    node.run(&["agents", "fund", "writer", "500"]).succeeds();
+    let funded = node.run(&["agents", "fund", &did[..30], "500", "--json"]).succeeds().json();
+    assert_eq!(funded["balance_trm"].to_string(), "1000");
+    node.run(&["agents", "fund", "nobody", "1"]).fails(7, "`tirami agents list` shows all");
+    node.run(&["agents", "fund", "did:tirami:", "1"]).fails(2, "write more of the id");
+    let key = node.run(&["keys", "create", "bot", "--agent", "wri"]).succeeds().stdout.clone();
+    node.run(&["policy", "set", "bot", "--day-max", "700"]).succeeds();
+    let shown = node.run(&["policy", "show", "bot"]).succeeds().stdout.clone();
+    assert!(shown.contains("700 TRM"), "{shown}");
+    assert!(node.run(&["policy", "show", "writer"]).succeeds().stdout.starts_with(did));
+    node.run(&["policy", "show", "zzz"]).fails(7, "is no agent or API key of this node");
+
+    let chat = ["chat", "--json", "--max-tokens", "4", "Hi", "--api-key", key.trim()];
+    let trade = node.run(&chat).succeeds().json()["x_tirami"]["trade_id"].clone();
+    let trade = trade.as_str().unwrap();
+    let shown = node.run(&["trades", "show", &trade[..10], "--json"]).succeeds().json();
+    assert_eq!(shown["trade"]["trade"]["trade_id"], trade);
+    node.run(&["trades", "show", "zz"]).fails(7, "no trade begins with");
+    let list = node.run(&["trades", "list", "--agent", "writer"]);
+    assert!(list.succeeds().stderr.contains("1 trade\n"), "{list:?}");
+    assert_eq!(node.run(&["trades", "list", "--agent", "personal", "--json"]).json()["count"], 0);
+
+    let rotated = node.run(&["keys", "rotate", "bot"]).succeeds().stdout.clone();
+    // The old key has the label too, and no longer counts.
+    node.run(&["keys", "revoke", "bot"]).succeeds();
+    let chat = ["chat", "--max-tokens", "4", "Hi", "--api-key", rotated.trim()];
+    node.run(&chat).fails(7, "unknown, expired or revoked");
+}
+
+#[test]
+fn a_quote_says_what_a_question_may_cost_in_trm_and_in_answers() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let ask = ["--max-tokens", "9", "What", "is", "rain?"];
+    let quote = node.run(&[&["estimate", "--json"], &ask[..]].concat()).succeeds().json();
+    let answer = node.run(&[&["chat", "--json"], &ask[..]].concat()).succeeds().json();
+    assert_eq!(quote["completion_max"], 9);
+    assert_eq!(quote["prompt_tokens"], answer["usage"]["prompt_tokens"]);
+    let (most, cost) = (&quote["max_cost_trm"], &answer["x_tirami"]["trm_cost"]);
+    assert!(cost.as_f64() <= most.as_f64() && most.as_f64() > Some(0.0), "{quote} {answer}");
+    let human = node.run(&[&["estimate"], &ask[..]].concat()).succeeds().stdout.clone();
+    assert!(human.contains(" answers) for 9 tokens"), "{human}");
+    assert!(human.contains("TRM, enough"), "{human}");
+    // Nothing was asked but the one chat.
+    assert_eq!(node.run(&["trades", "--json"]).json()["count"], 1);
+    node.run(&["estimate"]).fails(2, "the prompt is empty");
+}
+
+#[test]
+fn a_chat_begins_with_what_suits_the_model_and_flags_win() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let text = |args: &[&str]| {
+        let flags = ["chat", "--max-tokens", "24", "--seed", "5", "Who was Newton?"];
+        node.run(&[&flags, args].concat()).succeeds().stdout.clone()
+    };
+    let usual = text(&[]);
+    assert_eq!(usual, text(&["--temperature", "0.2", "--top-p", "0.9"]));
+    assert_ne!(usual, text(&["--temperature", "2", "--top-p", "1"]));
+    assert_ne!(usual, text(&["--system", "Answer with one word."]));
+}
+
+#[test]
+fn ctrl_c_ends_a_node_in_time_although_a_client_never_reads() {
+    use std::io::Write as _;
+    let home = tempdir().unwrap();
+    let mut node = Node::start_with(home.path(), "data", &["--drain-ms", "1000"]);
+    let address = node.api.strip_prefix("http://").unwrap().to_owned();
+    let body = r#"{"model":"MODEL","stream":true,"messages":[{"role":"user","content":"Tell a very long story."}]}"#;
+    let model = node.banner[1].strip_prefix("model: ").unwrap().split(' ').next().unwrap();
+    let body = body.replace("MODEL", model);
+    let mut silent = std::net::TcpStream::connect(&address).unwrap();
+    write!(
+        silent,
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut first = [0];
+    silent.read_exact(&mut first).unwrap();
+    // Half a request, which may never become a whole one.
+    let mut half = std::net::TcpStream::connect(&address).unwrap();
+    half.write_all(b"GET /health HTTP/1.1\r\nHost:").unwrap();
+    let begun = std::time::Instant::now();
+    node.interrupt();
+    assert_eq!(node.wait().code(), Some(0));
+    // One second to go on, two to close connections, and room for a busy machine.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    drop((silent, half));
 }
 
 #[test]
@@ -197,7 +354,12 @@ fn agents_keys_limits_approvals_and_the_kill_switch_work_from_the_command_line()
     assert_eq!(error["error"]["code"], "approval_required");
     let list = node.run(&["approve", "list", "--json"]).succeeds().json();
     let approval = list["approvals"][0]["id"].to_string();
+    let waiting = node.run(&["approve"]);
+    assert!(waiting.succeeds().stdout.contains("waiting"), "{waiting:?}");
     node.run(&["approve", &approval]).succeeds();
+    // Answered is not waiting, and is shown when asked for.
+    assert_eq!(node.run(&["approve", "--json"]).succeeds().json()["count"], 0);
+    assert_eq!(node.run(&["approve", "--all", "--json"]).succeeds().json()["count"], 1);
     ask(&rotated).succeeds();
     node.run(&["policy", "set", &did, "--approval-above", "none", "--day-max", "0.5"]).succeeds();
     let shown = node.run(&["policy", "show", &did]).succeeds().stdout.clone();

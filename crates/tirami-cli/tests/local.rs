@@ -76,6 +76,13 @@ fn a_mistyped_variable_is_told() {
     let ran = common::Ran::of(output.unwrap());
     assert_eq!(ran.code, 0);
     assert!(ran.stderr.contains("TIRAMI_PROT means nothing; did you mean TIRAMI_PORT?"));
+    // By every command, once, and as JSON when JSON was asked for.
+    let output = tirami(home.path()).env("TIRAMI_DATADIR", "x").args(["models", "--json"]).output();
+    let ran = common::Ran::of(output.unwrap());
+    let warning: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    let text = "the variable TIRAMI_DATADIR means nothing; did you mean TIRAMI_DATA_DIR?";
+    assert_eq!(warning["warning"], text);
+    assert_eq!(ran.json()["models"].as_array().map(Vec::len), Some(7));
 }
 
 #[test]
@@ -118,6 +125,46 @@ fn with_json_an_error_is_json_on_stderr_and_stdout_is_empty() {
 }
 
 #[test]
+fn with_json_a_wrong_command_line_is_json_too_and_so_is_everything_else() {
+    let home = tempdir().unwrap();
+    let cases: [(&[&str], &str); 8] = [
+        (&["--nonsense"], "unexpected argument '--nonsense' found; see `tirami --help`"),
+        (&["identiti"], "a similar subcommand exists: 'identity'"),
+        (&["kill"], "<STATE>"),
+        (&["kill", "perhaps"], "[possible values: on, off]; see `tirami kill --help`"),
+        (&["start", "--port", "70000"], "it must be a whole number from 0 to 65535"),
+        (&["chat", "--temperature", "-1", "hello"], "it must be a number from 0 to 2"),
+        (&["chat", "--top-p", "0", "hello"], "it must be a number above 0 and at most 1"),
+        (&["config"], "see `tirami config --help`"),
+    ];
+    for (args, sentence) in cases {
+        for json in [&[&["--json"], args].concat()[..], &[args, &["--json"]].concat()] {
+            let ran = run(home.path(), json);
+            assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{args:?} {ran:?}");
+            let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+            assert_eq!(error["error"]["exit_code"], 2, "{args:?}");
+            let message = error["error"]["message"].as_str().unwrap();
+            assert!(message.contains(sentence) && !message.contains('\n'), "{message}");
+        }
+        let human = run(home.path(), args);
+        assert_eq!(human.code, 2, "{human:?}");
+        if args != ["config"] {
+            assert_eq!(human.stderr.lines().count(), 1, "{human:?}");
+            assert!(human.stderr.starts_with("error: ") && human.stderr.contains(sentence));
+        }
+    }
+    let script = run(home.path(), &["completions", "bash", "--json"]).succeeds().json();
+    assert_eq!(script["shell"], "bash");
+    assert!(script["script"].as_str().unwrap().contains("identity"));
+    assert!(run(home.path(), &["--version", "--json"]).succeeds().json()["version"].is_string());
+    let help = run(home.path(), &["keys", "--help", "--json"]).succeeds().json();
+    assert!(help["help"].as_str().unwrap().contains("rotate"));
+    // After `--` it is a word of the prompt and no flag.
+    let ran = run(home.path(), &["chat", "--temperature", "x", "--", "--json"]);
+    ran.fails(2, "error: invalid value 'x'");
+}
+
+#[test]
 fn models_are_listed_shown_and_removed_in_the_given_directory() {
     let home = tempdir().unwrap();
     let dir = home.path().join("models");
@@ -138,6 +185,9 @@ fn models_are_listed_shown_and_removed_in_the_given_directory() {
     assert_eq!(ours["downloaded"], true);
     let shown = run(home.path(), &["models", "show", "smollm2:135m", "--json", at[0], at[1]]);
     assert_eq!(shown.succeeds().json()["details"]["architecture"], "llama");
+    assert_eq!(shown.json()["sampling"], serde_json::json!({"temperature": 0.2, "top_p": 0.9}));
+    let human = run(home.path(), &["models", "show", "qwen2.5:7b", at[0], at[1]]);
+    assert!(human.succeeds().stdout.contains("temperature 0.7, top-p 0.8"), "{human:?}");
     run(home.path(), &["models", "show", "nonsense", at[0], at[1]]).fails(5, "nonsense");
     run(home.path(), &["models", "rm", "smollm2:135m", at[0], at[1]]).succeeds();
     assert!(!target.exists() && source.exists());
@@ -172,7 +222,12 @@ fn help_is_given_for_every_command_and_names_the_exit_codes() {
     let home = tempdir().unwrap();
     let help = run(home.path(), &["--help"]).succeeds().stdout.clone();
     assert!(help.contains("Exit codes:") && !help.contains("__reference"));
-    for command in ["start", "chat", "models", "trades", "agents", "keys", "kill", "policy"] {
+    let short = run(home.path(), &["start", "-h"]).succeeds().stdout.clone();
+    assert!(short.contains("\nFlags of every command:\n") && short.contains("\nSettings, also"));
+    assert!(short.lines().count() < 52 && !short.contains("[env: TIRAMI_URL=]"), "{short}");
+    for command in
+        ["start", "chat", "estimate", "models", "trades", "agents", "keys", "kill", "policy"]
+    {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
         run(home.path(), &[command, "--help"]).succeeds();
     }

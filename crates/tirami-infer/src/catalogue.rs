@@ -17,8 +17,24 @@ pub enum Source {
     },
 }
 
+/// How the tokens of an answer are best drawn from a model's probabilities, as its makers say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// 0 always takes the likeliest token, 1 follows the model's own probabilities.
+    pub temperature: f32,
+    /// Only the likeliest tokens that together have this probability; above 0, at most 1.
+    pub top_p: f32,
+}
+
+/// What suits most models that answer questions, where a model's makers are not known.
+pub const GENTLE: Sampling = Sampling { temperature: 0.7, top_p: 0.95 };
+/// What SmolLM2's makers advise: small models stray at more.
+const SMOLLM2: Sampling = Sampling { temperature: 0.2, top_p: 0.9 };
+/// What Qwen2.5's makers advise.
+const QWEN25: Sampling = Sampling { temperature: 0.7, top_p: 0.8 };
+
 /// A model with a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CatalogueEntry {
     /// The name, such as `smollm2:135m`.
     pub name: &'static str,
@@ -32,6 +48,8 @@ pub struct CatalogueEntry {
     pub size_bytes: Option<u64>,
     /// sha256 in lower-case hex, where it is known beforehand.
     pub sha256: Option<&'static str>,
+    /// How it is best sampled. A person's chat begins with it; the HTTP interface does not.
+    pub sampling: Sampling,
 }
 
 /// The model a node serves when its owner names none.
@@ -46,6 +64,7 @@ pub const CATALOGUE: &[CatalogueEntry] = &[
         licence: "Apache-2.0",
         size_bytes: Some(98_362_432),
         sha256: Some("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+        sampling: SMOLLM2,
     },
     hub(
         "qwen2.5:0.5b",
@@ -92,10 +111,37 @@ const fn hub(
     licence: &'static str,
 ) -> CatalogueEntry {
     let source = Source::Hub { repository };
-    CatalogueEntry { name, source, file, licence, size_bytes: None, sha256: None }
+    CatalogueEntry { name, source, file, licence, size_bytes: None, sha256: None, sampling: QWEN25 }
 }
 
 /// The model called `name`.
 pub fn find(name: &str) -> Option<&'static CatalogueEntry> {
     CATALOGUE.iter().find(|entry| entry.name == name)
+}
+
+/// How the model a node calls `name` is best sampled: by its name, or by its file's name without
+/// the ending, which is what a model served by its path is called.
+pub fn sampling_of(name: &str) -> Sampling {
+    let entry = CATALOGUE
+        .iter()
+        .find(|entry| entry.name == name || entry.file.strip_suffix(".gguf") == Some(name));
+    entry.map_or(GENTLE, |entry| entry.sampling)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_sampled_as_its_makers_say_under_both_of_its_names() {
+        for name in [DEFAULT_MODEL, "SmolLM2-135M-Instruct.Q4_1"] {
+            assert_eq!(sampling_of(name), SMOLLM2, "{name}");
+        }
+        assert_eq!(sampling_of("qwen2.5:7b"), QWEN25);
+        assert_eq!(sampling_of("something else"), GENTLE);
+        for entry in CATALOGUE {
+            let Sampling { temperature, top_p } = entry.sampling;
+            assert!((0.0..=1.0).contains(&temperature) && top_p > 0.0 && top_p <= 1.0);
+        }
+    }
 }

@@ -19,6 +19,8 @@ pub const ATTEMPTS_MAX: u32 = 5;
 pub const REDIRECTS_MAX: usize = 5;
 /// The largest file that is downloaded.
 pub const DOWNLOAD_BYTES_MAX: u64 = 1 << 40;
+/// How often a lock is tried that another process removes.
+const LOCK_TRIES: u32 = 8;
 /// A server that sends nothing for this long is given up for this attempt.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -143,20 +145,45 @@ pub(crate) fn beside(target: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Holds the file's lock until dropped. The lock file stays; it is empty.
+/// Holds the file's lock until dropped. The lock file stays until the model is removed; it is
+/// empty.
 pub(crate) fn lock(target: &Path) -> Result<File, DownloadError> {
     let path = beside(target, ".lock");
     let disk = |source| DownloadError::Disk { path: path.clone(), source };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(disk)?;
     }
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(disk)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(DownloadError::Busy(target.to_owned())),
-        Err(TryLockError::Error(source)) => Err(disk(source)),
+    for _ in 0..LOCK_TRIES {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(disk)?;
+        match file.try_lock() {
+            Ok(()) if stands_at(&file, &path) => return Ok(file),
+            // Who removed the model removed this lock file in the same moment.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => break,
+            Err(TryLockError::Error(source)) => return Err(disk(source)),
+        }
     }
+    Err(DownloadError::Busy(target.to_owned()))
+}
+
+/// Whether `path` still names the open file.
+#[cfg(unix)]
+fn stands_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let number =
+        |metadata: io::Result<std::fs::Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+    number(file.metadata()) == number(path.metadata())
+}
+
+/// An open file cannot be removed.
+#[cfg(not(unix))]
+fn stands_at(_: &File, _: &Path) -> bool {
+    true
 }
 
 /// sha256 of a file in lower-case hex.

@@ -1,5 +1,9 @@
 //! The trait every engine implements, and what goes in and comes out of one.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use tirami_core::{ModelDigest, ModelShape};
 use tokio::sync::mpsc;
 
@@ -21,6 +25,55 @@ pub trait Engine: Send + Sync + 'static {
     /// [`PrepareError`] when the conversation cannot be rendered or does not fit the context.
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError>;
 
+    /// The tokens of `text` as it stands; spellings of control tokens in it are text.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::Unsupported`] where the engine has no tokenizer at hand, and
+    /// [`PrepareError::ContextLength`] when the text surely has more tokens than the context.
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
+        let _ = text;
+        Err(PrepareError::Unsupported { what: "to tokenise" })
+    }
+
+    /// The bytes of `token` as it stands in an answer, which may be a part of a character; empty
+    /// for control tokens and unknown ids. The text of many tokens is their bytes in order.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::Unsupported`] where the engine has no tokenizer at hand.
+    fn token_bytes(&self, token: u32) -> Result<Vec<u8>, PrepareError> {
+        let _ = token;
+        Err(PrepareError::Unsupported { what: "to tokenise" })
+    }
+
+    /// Whether `format` can be used: a schema is translated to a grammar, so this takes
+    /// some milliseconds and belongs on a thread that may be kept waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::Format`] says what is wrong; [`PrepareError::Unsupported`] where the
+    /// engine cannot constrain its answers.
+    fn check_format(&self, format: &Format) -> Result<(), PrepareError> {
+        match format {
+            Format::Text => Ok(()),
+            _ => Err(PrepareError::Unsupported { what: "to constrain an answer" }),
+        }
+    }
+
+    /// The meaning of `tokens` as a vector of length 1: the mean of the last layer over all of
+    /// them. The same tokens and build give the same bits. It reads the tokens on the caller's
+    /// thread, one text at a time, so it belongs on a thread that may be kept waiting; between
+    /// passes it asks whether it `is_wanted` and stops when not.
+    ///
+    /// # Errors
+    ///
+    /// [`EmbedError`]; there is no part of an embedding.
+    fn embed(&self, tokens: &[u32], is_wanted: &dyn Fn() -> bool) -> Result<Vec<f32>, EmbedError> {
+        let _ = (tokens, is_wanted);
+        Err(EmbedError::Unsupported)
+    }
+
     /// Queues a generation.
     ///
     /// # Errors
@@ -30,6 +83,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// How busy the engine is now.
     fn load(&self) -> EngineLoad;
+
+    /// Whether it can still answer; once it cannot, it never will again.
+    fn is_alive(&self) -> bool {
+        true
+    }
 }
 
 /// A model as loaded by an engine.
@@ -70,29 +128,114 @@ pub struct Conversation {
 }
 
 /// A rendered, tokenised prompt that fits the context.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
     /// Token ids, at least one.
     pub tokens: Vec<u32>,
+    /// Completion tokens that another machine with the same model and build has already produced
+    /// and delivered for this prompt and this sampling; usually none. They are read like the
+    /// prompt, count against [`Sampling::completion_max`] and the context, and are not delivered
+    /// again: what comes is what an undisturbed generation delivers after them.
+    pub resumed: Vec<u32>,
+    /// Who may notice by the time a prompt takes that its beginning was read before: only
+    /// requests of one scope share what is cached. The beginning that the model's template gives
+    /// to every chat is shared by all.
+    pub scope: u64,
 }
 
-/// How tokens are chosen and when to stop.
+impl From<Vec<u32>> for Prompt {
+    fn from(tokens: Vec<u32>) -> Self {
+        Self { tokens, ..Self::default() }
+    }
+}
+
+/// How tokens are chosen and when to stop. The default is greedy with everything else off.
+///
+/// A token is chosen thus: `logit_bias` is added, then the penalties are taken, then what the
+/// grammar forbids is left out. With a temperature of 0 the likeliest token is taken; otherwise
+/// the logits are divided by it, `top_k`, `typical_p`, `top_p` and `min_p` leave tokens out, in
+/// this order, and one draw decides. The draw depends on the seed and the token's place in the
+/// completion only.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Completion tokens at most; at least 1. The engine also stops at the end of the context.
     pub completion_max: u32,
     /// 0 is greedy; otherwise logits are divided by it. 0 to 2.
     pub temperature: f32,
-    /// Nucleus: the smallest set of tokens with at least this probability. 0 (exclusive) to 1.
+    /// Nucleus: the smallest set of tokens with at least this probability. 0 (exclusive) to 1;
+    /// 1 is all.
     pub top_p: f32,
     /// Only the `top_k` likeliest tokens; 0 is all.
     pub top_k: u32,
+    /// Only tokens at least this part as likely as the likeliest. 0 to 1; 0 is all.
+    pub min_p: f32,
+    /// Locally typical: the tokens whose surprise is nearest to the expected one and that
+    /// together have at least this probability. 0 (exclusive) to 1; 1 is all.
+    pub typical_p: f32,
+    /// Taken from the logit of each token the completion has. -2 to 2; 0 is none.
+    pub presence_penalty: f32,
+    /// Taken from the logit of a token for each time the completion has it. -2 to 2; 0 is none.
+    pub frequency_penalty: f32,
+    /// Divides the positive logit, and multiplies the negative one, of each of the last
+    /// [`REPEAT_TOKENS`] tokens of prompt and completion. Above 0; 1 is none.
+    pub repeat_penalty: f32,
+    /// Added to the logits of these tokens, -100 to 100; at most [`LOGIT_BIAS_MAX`]. Ids the
+    /// vocabulary does not have are ignored.
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Whether each token comes with its log-probability and those of so many likeliest tokens
+    /// beside it, up to [`TOP_LOGPROBS_MAX`]; none for no log-probabilities.
+    pub top_logprobs: Option<u32>,
+    /// What the answer must be; see [`Format`].
+    pub format: Format,
     /// Seed of the sequence's own sampler: same prompt, sampling and build, same tokens.
     pub seed: u32,
     /// Texts that end the answer and are not part of it; at most [`STOPS_MAX`].
     pub stop: Vec<String>,
 }
 
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            completion_max: 1,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repeat_penalty: 1.0,
+            logit_bias: BTreeMap::new(),
+            top_logprobs: None,
+            format: Format::Text,
+            seed: 0,
+            stop: Vec::new(),
+        }
+    }
+}
+
+/// What an answer must be. A constrained answer ends where it is complete; one that ends earlier,
+/// with [`Finish::Length`] or a stop text, is only the beginning of what was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Any text.
+    #[default]
+    Text,
+    /// One JSON object.
+    JsonObject,
+    /// One JSON value that satisfies this JSON schema, given as its text. Check it with
+    /// [`Engine::check_format`] before anything is paid for. A schema with a `pattern`, or one
+    /// that refers to itself, is refused: what following it would cost has no bound. The
+    /// other bounds are the constants of `llama` that begin with `SCHEMA`.
+    JsonSchema(String),
+}
+
+/// Tokens that [`Sampling::repeat_penalty`] looks back.
+pub const REPEAT_TOKENS: usize = 64;
+/// Tokens [`Sampling::logit_bias`] may name.
+pub const LOGIT_BIAS_MAX: usize = 1_024;
+/// Likeliest tokens one token's log-probability may come with.
+pub const TOP_LOGPROBS_MAX: u32 = 20;
 /// Stop texts one request may name.
 pub const STOPS_MAX: usize = 16;
 
@@ -101,10 +244,36 @@ pub const STOPS_MAX: usize = 16;
 pub struct Generation {
     /// Pieces in order; the last one is [`Piece::End`] or [`Piece::Failed`].
     pub pieces: mpsc::Receiver<Piece>,
+    cached_tokens: Arc<AtomicU32>,
+}
+
+impl Generation {
+    /// A generation that delivers `pieces`; `cached_tokens` is set before the first of them.
+    pub fn new(pieces: mpsc::Receiver<Piece>, cached_tokens: Arc<AtomicU32>) -> Self {
+        Self { pieces, cached_tokens }
+    }
+
+    /// How many of the prompt's tokens were not read because they were in the cache; true from
+    /// the first piece on.
+    pub fn cached_tokens(&self) -> u32 {
+        self.cached_tokens.load(Ordering::Relaxed)
+    }
+}
+
+/// A token's log-probability among all tokens, as the model computed it: before temperature,
+/// bias, penalties and grammar.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that was produced. [`Engine::token_bytes`] gives its text.
+    pub token: u32,
+    /// Its natural logarithm of probability, at most 0.
+    pub logprob: f32,
+    /// The likeliest tokens and theirs, likeliest first; as many as were asked for.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// What a generation delivers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
     /// Tokens were produced. `text` is valid UTF-8 and may be empty while a character is
     /// incomplete or a stop text may be beginning.
@@ -113,6 +282,8 @@ pub enum Piece {
         tokens: Vec<u32>,
         /// The text that became certain.
         text: String,
+        /// One for each of `tokens` where [`Sampling::top_logprobs`] asks for them; else empty.
+        logprobs: Vec<TokenLogprobs>,
     },
     /// The generation ended as asked. `text` is what was still withheld.
     End {
@@ -123,7 +294,7 @@ pub enum Piece {
     },
     /// The engine could not go on; what was delivered before is valid.
     Failed {
-        /// One sentence for the operator.
+        /// One sentence for the node's owner.
         reason: String,
     },
 }
@@ -146,7 +317,7 @@ pub struct EngineLoad {
     pub queued: u32,
     /// Completion tokens produced since the engine was loaded.
     pub completion_tokens_total: u64,
-    /// Prompt tokens processed since the engine was loaded.
+    /// Prompt tokens read since the engine was loaded, resumed ones included and cached ones not.
     pub prompt_tokens_total: u64,
 }
 
@@ -159,6 +330,18 @@ pub enum PrepareError {
         /// The template's own message.
         reason: String,
     },
+    /// The format cannot be used.
+    #[error("the answer's format cannot be used: {reason}")]
+    Format {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The engine cannot do this.
+    #[error("the model's engine has no way {what}")]
+    Unsupported {
+        /// What was asked for, as "to …".
+        what: &'static str,
+    },
     /// Prompt and at least one completion token do not fit the context.
     #[error(
         "the messages have {prompt_tokens} tokens and the model's context holds {context_tokens}; \
@@ -169,6 +352,29 @@ pub enum PrepareError {
         prompt_tokens: u32,
         /// Tokens one sequence may hold.
         context_tokens: u32,
+    },
+}
+
+/// Why there is no embedding.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmbedError {
+    /// The engine makes none.
+    #[error("the model's engine makes no embeddings")]
+    Unsupported,
+    /// There are no tokens, too many, or one the model does not know.
+    #[error("a text to embed has 1 to {context_tokens} of the model's tokens; shorten or split it")]
+    Tokens {
+        /// Tokens the context holds.
+        context_tokens: u32,
+    },
+    /// Nobody waits for it any more.
+    #[error("nobody waits for the embedding any more")]
+    Unwanted,
+    /// The engine could not compute it.
+    #[error("the engine failed: {reason}")]
+    Failed {
+        /// One sentence for the operator.
+        reason: String,
     },
 }
 

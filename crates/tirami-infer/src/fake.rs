@@ -1,7 +1,8 @@
 //! A scripted engine for load tests: no model, chosen speed, unlimited concurrency.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tirami_core::{ModelDigest, ModelShape};
@@ -23,12 +24,14 @@ pub struct FakeScript {
     pub fail_after: Option<u32>,
 }
 
-/// An engine that answers `word ` over and over.
+/// An engine that answers `word ` over and over, and whose tokens are their places in the
+/// completion; so what it resumes goes on like the undisturbed answer.
 #[derive(Debug)]
 pub struct FakeEngine {
     info: ModelInfo,
     script: FakeScript,
     counters: Arc<Counters>,
+    stopped: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +67,12 @@ impl FakeEngine {
 
     /// An engine that says it has loaded `info`.
     pub fn with_model(script: FakeScript, info: ModelInfo) -> Self {
-        Self { info, script, counters: Arc::default() }
+        Self { info, script, counters: Arc::default(), stopped: AtomicBool::new(false) }
+    }
+
+    /// Takes no request any more, as an engine whose thread has ended.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 }
 
@@ -88,13 +96,17 @@ impl Engine for FakeEngine {
             let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
             return Err(PrepareError::ContextLength { prompt_tokens, context_tokens });
         }
-        Ok(Prompt { tokens })
+        Ok(Prompt::from(tokens))
     }
 
     /// Starts a task on the caller's runtime; without one the engine counts as stopped.
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
+        if !self.is_alive() {
+            return Err(StartError::Stopped);
+        }
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
+        let resumed = u32::try_from(prompt.resumed.len()).unwrap_or(u32::MAX);
         let room = u64::from(self.info.context_tokens).saturating_sub(prompt.tokens.len() as u64);
         let completion_max =
             sampling.completion_max.min(u32::try_from(room).unwrap_or(u32::MAX)).max(1);
@@ -106,11 +118,11 @@ impl Engine for FakeEngine {
             // A reader that has gone needs no answer.
             tokio::select! {
                 () = sender.closed() => {}
-                () = answer(&sender, &script, completion_max, &counters) => {}
+                () = answer(&sender, &script, resumed..completion_max, &counters) => {}
             }
             counters.running.fetch_sub(1, Ordering::Relaxed);
         });
-        Ok(Generation { pieces })
+        Ok(Generation::new(pieces, Arc::default()))
     }
 
     fn load(&self) -> EngineLoad {
@@ -121,16 +133,20 @@ impl Engine for FakeEngine {
             prompt_tokens_total: self.counters.prompt_tokens_total.load(Ordering::Relaxed),
         }
     }
+
+    fn is_alive(&self) -> bool {
+        !self.stopped.load(Ordering::Relaxed)
+    }
 }
 
 async fn answer(
     sender: &mpsc::Sender<Piece>,
     script: &FakeScript,
-    completion_max: u32,
+    positions: Range<u32>,
     counters: &Counters,
 ) {
-    let count = script.tokens_per_answer.min(completion_max);
-    for produced in 0..count {
+    let count = script.tokens_per_answer.min(positions.end);
+    for produced in positions.start..count {
         if script.fail_after == Some(produced) {
             let reason = "the script fails here".to_owned();
             let _ = sender.send(Piece::Failed { reason }).await;
@@ -140,7 +156,8 @@ async fn answer(
             tokio::time::sleep(script.delay).await;
         }
         counters.completion_tokens_total.fetch_add(1, Ordering::Relaxed);
-        let delta = Piece::Delta { tokens: vec![produced], text: "word ".to_owned() };
+        let delta =
+            Piece::Delta { tokens: vec![produced], text: "word ".to_owned(), logprobs: Vec::new() };
         if sender.send(delta).await.is_err() {
             return;
         }
@@ -155,8 +172,7 @@ mod tests {
     use crate::engine::Message;
 
     fn sampling(completion_max: u32) -> Sampling {
-        let stop = Vec::new();
-        Sampling { completion_max, temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0, stop }
+        Sampling { completion_max, ..Sampling::default() }
     }
 
     fn prompt(engine: &FakeEngine) -> Prompt {
@@ -188,6 +204,26 @@ mod tests {
             let engine = FakeEngine::new(script);
             let generation = engine.start(prompt(&engine), sampling(completion_max)).unwrap();
             assert_eq!(collect(generation).await, (deltas, Some(last)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_resumed_answer_goes_on_where_it_was_cut() {
+        let script = FakeScript { tokens_per_answer: 9, delay: Duration::ZERO, fail_after: None };
+        let engine = FakeEngine::new(script);
+        for (resumed, completion_max, deltas, finish) in
+            [(4, 9, 5, Finish::Stop), (4, 6, 2, Finish::Length), (9, 9, 0, Finish::Stop)]
+        {
+            let prompt = Prompt { resumed: (0..resumed).collect(), ..prompt(&engine) };
+            let mut generation = engine.start(prompt, sampling(completion_max)).unwrap();
+            let first = generation.pieces.recv().await;
+            if let Some(Piece::Delta { tokens, .. }) = &first {
+                assert_eq!(*tokens, [resumed]);
+            }
+            let (rest, last) = collect(generation).await;
+            assert_eq!(usize::from(deltas > 0) + rest, deltas);
+            let end = Piece::End { text: String::new(), finish };
+            assert_eq!(last.or(first), Some(end));
         }
     }
 

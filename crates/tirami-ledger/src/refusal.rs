@@ -38,6 +38,9 @@ pub enum OrderRefusal {
     /// The consumer is proven to have signed two entries for one slot.
     #[error("the consumer signed two entries for one place of its chain")]
     DoubleSigned,
+    /// The consumer did not settle its welcome line in time.
+    #[error("the consumer defaulted on its welcome line; its sponsor paid for it")]
+    Defaulted,
     /// Something that the consumer owed was claimed, or lapsed, unpaid.
     #[error("the consumer has not paid {owed} TRM for an earlier job; pay it and try again")]
     UnpaidClaim {
@@ -139,6 +142,7 @@ impl OrderRefusal {
             Self::UnknownConsumer { .. } => "order_unknown_consumer",
             Self::Frozen => "order_frozen",
             Self::DoubleSigned => "order_double_signed",
+            Self::Defaulted => "order_defaulted",
             Self::UnpaidClaim { .. } => "order_unpaid_claim",
             Self::Blocked => "order_blocked",
             Self::Expired { .. } => "order_expired",

@@ -12,7 +12,7 @@ use crate::refusal::{ClaimRefusal, OrderRefusal, VoucherRefusal};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// Spending is frozen.
-    #[error("the kill switch is on since {} ms ({reason}); turn it off to spend again", since.ms())]
+    #[error("the kill switch is on since {since} ({reason}); turn it off to spend again")]
     KillSwitch {
         /// Since when.
         since: Timestamp,
@@ -104,13 +104,15 @@ pub enum Rejection {
         needed: Trm,
     },
     /// The agent's circuit breaker is open.
-    #[error("the agent's circuit breaker is open until {} ms", until.ms())]
+    #[error(
+        "the agent's circuit breaker is open until {until}; wait, or have the node's owner reset it"
+    )]
     BreakerOpen {
         /// When it closes by itself.
         until: Timestamp,
     },
     /// A person said no to this request.
-    #[error("the request was denied by the node's operator (approval {approval})")]
+    #[error("the request was denied by the node's owner (approval {approval})")]
     ApprovalDenied {
         /// The approval.
         approval: ApprovalId,

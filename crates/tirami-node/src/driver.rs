@@ -12,9 +12,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tirami_core::{JobId, PartyId, Timestamp};
 use tirami_kernel::mesh::PeerEvent;
 use tirami_kernel::{Effects, Input, Kernel, RequestId};
-use tirami_ledger::Rejection;
 use tirami_ledger::command::{Command, Outcome};
 use tirami_ledger::event::Event;
+use tirami_ledger::{Ledger, Rejection};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -313,8 +313,8 @@ impl Driver {
     async fn snapshot(&mut self) -> Result<(), StoreError> {
         self.events_since_snapshot = 0;
         let started = Instant::now();
-        let state_hash = self.kernel.ledger().state_hash();
         let body = self.kernel.snapshot();
+        let state_hash = Ledger::hash_of_snapshot(&body);
         self.stats.snapshot_seconds.observe(started.elapsed().as_secs_f64());
         let failed = self.failed.0.clone();
         let done = Box::new(move |result: Result<(), StoreError>| {

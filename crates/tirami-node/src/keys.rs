@@ -1,5 +1,6 @@
 //! The secret keys of a data directory: made once, synced before use, readable by nobody else.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -211,6 +212,19 @@ impl KeyDir {
         if path.exists() { read_key(&path).map(Some) } else { Ok(None) }
     }
 
+    /// The agents whose key files are here, by the names of the files.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyFileError::Io`] when the directory cannot be listed.
+    pub(crate) fn agent_names(&self) -> Result<BTreeSet<AgentId>, KeyFileError> {
+        let failed = |error| KeyFileError::io(&self.dir, "listed", error);
+        let files = fs::read_dir(&self.dir).map_err(failed)?;
+        files
+            .filter_map(|file| file.map(|file| agent_of(&file.path())).map_err(failed).transpose())
+            .collect()
+    }
+
     /// The keys of all agents, in the order of their names.
     ///
     /// # Errors
@@ -229,7 +243,7 @@ impl KeyDir {
         Ok(keys)
     }
 
-    fn agent_path(&self, agent: AgentId) -> PathBuf {
+    pub(crate) fn agent_path(&self, agent: AgentId) -> PathBuf {
         self.dir.join(format!("agent-{agent}.key"))
     }
 }
@@ -280,32 +294,66 @@ pub(crate) fn examine(data_dir: &Path) -> Result<String, String> {
     }
 }
 
-/// Creates the data directory itself, for its owner only, if it is not there.
+/// Compares the key files of a data directory with the agents of its book: the agents whose key
+/// is missing, and those that have a key but no account.
+///
+/// # Errors
+///
+/// [`KeyFileError::Io`] when the directory cannot be listed.
+pub(crate) fn compare_agents<'a>(
+    data_dir: &Path,
+    agents: impl Iterator<Item = &'a AgentId>,
+) -> Result<(Vec<AgentId>, Vec<AgentId>), KeyFileError> {
+    let keys = KeyDir { dir: data_dir.join(KEYS_DIR) };
+    let mut held = if keys.dir.exists() { keys.agent_names()? } else { BTreeSet::new() };
+    let missing = agents.filter(|agent| !held.remove(agent)).copied().collect();
+    Ok((missing, held.into_iter().collect()))
+}
+
+/// Creates the data directory itself, for its owner only, or makes one that is there private.
+/// Whatever comes first in a new directory calls this.
 ///
 /// # Errors
 ///
 /// The operating system's.
-pub(crate) fn create_data_dir(dir: &Path) -> io::Result<()> {
+pub fn create_data_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return make_private(dir);
     }
     if let Some(parent) = dir.parent() {
         fs::create_dir_all(parent)?;
     }
-    create_private_dir(dir)
+    match create_private_dir(dir) {
+        // Somebody else was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => make_private(dir),
+        other => other,
+    }
 }
 
-/// Others can neither read the book nor hold its lock, also where the directory was there before.
-fn make_private(dir: &Path) -> io::Result<()> {
+/// Takes every right of others to a file or directory that was there before.
+///
+/// # Errors
+///
+/// The operating system's.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::metadata(dir)?.permissions().mode();
+        let mode = fs::metadata(path)?.permissions().mode();
         if mode & 0o077 != 0 {
-            fs::set_permissions(dir, fs::Permissions::from_mode(mode & !0o077))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o077))?;
         }
     }
     Ok(())
+}
+
+/// How a file is opened that only its owner may read, should it have to be made.
+pub(crate) fn private_file() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 fn create_private_dir(dir: &Path) -> io::Result<()> {
@@ -347,11 +395,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), KeyFileError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&new).map_err(failed)?;
+    let mut file = private_file().create_new(true).open(&new).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&new, path).map_err(failed)?;
     match path.parent() {

@@ -128,6 +128,18 @@ impl Node {
     ///
     /// [`StartError`]; what was durable stays so.
     pub async fn start(options: NodeOptions) -> Result<RunningNode, StartError> {
+        Self::start_with(options, |http| http).await
+    }
+
+    /// As [`Node::start`], with other bounds of the HTTP interface than the production ones.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; what was durable stays so.
+    pub async fn start_with(
+        options: NodeOptions,
+        bounds: impl FnOnce(HttpConfig) -> HttpConfig,
+    ) -> Result<RunningNode, StartError> {
         let NodeOptions { data_dir, bind, engine, config, mesh } = options;
         let (shape, price) = (engine.model().shape, Ppm::new(config.price_ppm));
         let Opened { opening, keys, node, kernel } =
@@ -169,7 +181,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new(&engine.model().build));
         add_metrics(&metrics, &store_stats, &driver_stats);
         let loopback = api.ip().to_canonical().is_loopback();
-        let http = HttpConfig { body_max_bytes: config.body_max_bytes, loopback };
+        let http = bounds(HttpConfig::new(config.body_max_bytes, loopback));
         let app = AppState::new(handle, reader, engine, (personal, keys), metrics, http);
         let stop_http = CancellationToken::new();
         let drain = Duration::from_millis(config.drain_ms);
@@ -357,8 +369,24 @@ fn open(
     }
     let mut keyring = Keyring::new(SecretKey::from_seed(node.seed()));
     keys.agents()?.into_iter().for_each(|key| keyring.add_agent(key));
+    warn_of_missing_keys(&ledger, &keys)?;
     let kernel = Kernel::new(ledger, keyring);
     Ok(Opened { opening, keys, node, kernel })
+}
+
+/// An agent without its key can be looked at but cannot spend.
+fn warn_of_missing_keys(ledger: &Ledger, keys: &KeyDir) -> Result<(), KeyFileError> {
+    let held = keys.agent_names()?;
+    for agent in ledger.book().agents().keys().filter(|agent| !held.contains(agent)) {
+        let path = keys.agent_path(*agent);
+        tracing::warn!(
+            agent = agent.did(),
+            path = %path.display(),
+            "the key of an agent is missing, so it cannot spend; restore the file from a backup, \
+             or import the agent's bundle"
+        );
+    }
+    Ok(())
 }
 
 /// The charter of a mesh of one, with room for the credit lines of those its owner invites.

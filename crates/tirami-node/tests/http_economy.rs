@@ -57,12 +57,20 @@ async fn money_moves_between_accounts_and_nothing_is_made_of_nothing() {
     let too_much = "-10.250001".parse::<SignedAmount>().unwrap();
     let error = node.admin.fund_agent(&agent.did, too_much).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(402), Some("insufficient_balance")));
+    let said = error.to_string();
+    assert!(said.contains("-10.250001 TRM were asked back"), "{said}");
+    assert!(said.contains("at least -10.25"), "{said}");
     let absurd = "9000000000000".parse::<SignedAmount>().unwrap();
-    assert_eq!(node.admin.fund_agent(&agent.did, absurd).await.unwrap_err().status(), Some(402));
+    let error = node.admin.fund_agent(&agent.did, absurd).await.unwrap_err();
+    assert_eq!(error.status(), Some(402));
+    assert!(error.to_string().contains("amount_trm must be at most "), "{error}");
     let did = format!("did:tirami:{}", "00".repeat(32));
     let error = node.admin.fund_agent(&did, back).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(404), Some("unknown_agent")));
     let path = format!("/v1/tirami/agents/{}/fund", agent.did);
+    let raw = node.post(&path, Some(&node.admin_key), r#"{"amount_trm":0}"#).await;
+    assert_eq!((raw.status, raw.json()["error"]["param"].as_str()), (400, Some("amount_trm")));
+    assert!(raw.text.contains("below 0"), "{raw:?}");
     for amount in ["1e3", "0.0000001", "\"abc\"", "null"] {
         let body = format!("{{\"amount_trm\":{amount}}}");
         let raw = node.post(&path, Some(&node.admin_key), body).await;
@@ -99,6 +107,40 @@ async fn an_agent_moves_to_another_node_under_a_passphrase() {
     let trade = there.admin.trade(&answer.x_tirami.unwrap().trade_id).await.unwrap();
     assert!(trade.verified, "{:?}", trade.problem);
     assert_eq!(trade.trade.consumer, agent.did);
+}
+
+#[tokio::test]
+async fn an_import_gives_an_agent_its_lost_key_back() {
+    let node = TestNode::start(quick()).await;
+    let agent = node.agent("ann", "1").await;
+    let bundle = node.admin.export_agent(&agent.did, "correct horse").await.unwrap();
+    let hex = agent.did.rsplit(':').next().unwrap();
+    let file = node.dir.path().join(format!("data/keys/agent-{hex}.key"));
+    std::fs::remove_file(&file).unwrap();
+    let passphrase = "correct horse".to_owned();
+    let import = ImportAgent { passphrase, bundle, name: None };
+    let back = node.admin.import_agent(&import).await.unwrap();
+    assert_eq!((back.did, back.balance_trm.to_string()), (agent.did, "1".to_owned()));
+    assert!(file.exists());
+    assert_eq!(node.admin.import_agent(&import).await.unwrap_err().code(), Some("exists"));
+}
+
+#[tokio::test]
+async fn the_state_hash_follows_every_change() {
+    let node = TestNode::start(quick()).await;
+    let ledgers = || async {
+        let read = |kernel: &tirami_kernel::Kernel, _| kernel.ledger().state_hash().to_string();
+        node.node.handle().read(read).await.unwrap()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        let network = node.admin.network().await.unwrap();
+        assert!(network.conserved);
+        assert_eq!(network.state_hash, ledgers().await);
+        assert_eq!(node.admin.network().await.unwrap(), network, "nothing happened in between");
+        assert!(seen.insert(network.state_hash));
+        node.personal().chat(&chat(3)).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Every gate a request passes, at the HTTP edge: each test fails when its gate is unplugged.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod http_support;
 
 use std::time::Duration;
@@ -140,12 +142,19 @@ async fn the_kill_switch_stops_new_and_running_answers_and_can_be_lifted() {
     let error = client.chat(&chat(1)).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(403), Some("kill_switch")));
     assert!(error.to_string().contains("drill"));
+    assert!(error.to_string().contains(&since(&node).await), "{error}");
     let error = node.admin.fund_agent(&status.personal_agent, one_trm()).await.unwrap_err();
     assert_eq!(error.code(), Some("kill_switch"));
     assert!(node.personal().balance(None).await.is_ok(), "looking is not spending");
 
     node.admin.kill(&KillRequest { activate: false, reason: None }).await.unwrap();
     client.chat(&chat(1)).await.unwrap();
+}
+
+/// When the kill switch was turned on, as people write it.
+async fn since(node: &TestNode) -> String {
+    let safety = node.admin.safety(None).await.unwrap();
+    tirami_core::Timestamp::from_ms(safety.kill_switch_since_ms.unwrap()).to_string()
 }
 
 fn one_trm() -> tirami_sdk::SignedAmount {
@@ -173,6 +182,30 @@ async fn failing_answers_open_the_breaker_and_a_person_closes_it() {
     assert_eq!(error.code(), Some("engine_failed"));
     let balance = node.admin.balance(Some(&agent.did)).await.unwrap();
     assert_eq!(balance.consumed, Amount::default(), "nothing delivered, nothing owed");
+}
+
+#[tokio::test]
+async fn answers_that_break_off_are_paid_as_far_as_they_went_and_open_the_breaker() {
+    let node = TestNode::start(FakeScript { fail_after: Some(4), ..quick() }).await;
+    let (agent, client, _) = payer(&node, Limits::default()).await;
+    let limits = Limits { breaker_errors: Some(3), ..Limits::default() };
+    node.limit(&agent.did, limits).await;
+    for _ in 0..3 {
+        let items: Vec<_> = client.chat_stream(&chat(TOKENS)).await.unwrap().collect().await;
+        let error = items.last().unwrap().as_ref().unwrap_err();
+        assert_eq!(error.code(), Some("engine_failed"));
+        assert!(error.to_string().contains("only what was delivered is charged"), "{error}");
+        node.settled().await;
+    }
+    let balance = node.admin.balance(Some(&agent.did)).await.unwrap();
+    assert_eq!((balance.consumed, balance.reserved), (times(cost(4), 3), Amount::default()));
+    let trades = node.admin.trades(Some(&agent.did), None, None).await.unwrap().trades;
+    assert!(trades.iter().all(|trade| trade.finish == "failed" && trade.completion_tokens == 4));
+    assert!(node.admin.trade(&trades[0].trade_id).await.unwrap().verified);
+    let error = client.chat_stream(&chat(TOKENS)).await.map(drop).unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(429), Some("breaker_open")));
+    assert!(error.to_string().contains("Z;"), "the time is written out: {error}");
+    assert!(node.admin.network().await.unwrap().conserved);
 }
 
 #[tokio::test]
@@ -219,6 +252,14 @@ async fn an_expensive_request_waits_for_a_person_and_then_passes_once() {
     node.admin.decide_approval(next, false).await.unwrap();
     let error = client.chat(&chat(TOKENS)).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(403), Some("approval_denied")));
+    assert!(error.to_string().contains("the node's owner"), "{error}");
+    assert!(node.admin.approvals().await.unwrap().approvals.is_empty(), "nothing waits");
+    let all = node.admin.all_approvals().await.unwrap().approvals;
+    assert_eq!((all.len(), all[0].id, all[0].state.as_str()), (1, next, "denied"));
+    let wrong = node.http.get(format!("{}/v1/tirami/approvals?state=old", node.url));
+    let wrong =
+        http_support::Raw::of(wrong.bearer_auth(&node.admin_key).send().await.unwrap()).await;
+    assert_eq!((wrong.status, wrong.json()["error"]["param"].as_str()), (400, Some("state")));
     let error = node.admin.decide_approval(999, true).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(404), Some("unknown_approval")));
 }

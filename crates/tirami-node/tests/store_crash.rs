@@ -122,6 +122,7 @@ fn check_copy(copy: &Path, told: u64) {
     store_support::append(&store, life.job()).unwrap();
     snapshot(&store, &life.ledger).unwrap();
     store.close().unwrap();
+    store_support::keep_keys(copy, &life.genesis);
     let report = doctor(copy);
     assert!(report.is_healthy(), "{report:?}");
     fs::remove_dir_all(copy).unwrap();

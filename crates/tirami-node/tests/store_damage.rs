@@ -186,6 +186,97 @@ fn an_older_copy_put_back_is_refused_until_its_owner_says_so() {
     assert_eq!(ledger_of(&open(dir.path()).unwrap()), earlier);
 }
 
+const HEAD: &str = "tirami.head";
+
+#[test]
+fn a_garbled_note_is_refused_and_reported_and_may_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = book(dir.path());
+    let whole = fs::read(dir.path().join(HEAD)).unwrap();
+    let garbled = |bytes: &[u8]| fs::write(dir.path().join(HEAD), bytes).unwrap();
+    for bytes in [&whole[..31], b"x", &[&whole[..], b"x"].concat(), &[7; 32]] {
+        garbled(bytes);
+        let error = refused(dir.path());
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(HEAD), "{error}");
+        assert_eq!(fs::read(dir.path().join(HEAD)).unwrap(), bytes, "nothing is overwritten");
+        let report = doctor(dir.path());
+        let bad: Vec<_> = report.checks.iter().filter(|check| !check.ok).collect();
+        assert_eq!((bad.len(), bad[0].name), (1, "note of the head"), "{report:?}");
+        assert!(report.advice.iter().any(|advice| advice.contains("remove the file")));
+    }
+    // Without a book a garbled note is no reason to begin a new one.
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join(HEAD), "x").unwrap();
+    let error = Opening::open(other.path(), DirLock::take(other.path()).unwrap()).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+
+    fs::remove_file(dir.path().join(HEAD)).unwrap();
+    assert_eq!(ledger_of(&open(dir.path()).unwrap()), state);
+}
+
+#[test]
+fn a_note_that_is_gone_is_reported_and_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    book(dir.path());
+    let whole = fs::read(dir.path().join(HEAD)).unwrap();
+    assert!(doctor(dir.path()).is_healthy());
+    // What a loss of power can leave of a file that was never synced.
+    let leftovers: [Option<&[u8]>; 3] = [None, Some(b""), Some(&[0; 32])];
+    for left in leftovers {
+        match left {
+            None => fs::remove_file(dir.path().join(HEAD)).unwrap(),
+            Some(bytes) => fs::write(dir.path().join(HEAD), bytes).unwrap(),
+        }
+        let report = doctor(dir.path());
+        let bad: Vec<_> = report.checks.iter().filter(|check| !check.ok).collect();
+        assert_eq!((bad.len(), bad[0].name), (1, "note of the head"), "{report:?}");
+        let (store, _) = start(open(dir.path()).unwrap());
+        assert_eq!(fs::read(dir.path().join(HEAD)).unwrap(), whole);
+        store.close().unwrap();
+        assert!(doctor(dir.path()).is_healthy());
+    }
+}
+
+#[test]
+fn a_note_of_another_journal_is_refused() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    book(dir.path());
+    let mut life = Life::new(9);
+    let (store, _) = start(create(other.path(), &life.genesis));
+    append(&store, life.begin()).unwrap();
+    store.close().unwrap();
+    fs::copy(other.path().join(HEAD), dir.path().join(HEAD)).unwrap();
+    let error = refused(dir.path());
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+    assert!(!doctor(dir.path()).is_healthy());
+}
+
+#[cfg(unix)]
+#[test]
+fn no_file_of_the_book_can_be_read_by_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::new(1);
+    let modes = || {
+        let files = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap());
+        let files = files.filter(fs::Metadata::is_file);
+        files.map(|file| file.permissions().mode() & 0o777).collect::<Vec<_>>()
+    };
+    let (store, _) = start(create(dir.path(), &life.genesis));
+    assert!(modes().len() >= 4 && modes().iter().all(|mode| *mode == 0o600), "{:?}", modes());
+    store.close().unwrap();
+    for file in [DB, HEAD, "node.lock"] {
+        fs::set_permissions(dir.path().join(file), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let (store, _) = start(open(dir.path()).unwrap());
+    for file in ["tirami.db", "tirami.db-wal", "tirami.db-shm", HEAD] {
+        let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{file}");
+    }
+    store.close().unwrap();
+}
+
 /// A node that was killed leaves its last records in the write-ahead log. SQLite drops what it
 /// cannot read of it without a word; the note beside the book does not.
 #[test]

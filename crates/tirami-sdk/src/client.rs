@@ -326,6 +326,17 @@ impl Client {
         self.get(Operation::Approvals, &[], &[]).await
     }
 
+    /// All requests that asked for a person, the answered and the lapsed ones too, for as long
+    /// as the node remembers them.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn all_approvals(&self) -> Result<ApprovalList, ClientError> {
+        let all = [("state", Some("all".to_owned()))];
+        self.get(Operation::Approvals, &[], &all).await
+    }
+
     /// Lets a waiting request run once, or denies it.
     ///
     /// # Errors

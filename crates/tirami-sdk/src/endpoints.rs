@@ -167,6 +167,13 @@ const LIMIT: Query =
 const BEFORE: Query =
     Query { name: "before", number: true, description: "The `next` of the page before." };
 
+const STATE: Query = Query {
+    name: "state",
+    number: false,
+    description: "`waiting`, the default, or `all`: approved, denied and lapsed ones too, for as \
+                  long as the node remembers them.",
+};
+
 const EMPTY: Payload = Payload::Empty;
 
 const fn json<T: ToSchema>() -> Payload {
@@ -182,7 +189,11 @@ operations! {
         &[], EMPTY => json::<types::Ready>();
     OpenApi: Get "/openapi.json", PUBLIC, "openapi", "This document.",
         &[], EMPTY => Payload::Text("application/json");
+    Home: Get "/", PUBLIC, "home", "Leads to the page to read and try this document with.",
+        &[], EMPTY => Payload::Text("text/html");
     Docs: Get "/docs", PUBLIC, "docs", "A page to read and try this document with.",
+        &[], EMPTY => Payload::Text("text/html");
+    DocsFolder: Get "/docs/", PUBLIC, "docsFolder", "The same page.",
         &[], EMPTY => Payload::Text("text/html");
     DocsFile: Get "/docs/{file}", PUBLIC, "docsFile", "A file of that page.",
         &[], EMPTY => Payload::Text("*/*");
@@ -245,7 +256,7 @@ operations! {
         &[], json::<types::PolicyRequest>() => json::<types::PolicyStatus>();
     Approvals: Get "/v1/tirami/approvals", ADMIN, "listApprovals",
         "Lists the requests that wait for a person.",
-        &[], EMPTY => json::<types::ApprovalList>();
+        &[STATE], EMPTY => json::<types::ApprovalList>();
     DecideApproval: Post "/v1/tirami/approvals/{id}", ADMIN, "decideApproval",
         "Lets a waiting request run once, or denies it.",
         &[], json::<types::ApprovalDecision>() => json::<types::Done>();
@@ -320,7 +331,16 @@ mod tests {
             .collect();
         assert_eq!(
             public,
-            ["/health", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file}"]
+            [
+                "/health",
+                "/healthz",
+                "/readyz",
+                "/openapi.json",
+                "/",
+                "/docs",
+                "/docs/",
+                "/docs/{file}"
+            ]
         );
     }
 

@@ -57,7 +57,7 @@ pub struct Refusal {
     pub message: String,
     /// The request's field at fault.
     pub param: Option<String>,
-    /// The answer's `x-request-id`, for the node's operator.
+    /// The answer's `x-request-id`, for the node's owner.
     pub request_id: Option<String>,
     /// Seconds to wait before the same request may pass.
     pub retry_after_s: Option<u64>,

@@ -96,6 +96,7 @@ async fn every_row_of_the_table_has_a_method() {
     assert!(client.kill(&KillRequest { activate: true, reason: None }).await.is_err());
     assert!(client.set_policy(&policy).await.is_err());
     assert!(client.approvals().await.is_err());
+    assert!(client.all_approvals().await.is_err());
     assert!(client.decide_approval(1, true).await.is_err());
     assert!(client.keys().await.is_err());
     assert!(client.create_key(&key).await.is_err());
@@ -117,7 +118,7 @@ async fn every_row_of_the_table_has_a_method() {
     let rows: BTreeSet<String> = Operation::ALL
         .iter()
         // Pages for a browser; the client only knows where they are.
-        .filter(|operation| !matches!(operation, Operation::Docs | Operation::DocsFile))
+        .filter(|operation| !is_page(**operation))
         .map(|operation| operation.endpoint())
         .map(|row| format!("{} {}", row.method.name(), row.path))
         .collect();
@@ -125,6 +126,12 @@ async fn every_row_of_the_table_has_a_method() {
     let heads = lines.lock().unwrap();
     assert!(heads.iter().all(|head| head.contains("authorization: Bearer tirami_00000001_x")));
     assert!(heads.iter().any(|head| head.contains("?agent=a&limit=5&before=-1 ")));
+    assert!(heads.iter().any(|head| head.contains("/approvals?state=all ")));
+}
+
+const fn is_page(operation: Operation) -> bool {
+    use Operation as O;
+    matches!(operation, O::Home | O::Docs | O::DocsFolder | O::DocsFile)
 }
 
 #[tokio::test]

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tirami_sdk::types::{Agent, Bundle, CreateAgent, ImportAgent, Limits};
+use tirami_sdk::types::{Agent, AgentList, Balance, Bundle, CreateAgent, ImportAgent, Limits};
 use tirami_sdk::{Amount, SignedAmount};
 
 use super::limits::LimitFlags;
+use super::{account, find};
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
-use crate::output::{self, Output, trm};
+use crate::output::{self, Output, count, trm};
 use crate::settings::Global;
 
 /// Bytes a passphrase file or a bundle may have.
@@ -21,12 +22,12 @@ const FILE_MAX_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Args)]
 pub(crate) struct AgentsArgs {
     #[command(subcommand)]
-    action: Action,
+    action: Option<Action>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the agents and what they have.
+    /// List the agents and what they and the node have; so does no action.
     List,
     /// Make an agent with its own key and account.
     Create {
@@ -40,16 +41,18 @@ enum Action {
     },
     /// Move TRM from the node's account to an agent's; a negative amount comes back.
     Fund {
-        /// The agent's DID.
-        did: String,
+        /// The agent's name, its DID, or the beginning of one.
+        #[arg(value_name = "AGENT")]
+        agent: String,
         /// TRM, such as 12.5 or -3.
         #[arg(value_name = "TRM", allow_negative_numbers = true)]
         amount: SignedAmount,
     },
     /// Write an agent's key to a file that only a passphrase opens.
     Export {
-        /// The agent's DID.
-        did: String,
+        /// The agent's name, its DID, or the beginning of one.
+        #[arg(value_name = "AGENT")]
+        agent: String,
         /// The file to write; it must not exist.
         file: PathBuf,
         #[command(flatten)]
@@ -67,8 +70,9 @@ enum Action {
     },
     /// Close an agent's open circuit breaker before its time.
     ResetBreaker {
-        /// The agent's DID.
-        did: String,
+        /// The agent's name, its DID, or the beginning of one.
+        #[arg(value_name = "AGENT")]
+        agent: String,
     },
 }
 
@@ -81,11 +85,13 @@ struct PassphraseArgs {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: AgentsArgs, out: Output) -> Result<Exit, Failure> {
-    let client = connect(global, Need::Owner)?;
-    match args.action {
+    let client = connect(global, Need::Owner).await?;
+    match args.action.unwrap_or(Action::List) {
         Action::List => {
-            let agents = client.agents().await?;
-            out.answer(&agents, |out| list(&agents.agents, out));
+            let AgentList { count, agents } = client.agents().await?;
+            let node = account::of_node(global).await;
+            let answer = json!({"count": count, "agents": agents, "node": node});
+            out.answer(&answer, |out| list(&agents, node.as_ref(), out));
         }
         Action::Create { name, fund, limits } => {
             let limits = limits.over(Limits::default());
@@ -93,8 +99,12 @@ pub(crate) async fn run(global: &Global, args: AgentsArgs, out: Output) -> Resul
             let agent = client.create_agent(&CreateAgent { name, fund_trm: fund, limits }).await?;
             one(&agent, out);
         }
-        Action::Fund { did, amount } => one(&client.fund_agent(&did, amount).await?, out),
-        Action::Export { did, file, passphrase } => {
+        Action::Fund { agent, amount } => {
+            let did = find::agent(&client, &agent).await?;
+            one(&client.fund_agent(&did, amount).await?, out);
+        }
+        Action::Export { agent, file, passphrase } => {
+            let did = find::agent(&client, &agent).await?;
             let passphrase = passphrase.read(true)?;
             let bundle = client.export_agent(&did, &passphrase).await?;
             write_bundle(&file, &bundle)?;
@@ -107,7 +117,8 @@ pub(crate) async fn run(global: &Global, args: AgentsArgs, out: Output) -> Resul
             let passphrase = passphrase.read(false)?;
             one(&client.import_agent(&ImportAgent { passphrase, bundle, name }).await?, out);
         }
-        Action::ResetBreaker { did } => {
+        Action::ResetBreaker { agent } => {
+            let did = find::agent(&client, &agent).await?;
             let done = client.reset_breaker(&did).await?;
             out.answer(&done, |out| out.line("the circuit breaker is closed"));
         }
@@ -115,8 +126,8 @@ pub(crate) async fn run(global: &Global, args: AgentsArgs, out: Output) -> Resul
     Ok(Exit::Done)
 }
 
-fn list(agents: &[Agent], out: Output) {
-    let rows: Vec<Vec<String>> = agents
+fn list(agents: &[Agent], node: Option<&Balance>, out: Output) {
+    let mut rows: Vec<Vec<String>> = agents
         .iter()
         .map(|agent| {
             let name = if agent.personal {
@@ -133,11 +144,22 @@ fn list(agents: &[Agent], out: Output) {
             ]
         })
         .collect();
+    if let Some(node) = node {
+        let left = trm(node.effective_balance, node.effective_balance_answers);
+        rows.push(vec![
+            "node".to_owned(),
+            "its own account".to_owned(),
+            left,
+            "-".to_owned(),
+            "-".to_owned(),
+        ]);
+    }
     out.table(
         &["name", "did", "available", "reserved", "spent"],
         &["available", "reserved", "spent"],
         &rows,
     );
+    out.note(out.dim(&format!("{}; {}", count(agents.len() as u64, "agent"), account::ORIGIN)));
 }
 
 fn one(agent: &Agent, out: Output) {

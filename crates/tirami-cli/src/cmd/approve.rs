@@ -11,26 +11,31 @@ use crate::settings::Global;
 /// Which request, and what to answer.
 #[derive(Debug, Args)]
 pub(crate) struct ApproveArgs {
-    /// The approval's number; `list` or nothing lists those that wait.
+    /// The approval's number [default: list those that wait].
     #[arg(value_name = "ID")]
     id: Option<String>,
     /// Deny it instead.
     #[arg(long, requires = "id")]
     deny: bool,
+    /// List those that were answered and not used yet too.
+    #[arg(long, conflicts_with = "deny")]
+    all: bool,
 }
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: ApproveArgs, out: Output) -> Result<Exit, Failure> {
     let id = match args.id.as_deref() {
-        None | Some("list") if !args.deny => return list(global, out).await,
+        None | Some("list") if !args.deny => return list(global, args.all, out).await,
         Some(text) => text.parse::<u64>().map_err(|_| {
             Failure::usage(format_args!(
-                "{text:?} is no approval; `tirami approve list` shows their numbers"
+                "{text:?} is no approval; `tirami approve` lists those that wait"
             ))
         })?,
-        None => return Err(Failure::usage("name the approval to deny")),
+        None => {
+            return Err(Failure::usage("name the approval to deny; `tirami approve` lists them"));
+        }
     };
-    let client = connect(global, Need::Owner)?;
+    let client = connect(global, Need::Owner).await?;
     client.decide_approval(id, !args.deny).await?;
     out.answer(&json!({"id": id, "approved": !args.deny}), |out| {
         out.line(if args.deny {
@@ -42,8 +47,9 @@ pub(crate) async fn run(global: &Global, args: ApproveArgs, out: Output) -> Resu
     Ok(Exit::Done)
 }
 
-async fn list(global: &Global, out: Output) -> Result<Exit, Failure> {
-    let approvals = connect(global, Need::Owner)?.approvals().await?;
+async fn list(global: &Global, all: bool, out: Output) -> Result<Exit, Failure> {
+    let client = connect(global, Need::Owner).await?;
+    let approvals = if all { client.all_approvals().await? } else { client.approvals().await? };
     out.answer(&approvals, |out| {
         if approvals.approvals.is_empty() {
             out.line("nothing waits for approval");
@@ -69,6 +75,7 @@ async fn list(global: &Global, out: Output) -> Result<Exit, Failure> {
             &["id", "TRM at most"],
             &rows,
         );
+        out.note("answer with `tirami approve ID`, or `tirami approve ID --deny`");
     });
     Ok(Exit::Done)
 }

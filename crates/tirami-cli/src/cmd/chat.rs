@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use tirami_core::Trm;
+use tirami_infer::catalogue::sampling_of;
 use tirami_sdk::types::{ChatChunk, ChatMessage, ChatRequest, TiramiInfo, Trade, Usage};
 use tirami_sdk::{Client, ClientError};
 
@@ -41,15 +42,27 @@ pub(crate) struct ChatArgs {
     /// Tokens of the answer at most.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
-    /// 0 always takes the likeliest token, 1 follows the model's own probabilities; up to 2.
-    #[arg(long, value_name = "X")]
+    /// 0 always takes the likeliest token, 1 follows the model's own probabilities; up to 2
+    /// [default: what suits the model].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = temperature)]
     temperature: Option<f32>,
-    /// Only the likeliest tokens that together have this probability; up to 1.
-    #[arg(long, value_name = "X")]
+    /// Only the likeliest tokens that together have this probability; up to 1 [default: what
+    /// suits the model].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = top_p)]
     top_p: Option<f32>,
     /// Seed of the sampler: the same question gives the same answer.
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
+}
+
+fn temperature(text: &str) -> Result<f32, &'static str> {
+    let number = text.parse().ok().filter(|number| (0.0..=2.0).contains(number));
+    number.ok_or("it must be a number from 0 to 2")
+}
+
+fn top_p(text: &str) -> Result<f32, &'static str> {
+    let number = text.parse().ok().filter(|number| *number > 0.0 && *number <= 1.0);
+    number.ok_or("it must be a number above 0 and at most 1")
 }
 
 /// Runs the command.
@@ -62,7 +75,7 @@ pub(crate) async fn run(global: &Global, args: ChatArgs, out: Output) -> Result<
     if prompt.is_none() && out.is_json() {
         return Err(Failure::usage("--json needs a prompt"));
     }
-    let client = connect(global, Need::Personal)?;
+    let client = connect(global, Need::Personal).await?;
     let mut talk = Talk::new(client, args, out).await?;
     match prompt {
         Some(prompt) if out.is_json() => talk.answer_as_json(prompt).await,
@@ -74,7 +87,8 @@ pub(crate) async fn run(global: &Global, args: ChatArgs, out: Output) -> Result<
     }
 }
 
-fn read_stdin() -> Result<String, Failure> {
+/// The prompt that comes on stdin.
+pub(super) fn read_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     std::io::stdin()
         .lock()
@@ -116,12 +130,15 @@ impl Talk {
         let pricing = client.pricing().await?;
         let opening: Vec<ChatMessage> =
             args.system.map(|text| ChatMessage::new("system", text)).into_iter().collect();
+        let model = args.model.unwrap_or(pricing.model);
+        // People ask bare questions, and small models stray at the interface's default of 1.
+        let suits = sampling_of(&model);
         let request = ChatRequest {
-            model: args.model.unwrap_or(pricing.model),
+            model,
             messages: opening.clone(),
             max_completion_tokens: args.max_tokens,
-            temperature: args.temperature,
-            top_p: args.top_p,
+            temperature: args.temperature.or(Some(suits.temperature)),
+            top_p: args.top_p.or(Some(suits.top_p)),
             seed: args.seed,
             ..ChatRequest::default()
         };

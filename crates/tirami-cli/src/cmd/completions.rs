@@ -2,6 +2,7 @@
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
+use serde_json::json;
 
 use crate::cli::Cli;
 use crate::exit::Exit;
@@ -18,6 +19,8 @@ pub(crate) struct CompletionsArgs {
 pub(crate) fn run(args: &CompletionsArgs, out: Output) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "tirami", &mut script);
-    out.piece(&String::from_utf8_lossy(&script));
+    let script = String::from_utf8_lossy(&script);
+    let answer = json!({"shell": args.shell.to_string(), "script": script});
+    out.answer(&answer, |out| out.piece(&script));
     Exit::Done
 }

@@ -45,20 +45,7 @@ pub(crate) fn run(global: &Global, args: ConfigArgs, out: Output) -> Result<Exit
     Ok(Exit::Done)
 }
 
-/// Says which variables look like settings and are none.
-pub(crate) fn note_unknown_env(resolved: &Resolved, out: Output) {
-    for (name, suggestion) in &resolved.unknown_env {
-        match suggestion {
-            Some(meant) => out.note(format_args!(
-                "warning: the variable {name} means nothing; did you mean {meant}?"
-            )),
-            None => out.note(format_args!("warning: the variable {name} means nothing")),
-        }
-    }
-}
-
 fn show(resolved: &Resolved, out: Output) {
-    note_unknown_env(resolved, out);
     let settings: serde_json::Map<String, Json> = resolved
         .rows()
         .map(|(key, value, origin)| {

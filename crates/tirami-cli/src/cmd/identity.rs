@@ -9,7 +9,7 @@ use crate::settings::Global;
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
-    let client = connect(global, Need::Personal)?;
+    let client = connect(global, Need::Personal).await?;
     let status = client.status().await?;
     let answer = json!({
         "node_id": status.node_id,

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use tirami_sdk::types::{CreateKey, CreatedKey, KeyInfo, Limits, Scope};
 
+use super::find;
 use super::limits::LimitFlags;
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
@@ -17,18 +18,18 @@ use crate::settings::Global;
 #[derive(Debug, Args)]
 pub(crate) struct KeysArgs {
     #[command(subcommand)]
-    action: Action,
+    action: Option<Action>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the keys, without the keys themselves.
+    /// List the keys, without the keys themselves; so does no action.
     List,
     /// Make a key; it is shown once.
     Create(CreateArgs),
     /// Replace a key by one with the same rights; it is shown once.
     Rotate {
-        /// The eight characters that name the key.
+        /// The key's label, or the beginning of the eight characters that name it.
         id: String,
         /// How long the old key still works, such as 30s, 15m, 12h or 7d.
         #[arg(long, default_value = "0s", value_name = "TIME")]
@@ -36,7 +37,7 @@ enum Action {
     },
     /// End a key at once.
     Revoke {
-        /// The eight characters that name the key.
+        /// The key's label, or the beginning of the eight characters that name it.
         id: String,
     },
 }
@@ -48,8 +49,8 @@ struct CreateArgs {
     /// What the key may do: read, inference, economy or admin; each includes those before it.
     #[arg(long, default_value = "inference", value_name = "SCOPE")]
     scope: Scope,
-    /// The DID of the agent that pays [default: the personal agent, for scope inference].
-    #[arg(long, value_name = "DID")]
+    /// The agent that pays: its name or DID [default: the personal agent, for scope inference].
+    #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
     /// When it stops working, such as 12h or 30d from now [default: never].
     #[arg(long, value_name = "TIME")]
@@ -91,8 +92,8 @@ impl Span {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: KeysArgs, out: Output) -> Result<Exit, Failure> {
-    let client = connect(global, Need::Owner)?;
-    match args.action {
+    let client = connect(global, Need::Owner).await?;
+    match args.action.unwrap_or(Action::List) {
         Action::List => {
             let keys = client.keys().await?;
             out.answer(&keys, |out| list(&keys.keys, out));
@@ -102,7 +103,8 @@ pub(crate) async fn run(global: &Global, args: KeysArgs, out: Output) -> Result<
                 None if args.scope == Scope::Inference => {
                     Some(client.status().await?.personal_agent)
                 }
-                agent => agent,
+                None => None,
+                Some(agent) => Some(find::agent(&client, &agent).await?),
             };
             let limits = args.limits.over(Limits::default());
             let request = CreateKey {
@@ -114,8 +116,12 @@ pub(crate) async fn run(global: &Global, args: KeysArgs, out: Output) -> Result<
             };
             created(&client.create_key(&request).await?, out);
         }
-        Action::Rotate { id, grace } => created(&client.rotate_key(&id, grace.ms()).await?, out),
+        Action::Rotate { id, grace } => {
+            let id = find::key(&client, &id).await?;
+            created(&client.rotate_key(&id, grace.ms()).await?, out);
+        }
         Action::Revoke { id } => {
+            let id = find::key(&client, &id).await?;
             client.revoke_key(&id).await?;
             out.answer(&json!({"id": id, "state": "revoked"}), |out| {
                 out.line(format_args!("the key {id} no longer works"));

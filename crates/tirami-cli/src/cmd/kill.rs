@@ -28,7 +28,7 @@ enum State {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: KillArgs, out: Output) -> Result<Exit, Failure> {
-    let client = connect(global, Need::Owner)?;
+    let client = connect(global, Need::Owner).await?;
     let request = KillRequest { activate: args.state == State::On, reason: args.reason };
     let status = client.kill(&request).await?;
     out.answer(&status, |out| {

@@ -1,11 +1,14 @@
 //! The commands, one file each.
 
+pub(crate) mod account;
 pub(crate) mod agents;
 pub(crate) mod approve;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
+pub(crate) mod estimate;
+pub(crate) mod find;
 pub(crate) mod identity;
 pub(crate) mod keys;
 pub(crate) mod kill;

@@ -2,10 +2,11 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tirami_infer::catalogue::Sampling;
 use tirami_infer::models::{ModelCard, ModelStore};
 
 use crate::exit::{Exit, Failure};
-use crate::model::{failed, pull};
+use crate::model::{self, failed, pull};
 use crate::output::{Output, bytes};
 use crate::settings::{Global, ModelsSetting};
 
@@ -13,12 +14,12 @@ use crate::settings::{Global, ModelsSetting};
 #[derive(Debug, Args)]
 pub(crate) struct ModelsArgs {
     #[command(subcommand)]
-    action: Action,
+    action: Option<Action>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the models that have a name, and the other files of the models' directory.
+    /// List the models that have a name and the files in the folder; so does no action.
     List {
         #[command(flatten)]
         dir: ModelsSetting,
@@ -48,10 +49,9 @@ enum Action {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: ModelsArgs, out: Output) -> Result<Exit, Failure> {
-    let store = |dir: &ModelsSetting| {
-        global.resolve(&dir.0).map(|resolved| ModelStore::new(resolved.config.models_dir))
-    };
-    match args.action {
+    let store =
+        |dir: &ModelsSetting| global.resolve(&dir.0).map(|resolved| model::store(&resolved));
+    match args.action.unwrap_or_else(|| Action::List { dir: ModelsSetting::default() }) {
         Action::List { dir } => list(&store(&dir)?, out)?,
         Action::Pull { name, dir } => {
             let path = pull(&store(&dir)?, &name, out).await?;
@@ -112,6 +112,9 @@ fn show(card: &ModelCard, out: Output) {
             ("size", card.size_bytes.map_or_else(unknown, bytes)),
             ("licence", card.licence.clone().unwrap_or_else(unknown)),
         ];
+        if let Some(Sampling { temperature, top_p }) = card.sampling {
+            rows.push(("best asked with", format!("temperature {temperature}, top-p {top_p}")));
+        }
         if let Some(sha256) = &card.sha256 {
             rows.push(("sha256", sha256.clone()));
         }
@@ -144,6 +147,10 @@ fn as_json(card: &ModelCard) -> Value {
         "size_bytes": card.size_bytes,
         "licence": card.licence,
         "sha256": card.sha256,
+        "sampling": card.sampling.map(|sampling| json!({
+            "temperature": as_written(sampling.temperature),
+            "top_p": as_written(sampling.top_p),
+        })),
         "downloaded": card.path.is_some(),
         "path": card.path,
         "details": card.details.as_ref().map(|details| json!({
@@ -156,4 +163,9 @@ fn as_json(card: &ModelCard) -> Value {
         })),
         "fault": card.fault.as_ref().map(ToString::to_string),
     })
+}
+
+/// The number with the digits it is written with, which twice the precision would blur.
+fn as_written(number: f32) -> Value {
+    number.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use tirami_sdk::Client;
 use tirami_sdk::types::{Limits, LimitsReport, PolicyRequest, PolicyStatus};
 
+use super::find;
 use super::limits::{LimitFlags, of_report, rows};
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
@@ -21,13 +22,13 @@ pub(crate) struct PolicyArgs {
 enum Action {
     /// Show limits in TRM and in answers of 1000 tokens.
     Show {
-        /// `node`, an agent's DID, or the eight characters that name an API key.
+        /// `node`, an agent's name or DID, or an API key's label or id.
         #[arg(default_value = "node")]
         target: String,
     },
     /// Set limits; what is not given stays as it is.
     Set {
-        /// `node`, an agent's DID, or the eight characters that name an API key.
+        /// `node`, an agent's name or DID, or an API key's label or id.
         target: String,
         /// Remove all limits of the target first.
         #[arg(long)]
@@ -39,9 +40,10 @@ enum Action {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: PolicyArgs, out: Output) -> Result<Exit, Failure> {
-    let client = connect(global, Need::Owner)?;
     let status = match args.action {
         Action::Show { target } => {
+            let client = connect(global, Need::Owner).await?;
+            let target = find::target(&client, &target).await?;
             let policy = current(&client, &target).await?;
             PolicyStatus { target, policy }
         }
@@ -49,6 +51,8 @@ pub(crate) async fn run(global: &Global, args: PolicyArgs, out: Output) -> Resul
             if limits.is_empty() && !clear {
                 return Err(Failure::usage("name a limit to set, such as --day-max 1000"));
             }
+            let client = connect(global, Need::Owner).await?;
+            let target = find::target(&client, &target).await?;
             let old = if clear {
                 Limits::default()
             } else {

@@ -13,9 +13,8 @@ use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_node::store::DirLock;
 use tracing_subscriber::EnvFilter;
 
-use super::config::note_unknown_env;
-use crate::client::API_KEY_FILE;
-use crate::exit::{Exit, Failure};
+use crate::client::{API_KEY_FILE, url_from_here};
+use crate::exit::{Exit, Failure, quit};
 use crate::model;
 use crate::output::{Output, duration};
 use crate::settings::{AllSettings, Global};
@@ -30,7 +29,7 @@ pub(crate) struct StartArgs {
 /// Runs a node until Ctrl-C, SIGTERM, or a failure of its store.
 pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result<Exit, Failure> {
     let resolved = global.resolve(&args.settings.0)?;
-    note_unknown_env(&resolved, out);
+    let models = model::store(&resolved);
     let config = resolved.config;
     log_to_stderr(&config.log)?;
     check_free(&config)?;
@@ -38,7 +37,7 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     out.answer(&json!({"data_dir": config.data_dir}), |out| {
         out.line(format_args!("data dir: {}", config.data_dir.display()));
     });
-    let engine = model::load(&config, out).await?;
+    let engine = model::load(&config, &models, out).await?;
     let info = engine.model();
     out.answer(&json!({"model": info.name, "digest": info.digest.to_string()}), |out| {
         out.line(format_args!("model: {} (digest {})", info.name, info.digest));
@@ -47,15 +46,18 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     // From here on there is something to settle, so a signal no longer just ends the process.
     let mut signals = Signals::listen()?;
     let node = start(&config, engine).await?;
-    let url = format!("http://{}", node.api);
+    let url = url_from_here(node.api);
     let key_file = config.data_dir.join(API_KEY_FILE);
     out.answer(&json!({"api": url}), |out| out.line(format_args!("API: {url}")));
+    out.answer(&json!({"openai_base_url": format!("{url}/v1")}), |out| {
+        out.line(format_args!("OpenAI base URL: {url}/v1"));
+    });
     out.answer(&json!({"api_key": key_file}), |out| {
         out.line(format_args!("API key: {}", key_file.display()));
     });
     if !config.bind.is_loopback() {
-        out.note(format_args!(
-            "warning: {} can be reached from other machines; every request needs an API key",
+        out.warn(format_args!(
+            "{} can be reached from other machines; every request needs an API key",
             node.api
         ));
     }
@@ -73,8 +75,29 @@ async fn start(config: &Config, engine: Arc<dyn Engine>) -> Result<RunningNode, 
     };
     Node::start(options).await.map_err(|error| match error {
         StartError::Bind { .. } => in_use_or(config, &error.to_string()),
+        error if is_disk_full(&error) => Failure::new(
+            Exit::Store,
+            format_args!("{error}; the disk is full: nothing was lost, make room and start again"),
+        ),
         error => Failure::new(Exit::Store, error),
     })
+}
+
+/// Whether a file outside the store met a full disk; the store has a sentence of its own.
+fn is_disk_full(error: &StartError) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = match error {
+        StartError::Store(_) => None,
+        error => Some(error),
+    };
+    while let Some(error) = cause {
+        let shared = error.downcast_ref::<Arc<std::io::Error>>().map(AsRef::as_ref);
+        let disk = error.downcast_ref::<std::io::Error>().or(shared);
+        if disk.is_some_and(|disk| disk.kind() == std::io::ErrorKind::StorageFull) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Serves until a signal comes; then lets running answers end, settles and closes the book.
@@ -100,8 +123,7 @@ async fn until_stopped(
         }
         () = signals.next() => {
             out.note("stopped at once; what was cut is settled at the next start");
-            // Nothing may delay this: neither the model's threads nor an open connection.
-            std::process::exit(i32::from(Exit::Interrupted.code()));
+            quit(Exit::Interrupted)
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::account;
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Output, count, duration, trm};
@@ -9,11 +10,12 @@ use crate::settings::Global;
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
-    let client = connect(global, Need::Personal)?;
+    let client = connect(global, Need::Personal).await?;
     let status = client.status().await?;
     let balance = client.balance(None).await?;
     let safety = client.safety(None).await?;
-    let answer = json!({"status": status, "balance": balance, "safety": safety});
+    let node = account::of_node(global).await;
+    let answer = json!({"status": status, "balance": balance, "safety": safety, "node": node});
     out.answer(&answer, |out| {
         let state = match &safety.kill_switch_reason {
             Some(reason) if safety.kill_switch_active => {
@@ -26,7 +28,7 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
             None => "closed".to_owned(),
         };
         let mut rows = vec![
-            ("node", client.base_url().to_owned()),
+            ("API", client.base_url().to_owned()),
             ("state", state),
             ("version", status.version.clone()),
             ("up", duration(status.uptime_ms)),
@@ -36,7 +38,7 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
                 format!("{} running, {} waiting", status.engine.running, status.engine.queued),
             ),
             ("written", count(status.engine.completion_tokens_total, "token")),
-            ("account", balance.agent.clone().unwrap_or_else(|| "the node's own".to_owned())),
+            ("agent", balance.agent.clone().unwrap_or_else(|| "none; the node's own".to_owned())),
             ("available", trm(balance.effective_balance, balance.effective_balance_answers)),
             ("reserved", format!("{} TRM", balance.reserved)),
             ("spent", format!("{} TRM", balance.consumed)),
@@ -46,10 +48,15 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
             rows.push(("day limit", output::limit(policy.day_max)));
         }
         rows.push(("breaker", breaker));
+        if let Some(node) = &node {
+            rows.push(("node", account::summary(node)));
+            rows.push(("node earned", format!("{} TRM", node.contributed)));
+        }
         rows.push(("trades", status.total_trades.to_string()));
         rows.push(("running jobs", status.open_holds.to_string()));
         rows.push(("waiting approvals", status.approvals_waiting.to_string()));
         out.pairs(&rows);
+        out.note(out.dim(account::ORIGIN));
     });
     Ok(Exit::Done)
 }

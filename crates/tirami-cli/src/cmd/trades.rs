@@ -5,9 +5,10 @@ use serde_json::json;
 use tirami_sdk::types::{Trade, TradeDetail};
 use tirami_sdk::verify_trade;
 
+use super::find;
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, moment, short};
+use crate::output::{Output, count, moment, short};
 use crate::settings::Global;
 
 /// What to look at.
@@ -23,15 +24,15 @@ enum Action {
     List(ListArgs),
     /// Show a trade and verify its signatures on this machine.
     Show {
-        /// The trade's id.
+        /// The trade's id, or the beginning of it.
         id: String,
     },
 }
 
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// Only trades of the agent with this DID.
-    #[arg(long, value_name = "DID")]
+    /// Only trades of this agent: its name or DID.
+    #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
     /// So many at most.
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -43,19 +44,23 @@ struct ListArgs {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: TradesArgs, out: Output) -> Result<Exit, Failure> {
-    let client = connect(global, Need::Owner)?;
+    let client = connect(global, Need::Owner).await?;
     match args.action {
         None => list(&client, &ListArgs { agent: None, limit: 20, before: None }, out).await,
         Some(Action::List(args)) => list(&client, &args, out).await,
         Some(Action::Show { id }) => {
-            let detail = client.trade(&id).await?;
+            let detail = client.trade(&find::trade(&client, &id).await?).await?;
             show(&detail, out)
         }
     }
 }
 
 async fn list(client: &tirami_sdk::Client, args: &ListArgs, out: Output) -> Result<Exit, Failure> {
-    let page = client.trades(args.agent.as_deref(), Some(args.limit), args.before).await?;
+    let agent = match &args.agent {
+        Some(agent) => Some(find::agent(client, agent).await?),
+        None => None,
+    };
+    let page = client.trades(agent.as_deref(), Some(args.limit), args.before).await?;
     out.answer(&page, |out| {
         let rows: Vec<Vec<String>> = page.trades.iter().map(row).collect();
         out.table(
@@ -63,8 +68,9 @@ async fn list(client: &tirami_sdk::Client, args: &ListArgs, out: Output) -> Resu
             &["tokens", "TRM"],
             &rows,
         );
-        if let Some(next) = page.next {
-            out.note(format_args!("more: tirami trades list --before {next}"));
+        match page.next {
+            Some(next) => out.note(format_args!("more: tirami trades list --before {next}")),
+            None => out.note(count(page.count, "trade")),
         }
     });
     Ok(Exit::Done)

@@ -74,6 +74,15 @@ impl Setting {
     /// 16 bits: with equal ones the engine's attention divides a long cache among the threads
     /// when one sequence is alone, and the number of threads and of sequences changes the bits.
     pub(super) fn context<'m>(&self, model: &'m LlamaModel) -> Result<LlamaContext<'m>, String> {
+        self.context_with(model, |parameters| parameters)
+    }
+
+    /// The same context with something changed that does not change its numbers.
+    pub(super) fn context_with<'m>(
+        &self,
+        model: &'m LlamaModel,
+        change: impl FnOnce(LlamaContextParams) -> LlamaContextParams,
+    ) -> Result<LlamaContext<'m>, String> {
         let backend = backend().ok_or("the native library could not be started")?;
         let room = self.context_tokens.next_multiple_of(ROOM_STEP);
         let cells = room.checked_mul(self.sequences).ok_or("the context is too large")?;
@@ -92,7 +101,7 @@ impl Setting {
             .with_type_v(values)
             .with_no_perf(true);
         model
-            .new_context(backend, parameters)
+            .new_context(backend, change(parameters))
             .map_err(|error| take_complaint().unwrap_or_else(|| error.to_string()))
     }
 }

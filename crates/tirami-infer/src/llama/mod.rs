@@ -3,13 +3,19 @@
 
 mod backend;
 mod bare;
+mod embed;
+mod grammar;
+mod places;
 mod sampler;
+mod sequence;
+mod steps;
 mod text;
 mod tokens;
 mod worker;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -19,13 +25,16 @@ use tokio::sync::mpsc;
 pub use backend::PASS_TOKENS_MAX;
 use backend::Setting;
 pub use bare::BareRun;
+use grammar::Grammar;
+pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
+use sequence::Job;
 use tokens::Tokenizer;
-use worker::{Job, Worker};
+use worker::Worker;
 
 use crate::digest::file_digest;
 use crate::engine::{
-    Conversation, Engine, EngineLoad, Generation, ModelInfo, PIECES_AHEAD_MAX, PrepareError,
-    Prompt, Sampling, StartError,
+    Conversation, EmbedError, Engine, EngineLoad, Format, Generation, ModelInfo, PIECES_AHEAD_MAX,
+    PrepareError, Prompt, Sampling, StartError,
 };
 use crate::gguf::{GgufError, GgufFile};
 
@@ -128,6 +137,8 @@ pub struct LlamaEngine {
     setting: Setting,
     worker: Worker,
     model: Arc<LlamaModel>,
+    /// Held while a text is embedded: one at a time.
+    embedding: Mutex<()>,
 }
 
 impl std::fmt::Debug for LlamaEngine {
@@ -159,25 +170,34 @@ impl LlamaEngine {
         if context_tokens < 2 {
             return Err(LoadError::Options("a context holds at least 2 tokens"));
         }
-        let digest = file_digest(&file, options.digest_cache.as_deref())
-            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
         let setting = Setting {
             threads: options.threads.unwrap_or_else(threads_default),
             context_tokens,
             sequences: options.sequences,
             on_gpu: options.gpu_layers.is_some_and(|layers| layers > 0),
         };
-        let model = Arc::new(load_model(&file, options.gpu_layers)?);
-        let tokenizer = Tokenizer::new(&model, file.chat_template.as_deref(), context_tokens)
-            .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
-        let info = model_info(path, &file, digest, options, &setting);
-        let worker = Worker::start(Arc::clone(&model), setting, options.queue_max)?;
-        Ok(Self { info, tokenizer, setting, worker, model })
-    }
-
-    /// The text of `token`, as it stands in an answer; empty for control tokens.
-    pub fn token_text(&self, token: u32) -> Vec<u8> {
-        self.tokenizer.piece(&self.model, token)
+        // The digest reads the whole file, which takes about as long as the engine's loading.
+        std::thread::scope(|scope| {
+            let digest = std::thread::Builder::new()
+                .name("tirami-digest".to_owned())
+                .spawn_scoped(scope, || file_digest(&file, options.digest_cache.as_deref()))
+                .map_err(LoadError::Thread)?;
+            let model = Arc::new(load_model(&file, options.gpu_layers)?);
+            let (worker, tokenizer) =
+                Worker::start(Arc::clone(&model), setting, options.queue_max, || {
+                    let template = file.chat_template.as_deref();
+                    let tokenizer = Tokenizer::new(&model, template, context_tokens)
+                        .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
+                    let common = tokenizer.common_beginning(&model);
+                    Ok((tokenizer, common))
+                })?;
+            let digest = digest
+                .join()
+                .unwrap_or_else(|_| Err(std::io::Error::other("the reading thread panicked")))
+                .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+            let info = model_info(path, &file, digest, options, &setting);
+            Ok(Self { info, tokenizer, setting, worker, model, embedding: Mutex::new(()) })
+        })
     }
 }
 
@@ -190,14 +210,38 @@ impl Engine for LlamaEngine {
         self.tokenizer.prepare(&self.model, conversation)
     }
 
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
+        self.tokenizer.tokenize_text(&self.model, text)
+    }
+
+    fn token_bytes(&self, token: u32) -> Result<Vec<u8>, PrepareError> {
+        Ok(self.tokenizer.piece(&self.model, token))
+    }
+
+    fn check_format(&self, format: &Format) -> Result<(), PrepareError> {
+        Grammar::new(&self.model, format)
+            .map(drop)
+            .map_err(|reason| PrepareError::Format { reason })
+    }
+
+    fn embed(&self, tokens: &[u32], is_wanted: &dyn Fn() -> bool) -> Result<Vec<f32>, EmbedError> {
+        self.mean_embedding(tokens, is_wanted)
+    }
+
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
-        self.worker.submit(Job { prompt, sampling, sender })?;
-        Ok(Generation { pieces })
+        let cached_tokens = Arc::new(AtomicU32::new(0));
+        let generation = Generation::new(pieces, Arc::clone(&cached_tokens));
+        self.worker.submit(Job { prompt, sampling, sender, cached_tokens })?;
+        Ok(generation)
     }
 
     fn load(&self) -> EngineLoad {
         self.worker.load()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.worker.is_alive()
     }
 }
 

@@ -1,68 +1,248 @@
 //! Choosing the next token of one sequence from its logits.
 //!
-//! A sequence owns its generator, so its choices do not depend on what else runs.
+//! A sequence owns its sampler, and a draw depends on the seed and the token's place in the
+//! completion alone. So a choice does not depend on what else runs, nor on whether the tokens
+//! before it were chosen here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::engine::Sampling;
+use super::grammar::Grammar;
+use crate::engine::{REPEAT_TOKENS, Sampling, TOP_LOGPROBS_MAX, TokenLogprobs};
 
-/// Draws the tokens of one sequence.
+/// Words of the generator that one draw takes.
+const DRAW_WORDS: u128 = 2;
+/// The generator's streams: the first draw for a token, and the one after the grammar refused it.
+const FIRST_DRAW: u64 = 0;
+const SECOND_DRAW: u64 = 1;
+
+/// Chooses the tokens of one sequence.
 #[derive(Debug)]
 pub(super) struct Sampler {
     temperature: f32,
-    top_p: f64,
-    top_k: usize,
+    limits: Limits,
+    biases: Biases,
+    top_logprobs: Option<usize>,
+    grammar: Option<Grammar>,
     generator: ChaCha8Rng,
+    /// The logits after bias and penalties, where there are any.
+    adjusted: Vec<f32>,
+}
+
+/// Which tokens may be drawn.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    top_k: usize,
+    typical_p: f64,
+    top_p: f64,
+    min_p: f64,
+}
+
+/// What is added to the logits, and the tokens it depends on.
+#[derive(Debug)]
+struct Biases {
+    fixed: Vec<(usize, f32)>,
+    presence: f32,
+    frequency: f32,
+    repeat: f32,
+    /// How often the completion has each token.
+    counts: BTreeMap<u32, u32>,
+    /// The last tokens of prompt and completion.
+    recent: VecDeque<u32>,
 }
 
 impl Sampler {
-    /// A sampler at the beginning of its seed's stream.
-    pub(super) fn new(sampling: &Sampling) -> Self {
+    /// A sampler before the first token of the completion of `prompt`.
+    pub(super) fn new(sampling: &Sampling, grammar: Option<Grammar>, prompt: &[u32]) -> Self {
+        let start = prompt.len().saturating_sub(REPEAT_TOKENS);
         Self {
             temperature: sampling.temperature,
-            top_p: f64::from(sampling.top_p),
-            top_k: usize::try_from(sampling.top_k).unwrap_or(usize::MAX),
+            limits: Limits {
+                top_k: usize::try_from(sampling.top_k).unwrap_or(usize::MAX),
+                typical_p: f64::from(sampling.typical_p),
+                top_p: f64::from(sampling.top_p),
+                min_p: f64::from(sampling.min_p),
+            },
+            biases: Biases {
+                fixed: sampling
+                    .logit_bias
+                    .iter()
+                    .filter_map(|(token, bias)| Some((usize::try_from(*token).ok()?, *bias)))
+                    .collect(),
+                presence: sampling.presence_penalty,
+                frequency: sampling.frequency_penalty,
+                repeat: sampling.repeat_penalty,
+                counts: BTreeMap::new(),
+                recent: prompt[start..].iter().copied().collect(),
+            },
+            top_logprobs: sampling.top_logprobs.map(|top| top.min(TOP_LOGPROBS_MAX) as usize),
+            grammar,
             generator: ChaCha8Rng::seed_from_u64(u64::from(sampling.seed)),
+            adjusted: Vec::new(),
         }
     }
 
-    /// The index of the chosen token; none when no logit is a number.
-    pub(super) fn pick(&mut self, logits: &[f32]) -> Option<usize> {
-        let best = likeliest(logits)?;
-        let top = logits[best];
-        // A temperature that is not positive, NaN included, is greedy.
-        if self.temperature.is_nan() || self.temperature <= 0.0 || !top.is_finite() {
-            return Some(best);
+    /// The index of the token at `position` of the completion; none when no logit is a number or
+    /// the grammar allows no token.
+    pub(super) fn pick(&mut self, logits: &[f32], position: usize) -> Option<usize> {
+        if !self.biases.is_none() {
+            self.adjusted.clear();
+            self.adjusted.extend_from_slice(logits);
+            self.biases.apply(&mut self.adjusted);
         }
-        let temperature = f64::from(self.temperature);
-        let weigh = |logit: f32| ((f64::from(logit) - f64::from(top)) / temperature).exp();
-        let mut candidates = logits
-            .iter()
-            .map(|logit| weigh(*logit))
-            .enumerate()
-            .filter(|(_, weight)| *weight > 0.0)
-            .collect::<Vec<_>>();
-        self.keep_top_k(&mut candidates);
-        self.keep_nucleus(&mut candidates);
-        let total = candidates.iter().map(|(_, weight)| weight).sum::<f64>();
-        let mut left = self.uniform() * total;
-        for (index, weight) in &candidates {
-            left -= weight;
-            if left < 0.0 {
-                return Some(*index);
+        let logits = if self.biases.is_none() { logits } else { &self.adjusted };
+        let draw = uniform(&mut self.generator, FIRST_DRAW, position);
+        let choice = choose(logits, self.temperature, &self.limits, draw)?;
+        let Some(grammar) = &mut self.grammar else {
+            return Some(choice);
+        };
+        // Nearly always the choice is allowed, and to ask for one token is quick.
+        if grammar.allows(choice) {
+            return Some(choice);
+        }
+        let allowed = grammar.only_allowed(logits);
+        let draw = uniform(&mut self.generator, SECOND_DRAW, position);
+        choose(&allowed, self.temperature, &self.limits, draw)
+    }
+
+    /// Notes the next token of the completion, chosen here or elsewhere. False when the grammar
+    /// does not allow it.
+    pub(super) fn accept(&mut self, token: u32) -> bool {
+        self.biases.accept(token);
+        self.grammar.as_mut().is_none_or(|grammar| grammar.accept(token))
+    }
+
+    /// The log-probabilities of a produced token, where they were asked for.
+    pub(super) fn logprobs(&self, logits: &[f32], token: usize) -> Option<TokenLogprobs> {
+        let count = self.top_logprobs?;
+        let top = f64::from(*logits.get(likeliest(logits)?)?);
+        let sum = logits.iter().map(|logit| (f64::from(*logit) - top).exp());
+        let norm = top + sum.filter(|weight| !weight.is_nan()).sum::<f64>().ln();
+        #[expect(clippy::cast_possible_truncation, reason = "a probability needs no more digits")]
+        let logprob = |logit: f32| ((f64::from(logit) - norm) as f32).min(0.0);
+        let mut order = (0..logits.len()).filter(|i| !logits[*i].is_nan()).collect::<Vec<_>>();
+        let first = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+        if (1..order.len()).contains(&count) {
+            order.select_nth_unstable_by(count - 1, first);
+        }
+        order.truncate(count);
+        order.sort_unstable_by(first);
+        let id = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+        Some(TokenLogprobs {
+            token: id(token),
+            logprob: logprob(*logits.get(token)?),
+            top: order.into_iter().map(|index| (id(index), logprob(logits[index]))).collect(),
+        })
+    }
+}
+
+impl Biases {
+    /// Whether the logits stay as they are.
+    fn is_none(&self) -> bool {
+        let is = |value: f32, neutral: f32| (value - neutral).abs() < f32::EPSILON;
+        self.fixed.is_empty()
+            && is(self.presence, 0.0)
+            && is(self.frequency, 0.0)
+            && is(self.repeat, 1.0)
+    }
+
+    fn apply(&self, logits: &mut [f32]) {
+        for (index, bias) in &self.fixed {
+            if let Some(logit) = logits.get_mut(*index) {
+                *logit += bias;
             }
         }
-        candidates.last().map(|(index, _)| *index).or(Some(best))
+        for token in self.recent.iter().collect::<BTreeSet<_>>() {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit = if *logit > 0.0 { *logit / self.repeat } else { *logit * self.repeat };
+            }
+        }
+        for (token, count) in &self.counts {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                #[expect(clippy::cast_precision_loss, reason = "a context is far below 2^24")]
+                let often = *count as f32;
+                *logit -= self.presence + self.frequency * often;
+            }
+        }
+    }
+
+    fn accept(&mut self, token: u32) {
+        if self.is_none() {
+            return;
+        }
+        *self.counts.entry(token).or_default() += 1;
+        if self.recent.len() == REPEAT_TOKENS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(token);
+    }
+}
+
+/// A token by its logits; `draw` is from 0 (inclusive) to 1 (exclusive).
+fn choose(logits: &[f32], temperature: f32, limits: &Limits, draw: f64) -> Option<usize> {
+    let best = likeliest(logits)?;
+    let top = logits[best];
+    // A temperature that is not positive, NaN included, is greedy.
+    if temperature.is_nan() || temperature <= 0.0 || !top.is_finite() {
+        return Some(best);
+    }
+    let temperature = f64::from(temperature);
+    let weigh = |logit: f32| ((f64::from(logit) - f64::from(top)) / temperature).exp();
+    let mut candidates = logits
+        .iter()
+        .map(|logit| weigh(*logit))
+        .enumerate()
+        .filter(|(_, weight)| *weight > 0.0)
+        .collect::<Vec<_>>();
+    limits.apply(&mut candidates);
+    let total = candidates.iter().map(|(_, weight)| weight).sum::<f64>();
+    let mut left = draw * total;
+    for (index, weight) in &candidates {
+        left -= weight;
+        if left < 0.0 {
+            return Some(*index);
+        }
+    }
+    candidates.last().map(|(index, _)| *index).or(Some(best))
+}
+
+impl Limits {
+    /// Leaves out what may not be drawn. The likeliest weighs 1; the order that is left decides
+    /// what a draw means, so it depends on the weights and indexes alone.
+    fn apply(&self, candidates: &mut Vec<(usize, f64)>) {
+        self.keep_top_k(candidates);
+        self.keep_typical(candidates);
+        self.keep_nucleus(candidates);
+        if self.min_p > 0.0 {
+            candidates.retain(|(_, weight)| *weight >= self.min_p);
+        }
     }
 
     fn keep_top_k(&self, candidates: &mut Vec<(usize, f64)>) {
         if (1..candidates.len()).contains(&self.top_k) {
             candidates.select_nth_unstable_by(self.top_k - 1, likelier_first);
             candidates.truncate(self.top_k);
-            // The order decides what a draw means, so it must not depend on the selection.
             candidates.sort_unstable_by_key(|(index, _)| *index);
         }
+    }
+
+    /// Keeps the candidates whose surprise is nearest to the expected one and that together have
+    /// at least `typical_p` of the weight.
+    fn keep_typical(&self, candidates: &mut Vec<(usize, f64)>) {
+        if !(0.0..1.0).contains(&self.typical_p) {
+            return;
+        }
+        let total = candidates.iter().map(|(_, weight)| weight).sum::<f64>();
+        let surprise = |weight: f64| -(weight / total).ln();
+        let expected =
+            candidates.iter().map(|(_, weight)| weight / total * surprise(*weight)).sum::<f64>();
+        let oddness = |weight: f64| (surprise(weight) - expected).abs();
+        candidates
+            .sort_unstable_by(|a, b| oddness(a.1).total_cmp(&oddness(b.1)).then(a.0.cmp(&b.0)));
+        truncate_to(candidates, self.typical_p * total);
+        candidates.sort_unstable_by_key(|(index, _)| *index);
     }
 
     /// Keeps the likeliest candidates that together have at least `top_p` of the weight.
@@ -76,19 +256,26 @@ impl Sampler {
         let negligible = total * (1.0 - self.top_p) / candidates.len().max(1) as f64;
         candidates.retain(|(_, weight)| *weight >= negligible);
         candidates.sort_unstable_by(likelier_first);
-        let mut sum = 0.0;
-        let needed = candidates.iter().position(|(_, weight)| {
-            sum += weight;
-            sum >= self.top_p * total
-        });
-        candidates.truncate(needed.map_or(candidates.len(), |last| last + 1));
+        truncate_to(candidates, self.top_p * total);
     }
+}
 
-    /// A number from 0 (inclusive) to 1 (exclusive) with 53 random bits.
-    #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
-    fn uniform(&mut self) -> f64 {
-        (self.generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-    }
+/// Keeps the first candidates that together weigh at least `needed`.
+fn truncate_to(candidates: &mut Vec<(usize, f64)>, needed: f64) {
+    let mut sum = 0.0;
+    let last = candidates.iter().position(|(_, weight)| {
+        sum += weight;
+        sum >= needed
+    });
+    candidates.truncate(last.map_or(candidates.len(), |last| last + 1));
+}
+
+/// A number from 0 (inclusive) to 1 (exclusive) with 53 random bits.
+#[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
+fn uniform(generator: &mut ChaCha8Rng, stream: u64, position: usize) -> f64 {
+    generator.set_stream(stream);
+    generator.set_word_pos(position as u128 * DRAW_WORDS);
+    (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// The first of the highest logits; NaN counts as lowest.
@@ -108,77 +295,4 @@ fn likelier_first(a: &(usize, f64), b: &(usize, f64)) -> std::cmp::Ordering {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sampler(temperature: f32, top_p: f32, top_k: u32, seed: u32) -> Sampler {
-        let stop = Vec::new();
-        Sampler::new(&Sampling { completion_max: 1, temperature, top_p, top_k, seed, stop })
-    }
-
-    /// How often each of the tokens is chosen in `draws`.
-    fn counts(mut sampler: Sampler, logits: &[f32], draws: usize) -> Vec<usize> {
-        let mut counts = vec![0; logits.len()];
-        for _ in 0..draws {
-            counts[sampler.pick(logits).unwrap()] += 1;
-        }
-        counts
-    }
-
-    #[test]
-    fn temperature_zero_takes_the_first_of_the_likeliest() {
-        assert_eq!(sampler(0.0, 1.0, 0, 1).pick(&[1.0, 3.0, 3.0]), Some(1));
-        assert_eq!(sampler(0.0, 1.0, 0, 1).pick(&[f32::NAN, 3.0]), Some(1));
-        assert_eq!(sampler(f32::NAN, 1.0, 0, 1).pick(&[1.0, 3.0]), Some(1));
-    }
-
-    #[test]
-    fn logits_without_a_number_choose_nothing() {
-        for logits in [&[][..], &[f32::NAN, f32::NAN], &[f32::NEG_INFINITY]] {
-            assert_eq!(sampler(1.0, 0.9, 5, 1).pick(logits), None);
-        }
-        assert_eq!(sampler(1.0, 0.9, 5, 1).pick(&[f32::INFINITY, 1.0]), Some(0));
-    }
-
-    #[test]
-    fn a_seed_decides_all_draws() {
-        let logits = [1.0, 1.1, 0.9, 1.05];
-        let draws = |seed| {
-            let mut sampler = sampler(1.0, 1.0, 0, seed);
-            (0..32).map(|_| sampler.pick(&logits)).collect::<Vec<_>>()
-        };
-        assert_eq!(draws(7), draws(7));
-        assert_ne!(draws(7), draws(8));
-    }
-
-    #[test]
-    fn draws_follow_the_probabilities() {
-        // Probabilities 1/2, 1/4, 1/4.
-        let logits = [2.0_f32.ln(), 0.0, 0.0];
-        let counts = counts(sampler(1.0, 1.0, 0, 3), &logits, 8_000);
-        assert!((3_800..4_200).contains(&counts[0]), "{counts:?}");
-        assert!((1_850..2_150).contains(&counts[1]), "{counts:?}");
-    }
-
-    #[test]
-    fn top_k_and_top_p_leave_the_unlikely_out() {
-        let logits = [0.0, 1.0, 2.0, 3.0];
-        for (top_p, top_k, possible) in [
-            (1.0, 1, [false, false, false, true]),
-            (1.0, 2, [false, false, true, true]),
-            (1.0, 9, [true; 4]),
-            // Probabilities 0.03, 0.09, 0.24, 0.64.
-            (0.5, 0, [false, false, false, true]),
-            (0.7, 0, [false, false, true, true]),
-            (0.9, 0, [false, true, true, true]),
-            (0.0, 0, [false, false, false, true]),
-        ] {
-            let counts = counts(sampler(1.0, top_p, top_k, 5), &logits, 4_000);
-            assert_eq!(
-                counts.iter().map(|n| *n > 0).collect::<Vec<_>>(),
-                possible,
-                "{top_p} {top_k}"
-            );
-        }
-    }
-}
+mod tests;

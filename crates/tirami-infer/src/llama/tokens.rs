@@ -3,7 +3,8 @@
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use crate::engine::{Conversation, PrepareError, Prompt};
+use super::places::same;
+use crate::engine::{Conversation, Message, PrepareError, Prompt};
 use crate::template::{ChatTemplate, ControlTexts, Segment};
 
 /// Texts up to this many bytes are tokenised on the caller's stack.
@@ -59,15 +60,11 @@ impl Tokenizer {
         conversation: &Conversation,
     ) -> Result<Prompt, PrepareError> {
         let segments = self.controls.render_shielded(&self.template, conversation)?;
-        let bytes = segments.iter().map(|segment| segment.text().len()).sum::<usize>();
-        let tokens_min = bytes / self.token_bytes_max;
-        let tokens = if tokens_min > self.context_tokens as usize {
-            return Err(self.too_long(tokens_min));
-        } else if bytes <= OWN_STACK_BYTES_MAX {
-            self.tokenize(model, &segments)
-        } else {
-            self.tokenize_with_stack(model, &segments, bytes)?
-        };
+        let mut tokens = self.tokenize(model, &segments)?;
+        // Many templates write the begin token themselves.
+        if let Some(bos) = self.bos.filter(|bos| tokens.first() != Some(bos)) {
+            tokens.insert(0, bos);
+        }
         if tokens.is_empty() {
             let reason = "it renders these messages to nothing".to_owned();
             return Err(PrepareError::Template { reason });
@@ -75,7 +72,28 @@ impl Tokenizer {
         if tokens.len() >= self.context_tokens as usize {
             return Err(self.too_long(tokens.len()));
         }
-        Ok(Prompt { tokens: tokens.into_iter().map(|token| token.0.cast_unsigned()).collect() })
+        Ok(Prompt::from(ids(&tokens)))
+    }
+
+    /// The tokens of a text that is no chat.
+    pub(super) fn tokenize_text(
+        &self,
+        model: &LlamaModel,
+        text: &str,
+    ) -> Result<Vec<u32>, PrepareError> {
+        self.tokenize(model, &[Segment::Quoted(text.to_owned())]).map(|tokens| ids(&tokens))
+    }
+
+    /// The tokens that all chats of one user message begin with.
+    pub(super) fn common_beginning(&self, model: &LlamaModel) -> Vec<u32> {
+        let tokens = |content: &str| {
+            let message = Message { role: "user".to_owned(), content: content.to_owned() };
+            let prompt = self.prepare(model, &Conversation { messages: vec![message] });
+            prompt.map_or_else(|_| Vec::new(), |prompt| prompt.tokens)
+        };
+        let (mut one, other) = (tokens("A"), tokens("7"));
+        one.truncate(same(&one, &other));
+        one
     }
 
     fn too_long(&self, tokens: usize) -> PrepareError {
@@ -85,44 +103,60 @@ impl Tokenizer {
         }
     }
 
-    fn tokenize_with_stack(
+    /// Tokenises, unless there are surely more tokens than the context holds.
+    fn tokenize(
         &self,
         model: &LlamaModel,
         segments: &[Segment],
-        bytes: usize,
     ) -> Result<Vec<LlamaToken>, PrepareError> {
-        let stack = bytes.saturating_mul(STACK_BYTES_FOR_TEXT_BYTE).max(STACK_BYTES_MIN);
-        let stack = stack.min(STACK_BYTES_MAX);
-        std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .name("tirami-tokens".to_owned())
-                .stack_size(stack)
-                .spawn_scoped(scope, || self.tokenize(model, segments))
-                .ok()
-                .and_then(|thread| thread.join().ok())
-        })
-        .ok_or_else(|| PrepareError::Template {
-            reason: "the machine has no memory to read this much text".to_owned(),
-        })
-    }
-
-    fn tokenize(&self, model: &LlamaModel, segments: &[Segment]) -> Vec<LlamaToken> {
-        let vocab = model.vocab();
-        let mut tokens = Vec::new();
-        for segment in segments {
-            let control = matches!(segment, Segment::Template(_));
-            vocab.tokenize_into(segment.text().as_bytes(), &mut tokens, false, control);
+        let bytes = segments.iter().map(|segment| segment.text().len()).sum::<usize>();
+        let tokens_min = bytes / self.token_bytes_max;
+        if tokens_min > self.context_tokens as usize {
+            Err(self.too_long(tokens_min))
+        } else if bytes <= OWN_STACK_BYTES_MAX {
+            Ok(tokenize_here(model, segments))
+        } else {
+            tokenize_with_stack(model, segments, bytes)
         }
-        // Many templates write the begin token themselves.
-        if let Some(bos) = self.bos.filter(|bos| tokens.first() != Some(bos)) {
-            tokens.insert(0, bos);
-        }
-        tokens
     }
 
     pub(super) fn piece(&self, model: &LlamaModel, token: u32) -> Vec<u8> {
         piece(model, LlamaToken(token.cast_signed()))
     }
+}
+
+fn ids(tokens: &[LlamaToken]) -> Vec<u32> {
+    tokens.iter().map(|token| token.0.cast_unsigned()).collect()
+}
+
+fn tokenize_with_stack(
+    model: &LlamaModel,
+    segments: &[Segment],
+    bytes: usize,
+) -> Result<Vec<LlamaToken>, PrepareError> {
+    let stack = bytes.saturating_mul(STACK_BYTES_FOR_TEXT_BYTE).max(STACK_BYTES_MIN);
+    let stack = stack.min(STACK_BYTES_MAX);
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("tirami-tokens".to_owned())
+            .stack_size(stack)
+            .spawn_scoped(scope, || tokenize_here(model, segments))
+            .ok()
+            .and_then(|thread| thread.join().ok())
+    })
+    .ok_or_else(|| PrepareError::Template {
+        reason: "the machine has no memory to read this much text".to_owned(),
+    })
+}
+
+fn tokenize_here(model: &LlamaModel, segments: &[Segment]) -> Vec<LlamaToken> {
+    let vocab = model.vocab();
+    let mut tokens = Vec::new();
+    for segment in segments {
+        let control = matches!(segment, Segment::Template(_));
+        vocab.tokenize_into(segment.text().as_bytes(), &mut tokens, false, control);
+    }
+    tokens
 }
 
 /// The bytes of a token in an answer; nothing for control tokens and unknown ids.

@@ -102,7 +102,7 @@ pub(crate) struct Faults {
 }
 
 enum Delivery {
-    Input(usize, Input),
+    Lost(usize, PartyId),
     Message { from: usize, to: usize, connection: u64, bytes: Vec<u8> },
     Dial { from: usize, to: usize },
 }
@@ -264,10 +264,7 @@ impl Net {
             let peer = address.party();
             match to {
                 Some(to) => self.plan(DELAY_MS, Delivery::Dial { from: node, to }),
-                None => {
-                    let event = PeerEvent::Disconnected;
-                    self.plan(DELAY_MS, Delivery::Input(node, Input::Peer { peer, event }));
-                }
+                None => self.plan(DELAY_MS, Delivery::Lost(node, peer)),
             }
         }
     }
@@ -420,7 +417,9 @@ impl Net {
         }
         while let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= self.now_ms) {
             match entry.remove() {
-                Delivery::Input(node, input) => self.give(node, input),
+                Delivery::Lost(node, peer) => {
+                    self.give(node, Input::Peer { peer, event: PeerEvent::Disconnected });
+                }
                 Delivery::Dial { from, to } => self.dial(from, to),
                 Delivery::Message { from, to, connection, bytes } => {
                     if self.connections.get(&pair(from, to)) == Some(&connection) {

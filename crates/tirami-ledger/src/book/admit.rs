@@ -49,6 +49,20 @@ pub struct Terms {
     pub continues: Option<JobId>,
 }
 
+impl Terms {
+    /// A job of the node itself at `price`.
+    pub const fn own(price: Ppm) -> Self {
+        Self { price, provider: None, continues: None }
+    }
+
+    /// What is set aside for `start` with `completion` tokens at most, the mesh's fee included.
+    pub(super) fn needed(&self, start: &StartJob, completion: u32) -> Trm {
+        let order = start.shape.work(0, start.prompt_tokens + completion).cost_ceil(self.price);
+        let fee = self.provider.map_or(Trm::ZERO, |(_, fee_ppm)| order.mul_ceil(fee_ppm));
+        order.saturating_add(fee)
+    }
+}
+
 /// What the checks of a starting job led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
@@ -182,8 +196,7 @@ impl Book {
             fee_ppm,
             request: start.request,
         });
-        let fee = remote.map_or(Trm::ZERO, |remote| order_max.mul_ceil(remote.fee_ppm));
-        let needed = order_max.saturating_add(fee);
+        let needed = terms.needed(start, start.completion_max);
         let budgets = self.budgets(payer, account);
         self.check_budgets(now, &budgets, needed)?;
         if let Some(until) = account.breaker_open_until(now) {
@@ -223,7 +236,11 @@ impl Book {
         }))
     }
 
-    fn budgets<'a>(&'a self, payer: Payer, account: &'a Account) -> [Option<Budget<'a>>; 3] {
+    pub(super) fn budgets<'a>(
+        &'a self,
+        payer: Payer,
+        account: &'a Account,
+    ) -> [Option<Budget<'a>>; 3] {
         let key = payer.key.and_then(|key| self.keys.budget_of(key)).map(|(_, budget)| budget);
         [
             key.map(|key| Budget { level: Level::Key, limits: &key.limits, meter: &key.meter }),
@@ -257,8 +274,7 @@ impl Book {
         payer: Payer,
         (start, needed): (&StartJob, Trm),
     ) -> Result<Option<Word>, Rejection> {
-        let thresholds = budgets.iter().flatten().filter_map(|budget| budget.limits.approval_above);
-        match thresholds.min() {
+        match threshold(budgets) {
             Some(above) if needed > above => {
                 self.approvals.word(now, payer.agent, start.request, needed).map(Some)
             }
@@ -417,7 +433,12 @@ impl Book {
     }
 }
 
-fn check_request(start: &StartJob) -> Result<(), Rejection> {
+/// Above which amount a job needs a person's word.
+pub(super) fn threshold(budgets: &[Option<Budget<'_>>; 3]) -> Option<Trm> {
+    budgets.iter().flatten().filter_map(|budget| budget.limits.approval_above).min()
+}
+
+pub(super) fn check_request(start: &StartJob) -> Result<(), Rejection> {
     let tokens = 1..=JOB_TOKENS_MAX;
     for (field, value) in
         [("prompt_tokens", start.prompt_tokens), ("completion_max", start.completion_max)]

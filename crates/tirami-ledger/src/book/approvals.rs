@@ -136,6 +136,15 @@ impl Approvals {
         Ok(Word::Ask { closes, asked })
     }
 
+    /// What a request may cost at most that waits for a word or was approved; none when there is no
+    /// such entry or it was denied.
+    pub(super) fn granted(&self, now: Timestamp, agent: AgentId, request: Digest) -> Option<Trm> {
+        let same = |entry: &&Approval| entry.agent == agent && entry.request == request;
+        let found = self.queue.values().find(same)?;
+        let stands = now < found.expires_at && found.state != ApprovalState::Denied;
+        stands.then_some(found.max_amount)
+    }
+
     fn check_room(&self, agent: AgentId) -> Result<(), Rejection> {
         if self.queue.len() >= APPROVALS_MAX as usize {
             return Err(Rejection::TooMany { what: "approvals", max: APPROVALS_MAX });

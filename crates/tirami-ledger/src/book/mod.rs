@@ -7,6 +7,7 @@
 
 mod account;
 mod admit;
+mod affordable;
 mod approvals;
 mod claims;
 mod debts;

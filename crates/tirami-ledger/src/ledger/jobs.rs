@@ -19,7 +19,7 @@ impl Ledger {
         payer: Payer,
         start: &StartJob,
     ) -> Result<Decision, Rejection> {
-        let terms = Terms { price: self.book.price(), provider: None, continues: None };
+        let terms = Terms::own(self.book.price());
         let opening = match self.book.admit(now, payer, start, &terms)? {
             Admission::Open(opening) => opening,
             Admission::Wait(waiting) => return Ok(self.waits(&waiting, start)),

@@ -80,6 +80,9 @@ impl Ledger {
         if self.lattice.double_sign_proof(consumer).is_some() {
             return Err(OrderRefusal::DoubleSigned);
         }
+        if self.lattice.has_defaulted(consumer) {
+            return Err(OrderRefusal::Defaulted);
+        }
         let known = self.book.consumers().get(&consumer);
         let defaulted = known.filter(|known| known.defaulted).map(|known| known.lost);
         let claimed = self.book.served_claims(consumer);

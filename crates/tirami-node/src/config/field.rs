@@ -255,9 +255,9 @@ pub const FIELDS: [Field; 23] = [
         flag: "personal-agent-answers",
         kind: Kind::Number { min: 0, max: 1_000_000 },
         default: "1000",
-        doc: "A start fills the personal agent's account up to so many answers of 1000 tokens \
-              when less than a tenth of that is left, from the node's own account; 0 leaves it \
-              as it is.",
+        doc: "A start fills the personal agent's account up to so many answers of 1000 tokens. \
+              It does so from the node's own account when less than a tenth of that is left. 0 \
+              leaves it as it is.",
     },
     Field {
         key: Key::Log,
@@ -266,8 +266,8 @@ pub const FIELDS: [Field; 23] = [
         flag: "log",
         kind: Kind::Text,
         default: "info",
-        doc: "What is logged to stderr: off, error, warn, info, debug or trace, or levels per \
-              part such as tirami_node=debug,warn.",
+        doc: "How much is logged to stderr: off, error, warn, info, debug or trace. Levels per \
+              part are possible too, such as tirami_node=debug,warn.",
     },
     Field {
         key: Key::MeshEnabled,

@@ -21,7 +21,7 @@ pub use error::ConfigError;
 pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
 pub use layer::Origin;
 pub use page::{config_markdown, default_file, env_markdown};
-pub use resolve::{ENV_API_KEY, ENV_CONFIG, ENV_URL, Resolved, Sources, resolve};
+pub use resolve::{ENV_API_KEY, ENV_CONFIG, ENV_HUB, ENV_URL, Resolved, Sources, resolve};
 
 /// The directory below the home directory in which everything is kept by default.
 pub const HOME_DIR: &str = ".tirami";

@@ -3,16 +3,17 @@
 use std::fmt::Write as _;
 
 use super::field::{FIELDS, Field, Kind};
-use super::resolve::{ENV_API_KEY, ENV_CONFIG, ENV_URL};
+use super::resolve::{ENV_API_KEY, ENV_CONFIG, ENV_HUB, ENV_URL};
 
 /// Columns of a comment in the default file.
 const COMMENT_COLUMNS: usize = 88;
 
 /// Variables that set no row of the table, with what they do.
-const OTHER_ENV: [(&str, &str); 4] = [
+const OTHER_ENV: [(&str, &str); 5] = [
     (ENV_CONFIG, "The config file, like `--config`."),
     (ENV_URL, "The node the commands talk to, like `--url`."),
     (ENV_API_KEY, "The API key the commands use, like `--api-key`."),
+    (ENV_HUB, "The address models are downloaded from, for a mirror of the hub."),
     ("NO_COLOR", "Set to anything: no colour in the output."),
 ];
 

@@ -16,6 +16,9 @@ pub const ENV_URL: &str = "TIRAMI_URL";
 /// The variable that holds the API key the commands use.
 pub const ENV_API_KEY: &str = "TIRAMI_API_KEY";
 
+/// The variable that names a mirror of the hub, as other programs of the hub read it.
+pub const ENV_HUB: &str = "HF_ENDPOINT";
+
 /// Variables with this prefix belong to tests and are nobody's typing error.
 const ENV_TEST_PREFIX: &str = "TIRAMI_TEST_";
 
@@ -41,6 +44,8 @@ pub struct Resolved {
     pub file: PathBuf,
     /// Variables that look like settings and are none, with the one that was probably meant.
     pub unknown_env: Vec<(String, Option<&'static str>)>,
+    /// The mirror models are downloaded from, when a variable names one.
+    pub hub: Option<String>,
     layer: Layer,
 }
 
@@ -61,7 +66,8 @@ impl Resolved {
 /// The first of [`ConfigError`]'s variants that applies; nothing is half used.
 pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     let home = sources.home.as_deref().ok_or(ConfigError::NoHome)?;
-    let asked = sources.file.clone().or_else(|| file_of_env(&sources.env));
+    let asked = sources.file.clone();
+    let asked = asked.or_else(|| value_of(&sources.env, ENV_CONFIG).map(PathBuf::from));
     let file = asked.clone().unwrap_or_else(|| home.join(HOME_DIR).join(CONFIG_FILE));
 
     let mut layer = layer::defaults(home);
@@ -72,7 +78,8 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     layer.extend(layer::from_flags(&sources.flags, home));
 
     let config = config_of(&layer);
-    Ok(Resolved { config, file, unknown_env: unknown_env(&sources.env), layer })
+    let unknown_env = unknown_env(&sources.env);
+    Ok(Resolved { config, file, unknown_env, hub: value_of(&sources.env, ENV_HUB), layer })
 }
 
 /// The settings in a layer that has all of them.
@@ -147,9 +154,10 @@ fn number<T: TryFrom<u64> + Default>(layer: &Layer, key: Key) -> T {
     }
 }
 
-fn file_of_env(env: &[(String, String)]) -> Option<PathBuf> {
-    let (_, path) = env.iter().find(|(name, path)| name == ENV_CONFIG && !path.is_empty())?;
-    Some(PathBuf::from(path))
+/// What a variable is set to; nothing counts as not set.
+fn value_of(env: &[(String, String)], wanted: &str) -> Option<String> {
+    let (_, value) = env.iter().find(|(name, value)| name == wanted && !value.is_empty())?;
+    Some(value.clone())
 }
 
 fn unknown_env(env: &[(String, String)]) -> Vec<(String, Option<&'static str>)> {

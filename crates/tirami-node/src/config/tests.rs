@@ -145,6 +145,15 @@ fn a_mistyped_variable_is_named_with_the_one_that_was_meant() {
     let env = [("TIRAMI_PROT", "1"), ("TIRAMI_TEST_MODEL", "x"), ("TIRAMI_URL", "y")];
     let resolved = resolve(&sources(None, &env, &[])).unwrap();
     assert_eq!(resolved.unknown_env, [("TIRAMI_PROT".to_owned(), Some("TIRAMI_PORT"))]);
+    assert_eq!(resolved.hub, None);
+}
+
+#[test]
+fn a_mirror_of_the_hub_is_named_by_the_hubs_own_variable() {
+    for (value, hub) in [("", None), ("http://127.0.0.1:1", Some("http://127.0.0.1:1"))] {
+        let resolved = resolve(&sources(None, &[("HF_ENDPOINT", value)], &[])).unwrap();
+        assert_eq!(resolved.hub.as_deref(), hub);
+    }
 }
 
 #[test]

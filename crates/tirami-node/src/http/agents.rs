@@ -5,8 +5,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use tirami_core::{AgentId, SecretKey, Timestamp, Trm};
 use tirami_kernel::Kernel;
+use tirami_ledger::Rejection;
 use tirami_ledger::book::{NAME_MAX_CHARS, Target};
 use tirami_ledger::command::Command;
+use tirami_sdk::SignedAmount;
 use tirami_sdk::types::{
     Agent, AgentList, Bundle, CreateAgent, ExportAgent, FundAgent, ImportAgent,
 };
@@ -18,6 +20,7 @@ use super::query::Segment;
 use super::views::{self, AnswerCost};
 use super::{AppState, json, query};
 use crate::bundle::{self, BundleError};
+use crate::handle::SubmitError;
 use crate::keys::KeyFileError;
 
 pub(super) async fn list(
@@ -42,7 +45,7 @@ pub(super) async fn create(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: CreateAgent = json::read(request, app.config.body_max_bytes).await?;
+    let asked: CreateAgent = json::read(request, &app.config).await?;
     check_name(&asked.name)?;
     let key = crate::keys::new_key().map_err(key_trouble)?;
     let agent = adopt(&app, &caller, key, asked.name).await?;
@@ -81,16 +84,52 @@ pub(super) async fn fund(
     request: Request,
 ) -> Result<Response, ApiError> {
     let agent = query::agent("did", &did)?;
-    let asked: FundAgent = json::read(request, app.config.body_max_bytes).await?;
-    let micro = asked.amount_trm.micro();
-    let amount = u64::try_from(micro.unsigned_abs()).map(Trm::from_micro).unwrap_or(Trm::MAX);
-    let command = if micro < 0 {
-        Command::DefundAgent { agent, amount }
-    } else {
-        Command::FundAgent { agent, amount }
+    let asked: FundAgent = json::read(request, &app.config).await?;
+    let command = match asked.amount_trm.micro() {
+        0 => {
+            let message = "amount_trm must not be 0: above 0 it moves TRM to the agent, below 0 \
+                           back to the node";
+            return Err(ApiError::invalid("amount_trm", message));
+        }
+        micro => {
+            let amount = u64::try_from(micro.unsigned_abs()).map(Trm::from_micro);
+            let amount = amount.map_err(|_| {
+                let most = Trm::MAX;
+                let message = format!("amount_trm must be from -{most} to {most} TRM");
+                ApiError::invalid("amount_trm", message)
+            })?;
+            if micro < 0 {
+                Command::DefundAgent { agent, amount }
+            } else {
+                Command::FundAgent { agent, amount }
+            }
+        }
     };
-    app.handle.submit(caller.actor(), command).await?;
-    show(&app, agent).await
+    let is_back = asked.amount_trm.micro() < 0;
+    match app.handle.submit(caller.actor(), command).await {
+        Ok(_) => show(&app, agent).await,
+        Err(error) => Err(fund_refusal(asked.amount_trm, is_back, error)),
+    }
+}
+
+/// Says on whose side the TRM are missing, with the sign the request had.
+fn fund_refusal(asked: SignedAmount, is_back: bool, error: SubmitError) -> ApiError {
+    let SubmitError::Rejected(Rejection::Insufficient { available, .. }) = &error else {
+        return error.into();
+    };
+    let message = if is_back {
+        format!(
+            "{asked} TRM were asked back and the agent has {available} TRM beside its holds; \
+             amount_trm must be at least {}",
+            SignedAmount::from_micro(-available.signed())
+        )
+    } else {
+        format!(
+            "{asked} TRM were asked for and the node's account can give {available} TRM; \
+             amount_trm must be at most {available}"
+        )
+    };
+    ApiError::from(error).reworded(message).param("amount_trm")
 }
 
 pub(super) async fn export(
@@ -99,7 +138,7 @@ pub(super) async fn export(
     request: Request,
 ) -> Result<Response, ApiError> {
     let agent = query::agent("did", &did)?;
-    let asked: ExportAgent = json::read(request, app.config.body_max_bytes).await?;
+    let asked: ExportAgent = json::read(request, &app.config).await?;
     let name = app
         .handle
         .read(move |kernel, _| {
@@ -123,14 +162,37 @@ pub(super) async fn import(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: ImportAgent = json::read(request, app.config.body_max_bytes).await?;
+    let asked: ImportAgent = json::read(request, &app.config).await?;
     let name = asked.name.unwrap_or_else(|| asked.bundle.name.clone());
     check_name(&name)?;
     let turn = turn(&app).await?;
     let key = blocking(move || bundle::open(&asked.bundle, &asked.passphrase)).await?;
     drop(turn);
-    let agent = adopt(&app, &caller, key.map_err(bundle_trouble)?, name).await?;
+    let key = key.map_err(bundle_trouble)?;
+    let agent = match restore(&app, &key).await? {
+        true => key.public().agent(),
+        false => adopt(&app, &caller, key, name).await?,
+    };
     show(&app, agent).await
+}
+
+/// Gives an agent that has an account here its lost key back; `false` when it has lost none.
+async fn restore(app: &AppState, key: &SecretKey) -> Result<bool, ApiError> {
+    let agent = key.public().agent();
+    let known = move |kernel: &Kernel, _| kernel.ledger().book().agents().contains_key(&agent);
+    if !app.handle.read(known).await? {
+        return Ok(false);
+    }
+    let (keys, kept) = (app.keys.clone(), key.clone());
+    let is_lost = blocking(move || match keys.agent(agent)? {
+        Some(_) => Ok(false),
+        None => keys.keep_agent(&kept).map(|()| true),
+    });
+    if !is_lost.await?.map_err(key_trouble)? {
+        return Ok(false);
+    }
+    app.handle.add_agent_key(key.clone()).await?;
+    Ok(true)
 }
 
 /// Turning a passphrase into a key takes much memory on purpose; one at a time may.

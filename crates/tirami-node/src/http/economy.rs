@@ -3,14 +3,13 @@
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{Map, Value};
-use tirami_core::{DocumentId, PublicKey, Trm};
+use tirami_core::{Digest, DocumentId, JobId, PublicKey, Trm};
 use tirami_kernel::Kernel;
-use tirami_ledger::book::Target;
+use tirami_ledger::book::{Target, Terms};
+use tirami_ledger::command::StartJob;
 use tirami_ledger::event::{DocumentKind, DocumentRecord};
 use tirami_sdk::SignedAmount;
-use tirami_sdk::types::{
-    Balance, Estimate, Network, Pricing, SignedDocument, TradeDetail, TradeList,
-};
+use tirami_sdk::types::{Balance, Estimate, Pricing, SignedDocument, TradeDetail, TradeList};
 
 use super::error::ApiError;
 use super::guard::Caller;
@@ -186,41 +185,12 @@ fn document(record: &DocumentRecord) -> SignedDocument {
     }
 }
 
-pub(super) async fn network(State(app): State<AppState>) -> Result<Response, ApiError> {
-    let network = app
-        .handle
-        .read(|kernel, _| {
-            let ledger = kernel.ledger();
-            let totals = ledger.lattice().totals();
-            let amount = |micro: i128| {
-                let micro = u64::try_from(micro.max(0)).unwrap_or(u64::MAX);
-                Trm::from_micro(micro).into()
-            };
-            Network {
-                mesh_id: ledger.lattice().mesh().to_string(),
-                node_id: ledger.party().to_string(),
-                state_hash: ledger.state_hash().to_string(),
-                total_nodes: ledger.lattice().chains().count() as u64,
-                total_trades: ledger.book().jobs_charged(),
-                total_agents: ledger.book().agents().len() as u64,
-                free_trm: SignedAmount::from_micro(totals.free),
-                in_transit_trm: amount(totals.transit),
-                minted_trm: amount(totals.minted),
-                burned_trm: amount(totals.burned),
-                loss_trm: SignedAmount::from_micro(totals.loss),
-                conserved: ledger.check_invariants().is_ok(),
-            }
-        })
-        .await?;
-    Ok(json::ok(&network))
-}
-
 pub(super) async fn estimate(
     State(app): State<AppState>,
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let fields: Map<String, Value> = json::read(request, app.config.body_max_bytes).await?;
+    let fields: Map<String, Value> = json::read(request, &app.config).await?;
     match fields.get("model") {
         None | Some(Value::Null) => {}
         Some(Value::String(model)) => chat::check_model(&app, model)?,
@@ -233,18 +203,32 @@ pub(super) async fn estimate(
         u32::MAX,
     )?);
     let conversation = chat::conversation(&fields)?;
-    let (prompt, completion_max) = chat::prepare(&app, &conversation, asked).await?;
-    let agent = caller.agent();
-    let (price, available) = app
-        .handle
-        .read(move |kernel, _| {
-            let book = kernel.ledger().book();
-            let account = agent.and_then(|agent| book.agents().get(&agent));
-            (book.price(), account.map(|account| account.available()))
-        })
-        .await?;
+    let (prompt, room) = chat::prepare(&app, &conversation, asked).await?;
     let model = app.engine.model();
     let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
+    let start = StartJob {
+        job: JobId::from_bytes([0; 16]),
+        model: model.digest,
+        shape: model.shape,
+        request: Digest::of(b""),
+        seed: 0,
+        prompt_tokens,
+        completion_max: room,
+    };
+    let (payer, is_named) = (chat::payer(&caller.actor()), asked.is_some());
+    let read = move |kernel: &Kernel, now| {
+        let book = kernel.ledger().book();
+        let terms = Terms::own(book.price());
+        let account = payer.and_then(|payer| book.agents().get(&payer.agent));
+        let completion_max = match payer {
+            Some(payer) if !is_named => book.affordable(now, payer, &start, &terms),
+            _ => start.completion_max,
+        };
+        let start = StartJob { completion_max, ..start };
+        let runs = payer.is_some_and(|payer| book.would_open(now, payer, &start, &terms));
+        (book.price(), account.map(|account| account.available()), completion_max, runs)
+    };
+    let (price, available, completion_max, affordable) = app.handle.read(read).await?;
     let work = model.shape.work(0, prompt_tokens.saturating_add(completion_max));
     let max_cost = work.cost_ceil(price);
     let hundred = model.shape.work(prompt_tokens, 100).cost_ceil(price);
@@ -260,7 +244,7 @@ pub(super) async fn estimate(
         cost_per_100_tokens_trm: hundred.into(),
         cost_per_100_tokens_answers: answer.fraction(hundred),
         available_trm: available.map(Into::into),
-        affordable: available.is_some_and(|available| available >= max_cost),
+        affordable,
     }))
 }
 

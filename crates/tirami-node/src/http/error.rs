@@ -105,6 +105,18 @@ impl ApiError {
         self
     }
 
+    /// Adds to the sentence.
+    pub(crate) fn add(mut self, more: &str) -> Self {
+        self.0.body.error.message.push_str(more);
+        self
+    }
+
+    /// Says the same with another sentence.
+    pub(crate) fn reworded(mut self, message: String) -> Self {
+        self.0.body.error.message = message;
+        self
+    }
+
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.0.retry_after_s = Some(seconds);
         self
@@ -231,6 +243,9 @@ impl From<PrepareError> for ApiError {
         let code = match error {
             PrepareError::Template { .. } => "invalid_value",
             PrepareError::ContextLength { .. } => "context_length_exceeded",
+            PrepareError::Format { .. } | PrepareError::Unsupported { .. } => {
+                return Self::invalid("response_format", error.to_string());
+            }
         };
         Self::new(StatusCode::BAD_REQUEST, INVALID, code, error.to_string()).param("messages")
     }

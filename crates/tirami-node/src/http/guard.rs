@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tirami_core::{AgentId, Digest};
@@ -38,11 +38,6 @@ impl Caller {
     /// The caller as the ledger knows it.
     pub(super) const fn actor(&self) -> Actor {
         Actor::Caller { key: self.key, agent: self.agent, scope: self.scope }
-    }
-
-    /// The agent that pays for what the caller does.
-    pub(super) const fn agent(&self) -> Option<AgentId> {
-        self.agent
     }
 
     /// What the caller may do.
@@ -134,7 +129,7 @@ async fn admit(
         return Ok(());
     };
     let peer = request.extensions().get::<Peer>().copied();
-    let caller = identify(app, peer, request.headers()).await?;
+    let caller = identify(app, peer, request.uri(), request.headers()).await?;
     let needed = views::ledger_scope(needed);
     if caller.scope < needed {
         return Err(ApiError::forbidden(
@@ -156,6 +151,7 @@ pub(super) struct Peer(pub(super) SocketAddr);
 async fn identify(
     app: &AppState,
     peer: Option<Peer>,
+    uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Caller, ApiError> {
     let source = peer.map_or(IpAddr::from([0, 0, 0, 0]), |Peer(address)| address.ip());
@@ -185,7 +181,7 @@ async fn identify(
             "this needs an API key; send it as Authorization: Bearer <key>",
         ));
     }
-    check_same_machine(headers)?;
+    check_same_machine(uri, headers)?;
     Ok(Caller { key: None, agent: Some(app.personal_agent), scope: Scope::Inference })
 }
 
@@ -244,8 +240,8 @@ fn key_id(text: &str) -> Option<KeyId> {
 /// A browser on this machine may be showing a stranger's page. Without an API key only what
 /// addresses this machine by a loopback name, and comes from no other origin, is served: a name
 /// that was rebound to 127.0.0.1 shows in `Host`, a stranger's page in `Origin` or
-/// `Sec-Fetch-Site`.
-fn check_same_machine(headers: &HeaderMap) -> Result<(), ApiError> {
+/// `Sec-Fetch-Site`. A request line that names a host counts as `Host` does, and both must pass.
+fn check_same_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     // What a proxy passes on does not come from this machine's user, and of two values one is
     // somebody else's.
     let forwarded = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
@@ -259,7 +255,8 @@ fn check_same_machine(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
     let host = text(HOST.as_str()).unwrap_or_default();
-    if !is_loopback_name(host) {
+    let named = uri.authority().map_or(host, |authority| authority.as_str());
+    if !is_loopback_name(host) || !is_loopback_name(named) {
         return Err(ApiError::forbidden(
             "forbidden_host",
             "without an API key the Host must be localhost, 127.0.0.1 or [::1]",
@@ -313,6 +310,7 @@ mod tests {
 
     #[test]
     fn only_this_machines_own_pages_and_programs_come_in_without_a_key() {
+        let path = Uri::from_static("/v1/models");
         for (good, pairs) in [
             (true, &[("host", "127.0.0.1:3000")][..]),
             (true, &[("host", "localhost")]),
@@ -338,7 +336,22 @@ mod tests {
             (false, &[("host", "localhost"), ("sec-fetch-site", "cross-site")]),
             (false, &[("host", "localhost"), ("sec-fetch-site", "same-site")]),
         ] {
-            assert_eq!(check_same_machine(&headers(pairs)).is_ok(), good, "{pairs:?}");
+            assert_eq!(check_same_machine(&path, &headers(pairs)).is_ok(), good, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_in_the_request_line_counts_as_host() {
+        for (good, uri) in [
+            (true, "http://localhost:3000/v1/models"),
+            (true, "http://127.0.0.1/v1/models"),
+            (false, "http://evil.example/v1/models"),
+            (false, "http://localhost@evil.example/v1/models"),
+            (false, "http://evil@localhost/v1/models"),
+        ] {
+            let pairs = headers(&[("host", "localhost:3000")]);
+            let checked = check_same_machine(&uri.parse().unwrap(), &pairs);
+            assert_eq!(checked.is_ok(), good, "{uri}");
         }
     }
 

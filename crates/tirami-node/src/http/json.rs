@@ -1,7 +1,5 @@
 //! JSON in and out: bounded bodies, the right content type, and sentences for what is wrong.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
@@ -10,10 +8,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::HttpConfig;
 use super::error::ApiError;
-
-/// How long a body may take to arrive: a connection that sends none must not be held for ever.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// An answer of 200 with `value` as JSON.
 pub(super) fn ok(value: &impl Serialize) -> Response {
@@ -31,8 +27,9 @@ pub(super) fn response(status: StatusCode, value: &impl Serialize) -> Response {
     }
 }
 
-/// The body of a request that must be JSON, at most `max` bytes.
-pub(super) async fn body(request: Request<Body>, max: usize) -> Result<Bytes, ApiError> {
+/// The body of a request that must be JSON, within the bounds of `config`.
+pub(super) async fn body(request: Request<Body>, config: &HttpConfig) -> Result<Bytes, ApiError> {
+    let (max, within) = (config.body_max_bytes, config.body_within);
     check_content_type(request.headers())?;
     let too_large = || {
         ApiError::new(
@@ -48,7 +45,7 @@ pub(super) async fn body(request: Request<Body>, max: usize) -> Result<Bytes, Ap
         return Err(too_large());
     }
     let read = axum::body::to_bytes(request.into_body(), max);
-    match tokio::time::timeout(BODY_WITHIN, read).await {
+    match tokio::time::timeout(within, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
         Ok(Err(error)) => Err(ApiError::malformed(format!("the body could not be read: {error}"))),
@@ -56,7 +53,7 @@ pub(super) async fn body(request: Request<Body>, max: usize) -> Result<Bytes, Ap
             StatusCode::REQUEST_TIMEOUT,
             "invalid_request_error",
             "body_too_slow",
-            format!("the body took longer than {} s; send it faster", BODY_WITHIN.as_secs()),
+            format!("the body took longer than {} s; send it faster", within.as_secs()),
         )),
     }
 }
@@ -64,9 +61,9 @@ pub(super) async fn body(request: Request<Body>, max: usize) -> Result<Bytes, Ap
 /// A request's body as a `T`.
 pub(super) async fn read<T: DeserializeOwned>(
     request: Request<Body>,
-    max: usize,
+    config: &HttpConfig,
 ) -> Result<T, ApiError> {
-    parse(&body(request, max).await?)
+    parse(&body(request, config).await?)
 }
 
 /// Reads JSON, with a sentence for what is wrong with it.
@@ -128,8 +125,9 @@ mod tests {
             let piece = Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b' '; 64]));
             Body::from_stream(futures_util::stream::iter(vec![piece; count]))
         };
-        assert_eq!(body(request(pieces(4)), 256).await.unwrap().len(), 256);
-        let error = body(request(pieces(5)), 256).await.unwrap_err();
+        let config = HttpConfig::new(256, true);
+        assert_eq!(body(request(pieces(4)), &config).await.unwrap().len(), 256);
+        let error = body(request(pieces(5)), &config).await.unwrap_err();
         assert_eq!(error.body().error.code.as_deref(), Some("body_too_large"));
         assert_eq!(error.into_response().status(), StatusCode::PAYLOAD_TOO_LARGE);
     }

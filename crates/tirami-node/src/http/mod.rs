@@ -11,15 +11,17 @@ mod error;
 mod guard;
 mod json;
 mod keys;
+mod network;
 mod query;
 mod safety;
 mod serve;
+mod stall;
 mod status;
 mod throttle;
 mod views;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -37,9 +39,20 @@ use crate::keys::KeyDir;
 use crate::metrics::Metrics;
 use crate::store::StoreReader;
 use error::ApiError;
+use network::StateSeen;
 use throttle::Throttle;
 
-pub use serve::{CONNECTIONS_MAX, HEADER_TIMEOUT, serve};
+pub use serve::serve;
+
+/// Connections served at the same time, where the system gives as many file descriptors; more
+/// wait in the system's queue.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// A connection must have sent a request's headers by then.
+pub const HEADER_WITHIN: Duration = Duration::from_secs(15);
+/// How long a body may take to arrive: a connection that sends none must not be held for ever.
+pub const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// A client that takes nothing of its answer for so long is taken for gone.
+pub const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// How the HTTP interface behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +62,28 @@ pub struct HttpConfig {
     /// Whether the socket is bound to a loopback address. Only then does a caller from this
     /// machine need no API key.
     pub loopback: bool,
+    /// Connections served at the same time at most; at least 1.
+    pub connections_max: usize,
+    /// A connection must have sent a request's headers by then.
+    pub header_within: Duration,
+    /// How long a request's body may take to arrive.
+    pub body_within: Duration,
+    /// A client that takes nothing of its answer for so long is taken for gone.
+    pub stall_max: Duration,
+}
+
+impl HttpConfig {
+    /// The production bounds.
+    pub const fn new(body_max_bytes: usize, loopback: bool) -> Self {
+        Self {
+            body_max_bytes,
+            loopback,
+            connections_max: CONNECTIONS_MAX,
+            header_within: HEADER_WITHIN,
+            body_within: BODY_WITHIN,
+            stall_max: STALL_MAX,
+        }
+    }
 }
 
 /// What the HTTP interface needs of the node. Cheap to clone.
@@ -62,8 +97,8 @@ pub struct AppState {
     keys: KeyDir,
     metrics: Arc<Metrics>,
     throttle: Arc<Throttle>,
-    /// Set when the engine refused work because it has ended.
-    engine_ended: Arc<AtomicBool>,
+    /// What was last computed over the whole state.
+    state_seen: Arc<StateSeen>,
     /// Bundles of agents' keys that are being made or opened.
     bundles: Arc<Semaphore>,
     openapi: Arc<str>,
@@ -95,7 +130,7 @@ impl AppState {
             keys,
             metrics,
             throttle: Arc::default(),
-            engine_ended: Arc::default(),
+            state_seen: Arc::default(),
             bundles: Arc::new(Semaphore::new(1)),
             openapi: openapi.into(),
             jobs: TaskTracker::new(),
@@ -128,7 +163,7 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Healthz => get(status::healthz),
         Operation::Readyz => get(status::readyz),
         Operation::OpenApi => get(status::openapi),
-        Operation::Docs => get(status::docs),
+        Operation::Home | Operation::Docs | Operation::DocsFolder => get(status::docs),
         Operation::DocsFile => get(status::docs_file),
         Operation::Metrics => get(status::metrics),
         Operation::Models => get(status::models),
@@ -138,7 +173,7 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Pricing => get(economy::pricing),
         Operation::Trades => get(economy::trades),
         Operation::Trade => get(economy::trade),
-        Operation::Network => get(economy::network),
+        Operation::Network => get(network::network),
         Operation::Safety => get(safety::safety),
         Operation::Status => get(status::status),
         Operation::Estimate => post(economy::estimate),

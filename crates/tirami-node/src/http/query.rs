@@ -58,6 +58,21 @@ impl Parameters {
             .map_err(|_| ApiError::invalid(name, format!("{name} must be a whole number")))
     }
 
+    /// One of two words; `None` when it is not given.
+    pub(super) fn choice(
+        &self,
+        name: &str,
+        words: [&'static str; 2],
+    ) -> Result<Option<&'static str>, ApiError> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let found = words.into_iter().find(|word| *word == text);
+        let [one, other] = words;
+        let wrong = || ApiError::invalid(name, format!("{name} must be {one} or {other}"));
+        found.map(Some).ok_or_else(wrong)
+    }
+
     /// Whose figures the parameter `agent` asks for.
     pub(super) fn account(&self) -> Result<Asked, ApiError> {
         match self.text("agent") {

@@ -2,8 +2,9 @@
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use tirami_core::Timestamp;
 use tirami_kernel::Kernel;
-use tirami_ledger::book::{ApprovalId, ApprovalState, KeyId, Target};
+use tirami_ledger::book::{self, ApprovalId, ApprovalState, KeyId, Target};
 use tirami_ledger::command::Command;
 use tirami_sdk::types::{
     Approval, ApprovalDecision, ApprovalList, Done, KillRequest, KillStatus, PolicyRequest,
@@ -24,7 +25,7 @@ pub(super) async fn safety(
 ) -> Result<Response, ApiError> {
     let subject = caller.subject(parameters.account()?)?;
     let shape = app.engine.model().shape;
-    let read = move |kernel: &Kernel, now| {
+    let read = move |kernel: &Kernel, now: Timestamp| {
         let book = kernel.ledger().book();
         let answer = AnswerCost::new(&shape, book.price());
         let account = match subject {
@@ -44,7 +45,7 @@ pub(super) async fn safety(
             spending: usage.map(|usage| views::spending(&usage)),
             node_policy: answer.limits(book.limits(Target::Node)?),
             node_spending: views::spending(&book.usage(Target::Node, now)?),
-            approvals_waiting: waiting(kernel),
+            approvals_waiting: waiting(kernel, now),
             answer_trm: answer.trm().into(),
         })
     };
@@ -52,10 +53,22 @@ pub(super) async fn safety(
     safety.map(|safety| json::ok(&safety)).ok_or_else(unknown_agent)
 }
 
-/// Approvals nobody has answered yet.
-pub(super) fn waiting(kernel: &Kernel) -> u64 {
+/// Approvals nobody has answered yet and that have not lapsed.
+pub(super) fn waiting(kernel: &Kernel, now: Timestamp) -> u64 {
     let approvals = kernel.ledger().book().approvals().values();
-    approvals.filter(|approval| approval.state == ApprovalState::Waiting).count() as u64
+    approvals.filter(|approval| state(approval, now) == WAITING).count() as u64
+}
+
+const WAITING: &str = "waiting";
+
+/// How an approval stands. One that lapsed is in the queue until the next tick.
+fn state(approval: &book::Approval, now: Timestamp) -> &'static str {
+    match approval.state {
+        _ if approval.expires_at <= now => "lapsed",
+        ApprovalState::Waiting => WAITING,
+        ApprovalState::Approved => "approved",
+        ApprovalState::Denied => "denied",
+    }
 }
 
 pub(super) async fn kill(
@@ -63,7 +76,7 @@ pub(super) async fn kill(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: KillRequest = json::read(request, app.config.body_max_bytes).await?;
+    let asked: KillRequest = json::read(request, &app.config).await?;
     let reason = asked.reason.unwrap_or_default();
     let command = Command::SetKill { on: asked.activate, reason: reason.clone() };
     app.handle.submit(caller.actor(), command).await?;
@@ -76,7 +89,7 @@ pub(super) async fn policy(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: PolicyRequest = json::read(request, app.config.body_max_bytes).await?;
+    let asked: PolicyRequest = json::read(request, &app.config).await?;
     let target = target(&asked.target)?;
     let limits = views::ledger_limits(&asked.limits);
     app.handle.submit(caller.actor(), Command::SetLimits { target, limits }).await?;
@@ -115,30 +128,28 @@ pub(super) fn key_id(text: &str) -> Result<KeyId, ApiError> {
     text.parse().map_err(|_| wrong())
 }
 
-pub(super) async fn approvals(State(app): State<AppState>) -> Result<Response, ApiError> {
-    let approvals: Vec<Approval> = app
-        .handle
-        .read(|kernel, _| {
-            let queue = kernel.ledger().book().approvals().iter();
-            queue
-                .map(|(id, approval)| Approval {
-                    id: id.get(),
-                    agent: approval.agent.did(),
-                    key: approval.key.map(|key| key.to_string()),
-                    request: approval.request.to_string(),
-                    max_amount_trm: approval.max_amount.into(),
-                    state: match approval.state {
-                        ApprovalState::Waiting => "waiting",
-                        ApprovalState::Approved => "approved",
-                        ApprovalState::Denied => "denied",
-                    }
-                    .to_owned(),
-                    asked_at_ms: approval.at.ms(),
-                    expires_at_ms: approval.expires_at.ms(),
-                })
-                .collect()
-        })
-        .await?;
+pub(super) async fn approvals(
+    State(app): State<AppState>,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
+    let all = parameters.choice("state", [WAITING, "all"])? == Some("all");
+    let read = move |kernel: &Kernel, now| {
+        let queue = kernel.ledger().book().approvals().iter();
+        let shown = queue.filter(|(_, approval)| all || state(approval, now) == WAITING);
+        shown
+            .map(|(id, approval)| Approval {
+                id: id.get(),
+                agent: approval.agent.did(),
+                key: approval.key.map(|key| key.to_string()),
+                request: approval.request.to_string(),
+                max_amount_trm: approval.max_amount.into(),
+                state: state(approval, now).to_owned(),
+                asked_at_ms: approval.at.ms(),
+                expires_at_ms: approval.expires_at.ms(),
+            })
+            .collect()
+    };
+    let approvals: Vec<Approval> = app.handle.read(read).await?;
     Ok(json::ok(&ApprovalList { count: approvals.len() as u64, approvals }))
 }
 
@@ -151,7 +162,7 @@ pub(super) async fn decide_approval(
     let id: u64 = id.parse().map_err(|_| {
         ApiError::not_found("unknown_approval", "an approval is named by a whole number")
     })?;
-    let asked: ApprovalDecision = json::read(request, app.config.body_max_bytes).await?;
+    let asked: ApprovalDecision = json::read(request, &app.config).await?;
     let approval = ApprovalId::new(id);
     let command = Command::DecideApproval { approval, approve: asked.approve };
     app.handle.submit(caller.actor(), command).await?;

@@ -4,11 +4,10 @@
 //! kernel's queue, not for the disk.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tirami_core::Flop;
 use tirami_ledger::book::Target;
@@ -34,7 +33,7 @@ pub(super) async fn healthz() -> &'static str {
 
 pub(super) async fn readyz(State(app): State<AppState>) -> Response {
     let ledger = app.handle.is_running();
-    let engine = !app.engine_ended.load(Ordering::Relaxed);
+    let engine = app.engine.is_alive();
     let ready = ledger && engine && !app.jobs.is_closed();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json::response(status, &Ready { ready, components: ReadyComponents { ledger, engine } })
@@ -46,9 +45,9 @@ pub(super) async fn status(
 ) -> Result<Response, ApiError> {
     let (killed, trades, holds, waiting) = app
         .handle
-        .read(|kernel, _| {
+        .read(|kernel, now| {
             let book = kernel.ledger().book();
-            let waiting = safety::waiting(kernel);
+            let waiting = safety::waiting(kernel, now);
             (book.kill().is_some(), book.jobs_charged(), book.holds().len() as u64, waiting)
         })
         .await?;
@@ -77,7 +76,14 @@ pub(super) async fn status(
     }))
 }
 
-pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
+/// A browser shows plain text and would only store the other kind.
+const METRICS_KINDS: [&str; 2] =
+    ["application/openmetrics-text; version=1.0.0; charset=utf-8", "text/plain; charset=utf-8"];
+
+pub(super) async fn metrics(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let readings = app
         .handle
         .read(|kernel, now| {
@@ -89,7 +95,7 @@ pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, Api
                 spent_day: book.usage(Target::Node, now).map(|usage| usage.day).unwrap_or_default(),
                 trades: book.jobs_charged(),
                 holds: book.holds().len() as u64,
-                approvals: safety::waiting(kernel),
+                approvals: safety::waiting(kernel, now),
                 killed: book.kill().is_some(),
             }
         })
@@ -99,7 +105,9 @@ pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, Api
         let message = "the metrics could not be written";
         ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     })?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    let is_browser = accepted.is_some_and(|accepted| accepted.contains("text/html"));
+    let kind = METRICS_KINDS[usize::from(is_browser)];
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 

@@ -16,7 +16,7 @@ use super::MeshError;
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// A connection on which nothing was heard for this long has ended. The last sign of life sent
 /// may start the count again, so a dead peer is noticed within this time and [`KEEP_ALIVE`].
-const IDLE_TIMEOUT_MS: u32 = 3_500;
+const IDLE_TIMEOUT_MS: u32 = 3_000;
 /// Streams a peer may have open at the same time: its control stream and its jobs.
 pub const STREAMS_PER_PEER_MAX: u32 = 64;
 /// Bytes of one stream that may arrive before they are read.

@@ -427,9 +427,8 @@ impl Journey {
             if charge.completion_tokens > 0 || sum.parts.is_empty() {
                 sum.trade = charge.trade;
             }
-            sum.flop = Flop::saturating_from(
-                u128::from(sum.flop.get()) + u128::from(charge.flop.get()),
-            );
+            sum.flop =
+                Flop::saturating_from(u128::from(sum.flop.get()) + u128::from(charge.flop.get()));
             sum.amount = sum.amount.saturating_add(charge.amount);
             sum.available = charge.available.unwrap_or(sum.available);
             sum.parts.push(part);
@@ -489,9 +488,8 @@ impl Journey {
             return refusal.to_owned();
         }
         let told = self.refusals.iter().take(REFUSALS_TOLD_MAX);
-        let told: Vec<String> = told
-            .map(|(provider, why)| format!("{:.8}: {why}", provider.to_string()))
-            .collect();
+        let told: Vec<String> =
+            told.map(|(provider, why)| format!("{:.8}: {why}", provider.to_string())).collect();
         format!("no provider took the job; nothing was charged for it; {}", told.join("; "))
     }
 

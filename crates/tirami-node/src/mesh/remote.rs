@@ -78,12 +78,23 @@ pub(super) enum Unbegun {
 
 /// What comes next of an answer.
 pub(super) enum Next {
-    Tokens { tokens: Vec<u32>, text: String },
-    End { text: String, finish: FinishReason, receipt: WireDocument },
+    Tokens {
+        tokens: Vec<u32>,
+        text: String,
+    },
+    End {
+        text: String,
+        finish: FinishReason,
+        receipt: WireDocument,
+    },
     /// The provider is lost.
-    Lost { reason: String },
+    Lost {
+        reason: String,
+    },
     /// The provider said that it cannot go on.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
     /// The kernel ordered the end.
     Ordered,
 }
@@ -463,11 +474,7 @@ impl Opened {
     }
 }
 
-async fn open(
-    client: &Client,
-    provider: PartyId,
-    request: JobRequest,
-) -> Result<Opened, Unbegun> {
+async fn open(client: &Client, provider: PartyId, request: JobRequest) -> Result<Opened, Unbegun> {
     let lost = |reason: String| Unbegun::Lost { reason };
     let mut stream =
         client.streams.open(provider).await.map_err(|error| lost(error.to_string()))?;
@@ -499,12 +506,8 @@ async fn write(mut send: FrameSender<ToProvider>, mut waiting: mpsc::Receiver<To
 
 /// Ends a job of which nothing was received.
 async fn void(handle: &Handle, job: JobId) {
-    let command = Command::AbandonJob {
-        job,
-        completion_tokens: 0,
-        stream: Digest::of(&[]),
-        failed: false,
-    };
+    let command =
+        Command::AbandonJob { job, completion_tokens: 0, stream: Digest::of(&[]), failed: false };
     match handle.insist(Actor::Node, command).await {
         Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => {}
         Err(error) => tracing::error!(%job, %error, "a job could not be ended"),

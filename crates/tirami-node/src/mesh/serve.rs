@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use tirami_core::{
-    Digest, JobId, PartyId, PublicKey, Signature, Signed, Timestamp, decode_body,
-};
+use tirami_core::{Digest, JobId, PartyId, PublicKey, Signature, Signed, Timestamp, decode_body};
 use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling};
 use tirami_kernel::Kernel;
 use tirami_ledger::Rejection;
@@ -148,11 +146,7 @@ impl Server {
 
     /// Whether the order is signed as it has to be, before its request costs any work; and since
     /// when the consumer's head is known here.
-    async fn check_signer(
-        &self,
-        order: &Order,
-        wire: &WireDocument,
-    ) -> Result<Timestamp, Refusal> {
+    async fn check_signer(&self, order: &Order, wire: &WireDocument) -> Result<Timestamp, Refusal> {
         let consumer = order.consumer;
         let known = move |kernel: &Kernel, _| {
             let key = kernel.ledger().lattice().chain(consumer).map(|chain| chain.key());
@@ -170,9 +164,8 @@ impl Server {
         let engine = Arc::clone(&self.engine);
         // A long text keeps a core busy for a while; no other job may wait for it.
         let understood = tokio::task::spawn_blocking(move || understand(&*engine, &body)).await;
-        let understood = understood.map_err(|_| {
-            refused("prepare_failed", "the prompt could not be prepared", false)
-        })?;
+        let understood = understood
+            .map_err(|_| refused("prepare_failed", "the prompt could not be prepared", false))?;
         understood.map_err(|error| {
             let error = &error.body().error;
             refused(error.code.as_deref().unwrap_or("invalid_request"), &error.message, false)
@@ -270,12 +263,7 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(
-        server: &'a Server,
-        begun: Begun,
-        send: FrameSender<ToConsumer>,
-        rtt: Duration,
-    ) -> Self {
+    fn new(server: &'a Server, begun: Begun, send: FrameSender<ToConsumer>, rtt: Duration) -> Self {
         let now = Instant::now();
         Self {
             server,
@@ -442,10 +430,9 @@ impl<'a> Serving<'a> {
         };
         let ended = self.server.end(Command::FinishServed(report)).await;
         let receipt = match ended {
-            Some(Outcome::JobServed { receipt: Some(receipt), .. }) => WireDocument {
-                bytes: receipt.bytes().to_vec(),
-                signature: receipt.signature(),
-            },
+            Some(Outcome::JobServed { receipt: Some(receipt), .. }) => {
+                WireDocument { bytes: receipt.bytes().to_vec(), signature: receipt.signature() }
+            }
             // Nothing was delivered, nothing is owed.
             Some(Outcome::JobServed { receipt: None, .. }) => no_receipt(),
             _ => return self.send.abort(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use tirami_core::{
-    Digest, Document as _, DocumentId, JobId, PartyId, PublicKey, Signed, decode_body,
+    AgentId, Digest, Document as _, DocumentId, JobId, PartyId, PublicKey, Signed, decode_body,
 };
 use tirami_ledger::Ledger;
 use tirami_ledger::documents::{Claim, Order, Receipt, Voucher};
@@ -58,6 +58,14 @@ impl Report {
     }
 }
 
+/// Checks whose own advice mends what they find, without a backup of the whole directory.
+const MENDED_IN_PLACE: [&str; 3] = [KEY_FILES, AGENTS_KEYS, HEAD_NOTE];
+const KEY_FILES: &str = "key files";
+const AGENTS_KEYS: &str = "agents' keys";
+const HEAD_NOTE: &str = "note of the head";
+/// Agents that one check names at most.
+const NAMED_MAX: usize = 8;
+
 /// Examines a data directory. Blocks for as long as it takes: a long journal is read and replayed
 /// from its beginning. A running node is not disturbed.
 pub fn doctor(data_dir: &Path) -> Report {
@@ -68,7 +76,7 @@ pub fn doctor(data_dir: &Path) -> Report {
         if !exists {
             return Ok(None);
         }
-        // The note first, as when a node starts.
+        // The note first, as when a node starts; what is wrong with it is told below.
         let note = head::read_note(data_dir);
         let db = schema::check(&path).and_then(|standing| {
             if standing == Standing::Older {
@@ -91,7 +99,7 @@ pub fn doctor(data_dir: &Path) -> Report {
             report.add("account book", Err(error.to_string()));
         }
     }
-    if report.checks.iter().any(|check| !check.ok && check.name != "key files") {
+    if report.checks.iter().any(|check| !check.ok && !MENDED_IN_PLACE.contains(&check.name)) {
         report.advise(
             "Do not start the node on this directory: copy it away first, then restore the newest \
              backup of the whole directory and run `tirami doctor` again.",
@@ -101,7 +109,7 @@ pub fn doctor(data_dir: &Path) -> Report {
 }
 
 fn examine_files(data_dir: &Path, report: &mut Report) {
-    if !report.add("key files", keys::examine(data_dir)) {
+    if !report.add(KEY_FILES, keys::examine(data_dir)) {
         report.advise(
             "Give the key files and api_token to their owner only: chmod 700 keys, chmod 600 \
              keys/* api_token. If a key file is damaged, restore it from a backup.",
@@ -113,7 +121,7 @@ struct Examination<'a> {
     data_dir: &'a Path,
     path: PathBuf,
     db: Connection,
-    note: Option<Head>,
+    note: Result<Option<Head>, StoreError>,
 }
 
 impl Examination<'_> {
@@ -132,15 +140,70 @@ impl Examination<'_> {
                 return;
             }
         };
+        let note = self.note(head, report);
         let from = Head { n: 0, checksum: root };
         let chain = journal::check_chain(&self.db, &self.path, from, head, |_, _| Ok(()));
-        let chain = chain
-            .and_then(|()| check_note(&self.db, &self.path, self.data_dir, self.note, head, root));
+        let chain =
+            chain.and_then(|()| check_note(&self.db, &self.path, self.data_dir, note, head, root));
         let whole = format!("{} records, each fits its checksum, none is missing", head.n);
         if report.add("journal", said(chain, whole)) {
             self.replay(&genesis, report);
             report.add("index of trades", self.trades());
         }
+    }
+
+    /// Looks at the note by itself; whether the journal reaches it is asked of the journal.
+    fn note(&self, head: Head, report: &mut Report) -> Option<Head> {
+        let path = head::note_path(self.data_dir);
+        let found = match &self.note {
+            Ok(Some(note)) => Ok(format!("record {} was acknowledged", note.n)),
+            Ok(None) if head.n == 0 => Ok("there is none yet, and no record".to_owned()),
+            Ok(None) => Err(format!("{} is gone; nothing was changed", path.display())),
+            Err(error) => Err(error.to_string()),
+        };
+        if !report.add(HEAD_NOTE, found) {
+            report.advise(format!(
+                "{} says up to where the book was acknowledged, so that an older copy of it is \
+                 noticed. When every other check is as it should be and this is your newest copy, \
+                 remove the file if it is there and start the node: it is written anew.",
+                path.display()
+            ));
+        }
+        self.note.as_ref().ok().copied().flatten()
+    }
+
+    /// Compares the book's agents with the key files.
+    fn agents(&self, ledger: &Ledger, report: &mut Report) {
+        let agents = ledger.book().agents();
+        let (missing, extra) = match keys::compare_agents(self.data_dir, agents.keys()) {
+            Ok(compared) => compared,
+            Err(error) => {
+                report.add(AGENTS_KEYS, Err(error.to_string()));
+                return;
+            }
+        };
+        let names = |agents: &[AgentId]| {
+            let shown: Vec<_> = agents.iter().take(NAMED_MAX).map(AgentId::did).collect();
+            let more = if agents.len() > NAMED_MAX { " and others" } else { "" };
+            format!("{}{more}", shown.join(", "))
+        };
+        if missing.is_empty() {
+            let mut good = format!("each of {} agents has its key", agents.len());
+            if !extra.is_empty() {
+                let note = "key files without an account, which do no harm";
+                good.push_str(&format!("; {} {note}: {}", extra.len(), names(&extra)));
+            }
+            report.add(AGENTS_KEYS, Ok(good));
+            return;
+        }
+        let count = missing.len();
+        let what = format!("{count} agents have no key file and cannot spend: {}", names(&missing));
+        report.add(AGENTS_KEYS, Err(what));
+        report.advise(
+            "Restore keys/agent-<id>.key of each agent named from a backup, or import its bundle \
+             with `tirami agents import`. The agents' TRM are safe meanwhile: defund them to use \
+             the TRM elsewhere.",
+        );
     }
 
     fn beginning(&self) -> Result<(Genesis, head::Checksum, Head), StoreError> {
@@ -191,6 +254,7 @@ impl Examination<'_> {
             },
         );
         replay.report(report);
+        self.agents(&replay.ledger, report);
         let sums = replay.ledger.check_invariants();
         report.add("invariants", sums.map(|()| format!("all hold; state hash {state_hash}")));
     }

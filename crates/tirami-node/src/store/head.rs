@@ -2,14 +2,15 @@
 //!
 //! SQLite forgives a damaged or lost write-ahead log by going back to an earlier state. A ledger
 //! must not: the note is written after every sync, so a database that ends before it has lost
-//! something that was acknowledged. The note itself is not synced; after a loss of power it may
-//! lag behind the database, never run ahead of it.
+//! something that was acknowledged. The note itself is synced once at the start and not after
+//! each record; after a loss of power it may lag behind the database, never run ahead of it.
 
 use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use crate::keys::{make_private, private_file};
 
 const HEAD_FILE: &str = "tirami.head";
 const NOTE_BYTES: usize = 32;
@@ -49,9 +50,27 @@ pub(super) fn note_path(data_dir: &Path) -> PathBuf {
     data_dir.join(HEAD_FILE)
 }
 
-/// What the note says; `None` when there is no readable one.
-pub(super) fn read_note(data_dir: &Path) -> Option<Head> {
-    Head::from_note(&std::fs::read(note_path(data_dir)).ok()?)
+/// What the note says; `None` when there is none. A file that is empty or all zeros is none: a
+/// loss of power can leave one of a note that was never synced.
+///
+/// # Errors
+///
+/// [`StoreError`] when it cannot be read, and [`StoreError::Damaged`] when it says nothing.
+pub(super) fn read_note(data_dir: &Path) -> Result<Option<Head>, StoreError> {
+    let path = note_path(data_dir);
+    let note = match std::fs::read(&path) {
+        Ok(note) => note,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io(&path, "read", error)),
+    };
+    if note.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    Head::from_note(&note).map(Some).ok_or_else(|| {
+        let what = "it does not say which record was acknowledged last (when nothing else is \
+                    wrong, remove it: the next start writes it anew)";
+        StoreError::damaged(&path, what)
+    })
 }
 
 /// Keeps the note up to date.
@@ -62,17 +81,17 @@ pub(super) struct Note {
 }
 
 impl Note {
-    /// Opens the note and brings it up to `head`.
+    /// Opens the note and brings it up to `head`, synced, so that from then on a loss of power
+    /// leaves an older note at worst.
     pub(super) fn open(data_dir: &Path, head: Head) -> Result<Self, StoreError> {
         let path = note_path(data_dir);
-        let file = File::options()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|error| StoreError::io(&path, "opened", error))?;
+        let failed = |error| StoreError::io(&path, "opened", error);
+        let file = private_file().create(true).truncate(false).open(&path).map_err(failed)?;
+        make_private(&path).map_err(failed)?;
         let mut note = Self { path, file };
         note.write(head)?;
+        let synced = note.file.sync_all().and_then(|()| super::sync_dir(data_dir));
+        synced.map_err(|error| StoreError::io(&note.path, "synced", error))?;
         Ok(note)
     }
 

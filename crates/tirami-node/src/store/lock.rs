@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use super::StoreError;
+use crate::keys::private_file;
 
 /// The lock's file in the data directory.
 const LOCK_FILE: &str = "node.lock";
@@ -25,13 +26,8 @@ impl DirLock {
     pub fn take(data_dir: &Path) -> Result<Self, StoreError> {
         let path = data_dir.join(LOCK_FILE);
         let io = |error| StoreError::io(&path, "locked", error);
-        let mut file = File::options()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io)?;
+        let mut file =
+            private_file().create(true).read(true).truncate(false).open(&path).map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

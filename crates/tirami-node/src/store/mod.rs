@@ -47,6 +47,7 @@ pub use lock::DirLock;
 pub use reader::{Page, StoreReader, TRADES_PAGE_MAX, TradeDetail, TradeFilter, TradeRow};
 pub use writer::Done;
 
+use crate::keys::{make_private, private_file};
 use head::{Checksum, Head, Note};
 use schema::Standing;
 use writer::{Task, What, Writer};
@@ -102,6 +103,8 @@ pub struct Opening {
     db: Connection,
     genesis: Genesis,
     head: Head,
+    /// Whether the note of the head is there.
+    is_noted: bool,
     snapshot: Option<Snapshot>,
     lock: DirLock,
 }
@@ -124,7 +127,7 @@ impl Opening {
             schema::upgrade(&path)?;
         }
         // The note first: what is acknowledged meanwhile only makes the database longer.
-        let note = head::read_note(data_dir);
+        let note = head::read_note(data_dir)?;
         let db = schema::open_reading(&path).map_err(|error| StoreError::sqlite(&path, error))?;
         let (genesis, root) = Genesis::read(&db, &path)?;
         let head = journal::read_head(&db, &path)?;
@@ -132,8 +135,9 @@ impl Opening {
         let snapshots = journal::read_snapshots(&db, &path, 1)?;
         check_journal(&db, &path, root, head, snapshots.first())?;
         let snapshot = snapshots.into_iter().next().map(|(snapshot, _)| snapshot);
-        let data_dir = data_dir.to_path_buf();
-        Ok(Found::Book(Box::new(Self { data_dir, path, db, genesis, head, snapshot, lock })))
+        let (data_dir, is_noted) = (data_dir.to_path_buf(), note.is_some());
+        let opening = Self { data_dir, path, db, genesis, head, is_noted, snapshot, lock };
+        Ok(Found::Book(Box::new(opening)))
     }
 
     /// Makes the book of a data directory that has none. It appears whole or not at all.
@@ -154,6 +158,9 @@ impl Opening {
             }
         }
         let failed = |error| StoreError::sqlite(&new, error);
+        // SQLite gives its other files the rights of the database.
+        let file = private_file().create_new(true).open(&new);
+        file.map_err(|error| StoreError::io(&new, "created", error))?;
         let mut db = schema::create_at(&new).map_err(failed)?;
         let transaction = db.transaction().map_err(failed)?;
         genesis.write(&transaction).map_err(failed)?;
@@ -214,8 +221,25 @@ impl Opening {
         stats: StoreStats,
         configure: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<(Store, StoreReader), StoreError> {
-        let Self { data_dir, path, db, genesis, head, lock, .. } = self;
+        let Self { data_dir, path, db, genesis, head, is_noted, lock, .. } = self;
         drop(db);
+        if !is_noted && head.n > 0 {
+            tracing::warn!(
+                path = %head::note_path(&data_dir).display(),
+                records = head.n,
+                "the note of what was acknowledged last is gone, so an older copy of the book \
+                 would not be noticed; it is written anew"
+            );
+        }
+        for file in ["", "-wal", "-shm"] {
+            let file = data_dir.join(format!("{STORE_FILE}{file}"));
+            match make_private(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io(&file, "made private", error));
+                }
+                _ => {}
+            }
+        }
         let failed = |error| StoreError::sqlite(&path, error);
         let db = schema::open_writing(&path).map_err(failed)?;
         configure(&db).map_err(failed)?;
@@ -292,7 +316,7 @@ fn exists(data_dir: &Path, path: &Path) -> Result<bool, StoreError> {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let log = data_dir.join(format!("{STORE_FILE}-wal"));
-            let records = head::read_note(data_dir).map_or(0, |head| head.n);
+            let records = head::read_note(data_dir)?.map_or(0, |head| head.n);
             if records > 0 || log.exists() {
                 return Err(StoreError::Missing { path: path.to_path_buf(), records });
             }

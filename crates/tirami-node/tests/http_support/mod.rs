@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_node::config::Config;
+use tirami_node::http::HttpConfig;
 use tirami_node::mesh::MeshOptions;
 use tirami_node::node::{Node, NodeOptions, RunningNode};
 use tirami_sdk::types::*;
@@ -21,6 +22,7 @@ pub struct TestNode {
     pub admin_key: String,
     pub admin: Client,
     pub http: reqwest::Client,
+    pub engine: Arc<FakeEngine>,
     pub dir: tempfile::TempDir,
 }
 
@@ -35,6 +37,23 @@ impl TestNode {
     }
 
     pub async fn bound(bind: &str, script: FakeScript) -> Self {
+        Self::start_with(bind, FakeEngine::new(script), |http| http).await
+    }
+
+    /// A node whose HTTP interface has other bounds than the production ones.
+    pub async fn within(engine: FakeEngine, bounds: impl FnOnce(&mut HttpConfig)) -> Self {
+        let bounds = |mut http: HttpConfig| {
+            bounds(&mut http);
+            http
+        };
+        Self::start_with("127.0.0.1:0", engine, bounds).await
+    }
+
+    async fn start_with(
+        bind: &str,
+        engine: FakeEngine,
+        bounds: impl FnOnce(HttpConfig) -> HttpConfig,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("data");
         let mut config = Config::defaults(dir.path());
@@ -42,21 +61,17 @@ impl TestNode {
         config.body_max_bytes = 1024 * 1024;
         config.drain_ms = 100;
         let bind: SocketAddr = bind.parse().unwrap();
-        let engine = Arc::new(FakeEngine::new(script));
-        let options = NodeOptions {
-            data_dir: data_dir.clone(),
-            bind,
-            engine,
-            config,
-            mesh: MeshOptions::default(),
-        };
-        let node = Node::start(options).await.unwrap();
+        let engine = Arc::new(engine);
+        let shared = engine.clone();
+        let mesh = MeshOptions::default();
+        let options = NodeOptions { data_dir: data_dir.clone(), bind, engine: shared, config, mesh };
+        let node = Node::start_with(options, bounds).await.unwrap();
         let url = format!("http://127.0.0.1:{}", node.api.port());
         let token = std::fs::read_to_string(data_dir.join("api_token")).unwrap();
         let admin_key = token.trim().to_owned();
         let admin = Client::new(&url, Some(&admin_key)).unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let test = Self { node, url, admin_key, admin, http, dir };
+        let test = Self { node, url, admin_key, admin, http, engine, dir };
         // The defaults guard people; a test sets the limits it is about.
         test.limit("node", Limits::default()).await;
         test

@@ -16,6 +16,7 @@ use tirami_ledger::documents::FinishReason;
 use tirami_ledger::event::Event;
 use tirami_ledger::lattice::{Charter, EntryKind, Lattice, Transfer};
 use tirami_ledger::{Context, Keyring, Ledger};
+use tirami_node::keys::KeyDir;
 use tirami_node::store::{
     DirLock, Found, Genesis, Opening, Store, StoreError, StoreReader, StoreStats,
 };
@@ -94,7 +95,11 @@ impl Life {
     pub(crate) fn gift(&mut self) -> Vec<Event> {
         let payee = SecretKey::from_seed([99; 32]).public().party();
         let gift = Transfer { payee, amount: Trm::from_micro(1) };
-        self.decide(&Actor::Node, &Command::SignEntry { kind: EntryKind::Transfer(gift) })
+        let command = Command::SignEntry { kind: EntryKind::Transfer(gift) };
+        self.now = self.now.plus_ms(10);
+        let context = Context { now: self.now, keys: &self.keys };
+        let decision = self.ledger.decide(&context, &Actor::Node, &command).unwrap();
+        self.ledger.absorb(&context, decision.events)
     }
 
     /// One job from order to receipt.
@@ -115,8 +120,12 @@ impl Life {
             completion_max: 100,
         });
         let mut events = self.decide(&actor, &start);
-        let deliver =
-            Command::Deliver { job, completion_tokens: 32, stream: Digest::of(b"stream"), prompt_tokens: None };
+        let deliver = Command::Deliver {
+            job,
+            completion_tokens: 32,
+            stream: Digest::of(b"stream"),
+            prompt_tokens: None,
+        };
         events.extend(self.decide(&Actor::Node, &deliver));
         let finish = Command::FinishJob(FinishJob {
             job,
@@ -140,7 +149,17 @@ pub(crate) fn open(dir: &Path) -> Result<Opening, StoreError> {
 }
 
 /// Begins a book in `dir`.
+/// Puts the key files beside a book, as a node does.
+pub(crate) fn keep_keys(dir: &Path, genesis: &Genesis) {
+    let keys = KeyDir::open(dir).unwrap();
+    keys.node_key().unwrap();
+    let seeds = (0..=u8::MAX).map(|seed| SecretKey::from_seed([seed; 32]));
+    let mut agents = seeds.filter(|key| key.public().agent() == genesis.personal);
+    keys.keep_agent(&agents.next().unwrap()).unwrap();
+}
+
 pub(crate) fn create(dir: &Path, genesis: &Genesis) -> Opening {
+    keep_keys(dir, genesis);
     Opening::create(dir, genesis, DirLock::take(dir).unwrap()).unwrap()
 }
 

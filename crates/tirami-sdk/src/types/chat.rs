@@ -17,8 +17,8 @@ pub struct ChatRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub max_tokens: Option<u32>,
-    /// Completion tokens at most, at least 1. Unset is what the context has room for, up to the
-    /// node's default.
+    /// Completion tokens at most, at least 1. Unset is what the context, the limits, the approval
+    /// threshold and the available TRM leave room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub max_completion_tokens: Option<u32>,

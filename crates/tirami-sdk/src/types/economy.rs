@@ -166,7 +166,8 @@ pub struct EstimateRequest {
     pub model: Option<String>,
     /// The messages, as in a chat.
     pub messages: Vec<ChatMessage>,
-    /// Completion tokens at most, as in a chat.
+    /// Completion tokens at most, as in a chat. Unset, it is what limits, the approval threshold
+    /// and the available TRM leave room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_completion_tokens: Option<u32>,
 }
@@ -178,7 +179,7 @@ pub struct Estimate {
     pub model: String,
     /// Tokens of the rendered prompt.
     pub prompt_tokens: u32,
-    /// Completion tokens at most.
+    /// Completion tokens at most: what the request names, or what there is room for.
     pub completion_max: u32,
     /// The work when all of them are used.
     pub max_flops: u64,
@@ -194,6 +195,7 @@ pub struct Estimate {
     pub cost_per_100_tokens_answers: f64,
     /// What the caller's agent may spend now; null without an agent.
     pub available_trm: Option<Amount>,
-    /// Whether that is enough for `max_cost_trm`. Limits may still refuse it.
+    /// Whether such a chat would run at once: enough TRM, within every limit, below the approval
+    /// threshold, circuit breaker closed and kill switch off.
     pub affordable: bool,
 }

@@ -152,7 +152,7 @@ pub struct PolicyStatus {
     pub policy: LimitsReport,
 }
 
-/// The requests that wait for a person.
+/// The requests that wait for a person; with `state=all` also those that no longer do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApprovalList {
     /// How many.
@@ -161,7 +161,7 @@ pub struct ApprovalList {
     pub approvals: Vec<Approval>,
 }
 
-/// A request that waits for a person, or was answered and not used yet.
+/// A request that waits for a person, or was answered and not used yet, or has lapsed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Approval {
     /// Its number.
@@ -174,7 +174,7 @@ pub struct Approval {
     pub request: String,
     /// What it may cost at most.
     pub max_amount_trm: Amount,
-    /// `waiting`, `approved` or `denied`.
+    /// `waiting`, `approved`, `denied` or `lapsed`.
     pub state: String,
     /// When it was asked, in milliseconds since the Unix epoch.
     pub asked_at_ms: u64,

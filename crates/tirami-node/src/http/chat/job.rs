@@ -11,6 +11,7 @@ use tirami_sdk::types::ErrorExtra;
 use tokio::runtime;
 use tokio::task::JoinHandle;
 
+use super::quote::{self, Hint, Quote};
 use crate::handle::{Handle, JobToken, SubmitError};
 use crate::http::error::ApiError;
 
@@ -18,6 +19,8 @@ use crate::http::error::ApiError;
 const VOUCHER_TOKENS: u32 = 32;
 /// Pause before a full queue is asked again to take the end of a job.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// How often a job without a named maximum is tried while others take the room it was to have.
+const TRIES_MAX: u32 = 3;
 
 /// An open job. Dropping it ends the job with what was delivered last.
 pub(super) struct Job {
@@ -34,6 +37,8 @@ struct Open {
     runtime: runtime::Handle,
     job: JobId,
     build: String,
+    /// Prompt tokens the engine did not have to read.
+    cached_tokens: u32,
     /// Ids of all tokens handed to the body or on their way there.
     tokens: Vec<u32>,
     /// How many of them the body has taken.
@@ -50,26 +55,60 @@ pub(super) struct Charged {
 }
 
 impl Job {
-    /// Holds the maximum and signs the order.
+    /// Holds the maximum and signs the order. Where the request names no maximum, the completion
+    /// is as long as limits and TRM leave room for; `start` then says how long.
     pub(super) async fn open(
         handle: Handle,
         actor: Actor,
-        start: StartJob,
-        build: String,
+        start: &mut StartJob,
+        (is_named, build): (bool, String),
     ) -> Result<Self, ApiError> {
-        let job = start.job;
         // Before the start, so that no order to end it can be missed.
-        let token = handle.job_token(job);
-        match handle.submit(actor, Command::StartJob(start)).await? {
-            Outcome::ApprovalPending { approval, expires_at, max_amount } => {
-                Err(approval_required(approval.get(), expires_at.ms(), max_amount))
+        let token = handle.job_token(start.job);
+        let quote = Quote { handle: &handle, actor: &actor };
+        if !is_named {
+            start.completion_max = quote.affordable(start).await?;
+        }
+        let mut tries = 0;
+        let outcome = loop {
+            tries += 1;
+            let error = match handle.submit(actor.clone(), Command::StartJob(start.clone())).await {
+                Ok(outcome) => break outcome,
+                Err(error) => error,
+            };
+            if is_named {
+                return Err(quote.hint(start, &error).await.on(error.into()));
             }
-            _ => {
-                let runtime = runtime::Handle::current();
-                let tokens = Vec::new();
-                let open = Open { handle, runtime, job, build, tokens, delivered: 0 };
-                Ok(Self { open: Some(open), token, vouched: 0, voucher: None })
+            // Somebody else may have taken the room in between.
+            let room =
+                if quote::is_about_room(&error) { quote.affordable(start).await? } else { 0 };
+            if room == 0 || room >= start.completion_max || tries == TRIES_MAX {
+                return Err(error.into());
             }
+            start.completion_max = room;
+        };
+        if let Outcome::ApprovalPending { approval, expires_at, max_amount } = outcome {
+            let hint = if is_named { quote.room(start).await } else { Hint::default() };
+            let error = approval_required(approval.get(), expires_at.ms(), max_amount);
+            return Err(hint.on(error));
+        }
+        let (runtime, job) = (runtime::Handle::current(), start.job);
+        let open = Open {
+            handle,
+            runtime,
+            job,
+            build,
+            tokens: Vec::new(),
+            delivered: 0,
+            cached_tokens: 0,
+        };
+        Ok(Self { open: Some(open), token, vouched: 0, voucher: None })
+    }
+
+    /// Notes how many of the prompt's tokens the engine had in its cache.
+    pub(super) fn cached(&mut self, cached_tokens: u32) {
+        if let Some(open) = &mut self.open {
+            open.cached_tokens = cached_tokens;
         }
     }
 
@@ -152,7 +191,7 @@ impl Open {
     fn finish_command(&self, finish: FinishReason) -> Command {
         Command::FinishJob(FinishJob {
             job: self.job,
-            cached_tokens: 0,
+            cached_tokens: self.cached_tokens,
             completion_tokens: self.delivered,
             output: digest(&self.tokens, self.delivered),
             build: self.build.clone(),
@@ -217,7 +256,7 @@ fn approval_required(approval_id: u64, expires_at_ms: u64, max_amount: Trm) -> A
         "approval_required",
         "approval_required",
         format!(
-            "the request may cost up to {max_amount} TRM and waits for the operator's word; after \
+            "the request may cost up to {max_amount} TRM and waits for the owner's word; after \
              `tirami approve {approval_id}` send the identical request again"
         ),
     )

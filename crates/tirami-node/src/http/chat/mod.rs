@@ -5,11 +5,12 @@
 //! side is a channel; when that closes, the task charges what was handed over and nothing else.
 
 mod job;
+mod quote;
 mod request;
 mod stream;
 mod whole;
 
-use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -17,8 +18,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, JobId};
-use tirami_infer::engine::{Conversation, Generation, Prompt, Sampling, StartError};
+use tirami_infer::engine::{Conversation, Finish, Generation, Prompt, Sampling, StartError};
 use tirami_ledger::command::{Actor, StartJob};
+use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::{Route, TiramiInfo, Usage};
 
 use super::AppState;
@@ -28,6 +30,7 @@ use super::json;
 use job::{Charged, Job};
 use request::Ask;
 
+pub(super) use quote::payer;
 pub(super) use request::{conversation, number};
 
 /// Answers `POST /v1/chat/completions`.
@@ -37,19 +40,15 @@ pub(super) async fn chat(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     if app.jobs.is_closed() {
-        return Err(ApiError::server(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "stopping",
-            "the node is stopping; ask again when it has started",
-        ));
+        return Err(stopping());
     }
-    let body = json::body(request, app.config.body_max_bytes).await?;
+    let body = json::body(request, &app.config).await?;
     let fields: Map<String, Value> = json::parse(&body)?;
     let ask = Ask::read(&fields)?;
     check_model(&app, &ask.model)?;
-    let (prompt, completion_max) = prepare(&app, &ask.conversation, ask.completion_max).await?;
+    let prepared = prepare(&app, &ask.conversation, ask.completion_max).await?;
     let stream = ask.stream.then_some(ask.include_usage);
-    let run = Run::new(app, caller.actor(), Digest::of(&body), ask, (prompt, completion_max))?;
+    let run = Run::new(app, caller.actor(), Digest::of(&body), ask, prepared)?;
     match stream {
         Some(include_usage) => stream::answer(run, include_usage).await,
         None => whole::answer(run).await,
@@ -61,6 +60,8 @@ struct Run {
     app: AppState,
     actor: Actor,
     start: StartJob,
+    /// Whether the request names a maximum; otherwise it is what there is room for.
+    is_named: bool,
     prompt: Prompt,
     sampling: Sampling,
     /// Seconds since the Unix epoch.
@@ -73,8 +74,9 @@ impl Run {
         actor: Actor,
         request: Digest,
         ask: Ask,
-        (prompt, completion_max): (Prompt, u32),
+        (mut prompt, completion_max): (Prompt, u32),
     ) -> Result<Self, ApiError> {
+        prompt.scope = scope(&actor);
         let random = |error: crate::keys::KeyFileError| {
             ApiError::server(StatusCode::SERVICE_UNAVAILABLE, "no_randomness", error.to_string())
         };
@@ -90,6 +92,7 @@ impl Run {
             prompt_tokens: u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX),
             completion_max,
         };
+        let is_named = ask.completion_max.is_some();
         let sampling = Sampling {
             completion_max,
             temperature: ask.temperature,
@@ -97,12 +100,29 @@ impl Run {
             top_k: ask.top_k,
             seed,
             stop: ask.stop,
+            ..Sampling::default()
         };
         let created = super::views::now_ms() / 1_000;
-        Ok(Self { app, actor, start, prompt, sampling, created })
+        Ok(Self { app, actor, start, is_named, prompt, sampling, created })
     }
 
-    /// What every answer and every chunk of it begins with.
+    /// Opens the job and starts its generation; a job that cannot start owes nothing.
+    async fn begin(self) -> Result<Begun, ApiError> {
+        let asked_at = Instant::now();
+        let head = self.head();
+        let Self { app, actor, mut start, is_named, prompt, mut sampling, .. } = self;
+        let (handle, build) = (app.handle.clone(), head.build.clone());
+        let job = Job::open(handle, actor, &mut start, (is_named, build)).await?;
+        sampling.completion_max = start.completion_max;
+        match app.engine.start(prompt, sampling) {
+            Ok(generation) => Ok(Begun { app, job, generation, head, asked_at }),
+            Err(error) => {
+                job.void(matches!(error, StartError::Stopped)).await;
+                Err(error.into())
+            }
+        }
+    }
+
     fn head(&self) -> Head {
         let model = self.app.engine.model();
         Head {
@@ -114,6 +134,26 @@ impl Run {
             provider: self.app.handle.party().to_string(),
             prompt_tokens: self.start.prompt_tokens,
         }
+    }
+}
+
+/// A job whose answer is on its way.
+struct Begun {
+    app: AppState,
+    job: Job,
+    generation: Generation,
+    head: Head,
+    asked_at: Instant,
+}
+
+/// Whose cached prompts a request may use: an agent's own, so that the time an answer takes tells
+/// nobody what others asked.
+fn scope(actor: &Actor) -> u64 {
+    match actor {
+        Actor::Caller { agent: Some(agent), .. } => {
+            agent.as_bytes().iter().take(8).fold(0, |scope, byte| (scope << 8) | u64::from(*byte))
+        }
+        Actor::Caller { agent: None, .. } | Actor::Node => 0,
     }
 }
 
@@ -155,24 +195,53 @@ impl Head {
     }
 }
 
-/// Starts the generation of an open job; a job that cannot start owes nothing.
-async fn start(
-    app: &AppState,
-    job: Job,
-    prompt: Prompt,
-    sampling: Sampling,
-) -> Result<(Job, Generation), ApiError> {
-    match app.engine.start(prompt, sampling) {
-        Ok(generation) => Ok((job, generation)),
-        Err(error) => {
-            let stopped = matches!(error, StartError::Stopped);
-            if stopped {
-                app.engine_ended.store(true, Ordering::Relaxed);
-            }
-            job.void(stopped).await;
-            Err(error.into())
-        }
+const fn finish_of(finish: Finish) -> FinishReason {
+    match finish {
+        Finish::Stop => FinishReason::Stop,
+        Finish::Length => FinishReason::Length,
     }
+}
+
+fn finish_name(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Length => "length",
+        FinishReason::Stop | FinishReason::Cancelled | FinishReason::Failed => "stop",
+    }
+}
+
+fn engine_failed() -> ApiError {
+    ApiError::server(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "engine_failed",
+        "the model's engine failed while answering; only what was delivered is charged; the \
+         node's log says why",
+    )
+}
+
+fn cancelled() -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "cancelled",
+        "job_cancelled",
+        "the node ended the job: the kill switch was turned on, the API key was revoked, or the \
+         job's time ran out",
+    )
+}
+
+fn stopping() -> ApiError {
+    ApiError::server(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "stopping",
+        "the node is stopping; ask again when it has started",
+    )
+}
+
+fn broken() -> ApiError {
+    ApiError::server(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "the job ended without a word; the node's log says why",
+    )
 }
 
 /// Whether the node serves `model`, by name or digest.

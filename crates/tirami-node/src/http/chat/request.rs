@@ -20,7 +20,7 @@ const STOP_BYTES_MAX: usize = 1_024;
 pub(super) struct Ask {
     pub(super) model: String,
     pub(super) conversation: Conversation,
-    /// Completion tokens at most; `None` is what the context has room for.
+    /// Completion tokens at most; `None` is what context, limits and TRM have room for.
     pub(super) completion_max: Option<u32>,
     pub(super) temperature: f32,
     pub(super) top_p: f32,

@@ -16,21 +16,18 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::Serialize;
-use tirami_infer::engine::{Finish, Generation, Piece};
+use tirami_infer::engine::{Generation, Piece};
 use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::{ChatChunk, ChatChunkChoice, ChatDelta};
 use tokio::sync::{mpsc, oneshot};
 
 use super::job::Job;
-use super::whole::{broken, cancelled, engine_failed, finish_name, stopping};
-use super::{Head, Run};
+use super::{Begun, Head, Run, broken, cancelled, engine_failed, finish_name, finish_of, stopping};
 use crate::http::AppState;
 use crate::http::error::ApiError;
 
 /// Frames that wait for a slow client at most.
 const FRAMES_AHEAD_MAX: usize = 8;
-/// A client that takes nothing for so long is taken for gone.
-const STALL_MAX: Duration = Duration::from_secs(60);
 /// So often a stream without news says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -48,24 +45,14 @@ async fn work(
     include_usage: bool,
     opened: oneshot::Sender<Result<FrameStream, ApiError>>,
 ) {
-    let asked_at = Instant::now();
-    let head = run.head();
-    let Run { app, actor, start, prompt, sampling, .. } = run;
-    let job = match Job::open(app.handle.clone(), actor, start, head.build.clone()).await {
-        Ok(job) => job,
+    let Begun { app, job, generation, head, asked_at } = match run.begin().await {
+        Ok(begun) => begun,
         Err(error) => {
             let _ = opened.send(Err(error));
             return;
         }
     };
-    let (job, generation) = match super::start(&app, job, prompt, sampling).await {
-        Ok(started) => started,
-        Err(error) => {
-            let _ = opened.send(Err(error));
-            return;
-        }
-    };
-    let (frames, body) = frames();
+    let (frames, body) = frames(app.config.stall_max);
     if opened.send(Ok(body)).is_err() {
         drop(generation);
         job.void(false).await;
@@ -151,7 +138,7 @@ impl Pump {
                 }
             };
             let (tokens, text, finish) = match piece {
-                Some(Piece::Delta { tokens, text }) => (tokens, text, None),
+                Some(Piece::Delta { tokens, text, .. }) => (tokens, text, None),
                 Some(Piece::End { text, finish }) => (Vec::new(), text, Some(finish)),
                 Some(Piece::Failed { reason }) => {
                     tracing::warn!(reason, "the engine failed");
@@ -162,6 +149,7 @@ impl Pump {
             if self.tokens == 0 && !tokens.is_empty() {
                 self.app.metrics.first_token(self.asked_at.elapsed());
             }
+            self.job.cached(generation.cached_tokens());
             self.tokens = self.tokens.max(self.job.produced(&tokens));
             if !text.is_empty() {
                 let delta = ChatDelta { role: None, content: Some(text) };
@@ -172,10 +160,7 @@ impl Pump {
             self.job.delivered(self.frames.delivered());
             if let Some(finish) = finish {
                 return match self.drained().await {
-                    Ok(()) => End::Complete(match finish {
-                        Finish::Stop => FinishReason::Stop,
-                        Finish::Length => FinishReason::Length,
-                    }),
+                    Ok(()) => End::Complete(finish_of(finish)),
                     Err(end) => end,
                 };
             }
@@ -202,7 +187,7 @@ impl Pump {
             () = self.job.token.cancelled() => Err(End::Ordered(cancelled())),
             () = self.app.cut.cancelled() => Err(End::Ordered(stopping())),
             room = self.frames.sender.reserve_many(frames) => room.map_err(|_| End::Gone),
-            () = tokio::time::sleep(STALL_MAX) => Err(End::Gone),
+            () = tokio::time::sleep(self.frames.stall_max) => Err(End::Gone),
         }
     }
 
@@ -258,6 +243,8 @@ struct Frame {
 struct Frames {
     sender: mpsc::Sender<Frame>,
     delivered: Arc<AtomicU32>,
+    /// A client that takes nothing for so long is taken for gone.
+    stall_max: Duration,
 }
 
 /// The body's end.
@@ -269,10 +256,13 @@ struct FrameStream {
 /// In the count of delivered tokens: no more text may be handed over.
 const CLOSED: u32 = 1 << 31;
 
-fn frames() -> (Frames, FrameStream) {
+fn frames(stall_max: Duration) -> (Frames, FrameStream) {
     let (sender, receiver) = mpsc::channel(FRAMES_AHEAD_MAX);
     let delivered = Arc::new(AtomicU32::new(0));
-    (Frames { sender, delivered: delivered.clone() }, FrameStream { receiver, delivered })
+    (
+        Frames { sender, delivered: delivered.clone(), stall_max },
+        FrameStream { receiver, delivered },
+    )
 }
 
 impl Frames {
@@ -302,7 +292,7 @@ impl Frames {
 
     async fn raw(&self, bytes: Bytes) {
         // The job has ended; a client that takes no more is not waited for.
-        let _ = self.sender.send_timeout(Frame { bytes, tokens: 0 }, STALL_MAX).await;
+        let _ = self.sender.send_timeout(Frame { bytes, tokens: 0 }, self.stall_max).await;
     }
 }
 
@@ -339,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_body_has_not_taken_is_not_delivered_and_never_will_be() {
-        let (frames, mut body) = frames();
+        let (frames, mut body) = frames(Duration::from_secs(1));
         frames.sender.try_send(frame("one", 1)).unwrap();
         frames.sender.try_send(frame("two", 2)).unwrap();
         assert_eq!(frames.delivered(), 0);
@@ -353,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_client_keeps_few_frames_in_memory() {
-        let (frames, _body) = frames();
+        let (frames, _body) = frames(Duration::from_secs(1));
         let sent = (1..).take_while(|n| frames.sender.try_send(frame("x", *n)).is_ok()).count();
         assert_eq!(sent, FRAMES_AHEAD_MAX);
     }

@@ -1,18 +1,12 @@
 //! An answer in one piece. It is delivered when it is complete, so a client that leaves before
 //! owes nothing.
 
-use std::time::Instant;
-
-use axum::http::StatusCode;
 use axum::response::Response;
-use tirami_infer::engine::{Finish, Generation, Piece};
-use tirami_ledger::documents::FinishReason;
+use tirami_infer::engine::Piece;
 use tirami_sdk::types::{ChatChoice, ChatMessage, ChatResponse};
 use tokio::sync::oneshot;
 
-use super::job::Job;
-use super::{Head, Run};
-use crate::http::AppState;
+use super::{Begun, Run, broken, cancelled, engine_failed, finish_name, finish_of, stopping};
 use crate::http::error::ApiError;
 use crate::http::json;
 
@@ -29,31 +23,16 @@ pub(super) async fn answer(run: Run) -> Result<Response, ApiError> {
 }
 
 async fn work(run: Run, reply: Reply) {
-    let asked_at = Instant::now();
-    let head = run.head();
-    let Run { app, actor, start, prompt, sampling, .. } = run;
-    let job = match Job::open(app.handle.clone(), actor, start, head.build.clone()).await {
-        Ok(job) => job,
-        Err(error) => {
-            let _ = reply.send(Err(error));
-            return;
-        }
-    };
-    match super::start(&app, job, prompt, sampling).await {
-        Ok((job, generation)) => collect(app, job, generation, (head, asked_at), reply).await,
+    match run.begin().await {
+        Ok(begun) => collect(begun, reply).await,
         Err(error) => {
             let _ = reply.send(Err(error));
         }
     }
 }
 
-async fn collect(
-    app: AppState,
-    mut job: Job,
-    mut generation: Generation,
-    (head, asked_at): (Head, Instant),
-    mut reply: Reply,
-) {
+async fn collect(begun: Begun, mut reply: Reply) {
+    let Begun { app, mut job, mut generation, head, asked_at } = begun;
     let mut text = String::new();
     let mut count = 0;
     let error = loop {
@@ -65,10 +44,11 @@ async fn collect(
             piece = generation.pieces.recv() => piece,
         };
         match piece {
-            Some(Piece::Delta { tokens, text: more }) => {
+            Some(Piece::Delta { tokens, text: more, .. }) => {
                 if count == 0 {
                     app.metrics.first_token(asked_at.elapsed());
                 }
+                job.cached(generation.cached_tokens());
                 count = job.produced(&tokens);
                 text.push_str(&more);
             }
@@ -76,10 +56,7 @@ async fn collect(
                 text.push_str(&more);
                 drop(generation);
                 app.metrics.answered(asked_at.elapsed(), count);
-                let finish = match finish {
-                    Finish::Stop => FinishReason::Stop,
-                    Finish::Length => FinishReason::Length,
-                };
+                let finish = finish_of(finish);
                 let result = job.finish(count, finish).await;
                 let _ = reply.send(result.map(|charged| ChatResponse {
                     id: head.id.clone(),
@@ -98,14 +75,12 @@ async fn collect(
                 }));
                 return;
             }
-            Some(Piece::Failed { reason }) => {
-                tracing::warn!(reason, "the engine failed");
+            failed => {
+                if let Some(Piece::Failed { reason }) = failed {
+                    tracing::warn!(reason, "the engine failed");
+                }
                 drop(generation);
-                job.void(true).await;
-                let _ = reply.send(Err(engine_failed()));
-                return;
-            }
-            None => {
+                // Nothing of it was handed over, so nothing is owed.
                 job.void(true).await;
                 let _ = reply.send(Err(engine_failed()));
                 return;
@@ -118,45 +93,4 @@ async fn collect(
     if let Some(error) = error {
         let _ = reply.send(Err(error));
     }
-}
-
-pub(super) fn finish_name(finish: FinishReason) -> &'static str {
-    match finish {
-        FinishReason::Length => "length",
-        FinishReason::Stop | FinishReason::Cancelled | FinishReason::Failed => "stop",
-    }
-}
-
-pub(super) fn engine_failed() -> ApiError {
-    ApiError::server(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "engine_failed",
-        "the model's engine failed while answering; the node's log says why",
-    )
-}
-
-pub(super) fn cancelled() -> ApiError {
-    ApiError::new(
-        StatusCode::FORBIDDEN,
-        "cancelled",
-        "job_cancelled",
-        "the node ended the job: the kill switch was turned on, the API key was revoked, or the \
-         job's time ran out",
-    )
-}
-
-pub(super) fn stopping() -> ApiError {
-    ApiError::server(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "stopping",
-        "the node is stopping; ask again when it has started",
-    )
-}
-
-pub(super) fn broken() -> ApiError {
-    ApiError::server(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "internal_error",
-        "the job ended without a word; the node's log says why",
-    )
 }

@@ -1,0 +1,172 @@
+//! What a constrained answer may go on with.
+//!
+//! The native engine translates schemas and follows grammars. It aborts the process when asked
+//! about an answer that has left its grammar, so a refused token ends the sequence here.
+
+use llama_cpp_2::json_schema_to_grammar;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use serde_json::Value;
+
+use crate::engine::Format;
+
+/// Bytes of a JSON schema.
+pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
+/// Values in a schema, counted again wherever a `$ref` leads to them. The native engine follows
+/// all ways through a schema at once, so this bounds what a step costs those who run beside it.
+pub const SCHEMA_NODES_MAX: usize = 2_000;
+/// What a schema may say of the length of a text or a list.
+pub const SCHEMA_LENGTH_MAX: u64 = 1_000;
+/// Depth of a schema, its references followed.
+pub const SCHEMA_DEPTH_MAX: usize = 64;
+
+/// What a schema says of lengths.
+const LENGTHS: [&str; 4] = ["minLength", "maxLength", "minItems", "maxItems"];
+const OBJECT: &str = r#"{"type":"object"}"#;
+const ROOT: &str = "root";
+
+/// An answer's grammar and how far the answer has come in it.
+#[derive(Debug)]
+pub(super) struct Grammar {
+    sampler: LlamaSampler,
+    /// A token was refused; the native state must not be used any more.
+    left: bool,
+}
+
+impl Grammar {
+    /// The grammar of `format`; none where anything is allowed.
+    pub(super) fn new(model: &LlamaModel, format: &Format) -> Result<Option<Self>, String> {
+        let schema = match format {
+            Format::Text => return Ok(None),
+            Format::JsonObject => OBJECT,
+            Format::JsonSchema(schema) => schema,
+        };
+        check(schema)?;
+        let refused = |_| "it uses something of JSON schema that cannot be followed".to_owned();
+        let grammar = json_schema_to_grammar(schema).map_err(refused)?;
+        let too_large = |_| "it is too large or repeats too much".to_owned();
+        let sampler = LlamaSampler::grammar(model, &grammar, ROOT).map_err(too_large)?;
+        Ok(Some(Self { sampler, left: false }))
+    }
+
+    /// Whether the answer may go on with the token of this index.
+    pub(super) fn allows(&mut self, index: usize) -> bool {
+        let Ok(token) = i32::try_from(index) else { return false };
+        self.keeps(vec![LlamaTokenData::new(LlamaToken(token), 0.0, 0.0)])
+            .first()
+            .is_some_and(|token| token.logit() > f32::NEG_INFINITY)
+    }
+
+    /// `logits` with those of forbidden tokens at minus infinity.
+    pub(super) fn only_allowed(&mut self, logits: &[f32]) -> Vec<f32> {
+        let tokens = (0..).zip(logits);
+        let data = tokens.map(|(token, logit)| LlamaTokenData::new(LlamaToken(token), *logit, 0.0));
+        let kept = self.keeps(data.collect());
+        kept.iter().map(LlamaTokenData::logit).collect()
+    }
+
+    fn keeps(&mut self, data: Vec<LlamaTokenData>) -> Vec<LlamaTokenData> {
+        if self.left {
+            return Vec::new();
+        }
+        let mut data = LlamaTokenDataArray::new(data, false);
+        self.sampler.apply(&mut data);
+        data.data
+    }
+
+    /// Goes on with a token that does not end answers. False if it is not allowed.
+    pub(super) fn accept(&mut self, token: u32) -> bool {
+        self.left = self.left || self.sampler.try_accept(LlamaToken(token.cast_signed())).is_err();
+        !self.left
+    }
+}
+
+/// Refuses what could keep the native engine busy without end or cost it its stack.
+fn check(schema: &str) -> Result<(), String> {
+    if schema.len() > SCHEMA_BYTES_MAX {
+        return Err(format!("a schema has at most {SCHEMA_BYTES_MAX} bytes"));
+    }
+    let root = serde_json::from_str::<Value>(schema);
+    let root = root.map_err(|error| format!("the schema is no JSON: {error}"))?;
+    if !root.is_object() {
+        return Err("a schema is a JSON object".to_owned());
+    }
+    let mut left = SCHEMA_NODES_MAX;
+    count(&root, &root, SCHEMA_DEPTH_MAX, &mut left)
+}
+
+/// Takes the values of `node` off those that are `left`, its references followed.
+fn count(node: &Value, root: &Value, depth: usize, left: &mut usize) -> Result<(), String> {
+    *left = left.checked_sub(1).ok_or_else(|| {
+        format!("a schema has at most {SCHEMA_NODES_MAX} values and does not refer to itself")
+    })?;
+    let deep = || format!("a schema is at most {SCHEMA_DEPTH_MAX} levels deep");
+    let depth = depth.checked_sub(1).ok_or_else(deep)?;
+    match node {
+        Value::Array(items) => items.iter().try_for_each(|item| count(item, root, depth, left)),
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| match value {
+            // A pattern has more ways through it than can be counted here.
+            Value::String(_) if name == "pattern" => {
+                Err("a schema's texts cannot have a pattern".to_owned())
+            }
+            Value::String(place) if name == "$ref" => {
+                let target = place.strip_prefix('#').and_then(|place| root.pointer(place));
+                let target = target.ok_or_else(|| format!("the schema has no {place:.100}"))?;
+                count(target, root, depth, left)
+            }
+            Value::Number(length)
+                if LENGTHS.contains(&name.as_str())
+                    && length.as_u64().is_none_or(|length| length > SCHEMA_LENGTH_MAX) =>
+            {
+                Err(format!("{name} in a schema is a whole number up to {SCHEMA_LENGTH_MAX}"))
+            }
+            value => count(value, root, depth, left),
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_is_counted_with_its_references() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        let doubling = |count: usize| {
+            let one = |i: usize| {
+                let next = format!("{{\"$ref\":\"#/$defs/{}\"}}", i + 1);
+                format!("\"{i}\":{{\"anyOf\":[{next},{next}]}}")
+            };
+            let all = (0..count).map(one).collect::<Vec<_>>().join(",");
+            format!("{{\"$ref\":\"#/$defs/0\",\"$defs\":{{{all},\"{count}\":{{}}}}}}")
+        };
+        for (schema, usable) in [
+            ("{}".to_owned(), true),
+            (nested(SCHEMA_DEPTH_MAX - 1), true),
+            (nested(SCHEMA_DEPTH_MAX), false),
+            (nested(20_000), false),
+            (doubling(3), true),
+            (doubling(30), false),
+            (r##"{"items":{"$ref":"#"}}"##.to_owned(), false),
+            (r##"{"$ref":"#/$defs/none"}"##.to_owned(), false),
+            (r#"{"$ref":"https://localhost/schema"}"#.to_owned(), false),
+            (r#"{"type":"string","pattern":"a"}"#.to_owned(), false),
+            (r#"{"type":"string","\u0070attern":"a"}"#.to_owned(), false),
+            (r#"{"type":"string","maxLength":1000}"#.to_owned(), true),
+            (r#"{"type":"string","maxLength":1001}"#.to_owned(), false),
+            (r#"{"type":"array","minItems":-1}"#.to_owned(), false),
+            (r#"{"type":"array","minItems":1e30}"#.to_owned(), false),
+            (r#"{"properties":{"pattern":{"type":"string"}}}"#.to_owned(), true),
+            (format!("{{\"enum\":[{}1]}}", "1,".repeat(SCHEMA_NODES_MAX)), false),
+            (format!("{{}}{}", " ".repeat(SCHEMA_BYTES_MAX)), false),
+            ("{}\0".to_owned(), false),
+            ("[]".to_owned(), false),
+        ] {
+            assert_eq!(check(&schema).is_ok(), usable, "{schema:.200}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One generation: its tokens, what is chosen next and what its reader is told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+use tokio::sync::mpsc;
+
+use super::grammar::Grammar;
+use super::sampler::Sampler;
+use super::text::AnswerText;
+use super::tokens::piece;
+use crate::engine::{Finish, Piece, Prompt, Sampling};
+
+/// A request on its way to the engine's thread.
+pub(super) struct Job {
+    pub(super) prompt: Prompt,
+    pub(super) sampling: Sampling,
+    pub(super) sender: mpsc::Sender<Piece>,
+    pub(super) cached_tokens: Arc<AtomicU32>,
+}
+
+/// A running generation.
+pub(super) struct Sequence {
+    /// Prompt, resumed and produced tokens.
+    tokens: Vec<u32>,
+    /// How many of them are the prompt's.
+    prompt_tokens: usize,
+    /// How many of them are read before the first is chosen here.
+    given_tokens: usize,
+    /// How many of them are in the cache, from the first on.
+    in_cache: usize,
+    /// Tokens there may be in all.
+    tokens_max: usize,
+    scope: u64,
+    sampler: Sampler,
+    answer: AnswerText,
+    sender: mpsc::Sender<Piece>,
+    cached_tokens: Arc<AtomicU32>,
+}
+
+impl Sequence {
+    /// A sequence at its beginning; or the only piece of one that cannot begin or whose resumed
+    /// tokens end it.
+    pub(super) fn new(job: Job, model: &LlamaModel, context_tokens: usize) -> Result<Self, Piece> {
+        match Self::begin(job, model, context_tokens) {
+            Ok((mut sequence, None)) => match sequence.last_by_length() {
+                None => Ok(sequence),
+                Some(last) => Err(last),
+            },
+            Ok((_, Some(last))) => Err(last),
+            Err(reason) => Err(Piece::Failed { reason }),
+        }
+    }
+
+    fn begin(
+        job: Job,
+        model: &LlamaModel,
+        context_tokens: usize,
+    ) -> Result<(Self, Option<Piece>), String> {
+        let Job { prompt, sampling, sender, cached_tokens } = job;
+        let Prompt { mut tokens, resumed, scope } = prompt;
+        let prompt_tokens = tokens.len();
+        let vocab = model.vocab();
+        let known = |token: &u32| (0..vocab.n_tokens().cast_unsigned()).contains(token);
+        if tokens.is_empty() || prompt_tokens >= context_tokens || !tokens.iter().all(known) {
+            return Err("the prompt is empty, too long or not of this model".to_owned());
+        }
+        let completion_max = usize::try_from(sampling.completion_max.max(1)).unwrap_or(usize::MAX);
+        let tokens_max = prompt_tokens.saturating_add(completion_max).min(context_tokens);
+        let ends = |token: &u32| vocab.is_eog(LlamaToken(token.cast_signed()));
+        if prompt_tokens + resumed.len() > tokens_max
+            || !resumed.iter().all(|token| known(token) && !ends(token))
+        {
+            return Err("the resumed tokens are too many or not of this model".to_owned());
+        }
+        let grammar = Grammar::new(model, &sampling.format)
+            .map_err(|reason| format!("the answer's format cannot be used: {reason}"))?;
+        let mut sampler = Sampler::new(&sampling, grammar, &tokens);
+        let mut answer = AnswerText::new(&sampling.stop);
+        let mut last = None;
+        for token in &resumed {
+            if last.is_some() || !sampler.accept(*token) {
+                return Err("the resumed tokens go on after their answer's end".to_owned());
+            }
+            // The text was delivered with the token by whoever produced it.
+            let certain = answer.push(&piece(model, LlamaToken(token.cast_signed())));
+            last =
+                certain.stopped.then_some(Piece::End { text: String::new(), finish: Finish::Stop });
+        }
+        tokens.extend(resumed);
+        let given_tokens = tokens.len();
+        let in_cache = 0;
+        let sequence = Self {
+            tokens,
+            prompt_tokens,
+            given_tokens,
+            in_cache,
+            tokens_max,
+            scope,
+            sampler,
+            answer,
+            sender,
+            cached_tokens,
+        };
+        Ok((sequence, last))
+    }
+
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub(super) fn in_cache(&self) -> usize {
+        self.in_cache
+    }
+
+    pub(super) fn scope(&self) -> u64 {
+        self.scope
+    }
+
+    /// Notes that the sequence begins with `count` tokens in the cache.
+    pub(super) fn found(&mut self, count: usize) {
+        self.in_cache = count;
+        let of_prompt = u32::try_from(count.min(self.prompt_tokens)).unwrap_or(u32::MAX);
+        self.cached_tokens.store(of_prompt, Ordering::Relaxed);
+    }
+
+    /// Notes that the tokens before the `count`th are in the cache.
+    pub(super) fn read(&mut self, count: usize) {
+        self.in_cache = count;
+    }
+
+    /// Tokens given to the sequence, prompt and resumed.
+    pub(super) fn given_tokens(&self) -> usize {
+        self.given_tokens
+    }
+
+    pub(super) fn is_prefilling(&self) -> bool {
+        self.in_cache < self.given_tokens
+    }
+
+    /// Whether the reader has room for what one step may deliver: a delta and an end. So an end
+    /// or failure always finds room.
+    pub(super) fn has_room(&self) -> bool {
+        self.sender.capacity() >= 2
+    }
+
+    pub(super) fn is_left(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub(super) fn sender(&self) -> &mpsc::Sender<Piece> {
+        &self.sender
+    }
+
+    /// Chooses the next token, delivers it, and gives the last piece if the generation ends.
+    pub(super) fn advance(&mut self, model: &LlamaModel, logits: &[f32]) -> Option<Piece> {
+        let position = self.tokens.len() - self.prompt_tokens;
+        let index = self.sampler.pick(logits, position);
+        let token = index.and_then(|index| u32::try_from(index).ok());
+        let (Some(index), Some(token)) = (index, token) else {
+            let reason = "the model computes no numbers; its file is damaged".to_owned();
+            return Some(Piece::Failed { reason });
+        };
+        let native = LlamaToken(token.cast_signed());
+        if model.vocab().is_eog(native) {
+            let text = self.answer.finish();
+            return Some(Piece::End { text, finish: Finish::Stop });
+        }
+        if !self.sampler.accept(token) {
+            let reason = "the answer has left its grammar".to_owned();
+            return Some(Piece::Failed { reason });
+        }
+        self.tokens.push(token);
+        let certain = self.answer.push(&piece(model, native));
+        let logprobs = self.sampler.logprobs(logits, index).into_iter().collect();
+        // A reader that is gone is noticed before the next step.
+        let delta = Piece::Delta { tokens: vec![token], text: certain.text, logprobs };
+        let _ = self.sender.try_send(delta);
+        if certain.stopped {
+            return Some(Piece::End { text: String::new(), finish: Finish::Stop });
+        }
+        self.last_by_length()
+    }
+
+    fn last_by_length(&mut self) -> Option<Piece> {
+        (self.tokens.len() >= self.tokens_max)
+            .then(|| Piece::End { text: self.answer.finish(), finish: Finish::Length })
+    }
+}
