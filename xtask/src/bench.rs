@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: runs the measurements and writes them down with the machine they are of.
+//! `cargo xtask bench` and `soak`: runs the measurements and writes them down with the machine they
+//! are of, and loads a mesh for as long as asked.
 
 use std::fs;
 use std::path::Path;
@@ -8,9 +9,17 @@ use crate::setup::{Scope, setup};
 use crate::{Failure, Outcome, model, workspace};
 
 const PAGE: &str = "docs/reference/bench.md";
+const MESH_PAGE: &str = "docs/reference/bench-mesh.md";
 
 /// The bench of the `tirami-cli` package that prints the table; its other output goes to stderr.
 const BENCH: [&str; 5] = ["bench", "--package", "tirami-cli", "--bench", "node"];
+
+/// The one of the `tirami-node` package, which needs no model.
+const MESH_BENCH: [&str; 5] = ["bench", "--package", "tirami-node", "--bench", "mesh"];
+
+/// The test that [`soak`] runs for longer.
+const SOAK: [&str; 7] =
+    ["test", "--release", "--package", "tirami-node", "--test", "mesh_soak", "--"];
 
 /// Measures and writes the page. Nothing else should run on the machine meanwhile.
 pub(crate) fn bench() -> Outcome<()> {
@@ -26,22 +35,41 @@ pub(crate) fn bench() -> Outcome<()> {
         command.env("TIRAMI_TEST_BINARY", workspace::release_binary("tirami"));
         output(&mut command)
     })?;
+    let intro = "# Measurements\n\nWritten by `cargo xtask bench`; medians, and ratios to what they \
+                 are compared with in the same run.";
+    publish(PAGE, intro, &table)
+}
+
+/// Measures what a mesh costs and writes its page. Nothing else should run meanwhile.
+pub(crate) fn bench_mesh() -> Outcome<()> {
+    let mut steps = Steps::new(2);
+    steps.step("build", || run_watched(cargo(MESH_BENCH).arg("--no-run")))?;
+    let table = steps.step("measure", || output(&mut cargo(MESH_BENCH)))?;
+    let intro = "# Measurements of the mesh\n\nWritten by `cargo xtask bench mesh`: real nodes with \
+                 scripted engines on loopback, clients and nodes in one process. Medians of \
+                 alternating rounds, and ratios to what they are compared with in the same run.";
+    publish(MESH_PAGE, intro, &table)
+}
+
+/// Loads ten nodes for so many minutes, and fails on an error, on growing memory, and on books
+/// that do not agree at the end.
+pub(crate) fn soak(minutes: &str) -> Outcome<()> {
+    if !minutes.parse::<f64>().is_ok_and(|minutes| minutes > 0.0 && minutes.is_finite()) {
+        return Err(Failure::new(format!("{minutes} is not a number of minutes")));
+    }
+    let mut command = cargo(SOAK);
+    crate::process::run(command.arg("--nocapture").env("TIRAMI_SOAK_MINUTES", minutes))
+}
+
+fn publish(page: &str, intro: &str, table: &str) -> Outcome<()> {
     if !table.contains("\n|---") && !table.contains("\n| ---") {
         return Err(Failure::new(format!("the bench printed no table:\n{table}")));
     }
     print!("\n{table}");
-    workspace::write(&workspace::root().join(PAGE), &page(&table))?;
-    println!("\nwrote {PAGE}");
+    let text = format!("{intro}\n\nMachine: {}.\n\n{}\n", machine(), table.trim());
+    workspace::write(&workspace::root().join(page), &text)?;
+    println!("\nwrote {page}");
     Ok(())
-}
-
-fn page(table: &str) -> String {
-    format!(
-        "# Measurements\n\nWritten by `cargo xtask bench`; medians, and ratios to what they are \
-         compared with in the same run.\n\nMachine: {}.\n\n{}\n",
-        machine(),
-        table.trim()
-    )
 }
 
 /// The machine in one line: processor, cores, memory, file system, kernel.

@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: a node from nothing to an answer, a cut in the middle of the next one,
-//! and the proof that its accounts are right after it.
+//! and the proof that its accounts are right after it. Then three nodes become a mesh.
+
+mod mesh;
 
 use std::io::{self, Write};
 use std::process::Command;
@@ -88,14 +90,14 @@ pub(crate) fn walk_through() -> Outcome<()> {
     check_with_doctor(&place, &recovered, &mut checks)?;
     node.stop()?;
     checks.that("the node settles and exits with 0 on an interrupt", true)?;
-
-    println!("\n  {} checks passed.", checks.passed);
     println!(
         "  First answer: {} TRM. Cut answer: {} TRM for what was delivered.",
         trm(funded.available - answered.available),
         trm(answered.available - recovered.available)
     );
     println!("  Left: {} TRM. State hash: {}", trm(recovered.available), recovered.state_hash);
+    mesh::walk_through(&mut checks)?;
+    println!("\n  {} checks passed.", checks.passed);
     Ok(())
 }
 

@@ -31,6 +31,10 @@ usage: cargo xtask <command>
   ci                 `test`, and no tracked file may have changed by it
   tidy               layout, layers, sizes, words
   bench              measure, and write docs/reference/bench.md
+  bench mesh         measure the mesh, and write docs/reference/bench-mesh.md
+  soak --minutes N   ten nodes at full load for so long; 10080 are a week
+  sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--calm]
+                     whole nodes in one thread, as many as asked; a seed replays its run
   codegen [--check]  write the reference pages from the code, or fail when they are stale
 ";
 
@@ -62,6 +66,9 @@ fn main() -> ExitCode {
         ["ci"] => suite::ci(),
         ["tidy"] => tidy::tidy(),
         ["bench"] => bench::bench(),
+        ["bench", "mesh"] => bench::bench_mesh(),
+        ["soak", "--minutes", minutes] => bench::soak(minutes),
+        ["sim", rest @ ..] => suite::sim(rest),
         ["codegen"] => codegen::codegen(codegen::Mode::Write),
         ["codegen", "--check"] => codegen::codegen(codegen::Mode::Check),
         ["help" | "--help" | "-h"] => {

@@ -63,8 +63,13 @@ impl NodeDir {
         command
     }
 
-    /// Starts the node on a free port and waits until it is ready.
+    /// Starts a node with the default model on a free port and waits until it is ready.
     pub(crate) fn start(&self) -> Outcome<Node> {
+        self.start_with(&["--model", model::DEFAULT])
+    }
+
+    /// The same with other arguments.
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Outcome<Node> {
         let log = self.folder.join("node.log");
         let stderr =
             File::options().create(true).append(true).open(&log).map_err(|error| {
@@ -73,7 +78,8 @@ impl NodeDir {
         let begun = Instant::now();
         let mut child = self
             .tirami()
-            .args(["start", "--port", "0", "--model", model::DEFAULT])
+            .args(["start", "--port", "0"])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)

@@ -12,6 +12,12 @@ use crate::{Failure, Outcome, clients, codegen, demo, model, tidy, workspace};
 /// A simulation of 40 worlds with 25 000 events each: a million in all.
 const SIMULATION: [&str; 4] = ["--seeds", "40", "--events", "25000"];
 
+/// Simulations of whole nodes: many small meshes, one larger one, none with a broken invariant.
+const SIMULATIONS_OF_NODES: [[&str; 6]; 2] = [
+    ["--nodes", "30", "--seeds", "10", "--seconds", "120"],
+    ["--nodes", "100", "--seeds", "1", "--seconds", "40"],
+];
+
 /// Runs everything.
 pub(crate) fn test() -> Outcome<()> {
     let mut steps = Steps::new(11);
@@ -67,5 +73,17 @@ fn lints_and_documentation() -> Outcome<()> {
 /// Drives the real kernel through faults; a seed that breaks an invariant is printed.
 fn simulate() -> Outcome<()> {
     let simulator = workspace::release_binary("tirami-sim");
-    crate::process::run(Command::new(simulator).args(SIMULATION))
+    crate::process::run(Command::new(&simulator).args(SIMULATION))?;
+    for arguments in SIMULATIONS_OF_NODES {
+        crate::process::run(Command::new(&simulator).args(arguments))?;
+    }
+    Ok(())
+}
+
+/// Runs the simulator with whole nodes, as many and as long as asked.
+pub(crate) fn sim(arguments: &[&str]) -> Outcome<()> {
+    run_watched(&mut cargo(["build", "--release", "-p", "tirami-sim"]))?;
+    let nodes = if arguments.contains(&"--nodes") { &[][..] } else { &["--nodes", "30"][..] };
+    let simulator = workspace::release_binary("tirami-sim");
+    crate::process::run(Command::new(simulator).args(nodes).args(arguments))
 }

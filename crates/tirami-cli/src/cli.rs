@@ -51,6 +51,20 @@ pub(crate) enum Command {
     Policy(cmd::policy::PolicyArgs),
     /// List the requests that wait for a person, or answer one.
     Approve(cmd::approve::ApproveArgs),
+    /// Show the mesh, invite others to it, change its witnesses, grant lines.
+    Mesh(cmd::mesh::MeshArgs),
+    /// List the nodes this one is connected to.
+    Peers,
+    /// List the nodes that serve models.
+    Providers,
+    /// Take no more jobs of other nodes; running ones go on elsewhere.
+    Pause,
+    /// Take jobs of other nodes again.
+    Resume,
+    /// Give TRM of the node's own account to another node.
+    Transfer(cmd::transfer::TransferArgs),
+    /// Say how this machine joins the mesh of an invite.
+    Join(cmd::join::JoinArgs),
     /// Check everything on this machine and say how to repair it.
     Doctor(cmd::doctor::DoctorArgs),
     /// Show the settings and where each was set, or write a config file.

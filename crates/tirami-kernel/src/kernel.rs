@@ -130,7 +130,10 @@ impl Kernel {
         self.tick(&mut effects);
         match input {
             Input::Command { request, actor, command } => {
-                let decided = self.decide(&actor, &command);
+                let decided = self.decide(&actor, &command).and_then(|decided| {
+                    self.check_reserved(&decided.1)?;
+                    Ok(decided)
+                });
                 let outcome = decided.map(|(events, outcome)| {
                     self.take(events, &mut effects);
                     self.charter_made(&outcome, &mut effects);

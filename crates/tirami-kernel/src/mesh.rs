@@ -10,6 +10,7 @@ mod claims;
 mod handshake;
 mod peer;
 mod react;
+mod reciprocity;
 mod roll;
 mod settings;
 mod signals;
@@ -17,9 +18,9 @@ mod start;
 mod sync;
 mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tirami_core::{PartyId, Timestamp};
+use tirami_core::{Digest, PartyId, Timestamp};
 use tirami_proto::Score;
 
 use crate::scheduler::Opinions;
@@ -46,6 +47,9 @@ pub const FEATURES: u64 = 0;
 pub const BEAT_MS: u64 = 500;
 /// How long news wait for more before they are passed on together.
 pub const FLUSH_MS: u64 = 100;
+/// Peers that hear of one piece of news at once, others in each round. The rest hear of it from
+/// them, or by comparing: so what news cost a node does not grow with its number of peers.
+pub const NEWS_PEERS_MAX: usize = 12;
 /// How often a peer is asked for further peers while some are wanted.
 const PEERS_ASK_MS: u64 = 30_000;
 
@@ -66,6 +70,8 @@ pub struct Mesh {
     /// Chains of others that went on since the last flush, and who told.
     news: BTreeMap<PartyId, Option<PartyId>>,
     flush_at: Option<Timestamp>,
+    /// Flushes so far: which peers hear of the news of one.
+    flushes: u64,
     beat_at: Option<Timestamp>,
     /// Whose message is being handled.
     source: Option<PartyId>,
@@ -125,6 +131,20 @@ impl Mesh {
         let mut others = self.open_peers();
         others.retain(|party| Some(*party) != self.source);
         others
+    }
+
+    /// The open peers that hear of the news of this flush: all of a few, some of many.
+    fn news_peers(&mut self) -> BTreeSet<PartyId> {
+        self.flushes = self.flushes.wrapping_add(1);
+        let mut open = self.open_peers();
+        if open.len() > NEWS_PEERS_MAX {
+            let round = self.flushes.to_be_bytes();
+            open.sort_by_cached_key(|party| {
+                *Digest::of(&[party.as_bytes().as_slice(), &round].concat()).as_bytes()
+            });
+            open.truncate(NEWS_PEERS_MAX);
+        }
+        open.into_iter().collect()
     }
 
     /// A new input: none of its events was reacted to.

@@ -280,6 +280,9 @@ pub enum Command {
     AbandonServed {
         /// The job.
         job: JobId,
+        /// Completion tokens sent in all. What was not signed for counts as lost with the consumer,
+        /// or it could take one window after another for nothing.
+        sent: u32,
     },
     /// Takes a provider's claim against its consumer. Until it is paid or lapses, this node
     /// takes no order of the consumer and, as a witness, holds back its entries (MONEY §8).

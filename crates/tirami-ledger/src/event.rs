@@ -616,4 +616,12 @@ pub struct ServedFinished {
     /// When.
     #[n(10)]
     pub at: Timestamp,
+    /// What was sent beyond what the consumer signed for: lost with it at once.
+    #[cbor(n(11), default, skip_if = "nothing")]
+    pub unsigned: Trm,
+}
+
+/// Events from before the field keep their bytes.
+fn nothing(amount: &Trm) -> bool {
+    amount.is_zero()
 }

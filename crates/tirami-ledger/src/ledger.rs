@@ -186,7 +186,7 @@ impl Ledger {
                 self.take_voucher((bytes, *signature), (*stream, *sent))
             }
             Command::FinishServed(finish) => self.finish_served(now, keys, finish),
-            Command::AbandonServed { job } => self.abandon_served(now, *job),
+            Command::AbandonServed { job, sent } => self.abandon_served(now, *job, *sent),
             Command::ReceiveClaim { order, voucher } => self.receive_claim(now, order, voucher),
             _ => Ok(Decision { events: Vec::new(), outcome: Outcome::Done }),
         }

@@ -128,6 +128,12 @@ pub enum OrderRefusal {
         /// The bound.
         max: u32,
     },
+    /// The node is busy, and its owner keeps the places left for nodes that serve this one.
+    #[error(
+        "the places left here are kept for nodes that served this one; ask another or try again \
+         later"
+    )]
+    Reserved,
 }
 
 impl OrderRefusal {
@@ -158,6 +164,7 @@ impl OrderRefusal {
             Self::Exposure { .. } => "order_exposure",
             Self::ExposureUnknown { .. } => "order_exposure_unknown",
             Self::TooMany { .. } => "order_too_many",
+            Self::Reserved => "order_reserved",
         }
     }
 
@@ -172,6 +179,7 @@ impl OrderRefusal {
                 | Self::Exposure { .. }
                 | Self::ExposureUnknown { .. }
                 | Self::TooMany { .. }
+                | Self::Reserved
         )
     }
 

@@ -295,7 +295,7 @@ impl Run {
 
     fn lose(&mut self, index: usize) {
         let job = &self.jobs[index];
-        let answer = self.mesh.run(job.provider, &Command::AbandonServed { job: job.id });
+        let answer = self.mesh.run(job.provider, &Command::AbandonServed { job: job.id, sent: 0 });
         assert!(matches!(answer, Ok(_) | Err(Rejection::UnknownJob { .. })), "{answer:?}");
     }
 

@@ -302,6 +302,7 @@ fn served() -> Vec<BookEvent> {
             amount,
             finish: FinishReason::Length,
             at,
+            unsigned: Trm::ZERO,
         }),
         BookEvent::ServedSettled { job, consumer, amount, entry: order },
         BookEvent::ServedLapsed { job, at },
@@ -324,6 +325,7 @@ fn claims_and_policy() -> Vec<BookEvent> {
             paused: true,
             blocked: [consumer].into(),
             trusted: [provider].into(),
+            ..ServingPolicy::default()
         }),
         BookEvent::SettlingFailed { at },
     ]

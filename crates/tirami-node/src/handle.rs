@@ -12,6 +12,8 @@ use tirami_ledger::command::{Actor, Command, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::owner::Owner;
+
 /// Requests that may wait for the kernel. One more is answered with [`SubmitError::Busy`].
 pub const INPUT_QUEUE_MAX: usize = 1_024;
 
@@ -71,6 +73,7 @@ pub struct Handle {
     failure: watch::Receiver<Option<String>>,
     party: PartyId,
     mesh: MeshId,
+    owner: Arc<Owner>,
 }
 
 impl Handle {
@@ -80,7 +83,7 @@ impl Handle {
         failure: watch::Receiver<Option<String>>,
         (party, mesh): (PartyId, MeshId),
     ) -> Self {
-        Self { requests, news, jobs, failure, party, mesh }
+        Self { requests, news, jobs, failure, party, mesh, owner: Arc::default() }
     }
 
     /// Has a command decided. The answer comes after everything it changed is synced.
@@ -180,6 +183,11 @@ impl Handle {
 
     async fn tell(&self, news: News) -> Result<(), SubmitError> {
         self.news.send(news).await.map_err(|_| self.stopped())
+    }
+
+    /// The owner's side of the node.
+    pub(crate) const fn owner(&self) -> &Arc<Owner> {
+        &self.owner
     }
 
     /// The node's party.

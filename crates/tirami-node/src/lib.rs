@@ -10,6 +10,7 @@ pub mod keys;
 pub mod mesh;
 pub mod metrics;
 pub mod node;
+mod owner;
 pub mod store;
 
 pub use driver::{DriverStats, SNAPSHOT_EVERY_EVENTS};

@@ -167,6 +167,23 @@ metrics! {
         "tirami_approvals_waiting", "", "Requests that wait for a person";
     killed: Gauge, "kill_switch", None,
         "tirami_kill_switch", "", "1 while all spending is frozen";
+    peers: Gauge, "peers", None, "tirami_peers", "", "Other nodes this one is connected to";
+    providers: Gauge, "providers", None,
+        "tirami_providers", "", "Nodes that serve models now, this one included";
+    entries_behind: Gauge, "entries_behind", None,
+        "tirami_entries_behind", "",
+        "Final entries that some peer is known to hold and this node lacks, at least";
+    entries_pending: Gauge, "entries_pending", None,
+        "tirami_entries_pending", "", "Entries of this node that are not final";
+    served_running: Gauge, "served_running", None,
+        "tirami_served_running", "", "Jobs of other nodes that run here";
+    served_jobs: Gauge, "served_jobs", None,
+        "tirami_served_jobs", "", "Jobs of other nodes that were served ever";
+    debts: Gauge, "debts_micro_trm", None,
+        "tirami_debts_micro_trm", "", "Owed to other nodes and not paid by a signed entry, in µTRM";
+    owed: Gauge, "owed_micro_trm", None,
+        "tirami_owed_micro_trm", "",
+        "Owed by other nodes, running jobs at their maximum, in µTRM";
     balance_trm: Gauge<f64, AtomicU64>, "agents_balance", Some(Unit::Other("trm".to_owned())),
         "tirami_agents_balance_trm", "", "What all agents own";
     spent_trm: Gauge<f64, AtomicU64>, "spent", Some(Unit::Other("trm".to_owned())),
@@ -198,6 +215,14 @@ pub(crate) struct Readings {
     pub(crate) holds: u64,
     pub(crate) approvals: u64,
     pub(crate) killed: bool,
+    pub(crate) peers: u64,
+    pub(crate) providers: u64,
+    pub(crate) entries_behind: u64,
+    pub(crate) entries_pending: u64,
+    pub(crate) served_running: u64,
+    pub(crate) served_jobs: u64,
+    pub(crate) debts: Trm,
+    pub(crate) owed: Trm,
 }
 
 impl Metrics {
@@ -259,6 +284,14 @@ impl Metrics {
         set(&self.holds, readings.holds);
         set(&self.approvals, readings.approvals);
         set(&self.killed, readings.killed.into());
+        set(&self.peers, readings.peers);
+        set(&self.providers, readings.providers);
+        set(&self.entries_behind, readings.entries_behind);
+        set(&self.entries_pending, readings.entries_pending);
+        set(&self.served_running, readings.served_running);
+        set(&self.served_jobs, readings.served_jobs);
+        set(&self.debts, readings.debts.micro());
+        set(&self.owed, readings.owed.micro());
         // A scraper's numbers are floats; the exact figures are in the JSON answers.
         let trm = |amount: Trm| amount.micro() as f64 / TRM_MICRO as f64;
         self.balance_trm.set(trm(readings.agents_balance));

@@ -33,10 +33,11 @@ use crate::handle::{Handle, SubmitError};
 use crate::http::{self, AppState, HttpConfig};
 use crate::keys::{self, ApiKeyText, KeyDir, KeyFileError};
 use crate::mesh::{
-    self, IncomingJob, JobStreams, JoinError, Mesh, MeshError, MeshOptions, Parts, Peers,
-    ask_to_join,
+    self, Client, IncomingJob, JobStreams, JoinError, Mesh, MeshError, MeshOptions, Parts, Peers,
+    Provider, ask_to_join,
 };
 use crate::metrics::Metrics;
+use crate::owner::Rules;
 use crate::store::{DirLock, Found, Genesis, Opening, StoreError, StoreStats};
 
 /// What people call a mesh of one until they give it a name.
@@ -46,10 +47,12 @@ const PERSONAL_NAME: &str = "personal";
 /// The label of the admin API key in the data directory.
 const ADMIN_LABEL: &str = "admin, from the data directory";
 
-/// Newcomers whose default credit lines a founding charter has room for. It bounds what all
+/// Newcomers whose default lines a founding charter has room for. It bounds what all
 /// invited together can owe; a later version of the charter may allow more.
 const INVITED_MAX: u64 = 64;
-/// How often a newcomer looks whether it has a credit line yet.
+/// Where transfers are written down, in the data directory.
+const TRANSFERS_FILE: &str = "transfers";
+/// How often a newcomer looks whether it has a line yet.
 const MEMBER_LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a node is made of.
@@ -58,8 +61,8 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// Where the HTTP API listens; port 0 lets the system choose.
     pub bind: SocketAddr,
-    /// The loaded model.
-    pub engine: Arc<dyn Engine>,
+    /// The loaded model; none for a node that asks others.
+    pub engine: Option<Arc<dyn Engine>>,
     /// The owner's settings.
     pub config: Config,
     /// Whether and how it takes part in a mesh.
@@ -117,6 +120,15 @@ pub enum StartError {
     Accounts(#[from] SubmitError),
 }
 
+/// The shape that limits and figures of a node without a model are counted in: that of
+/// `smollm2:135m`, the catalogue's default.
+pub(crate) const REFERENCE_SHAPE: ModelShape = ModelShape {
+    parameters_active: 134_515_008,
+    layers: 30,
+    attention_width: 576,
+    context_max: 8_192,
+};
+
 /// Starts nodes.
 #[derive(Debug, Clone, Copy)]
 pub struct Node;
@@ -141,7 +153,8 @@ impl Node {
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Result<RunningNode, StartError> {
         let NodeOptions { data_dir, bind, engine, config, mesh } = options;
-        let (shape, price) = (engine.model().shape, Ppm::new(config.price_ppm));
+        let shape = engine.as_ref().map_or(REFERENCE_SHAPE, |engine| engine.model().shape);
+        let price = Ppm::new(config.price_ppm);
         let Opened { opening, keys, node, kernel } =
             opened(&data_dir, founder_line(&shape, price), &mesh, &config.mesh_relay_urls).await?;
         let personal = opening.genesis().personal;
@@ -178,19 +191,37 @@ impl Node {
                 return Err(error);
             }
         };
-        let metrics = Arc::new(Metrics::new(&engine.model().build));
+        let build = engine.as_ref().map_or_else(String::new, |one| one.model().build.clone());
+        let metrics = Arc::new(Metrics::new(&build));
         add_metrics(&metrics, &store_stats, &driver_stats);
         let loopback = api.ip().to_canonical().is_loopback();
         let http = bounds(HttpConfig::new(config.body_max_bytes, loopback));
-        let app = AppState::new(handle, reader, engine, (personal, keys), metrics, http);
+        let provider = match (&mesh, &engine) {
+            (Some(mesh), Some(engine)) => {
+                Some(Provider::start(mesh, handle.clone(), Arc::clone(engine), &config).await?)
+            }
+            _ => None,
+        };
+        handle.owner().keep_transfers(data_dir.join(TRANSFERS_FILE));
+        let rules = engine.as_ref().filter(|_| provider.is_some());
+        let rules = rules.map(|one| Rules::new(handle.clone(), Arc::clone(one), &config));
+        let client = mesh.as_ref().map(|mesh| {
+            let streams = mesh.job_streams();
+            Client { handle: handle.clone(), streams }
+        });
+        let app =
+            AppState::new(handle, reader, (engine, client), (personal, keys), metrics, http);
         let stop_http = CancellationToken::new();
         let drain = Duration::from_millis(config.drain_ms);
         let serving = tokio::spawn(http::serve(listener, app, stop_http.clone(), drain));
+        if let Some(rules) = rules {
+            tokio::spawn(stop_http.clone().run_until_cancelled_owned(rules.run()));
+        }
         if !is_member {
             let newcomer = accounts.fill_when_member(config.personal_agent_answers);
             tokio::spawn(stop_http.clone().run_until_cancelled_owned(newcomer));
         }
-        Ok(RunningNode { api, personal, kernel, mesh, stop_http, serving })
+        Ok(RunningNode { api, personal, kernel, mesh, provider, stop_http, serving })
     }
 }
 
@@ -201,6 +232,7 @@ pub struct RunningNode {
     personal: AgentId,
     kernel: Running,
     mesh: Option<Mesh>,
+    provider: Option<Provider>,
     stop_http: CancellationToken,
     serving: JoinHandle<io::Result<()>>,
 }
@@ -232,7 +264,8 @@ impl RunningNode {
         self.mesh.as_ref().map(Mesh::job_streams)
     }
 
-    /// Streams of jobs that other nodes open; only for the first who asks.
+    /// Streams of jobs that other nodes open; only for the first who asks, which on a node with a
+    /// model is the node itself.
     pub fn incoming_jobs(&self) -> Option<mpsc::Receiver<IncomingJob>> {
         self.mesh.as_ref().and_then(Mesh::incoming_jobs)
     }
@@ -245,6 +278,9 @@ impl RunningNode {
     /// The failure that stopped the store, if one did.
     pub async fn shutdown(self) -> Result<(), StoreError> {
         self.stop_http.cancel();
+        if let Some(provider) = self.provider {
+            provider.stop().await;
+        }
         match self.serving.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "serving HTTP failed"),
@@ -389,7 +425,7 @@ fn warn_of_missing_keys(ledger: &Ledger, keys: &KeyDir) -> Result<(), KeyFileErr
     Ok(())
 }
 
-/// The charter of a mesh of one, with room for the credit lines of those its owner invites.
+/// The charter of a mesh of one, with room for the lines of those its owner invites.
 fn mesh_of_one(node: &SecretKey, own_line: Trm) -> Result<Signed<Charter>, StartError> {
     let mut charter = Charter::founder(MESH_NAME, node.public(), own_line);
     let invited = charter.params.line_default.micro().saturating_mul(INVITED_MAX);

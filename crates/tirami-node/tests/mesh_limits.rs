@@ -31,7 +31,7 @@ fn request(bytes: usize) -> ToProvider {
 #[test]
 fn a_job_has_a_stream_of_its_own_and_its_frames_have_a_limit() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let one = Peer::start(dirs[0].path(), on_loopback());
+    let one = Peer::with_engine(dirs[0].path(), on_loopback(), None);
     let two = Peer::start(dirs[1].path(), joining(one.node.invite().unwrap()));
     until("they are connected", SOON, || one.sees(&two) && two.sees(&one));
     let (streams, mut incoming) =

@@ -27,7 +27,7 @@ async fn node(data_dir: &Path) -> Result<RunningNode, StartError> {
     Node::start(NodeOptions {
         data_dir: data_dir.to_path_buf(),
         bind: ([127, 0, 0, 1], 0).into(),
-        engine: Arc::new(FakeEngine::new(script)),
+        engine: Some(Arc::new(FakeEngine::new(script))),
         config: Config::defaults(data_dir),
         mesh: MeshOptions::default(),
     })

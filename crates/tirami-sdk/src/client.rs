@@ -13,6 +13,8 @@ use crate::stream::ChatStream;
 use crate::types::*;
 use crate::{ClientError, SignedAmount};
 
+mod mesh;
+
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for an answer that no model has to think about.

@@ -174,6 +174,27 @@ const STATE: Query = Query {
                   long as the node remembers them.",
 };
 
+const MODEL: Query = Query {
+    name: "model",
+    number: false,
+    description: "The model's name or digest; unset, the one served here or the only one there is.",
+};
+const MAX_TOKENS: Query = Query {
+    name: "max_tokens",
+    number: true,
+    description: "Tokens of the answer; 1000 when unset.",
+};
+const SORT: Query = Query {
+    name: "sort",
+    number: false,
+    description: "What counts first: `price`, `throughput` or `latency`.",
+};
+const MAX_TRM: Query = Query {
+    name: "max_trm",
+    number: false,
+    description: "The most the answer may cost, in TRM.",
+};
+
 const EMPTY: Payload = Payload::Empty;
 
 const fn json<T: ToSchema>() -> Payload {
@@ -221,6 +242,61 @@ operations! {
         &[], EMPTY => json::<types::TradeDetail>();
     Network: Get "/v1/tirami/network", READ, "getNetwork", "The mesh's totals and state hash.",
         &[], EMPTY => json::<types::Network>();
+    Peers: Get "/v1/tirami/peers", READ, "listPeers", "Lists the nodes this one is connected to.",
+        &[], EMPTY => json::<types::PeerList>();
+    Providers: Get "/v1/tirami/providers", READ, "listProviders",
+        "Lists the nodes that say they serve models.",
+        &[], EMPTY => json::<types::ProviderList>();
+    Topology: Get "/v1/tirami/topology", READ, "getTopology",
+        "Nodes and connections, as this node sees them.",
+        &[], EMPTY => json::<types::Topology>();
+    Protocol: Get "/v1/tirami/protocol", READ, "getProtocol",
+        "What this node speaks with other nodes.",
+        &[], EMPTY => json::<types::Protocol>();
+    Schedule: Post "/v1/tirami/schedule", READ, "schedule",
+        "Says who would answer a request, and why, without sending it.",
+        &[], json::<types::ScheduleRequest>() => json::<types::Schedule>();
+    BestRoute: Get "/v1/tirami/route", READ, "getRoute",
+        "The node that suits a model and a wish best.",
+        &[MODEL, MAX_TOKENS, SORT, MAX_TRM], EMPTY => json::<types::BestRoute>();
+    Transfer: Post "/v1/tirami/transfer", ECONOMY, "transfer",
+        "Gives TRM of the node's own account to another node.",
+        &[], json::<types::TransferRequest>() => json::<types::ChainEntry>();
+
+    MeshInvite: Post "/v1/tirami/mesh/invite", ADMIN, "inviteToMesh",
+        "Makes the word with which another machine joins.",
+        &[], EMPTY => json::<types::MeshInvite>();
+    MeshJoin: Post "/v1/tirami/mesh/join", ADMIN, "joinMesh",
+        "Says how this machine joins another mesh; a node that has a book stays in its own.",
+        &[], json::<types::JoinRequest>() => json::<types::Done>();
+    MeshCharter: Get "/v1/tirami/mesh/charter", READ, "getCharter",
+        "The mesh's constitution in force, and drafts of the next one.",
+        &[], EMPTY => json::<types::MeshCharter>();
+    ApproveCharter: Post "/v1/tirami/mesh/charter/approve", ADMIN, "approveCharter",
+        "Approves a draft of the next charter as a witness; there is no way back.",
+        &[], json::<types::ApproveCharter>() => json::<types::CharterDraft>();
+    ChangeWitnesses: Post "/v1/tirami/mesh/witnesses", ADMIN, "changeWitnesses",
+        "Drafts a charter with one witness more or less; a witness approves it at once.",
+        &[], json::<types::WitnessChange>() => json::<types::CharterDraft>();
+    Sponsor: Post "/v1/tirami/mesh/sponsor", ADMIN, "sponsor",
+        "Lends a newcomer a welcome line out of this node's own money.",
+        &[], json::<types::SponsorRequest>() => json::<types::ChainEntry>();
+    Enrol: Post "/v1/tirami/mesh/enrol", ADMIN, "enrol",
+        "Grants a member a line, as the mesh's registrar.",
+        &[], json::<types::EnrolRequest>() => json::<types::ChainEntry>();
+    Pause: Post "/v1/tirami/mesh/pause", ADMIN, "pauseServing",
+        "Takes no more jobs of other nodes; running ones go on elsewhere.",
+        &[], EMPTY => json::<types::Serving>();
+    Resume: Post "/v1/tirami/mesh/resume", ADMIN, "resumeServing",
+        "Takes jobs of other nodes again, as far as the owner's rules allow.",
+        &[], EMPTY => json::<types::Serving>();
+    Serving: Get "/v1/tirami/serving", READ, "getServing",
+        "To whom and how far this node serves, and whether it does now.",
+        &[], EMPTY => json::<types::Serving>();
+    ChangeServing: Post "/v1/tirami/serving", ADMIN, "changeServing",
+        "Changes to whom and how far this node serves.",
+        &[], json::<types::ServingChange>() => json::<types::Serving>();
+
     Safety: Get "/v1/tirami/safety", READ, "getSafety",
         "Kill switch, circuit breaker, limits and what was spent against them.",
         &[AGENT], EMPTY => json::<types::Safety>();
@@ -348,7 +424,10 @@ mod tests {
     fn whatever_changes_something_for_others_needs_more_than_inference() {
         for operation in Operation::ALL {
             let row = operation.endpoint();
-            let harmless = matches!(operation, Operation::Chat | Operation::Estimate);
+            let harmless = matches!(
+                operation,
+                Operation::Chat | Operation::Estimate | Operation::Schedule
+            );
             if row.method != Method::Get && !harmless {
                 assert!(
                     matches!(row.access, Access::Scope(Scope::Economy | Scope::Admin)),

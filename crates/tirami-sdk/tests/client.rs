@@ -62,6 +62,33 @@ fn key() -> CreateKey {
     CreateKey { label, scope: Scope::Read, agent: None, limits: None, expires_at_ms: None }
 }
 
+async fn the_mesh_is_asked_for(client: &Client) {
+    let party = "07".repeat(32);
+    let amount_trm = "1".parse().unwrap();
+    let transfer =
+        TransferRequest { to: party.clone(), amount_trm, idempotency_key: "k".to_owned() };
+    let sponsor = SponsorRequest { party: party.clone(), amount_trm: None };
+    let enrol = EnrolRequest { party: party.clone(), owner: String::new(), line_trm: None };
+    assert!(client.peers().await.is_err());
+    assert!(client.providers().await.is_err());
+    assert!(client.topology().await.is_err());
+    assert!(client.protocol().await.is_err());
+    assert!(client.schedule(&ScheduleRequest::default()).await.is_err());
+    assert!(client.route(Some("m"), Some(1), Some("price"), None).await.is_err());
+    assert!(client.transfer(&transfer).await.is_err());
+    assert!(client.mesh_invite().await.is_err());
+    assert!(client.mesh_join("x").await.is_err());
+    assert!(client.mesh_charter().await.is_err());
+    assert!(client.approve_charter("x").await.is_err());
+    assert!(client.change_witnesses(WitnessAction::Add, &party).await.is_err());
+    assert!(client.sponsor(&sponsor).await.is_err());
+    assert!(client.enrol(&enrol).await.is_err());
+    assert!(client.pause().await.is_err());
+    assert!(client.resume().await.is_err());
+    assert!(client.serving().await.is_err());
+    assert!(client.change_serving(&ServingChange::default()).await.is_err());
+}
+
 #[tokio::test]
 async fn every_row_of_the_table_has_a_method() {
     let (url, lines) = serve(answer("418 I'm a teapot", "text/plain", "")).await;
@@ -77,6 +104,7 @@ async fn every_row_of_the_table_has_a_method() {
     assert!(client.ready().await.is_err());
     assert!(client.openapi().await.is_err());
     assert!(client.metrics().await.is_err());
+    the_mesh_is_asked_for(&client).await;
     assert!(client.models().await.is_err());
     assert!(client.model("{id}").await.is_err());
     assert!(client.balance(None).await.is_err());

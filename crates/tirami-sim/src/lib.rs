@@ -15,11 +15,13 @@ mod law;
 mod machine;
 mod mesh;
 mod network;
+mod nodes;
 mod oracle;
 mod party;
 mod report;
 mod world;
 
+pub use nodes::{Bug, NodesConfig, NodesCounts, NodesReport, run_nodes};
 pub use report::{Counts, Failure, Report};
 
 /// A bug that a run plants into itself, to show that the checks find it.

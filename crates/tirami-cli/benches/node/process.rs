@@ -51,7 +51,7 @@ impl Role {
             let options = NodeOptions {
                 data_dir: dir.clone(),
                 bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-                engine: Arc::new(NoModel::new()),
+                engine: Some(Arc::new(NoModel::new())),
                 config: Config::defaults(&dir),
                 mesh: MeshOptions::default(),
             };

@@ -35,7 +35,7 @@ pub(crate) async fn over_http(table: &mut Table) {
     let options = NodeOptions {
         data_dir: dir.path().to_path_buf(),
         bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-        engine: Arc::clone(&engine) as _,
+        engine: Some(Arc::clone(&engine) as _),
         config: Config::defaults(dir.path()),
         mesh: MeshOptions::default(),
     };

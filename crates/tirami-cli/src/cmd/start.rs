@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use tirami_infer::engine::Engine;
 use tirami_node::config::Config;
-use tirami_node::mesh::MeshOptions;
+use tirami_node::mesh::{Invite, MeshOptions, PeerAddress};
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_node::store::DirLock;
 use tracing_subscriber::EnvFilter;
@@ -22,6 +22,19 @@ use crate::settings::{AllSettings, Global};
 /// With which settings to start.
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
+    /// The word that `tirami mesh invite` printed on another machine: this one joins its mesh.
+    /// With a data directory that is in that mesh already it changes nothing.
+    #[arg(long, value_name = "TOKEN")]
+    join: Option<Invite>,
+    /// Load no model: ask others only.
+    #[arg(long, conflicts_with = "model")]
+    no_model: bool,
+    /// Let nodes without an invite in, as mesh_public.
+    #[arg(long)]
+    public: bool,
+    /// A node to connect to first, besides those of bootstrap_peers; may be repeated.
+    #[arg(long, value_name = "PEER")]
+    bootstrap_peer: Vec<PeerAddress>,
     #[command(flatten)]
     settings: AllSettings,
 }
@@ -37,15 +50,16 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     out.answer(&json!({"data_dir": config.data_dir}), |out| {
         out.line(format_args!("data dir: {}", config.data_dir.display()));
     });
-    let engine = model::load(&config, &models, out).await?;
-    let info = engine.model();
-    out.answer(&json!({"model": info.name, "digest": info.digest.to_string()}), |out| {
-        out.line(format_args!("model: {} (digest {})", info.name, info.digest));
-    });
+    let engine = if args.no_model { None } else { Some(model::load(&config, &models, out).await?) };
+    tell_model(engine.as_deref(), out);
 
     // From here on there is something to settle, so a signal no longer just ends the process.
     let mut signals = Signals::listen()?;
-    let node = start(&config, engine).await?;
+    let mut mesh = MeshOptions::of(&config);
+    mesh.public |= args.public;
+    mesh.bootstrap.extend(args.bootstrap_peer);
+    mesh.join = args.join;
+    let node = start(&config, engine, mesh).await?;
     let url = url_from_here(node.api);
     let key_file = config.data_dir.join(API_KEY_FILE);
     out.answer(&json!({"api": url}), |out| out.line(format_args!("API: {url}")));
@@ -55,6 +69,10 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     out.answer(&json!({"api_key": key_file}), |out| {
         out.line(format_args!("API key: {}", key_file.display()));
     });
+    if let Some(peer) = node.peer_address() {
+        let peer = peer.to_string();
+        out.answer(&json!({"peer": peer}), |out| out.line(format_args!("peer: {peer}")));
+    }
     if !config.bind.is_loopback() {
         out.warn(format_args!(
             "{} can be reached from other machines; every request needs an API key",
@@ -65,16 +83,33 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     until_stopped(node, &mut signals, &config, out).await
 }
 
-async fn start(config: &Config, engine: Arc<dyn Engine>) -> Result<RunningNode, Failure> {
+fn tell_model(engine: Option<&dyn Engine>, out: Output) {
+    let Some(info) = engine.map(Engine::model) else {
+        return out.answer(&json!({"model": null}), |out| {
+            out.line("model: none; requests are answered by other nodes of the mesh");
+        });
+    };
+    out.answer(&json!({"model": info.name, "digest": info.digest.to_string()}), |out| {
+        out.line(format_args!("model: {} (digest {})", info.name, info.digest));
+    });
+}
+
+async fn start(
+    config: &Config,
+    engine: Option<Arc<dyn Engine>>,
+    mesh: MeshOptions,
+) -> Result<RunningNode, Failure> {
     let options = NodeOptions {
         data_dir: config.data_dir.clone(),
         bind: config.address(),
         engine,
         config: config.clone(),
-        mesh: MeshOptions::of(config),
+        mesh,
     };
     Node::start(options).await.map_err(|error| match error {
         StartError::Bind { .. } => in_use_or(config, &error.to_string()),
+        StartError::Join(_) => Failure::new(Exit::Refused, error),
+        StartError::Mesh(_) => Failure::new(Exit::Config, error),
         error if is_disk_full(&error) => Failure::new(
             Exit::Store,
             format_args!("{error}; the disk is full: nothing was lost, make room and start again"),

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::account;
+use tirami_sdk::types::Network;
+
+use super::{account, serving};
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Output, count, duration, trm};
@@ -15,7 +17,9 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
     let balance = client.balance(None).await?;
     let safety = client.safety(None).await?;
     let node = account::of_node(global).await;
-    let answer = json!({"status": status, "balance": balance, "safety": safety, "node": node});
+    let (network, serving) = (client.network().await?, client.serving().await?);
+    let answer = json!({"status": status, "balance": balance, "safety": safety, "node": node,
+                       "network": network, "serving": serving});
     out.answer(&answer, |out| {
         let state = match &safety.kill_switch_reason {
             Some(reason) if safety.kill_switch_active => {
@@ -55,8 +59,23 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
         rows.push(("trades", status.total_trades.to_string()));
         rows.push(("running jobs", status.open_holds.to_string()));
         rows.push(("waiting approvals", status.approvals_waiting.to_string()));
+        rows.push(("mesh", mesh(&network)));
+        rows.push(("serving", serving::summary(&serving)));
         out.pairs(&rows);
         out.note(out.dim(account::ORIGIN));
     });
     Ok(Exit::Done)
+}
+
+fn mesh(network: &Network) -> String {
+    let others = network.total_nodes.saturating_sub(1);
+    if others == 0 && network.peers == 0 {
+        return "of one; `tirami mesh invite` lets others in".to_owned();
+    }
+    let members = count(others, "other member");
+    let behind = match network.entries_behind {
+        0 => "up to date".to_owned(),
+        behind => format!("{behind} entries behind"),
+    };
+    format!("{members}, {} connected, {} serving, {behind}", network.peers, network.providers)
 }

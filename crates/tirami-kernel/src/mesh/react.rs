@@ -120,6 +120,11 @@ impl Kernel {
                         let job = *job;
                         self.claim_made(job, effects);
                     }
+                    Event::Book(event) => {
+                        if let Some(trade) = super::reciprocity::traded(event) {
+                            self.mesh.opinions.observe(&trade, self.clock);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -287,8 +292,9 @@ impl Kernel {
         let now = self.clock;
         if self.mesh.flush_at.is_some_and(|at| at <= now) {
             self.mesh.flush_at = None;
-            self.flush_heads(effects);
-            self.flush_signals(effects);
+            let peers = self.mesh.news_peers();
+            self.flush_heads(&peers, effects);
+            self.flush_signals(&peers, effects);
         }
         if self.mesh_beat_at().is_none_or(|at| at > now) {
             return;

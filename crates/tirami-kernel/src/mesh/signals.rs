@@ -21,6 +21,9 @@ pub const SIGNAL_RENEW_MS: u64 = 15_000;
 const PROVIDERS_DIALLED_MAX: usize = 64;
 /// The least time between two signals of this node.
 const SIGNAL_EVERY_MS: u64 = 1_000;
+/// The least time between two when only the load changed: every signal goes to the whole mesh, and
+/// a provider that is full says so to whoever asks.
+const SIGNAL_LOAD_MS: u64 = 10_000;
 /// How long a signal's time is remembered: after that no signal of the same time is valid.
 const FLOOR_MS: u64 = SIGNAL_LIFE_MS_MAX + SIGNAL_AHEAD_MS_MAX;
 
@@ -32,8 +35,8 @@ pub(crate) struct Signals {
     floors: BTreeMap<PartyId, Timestamp>,
     /// Providers whose connection to this node broke, and when.
     lost: BTreeMap<PartyId, Timestamp>,
-    /// To be passed on with the next flush, and who is not to be told.
-    news: BTreeMap<PartyId, Option<PartyId>>,
+    /// To be passed on with the next flush, and who told it and is not to be told.
+    news: BTreeMap<PartyId, BTreeSet<PartyId>>,
     /// Signals that contradict one that was passed on, and who sent them.
     contradictions: Vec<(PartyId, WireDocument)>,
     offer: Option<OwnOffer>,
@@ -101,10 +104,14 @@ impl Kernel {
         }
         let age_ms = signals.sent.as_ref().map(|(_, at)| self.clock.since_ms(*at));
         let changed = signals.sent.as_ref().is_none_or(|(sent, _)| *sent != signals.offer);
-        let due = match age_ms {
-            None => true,
-            Some(age_ms) => age_ms >= SIGNAL_EVERY_MS && (changed || age_ms >= SIGNAL_RENEW_MS),
+        let urgent =
+            signals.sent.as_ref().is_none_or(|(sent, _)| !same_terms(sent, &signals.offer));
+        let wait_ms = match (urgent, changed) {
+            (true, _) => SIGNAL_EVERY_MS,
+            (false, true) => SIGNAL_LOAD_MS,
+            (false, false) => SIGNAL_RENEW_MS,
         };
+        let due = age_ms.is_none_or(|age_ms| age_ms >= wait_ms);
         // Who serves nothing any more says so once.
         if !due || (!changed && signals.offer.is_none()) {
             return;
@@ -116,7 +123,7 @@ impl Kernel {
         let party = self.ledger.party();
         let signals = &mut self.mesh.signals;
         signals.sent = Some((signals.offer.clone(), self.clock));
-        signals.news.insert(party, None);
+        signals.news.insert(party, BTreeSet::new());
         signals.held.insert(party, signal);
         self.mesh.flush_soon(self.clock);
     }
@@ -183,6 +190,9 @@ impl Kernel {
             let same = held.is_some_and(|held| {
                 held.bytes() == document.bytes && held.signature() == document.signature
             });
+            if same && let Some(knows) = self.mesh.signals.news.get_mut(&signal.provider) {
+                knows.insert(from);
+            }
             if older || same || signal.provider == self.ledger.party() {
                 return Ok(());
             }
@@ -213,7 +223,7 @@ impl Kernel {
         let address = PeerAddress { key: provider.into(), via: ways.collect() };
         signals.floors.insert(provider, signal.body().issued_at);
         signals.held.insert(provider, signal);
-        signals.news.insert(provider, Some(from));
+        signals.news.insert(provider, BTreeSet::from([from]));
         self.mesh.flush_soon(self.clock);
         if !address.via.is_empty() {
             self.mesh.addresses.add(self.ledger.party(), &address, false);
@@ -239,23 +249,35 @@ impl Kernel {
         announce(to, &documents, effects);
     }
 
-    /// Passes on what is new.
-    pub(super) fn flush_signals(&mut self, effects: &mut Effects) {
+    /// Passes on what is new to some peers.
+    pub(super) fn flush_signals(&mut self, peers: &BTreeSet<PartyId>, effects: &mut Effects) {
         let news = core::mem::take(&mut self.mesh.signals.news);
         let rivals = core::mem::take(&mut self.mesh.signals.contradictions);
         if news.is_empty() && rivals.is_empty() {
             return;
         }
-        for to in self.mesh.open_peers() {
+        for to in peers.iter().copied() {
             let rivals = rivals.iter().filter(|(source, _)| *source != to);
             let rivals: Vec<WireDocument> = rivals.map(|(_, document)| document.clone()).collect();
             announce(to, &rivals, effects);
-            let fresh = news.iter().filter(|(party, source)| **party != to && **source != Some(to));
+            let fresh = news.iter().filter(|(party, knows)| **party != to && !knows.contains(&to));
             let held = fresh.filter_map(|(party, _)| self.mesh.signals.held.get(party));
             let documents: Vec<WireDocument> = held.map(wire).collect();
             announce(to, &documents, effects);
         }
     }
+}
+
+/// Whether two offers differ in nothing but how busy and how fast the node is.
+fn same_terms(one: &Option<OwnOffer>, other: &Option<OwnOffer>) -> bool {
+    let terms = |offer: &OwnOffer| {
+        let mut terms = OwnOffer { slots_free: 0, queue: 0, ..offer.clone() };
+        for model in &mut terms.models {
+            model.tokens_per_second_milli = 0;
+        }
+        terms
+    };
+    one.as_ref().map(terms) == other.as_ref().map(terms)
 }
 
 fn wire(held: &Signed<PriceSignal>) -> WireDocument {

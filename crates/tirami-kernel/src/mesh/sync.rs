@@ -15,7 +15,7 @@ use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{Certificate, CutRejection, Dependency, Entry, EntryRejection, Slot};
 use tirami_proto::{BUCKETS, Fault, FinalEntry, Head, Message, WireSlot, bucket_of};
 
-use super::{Mesh, Serve, peer::AHEAD_MAX};
+use super::{Mesh, NEWS_PEERS_MAX, Serve, peer::AHEAD_MAX};
 use crate::kernel::{Effects, Kernel};
 
 /// Final entries asked for at once.
@@ -35,6 +35,9 @@ const PAGE_MS: u64 = 10_000;
 const STALLED_MS: u64 = 1_000;
 /// How often a peer is told what this node holds when nothing happens.
 const SUMMARY_EVERY_MS: u64 = 30_000;
+/// How often one of the peers is told so, whichever heard it longest ago: news that passed this
+/// node by are found within this time.
+const SUMMARY_ANY_MS: u64 = 3_000;
 /// The least time between two summaries to one peer.
 const SUMMARY_MS_MIN: u64 = 1_000;
 
@@ -386,26 +389,31 @@ impl Kernel {
                 peer.ahead.remove(&chain);
             }
         }
-        for to in self.mesh.open_peers() {
-            let last = self.mesh.peers.get(&to).and_then(|peer| peer.summary_at);
-            if last.is_none_or(|last| now >= last.plus_ms(SUMMARY_EVERY_MS)) {
+        let open = self.mesh.peers.iter().filter(|(_, peer)| peer.is_open());
+        let told: Vec<_> = open.map(|(to, peer)| (peer.summary_at, *to)).collect();
+        let latest = told.iter().filter_map(|(last, _)| *last).max();
+        // Of few peers each hears all news anyway.
+        let quiet = told.len() > NEWS_PEERS_MAX
+            && latest.is_none_or(|last| now >= last.plus_ms(SUMMARY_ANY_MS));
+        let oldest = told.iter().min().filter(|_| quiet).map(|(_, to)| *to);
+        for (last, to) in told {
+            let due = last.is_none_or(|last| now >= last.plus_ms(SUMMARY_EVERY_MS));
+            if due || Some(to) == oldest {
                 self.send_summary(to, effects);
             }
         }
         self.fetch_more(effects);
     }
 
-    /// Tells peers which chains went on, so that they fetch what they lack.
-    pub(super) fn flush_heads(&mut self, effects: &mut Effects) {
+    /// Tells some peers which chains went on, so that they fetch what they lack.
+    pub(super) fn flush_heads(&mut self, peers: &BTreeSet<PartyId>, effects: &mut Effects) {
         let news = core::mem::take(&mut self.mesh.news);
         if news.is_empty() {
             return;
         }
         let lattice = self.ledger.lattice();
-        for (to, peer) in &mut self.mesh.peers {
-            if !peer.is_open() {
-                continue;
-            }
+        for to in peers {
+            let Some(peer) = self.mesh.peers.get_mut(to) else { continue };
             let mut buckets = BTreeMap::<u8, Vec<Head>>::new();
             for (chain, source) in &news {
                 let Some(known) = lattice.chain(*chain) else { continue };

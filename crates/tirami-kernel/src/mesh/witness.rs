@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tirami_core::{Digest, Document, DocumentId, PartyId, decode_body, signing_message};
+use tirami_core::{Digest, Document, DocumentId, PartyId, Timestamp, decode_body, signing_message};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::lattice::{
@@ -36,6 +36,8 @@ pub(crate) struct Desk {
     /// Whether something became final since they were looked at.
     pub(super) again: bool,
     cursor: Option<DocumentId>,
+    /// When the last checkpoint's cut was asked for.
+    cut_asked_at: Option<Timestamp>,
     /// Who sent which parked entry, by its number in the order of parking.
     parked: BTreeMap<u64, PartyId>,
 }
@@ -291,8 +293,28 @@ impl Kernel {
     /// Asks witnesses again that did not answer.
     pub(super) fn beat_witness(&mut self, effects: &mut Effects) {
         self.mesh.desk.again = true;
+        self.ask_cut(effects);
         self.acknowledge_waiting(effects);
         self.offer_entries(true, effects);
+    }
+
+    /// A witness that learned of the last checkpoint when it was final does not know what it
+    /// covers, and cannot judge the next one without.
+    fn ask_cut(&mut self, effects: &mut Effects) {
+        let lattice = self.ledger.lattice();
+        let (own, clerk) = (self.ledger.party(), lattice.charter().clerk);
+        let Some(checkpoint) = lattice.missing_cut() else { return };
+        let late =
+            self.mesh.desk.cut_asked_at.is_none_or(|at| self.clock >= at.plus_ms(OFFER_AGAIN_MS));
+        if !late || (own != clerk && !self.is_witness(own)) {
+            return;
+        }
+        self.mesh.desk.cut_asked_at = Some(self.clock);
+        let mut from = self.open_witnesses();
+        if self.mesh.is_open(clerk) && !from.contains(&clerk) {
+            from.push(clerk);
+        }
+        effects.send.extend(from.into_iter().map(|to| (to, Message::WantCut { checkpoint })));
     }
 }
 

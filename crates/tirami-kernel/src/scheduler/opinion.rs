@@ -208,6 +208,11 @@ impl Opinions {
         self.parties.get(&party).map_or(0, |opinion| opinion.bought.min(opinion.sold).micro())
     }
 
+    /// What was bought from `party`.
+    pub(crate) fn bought(&self, party: PartyId) -> Trm {
+        self.parties.get(&party).map_or(Trm::ZERO, |opinion| opinion.bought)
+    }
+
     /// The provider that served the longest of these prompts lately.
     pub(super) fn last_for(&self, prefixes: &[Digest], now: Timestamp) -> Option<PartyId> {
         let held = prefixes.iter().find_map(|prefix| self.prefixes.get(prefix))?;

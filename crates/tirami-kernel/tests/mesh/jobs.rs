@@ -75,7 +75,7 @@ fn a_claim_reaches_the_witness_and_ends_when_the_debtor_has_paid() {
     let (bytes, signature) = (voucher.bytes().to_vec(), voucher.signature());
     net.ok(2, Command::TakeVoucher { bytes, signature, stream, sent: 5 });
     net.stop(1);
-    net.ok(2, Command::AbandonServed { job: JOB });
+    net.ok(2, Command::AbandonServed { job: JOB, sent: 5 });
     assert_eq!(claims(&net), 0);
     net.run_ms(11 * 60_000);
     assert_eq!(claims(&net), 1, "the witness has not heard of the claim");

@@ -151,6 +151,7 @@ impl ServedJob {
             amount: self.vouched(),
             finish: FinishReason::Cancelled,
             at,
+            unsigned: Trm::ZERO,
         }
     }
 
@@ -438,7 +439,9 @@ impl Served {
         let (order, consumer) = (served.order, served.consumer);
         self.running.remove(&order);
         if let Some(known) = self.consumers.get_mut(&consumer) {
-            known.owed = known.owed.saturating_sub(before).saturating_add(after);
+            let owed = known.owed.saturating_sub(before).saturating_add(after);
+            known.owed = owed.saturating_add(finished.unsigned);
+            known.lost = known.lost.saturating_add(finished.unsigned);
         }
         if !end.due.is_zero() {
             self.jobs_served = self.jobs_served.saturating_add(1);

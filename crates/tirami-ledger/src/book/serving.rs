@@ -42,7 +42,7 @@ pub struct ServingPolicy {
     /// Jobs of other nodes served at once at most.
     #[n(4)]
     pub jobs_max: u32,
-    /// Whether no new job is taken for now.
+    /// Whether no new job is taken for now, for whatever reason.
     #[n(5)]
     pub paused: bool,
     /// Parties that are not served; at most [`SERVING_LIST_MAX`].
@@ -51,6 +51,22 @@ pub struct ServingPolicy {
     /// Parties that need not earn their exposure; at most [`SERVING_LIST_MAX`].
     #[n(7)]
     pub trusted: BTreeSet<PartyId>,
+    /// Whether the owner paused it: then the owner's rules of hours and idleness do not lift it.
+    #[cbor(n(8), default, skip_if = "is_off")]
+    pub paused_by_owner: bool,
+    /// While other nodes' jobs take so many places or more, only nodes that served this one get
+    /// the rest; 0 for no such rule.
+    #[cbor(n(9), default, skip_if = "is_zero")]
+    pub contributors_above: u32,
+}
+
+/// Policies from before the field keep their bytes.
+fn is_off(word: &bool) -> bool {
+    !word
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Default for ServingPolicy {
@@ -65,6 +81,8 @@ impl Default for ServingPolicy {
             paused: true,
             blocked: BTreeSet::new(),
             trusted: BTreeSet::new(),
+            paused_by_owner: false,
+            contributors_above: 0,
         }
     }
 }

@@ -120,16 +120,13 @@ impl Ledger {
     pub(super) fn tick(&self, now: Timestamp, keys: &Keyring) -> Decision {
         let mut decision = Decision::done(self.book.due(now));
         decision.events.extend(self.dun(now, keys));
-        if self.is_clerk()
-            && let Some(entry) = self.lattice.draft_checkpoint(now)
-        {
-            // A clerk whose key was replaced elsewhere cannot sign it; its holds end all the same.
-            let signed = self.signed_entry(&keys.node, entry);
-            decision
-                .events
-                .extend(signed.into_iter().flat_map(|(_, events)| lattice_events(events)));
-        } else {
-            decision.events.extend(self.settle(now, keys));
+        let draft = self.is_clerk().then(|| self.lattice.draft_checkpoint(now)).flatten();
+        // A clerk whose key was replaced elsewhere, or that is asking how far its chain goes, cannot
+        // sign it. What else is due is tried all the same, so that it is put off and not asked for
+        // again at once.
+        match draft.and_then(|entry| self.signed_entry(&keys.node, entry).ok()) {
+            Some((_, events)) => decision.events.extend(lattice_events(events)),
+            None => decision.events.extend(self.settle(now, keys)),
         }
         decision
     }

@@ -210,7 +210,7 @@ impl Ledger {
         }
         check_report(served, finish)?;
         if finish.completion_tokens == 0 {
-            return self.abandon_served(now, finish.job);
+            return self.abandon_served(now, finish.job, 0);
         }
         let (flop, amount) = served.charge(finish.completion_tokens);
         let receipt = Receipt {
@@ -237,6 +237,7 @@ impl Ledger {
             amount,
             finish: finish.finish,
             at: now,
+            unsigned: Trm::ZERO,
         };
         let finished = Event::Book(BookEvent::ServedFinished(finished));
         let events = vec![finished, record(DocumentKind::Receipt, finish.job, &receipt)];
@@ -244,8 +245,18 @@ impl Ledger {
         Ok(Decision { events, outcome })
     }
 
-    pub(super) fn abandon_served(&self, now: Timestamp, job: JobId) -> Result<Decision, Rejection> {
-        let ended = self.running_served(job)?.ended_by_voucher(job, now);
+    pub(super) fn abandon_served(
+        &self,
+        now: Timestamp,
+        job: JobId,
+        sent: u32,
+    ) -> Result<Decision, Rejection> {
+        let served = self.running_served(job)?;
+        let mut ended = served.ended_by_voucher(job, now);
+        if sent > 0 {
+            let (_, done) = served.charge(sent.min(served.completion_max));
+            ended.unsigned = done.saturating_sub(ended.amount);
+        }
         let due = ended.amount;
         let events = vec![Event::Book(BookEvent::ServedFinished(ended))];
         Ok(Decision { events, outcome: Outcome::JobServed { receipt: None, due } })

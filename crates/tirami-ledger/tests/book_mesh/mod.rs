@@ -1,6 +1,7 @@
 //! Nodes of one mesh for tests: `w` is founder, witness, clerk and registrar, `c` orders jobs, `p`
-//! and `q` do them, `x` is a party that nobody enrolled. Each has its own ledger; messages go only where a test sends them. After every
-//! command everything that must hold is checked on the node that took it.
+//! and `q` do them, `x` is a party that nobody enrolled. Each has its own ledger; messages go only
+//! where a test sends them. After every command everything that must hold is checked on the node
+//! that took it.
 
 #![allow(dead_code, reason = "each test uses a part of what is here")]
 

@@ -95,7 +95,10 @@ impl Play {
             "accept" => self.accept(step),
             "take" => self.take(step),
             "settle" => (node("c"), self.settle(step)),
-            "lost" => (node("p"), Command::AbandonServed { job: job_of(arg(0)) }),
+            "lost" => {
+                let sent = step.args.get(1).map_or(0, |sent| number(sent));
+                (node("p"), Command::AbandonServed { job: job_of(arg(0)), sent })
+            }
             "tick" => (node(arg(0)), Command::Tick),
             "kill" => {
                 let kill = Command::SetKill { on: arg(1) == "on", reason: "test".into() };
@@ -397,6 +400,7 @@ fn serving(step: &Step) -> ServingPolicy {
         paused: step.args.get(1).is_some_and(|word| word == "paused"),
         blocked: parties("blocked"),
         trusted: parties("trusted"),
+        ..usual
     }
 }
 

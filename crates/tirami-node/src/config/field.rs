@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use tirami_core::PartyId;
 use tirami_proto::{PeerAddress, REGION_BYTES_MAX, Via};
 
+use crate::owner::Hours;
+
 /// Names a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -55,6 +57,18 @@ pub enum Key {
     TrustedPeers,
     /// `blocked_peers`
     BlockedPeers,
+    /// `serve_hours`
+    ServeHours,
+    /// `serve_idle_percent`
+    ServeIdlePercent,
+    /// `serve_jobs_max`
+    ServeJobsMax,
+    /// `electricity_watts`
+    ElectricityWatts,
+    /// `electricity_milli_per_kwh`
+    ElectricityMilliPerKwh,
+    /// `electricity_trm_per_currency`
+    ElectricityTrmPerCurrency,
 }
 
 /// The type of a setting and what is allowed in it.
@@ -75,6 +89,8 @@ pub enum Kind {
         /// The most bytes.
         bytes_max: usize,
     },
+    /// Hours of the day, or nothing.
+    Hours,
     /// A whole number within these bounds, both allowed.
     Number {
         /// The smallest.
@@ -103,7 +119,7 @@ pub const LIST_MAX: usize = 256;
 pub enum Value {
     /// Of [`Kind::Directory`].
     Directory(PathBuf),
-    /// Of [`Kind::Text`] and [`Kind::Label`].
+    /// Of [`Kind::Text`], [`Kind::Label`] and [`Kind::Hours`].
     Text(String),
     /// Of [`Kind::Address`].
     Address(IpAddr),
@@ -135,7 +151,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 23] = [
+pub const FIELDS: [Field; 29] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -306,7 +322,7 @@ pub const FIELDS: [Field; 23] = [
         flag: "mesh-public",
         kind: Kind::Flag,
         default: "false",
-        doc: "Whether nodes without an invite are let in. They have no credit line until a \
+        doc: "Whether nodes without an invite are let in. They have no line until a \
               member gives them one.",
     },
     Field {
@@ -356,6 +372,68 @@ pub const FIELDS: [Field; 23] = [
         default: "",
         doc: "Parties this node neither connects to nor serves.",
     },
+    Field {
+        key: Key::ServeHours,
+        name: "serve_hours",
+        env: "TIRAMI_SERVE_HOURS",
+        flag: "serve-hours",
+        kind: Kind::Hours,
+        default: "",
+        doc: "The hours in which other nodes are served, such as 22:00-08:00, in UTC; with an \
+              offset, such as 22:00-08:00 +02:00, by the clock there. Empty serves at all hours.",
+    },
+    Field {
+        key: Key::ServeIdlePercent,
+        name: "serve_idle_percent",
+        env: "TIRAMI_SERVE_IDLE_PERCENT",
+        flag: "serve-idle-percent",
+        kind: Kind::Number { min: 0, max: 100 },
+        default: "0",
+        doc: "Other nodes are served only while other programs use less than this share of the \
+              processors. 0 serves however busy the machine is. Where the system does not say \
+              how busy it is, nobody is served.",
+    },
+    Field {
+        key: Key::ServeJobsMax,
+        name: "serve_jobs_max",
+        env: "TIRAMI_SERVE_JOBS_MAX",
+        flag: "serve-jobs-max",
+        kind: Kind::Number { min: 0, max: 4_096 },
+        default: "0",
+        doc: "Jobs of other nodes served at the same time, set at each start. 0 leaves it as it \
+              is, at first as many as `sequences`.",
+    },
+    Field {
+        key: Key::ElectricityWatts,
+        name: "electricity_watts",
+        env: "TIRAMI_ELECTRICITY_WATTS",
+        flag: "electricity-watts",
+        kind: Kind::Number { min: 0, max: 1_000_000 },
+        default: "0",
+        doc: "What the machine draws while it answers, in watts. With the two settings below the \
+              price is never below what the electricity costs at the measured speed. 0 sets no \
+              such bound.",
+    },
+    Field {
+        key: Key::ElectricityMilliPerKwh,
+        name: "electricity_milli_per_kwh",
+        env: "TIRAMI_ELECTRICITY_MILLI_PER_KWH",
+        flag: "electricity-milli-per-kwh",
+        kind: Kind::Number { min: 0, max: 1_000_000_000 },
+        default: "0",
+        doc: "What a kilowatt-hour costs, in thousandths of the owner's currency: 300 is 0.30. \
+              0 sets no such bound.",
+    },
+    Field {
+        key: Key::ElectricityTrmPerCurrency,
+        name: "electricity_trm_per_currency",
+        env: "TIRAMI_ELECTRICITY_TRM_PER_CURRENCY",
+        flag: "electricity-trm-per-currency",
+        kind: Kind::Number { min: 0, max: 1_000_000_000_000 },
+        default: "0",
+        doc: "What one unit of the owner's currency is worth to the owner, in TRM. 0 sets no such \
+              bound.",
+    },
 ];
 
 impl Key {
@@ -376,6 +454,11 @@ impl Field {
         let text = text.trim();
         match self.kind {
             Kind::List(item) => item.parse_all(text).ok_or_else(|| self.allowed()),
+            Kind::Hours if text.is_empty() => Ok(Value::Text(String::new())),
+            Kind::Hours => match text.parse::<Hours>() {
+                Ok(hours) => Ok(Value::Text(hours.to_string())),
+                Err(()) => Err(self.allowed()),
+            },
             Kind::Label { bytes_max } if text.len() <= bytes_max => {
                 Ok(Value::Text(text.to_owned()))
             }
@@ -408,6 +491,7 @@ impl Field {
             Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Flag => "true or false".to_owned(),
             Kind::Label { bytes_max } => format!("a text of at most {bytes_max} bytes"),
+            Kind::Hours => "hours such as 22:00-08:00, or 22:00-08:00 +02:00".to_owned(),
             Kind::List(item) => item.allowed().to_owned(),
         }
     }

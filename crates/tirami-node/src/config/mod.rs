@@ -19,6 +19,7 @@ use tirami_proto::PeerAddress;
 
 pub use error::ConfigError;
 pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
+pub use crate::owner::Hours;
 pub use layer::Origin;
 pub use page::{config_markdown, default_file, env_markdown};
 pub use resolve::{ENV_API_KEY, ENV_CONFIG, ENV_HUB, ENV_URL, Resolved, Sources, resolve};
@@ -78,6 +79,19 @@ pub struct Config {
     pub trusted_peers: Vec<PartyId>,
     /// Parties this node neither connects to nor serves.
     pub blocked_peers: Vec<PartyId>,
+    /// The hours in which others are served; none for all.
+    pub serve_hours: Option<Hours>,
+    /// Others are served only while other programs use less of the processors, in percent; 0 for
+    /// always.
+    pub serve_idle_percent: u32,
+    /// Jobs of others at the same time; 0 leaves it as it is.
+    pub serve_jobs_max: u32,
+    /// What the machine draws while it answers, in watts; 0 when it is not known.
+    pub electricity_watts: u32,
+    /// Thousandths of the owner's currency for a kilowatt-hour; 0 when it is not known.
+    pub electricity_milli_per_kwh: u32,
+    /// What one unit of that currency is worth to the owner, in TRM; 0 when it is not known.
+    pub electricity_trm_per_currency: u64,
 }
 
 impl Config {

@@ -108,6 +108,12 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         bootstrap_peers: list(layer, Key::BootstrapPeers),
         trusted_peers: list(layer, Key::TrustedPeers),
         blocked_peers: list(layer, Key::BlockedPeers),
+        serve_hours: text(layer, Key::ServeHours).parse().ok(),
+        serve_idle_percent: number(layer, Key::ServeIdlePercent),
+        serve_jobs_max: number(layer, Key::ServeJobsMax),
+        electricity_watts: number(layer, Key::ElectricityWatts),
+        electricity_milli_per_kwh: number(layer, Key::ElectricityMilliPerKwh),
+        electricity_trm_per_currency: number(layer, Key::ElectricityTrmPerCurrency),
     }
 }
 

@@ -221,7 +221,7 @@ struct View {
 
 impl View {
     fn of(app: &AppState) -> Self {
-        Self { personal: app.personal_agent, shape: app.engine.model().shape }
+        Self { personal: app.personal_agent, shape: app.shape() }
     }
 
     fn agent(self, kernel: &Kernel, now: Timestamp, agent: AgentId) -> Option<Agent> {

@@ -27,7 +27,7 @@ pub(super) async fn balance(
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     let subject = caller.subject(parameters.account()?)?;
-    let shape = app.engine.model().shape;
+    let shape = app.shape();
     let read = move |kernel: &Kernel, now| {
         let ledger = kernel.ledger();
         let book = ledger.book();
@@ -74,11 +74,12 @@ pub(super) async fn pricing(State(app): State<AppState>) -> Result<Response, Api
             (book.price(), book.jobs_charged())
         })
         .await?;
-    let model = app.engine.model();
-    let cost = |tokens| model.shape.work(0, tokens).cost_ceil(price).into();
-    let token = tirami_core::Flop::new(model.shape.parameters_active.saturating_mul(2));
+    let shape = app.shape();
+    let cost = |tokens| shape.work(0, tokens).cost_ceil(price).into();
+    let token = tirami_core::Flop::new(shape.parameters_active.saturating_mul(2));
+    let model = app.engine.as_ref().map(|engine| engine.model().name.clone());
     Ok(json::ok(&Pricing {
-        model: model.name.clone(),
+        model: model.unwrap_or_default(),
         price_ppm: price.get(),
         flops_per_token: token.get(),
         trm_per_token: token.cost_ceil(price).into(),
@@ -191,11 +192,13 @@ pub(super) async fn estimate(
     request: Request,
 ) -> Result<Response, ApiError> {
     let fields: Map<String, Value> = json::read(request, &app.config).await?;
-    match fields.get("model") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(model)) => chat::check_model(&app, model)?,
+    let engine = match fields.get("model") {
+        None | Some(Value::Null) => {
+            app.engine.clone().ok_or_else(|| chat::unknown_model(&app, ""))?
+        }
+        Some(Value::String(model)) => chat::engine_of(&app, model)?,
         Some(_) => return Err(ApiError::invalid("model", "model must be a name as text")),
-    }
+    };
     let asked = chat::number(&fields, "max_completion_tokens", 1, u32::MAX)?.or(chat::number(
         &fields,
         "max_tokens",
@@ -203,8 +206,8 @@ pub(super) async fn estimate(
         u32::MAX,
     )?);
     let conversation = chat::conversation(&fields)?;
-    let (prompt, room) = chat::prepare(&app, &conversation, asked).await?;
-    let model = app.engine.model();
+    let (prompt, room) = chat::prepare(&engine, &conversation, asked).await?;
+    let model = engine.model();
     let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
     let start = StartJob {
         job: JobId::from_bytes([0; 16]),

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use tirami_infer::engine::{PrepareError, StartError};
 use tirami_ledger::Rejection;
 use tirami_ledger::book::Period;
+use tirami_ledger::lattice::EntryRejection;
 use tirami_sdk::types::{ErrorBody, ErrorDetail, ErrorExtra};
 
 use super::json;
@@ -185,6 +186,9 @@ impl From<Rejection> for ApiError {
             | Rejection::UnknownApproval { .. } => (StatusCode::NOT_FOUND, "not_found_error"),
             Rejection::Exists { .. } | Rejection::Contradicts { .. } => {
                 (StatusCode::CONFLICT, "conflict_error")
+            }
+            Rejection::Entry(EntryRejection::BelowFloor { .. }) => {
+                (StatusCode::PAYMENT_REQUIRED, "insufficient_quota")
             }
             Rejection::OutOfRange { .. }
             | Rejection::Entry(_)

@@ -23,7 +23,7 @@ use crate::keys::{ApiKeyText, new_api_key};
 const NAMES_TRIED: u32 = 8;
 
 pub(super) async fn list(State(app): State<AppState>) -> Result<Response, ApiError> {
-    let shape = app.engine.model().shape;
+    let shape = app.shape();
     let keys: Vec<KeyInfo> = app
         .handle
         .read(move |kernel, now| {
@@ -90,7 +90,7 @@ async fn issue(
             Err(error) => return Err(error.into()),
         }
     };
-    let shape = app.engine.model().shape;
+    let shape = app.shape();
     let info = app.handle.read(move |kernel, now| info(kernel, now, key, &shape)).await?;
     let info = info.ok_or_else(|| ApiError::from(Rejection::UnknownKey))?;
     Ok(json::ok(&CreatedKey { key: text.to_string(), info }))

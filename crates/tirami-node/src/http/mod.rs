@@ -5,19 +5,25 @@
 //! of the table, nor a row without a route, nor either without the scope it declares.
 
 mod agents;
+mod charter;
 mod chat;
 mod economy;
 mod error;
 mod guard;
 mod json;
 mod keys;
+mod mesh;
+mod models;
 mod network;
 mod query;
 mod safety;
+mod schedule;
 mod serve;
+mod serving;
 mod stall;
 mod status;
 mod throttle;
+mod transfer;
 mod views;
 
 use std::sync::Arc;
@@ -27,8 +33,8 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
-use tirami_core::AgentId;
-use tirami_infer::engine::Engine;
+use tirami_core::{AgentId, ModelShape};
+use tirami_infer::engine::{Engine, EngineLoad};
 use tirami_sdk::endpoints::Operation;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -36,12 +42,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::handle::Handle;
 use crate::keys::KeyDir;
+use crate::mesh::Client;
 use crate::metrics::Metrics;
+use crate::node::REFERENCE_SHAPE;
 use crate::store::StoreReader;
 use error::ApiError;
 use network::StateSeen;
 use throttle::Throttle;
 
+pub(crate) use chat::{Asked, understand};
 pub use serve::serve;
 
 /// Connections served at the same time, where the system gives as many file descriptors; more
@@ -91,7 +100,10 @@ impl HttpConfig {
 pub struct AppState {
     handle: Handle,
     reader: StoreReader,
-    engine: Arc<dyn Engine>,
+    /// The loaded model; none on a node that only asks others.
+    engine: Option<Arc<dyn Engine>>,
+    /// The way to other nodes' models; none in a mesh of one.
+    mesh: Option<Client>,
     config: HttpConfig,
     personal_agent: AgentId,
     keys: KeyDir,
@@ -111,10 +123,10 @@ pub struct AppState {
 
 impl AppState {
     /// The interface of a node. `personal_agent` pays for callers on loopback without a key.
-    pub fn new(
+    pub(crate) fn new(
         handle: Handle,
         reader: StoreReader,
-        engine: Arc<dyn Engine>,
+        (engine, mesh): (Option<Arc<dyn Engine>>, Option<Client>),
         (personal_agent, keys): (AgentId, KeyDir),
         metrics: Arc<Metrics>,
         config: HttpConfig,
@@ -125,6 +137,7 @@ impl AppState {
             handle,
             reader,
             engine,
+            mesh,
             config,
             personal_agent,
             keys,
@@ -137,6 +150,15 @@ impl AppState {
             cut: CancellationToken::new(),
             started_at_ms: views::now_ms(),
         }
+    }
+
+    /// The shape that figures are shown in: of the model here, else the reference.
+    fn shape(&self) -> ModelShape {
+        self.engine.as_ref().map_or(REFERENCE_SHAPE, |engine| engine.model().shape)
+    }
+
+    fn load(&self) -> EngineLoad {
+        self.engine.as_ref().map(|engine| engine.load()).unwrap_or_default()
     }
 }
 
@@ -166,14 +188,32 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Home | Operation::Docs | Operation::DocsFolder => get(status::docs),
         Operation::DocsFile => get(status::docs_file),
         Operation::Metrics => get(status::metrics),
-        Operation::Models => get(status::models),
-        Operation::Model => get(status::model),
+        Operation::Models => get(models::models),
+        Operation::Model => get(models::model),
         Operation::Chat => post(chat::chat),
         Operation::Balance => get(economy::balance),
         Operation::Pricing => get(economy::pricing),
         Operation::Trades => get(economy::trades),
         Operation::Trade => get(economy::trade),
         Operation::Network => get(network::network),
+        Operation::Peers => get(mesh::peers),
+        Operation::Providers => get(mesh::providers),
+        Operation::Topology => get(mesh::topology),
+        Operation::Protocol => get(mesh::protocol),
+        Operation::Schedule => post(schedule::schedule),
+        Operation::BestRoute => get(schedule::route),
+        Operation::Transfer => post(transfer::transfer),
+        Operation::MeshInvite => post(charter::invite),
+        Operation::MeshJoin => post(charter::join),
+        Operation::MeshCharter => get(charter::charter),
+        Operation::ApproveCharter => post(charter::approve),
+        Operation::ChangeWitnesses => post(charter::change_witnesses),
+        Operation::Sponsor => post(charter::sponsor),
+        Operation::Enrol => post(charter::enrol),
+        Operation::Pause => post(serving::pause),
+        Operation::Resume => post(serving::resume),
+        Operation::Serving => get(serving::serving),
+        Operation::ChangeServing => post(serving::change),
         Operation::Safety => get(safety::safety),
         Operation::Status => get(status::status),
         Operation::Estimate => post(economy::estimate),

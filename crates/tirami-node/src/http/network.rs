@@ -36,6 +36,8 @@ impl Default for StateSeen {
 struct Seen {
     revision: u64,
     state_hash: Digest,
+    /// Of the lattice alone.
+    lattice: Option<Digest>,
     conserved: bool,
 }
 
@@ -80,23 +82,26 @@ pub(super) async fn network(State(app): State<AppState>) -> Result<Response, Api
 }
 
 fn examine(revision: u64, snapshot: &[u8]) -> Seen {
-    let ledger = Ledger::restore(snapshot);
+    let ledger = Ledger::restore(snapshot).ok();
     Seen {
         revision,
+        lattice: ledger.as_ref().map(|ledger| ledger.lattice().state_hash()),
         state_hash: Ledger::hash_of_snapshot(snapshot),
-        conserved: ledger.is_ok_and(|ledger| ledger.check_invariants().is_ok()),
+        conserved: ledger.is_some_and(|ledger| ledger.check_invariants().is_ok()),
     }
 }
 
 fn with(totals: Network, seen: Seen) -> Network {
     let state_hash = seen.state_hash.to_string();
-    Network { state_hash, conserved: seen.conserved, ..totals }
+    let lattice_state_hash = seen.lattice.map(|hash| hash.to_string()).unwrap_or_default();
+    Network { state_hash, lattice_state_hash, conserved: seen.conserved, ..totals }
 }
 
 /// Everything that is kept up to date anyway.
 fn totals_of(kernel: &Kernel) -> Network {
     let ledger = kernel.ledger();
-    let totals = ledger.lattice().totals();
+    let lattice = ledger.lattice();
+    let (totals, charter) = (lattice.totals(), lattice.charter());
     let amount = |micro: i128| {
         let micro = u64::try_from(micro.max(0)).unwrap_or(u64::MAX);
         Trm::from_micro(micro).into()
@@ -105,7 +110,19 @@ fn totals_of(kernel: &Kernel) -> Network {
         mesh_id: ledger.lattice().mesh().to_string(),
         node_id: ledger.party().to_string(),
         state_hash: String::new(),
-        total_nodes: ledger.lattice().chains().count() as u64,
+        lattice_state_hash: String::new(),
+        charter_version: charter.version,
+        witnesses: u32::try_from(charter.witnesses.len()).unwrap_or(u32::MAX),
+        quorum: charter.quorum.into(),
+        witnesses_tolerated: charter.witnesses_tolerated() as u64,
+        away_tolerated: charter.away_tolerated() as u64,
+        peers: kernel.mesh().peers().filter(|(_, peer)| peer.is_open()).count() as u64,
+        providers: providers_serving(kernel),
+        entries_final: lattice.final_count() as u64,
+        entries_pending: lattice.pending_of(ledger.party()).count() as u64,
+        entries_behind: kernel.entries_behind(),
+        checkpoint_at_ms: lattice.last_checkpoint().map(|(_, _, at)| at.ms()),
+        total_nodes: lattice.chains().count() as u64,
         total_trades: ledger.book().jobs_charged(),
         total_agents: ledger.book().agents().len() as u64,
         free_trm: SignedAmount::from_micro(totals.free),
@@ -115,6 +132,12 @@ fn totals_of(kernel: &Kernel) -> Network {
         loss_trm: SignedAmount::from_micro(totals.loss),
         conserved: false,
     }
+}
+
+/// Nodes that serve now.
+pub(super) fn providers_serving(kernel: &Kernel) -> u64 {
+    let known = kernel.mesh().providers(kernel.clock());
+    known.filter(|known| known.signal.serving && !known.lost).count() as u64
 }
 
 fn broken() -> ApiError {

@@ -82,7 +82,8 @@ impl Parameters {
         }
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    /// A text; `None` when it is not given.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 }

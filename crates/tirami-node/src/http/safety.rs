@@ -24,7 +24,7 @@ pub(super) async fn safety(
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     let subject = caller.subject(parameters.account()?)?;
-    let shape = app.engine.model().shape;
+    let shape = app.shape();
     let read = move |kernel: &Kernel, now: Timestamp| {
         let book = kernel.ledger().book();
         let answer = AnswerCost::new(&shape, book.price());
@@ -93,7 +93,7 @@ pub(super) async fn policy(
     let target = target(&asked.target)?;
     let limits = views::ledger_limits(&asked.limits);
     app.handle.submit(caller.actor(), Command::SetLimits { target, limits }).await?;
-    let shape = app.engine.model().shape;
+    let shape = app.shape();
     let policy = app
         .handle
         .read(move |kernel, _| {

@@ -9,22 +9,20 @@ use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use tirami_core::Flop;
 use tirami_ledger::book::Target;
 use tirami_sdk::endpoints::Operation;
 use tirami_sdk::types::{
-    EngineStatus, Health, Model, ModelDetail, ModelList, Ready, ReadyComponents, Status,
+    EngineStatus, Health, Ready, ReadyComponents, Status,
 };
 
 use super::error::ApiError;
 use super::guard::Caller;
 use super::query::Segment;
-use super::{AppState, chat, json, safety, views};
+use super::{AppState, json, network, safety, serving, views};
 use crate::metrics::Readings;
 
-pub(super) async fn health() -> Response {
-    // A node without a model does not start.
-    json::ok(&Health { status: "ok".to_owned(), model_loaded: true })
+pub(super) async fn health(State(app): State<AppState>) -> Response {
+    json::ok(&Health { status: "ok".to_owned(), model_loaded: app.engine.is_some() })
 }
 
 pub(super) async fn healthz() -> &'static str {
@@ -33,7 +31,8 @@ pub(super) async fn healthz() -> &'static str {
 
 pub(super) async fn readyz(State(app): State<AppState>) -> Response {
     let ledger = app.handle.is_running();
-    let engine = app.engine.is_alive();
+    // Without a model of its own the node answers through others.
+    let engine = app.engine.as_ref().is_none_or(|engine| engine.is_alive());
     let ready = ledger && engine && !app.jobs.is_closed();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json::response(status, &Ready { ready, components: ReadyComponents { ledger, engine } })
@@ -51,15 +50,16 @@ pub(super) async fn status(
             (book.kill().is_some(), book.jobs_charged(), book.holds().len() as u64, waiting)
         })
         .await?;
-    let (model, load) = (app.engine.model(), app.engine.load());
+    let model = app.engine.as_ref().map(|engine| engine.model());
+    let load = app.load();
     Ok(json::ok(&Status {
         status: if killed { "frozen" } else { "ok" }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node_id: app.handle.party().to_string(),
         mesh_id: app.handle.mesh().to_string(),
         personal_agent: app.personal_agent.did(),
-        model: model.name.clone(),
-        model_digest: model.digest.to_string(),
+        model: model.map(|model| model.name.clone()).unwrap_or_default(),
+        model_digest: model.map(|model| model.digest.to_string()).unwrap_or_default(),
         engine: EngineStatus {
             running: load.running,
             queued: load.queued,
@@ -97,10 +97,18 @@ pub(super) async fn metrics(
                 holds: book.holds().len() as u64,
                 approvals: safety::waiting(kernel, now),
                 killed: book.kill().is_some(),
+                peers: kernel.mesh().peers().filter(|(_, peer)| peer.is_open()).count() as u64,
+                providers: network::providers_serving(kernel),
+                entries_behind: kernel.entries_behind(),
+                entries_pending: ledger.lattice().pending_of(ledger.party()).count() as u64,
+                served_running: book.served_running() as u64,
+                served_jobs: book.jobs_served(),
+                debts: book.debts_open(),
+                owed: serving::owed(kernel),
             }
         })
         .await?;
-    app.metrics.read(&readings, app.engine.load(), app.handle.queued());
+    app.metrics.read(&readings, app.load(), app.handle.queued());
     let text = app.metrics.encode().map_err(|_| {
         let message = "the metrics could not be written";
         ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
@@ -109,40 +117,6 @@ pub(super) async fn metrics(
     let is_browser = accepted.is_some_and(|accepted| accepted.contains("text/html"));
     let kind = METRICS_KINDS[usize::from(is_browser)];
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
-}
-
-pub(super) async fn models(State(app): State<AppState>) -> Result<Response, ApiError> {
-    Ok(json::ok(&ModelList { object: "list".to_owned(), data: vec![served(&app).await?] }))
-}
-
-pub(super) async fn model(
-    State(app): State<AppState>,
-    Segment(id): Segment,
-) -> Result<Response, ApiError> {
-    chat::check_model(&app, &id)?;
-    Ok(json::ok(&served(&app).await?))
-}
-
-async fn served(app: &AppState) -> Result<Model, ApiError> {
-    let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
-    let model = app.engine.model();
-    let token = Flop::new(model.shape.parameters_active.saturating_mul(2));
-    Ok(Model {
-        id: model.name.clone(),
-        object: "model".to_owned(),
-        created: app.started_at_ms / 1_000,
-        owned_by: app.handle.party().to_string(),
-        x_tirami: ModelDetail {
-            digest: model.digest.to_string(),
-            architecture: model.architecture.clone(),
-            quantisation: model.quantisation.clone(),
-            size_bytes: model.size_bytes,
-            context_tokens: model.context_tokens,
-            parameters_active: model.shape.parameters_active,
-            build: model.build.clone(),
-            trm_per_token: token.cost_ceil(price).into(),
-        },
-    })
 }
 
 pub(super) async fn openapi(State(app): State<AppState>) -> Response {

@@ -44,7 +44,7 @@ impl AnswerCost {
     }
 
     pub(super) fn of(app: &AppState, price: Ppm) -> Self {
-        Self::new(&app.engine.model().shape, price)
+        Self::new(&app.shape(), price)
     }
 
     pub(super) const fn trm(self) -> Trm {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::remote::{Attempt, Charge, Client, Next, Unbegun, Wanted, observe};
-use crate::handle::SubmitError;
+use crate::handle::{JobToken, SubmitError};
 
 /// Completion tokens ordered at most where the request names no maximum: providers lend new
 /// consumers little.
@@ -230,10 +230,10 @@ struct Body {
 
 impl Body {
     /// Hands a piece over, unless the body is gone or the kernel orders the end.
-    async fn send(&self, attempt: &Attempt, piece: Piece) -> Result<(), ()> {
+    async fn send(&self, token: &JobToken, piece: Piece) -> Result<(), ()> {
         tokio::select! {
             biased;
-            () = attempt.ordered() => {
+            () = token.cancelled() => {
                 self.shared.ordered.cancel();
                 Err(())
             }
@@ -339,7 +339,7 @@ impl Journey {
                 Next::Tokens { tokens, text } => {
                     self.tokens.extend_from_slice(&tokens);
                     let piece = Piece::Delta { tokens, text, logprobs: Vec::new() };
-                    if body.send(&attempt, piece).await.is_err() {
+                    if body.send(&attempt.token, piece).await.is_err() {
                         return End::Left(Box::new(attempt));
                     }
                     continue;
@@ -349,7 +349,7 @@ impl Journey {
                         FinishReason::Length => Finish::Length,
                         _ => Finish::Stop,
                     };
-                    if body.send(&attempt, Piece::End { text, finish }).await.is_err() {
+                    if body.send(&attempt.token, Piece::End { text, finish }).await.is_err() {
                         return End::Left(Box::new(attempt));
                     }
                     return End::Complete(Box::new(attempt), receipt);

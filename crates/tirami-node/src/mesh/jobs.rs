@@ -73,6 +73,11 @@ impl JobStreams {
         Self { shared }
     }
 
+    /// What another machine needs to join the mesh of this node.
+    pub(crate) fn invite(&self) -> tirami_proto::Invite {
+        super::invite::make(&self.shared)
+    }
+
     /// Opens a stream to `peer`, dialling it first where it is known but not connected.
     ///
     /// # Errors

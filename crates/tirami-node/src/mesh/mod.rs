@@ -11,12 +11,17 @@
 
 mod control;
 mod endpoint;
+mod failover;
 mod frames;
 mod invite;
 mod jobs;
 mod join;
+mod offer;
 mod peers;
+mod provide;
 mod remembered;
+mod remote;
+mod serve;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,7 +32,7 @@ use iroh::Endpoint;
 use iroh::endpoint::Incoming;
 use tirami_core::{Digest, PartyId, SecretKey};
 use tirami_kernel::mesh::{MeshInput, MeshSettings, PeerEvent};
-use tirami_proto::{ALPN, GoodbyeCode, Invite, Message, PeerAddress, TokenBucket};
+use tirami_proto::{ALPN, GoodbyeCode, Message, TokenBucket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -39,9 +44,16 @@ pub use jobs::{INCOMING_JOBS_MAX, IncomingJob, JobStream, JobStreams, OpenError}
 pub use join::JoinError;
 pub use peers::{CONNECTIONS_MAX, QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX};
 pub use remembered::REMEMBERED_MAX;
+pub use serve::SERVED_STREAMS_MAX;
+pub use tirami_proto::{Invite, PeerAddress};
 
+pub(crate) use failover::{Journeyed, MeshAsk, MeshJob, Part, RouteError, Started, begin};
 pub(crate) use join::ask as ask_to_join;
+pub(crate) use offer::Offering;
 pub(crate) use peers::{Outgoing, Peers};
+pub(crate) use provide::Provider;
+pub(crate) use remote::Client;
+pub(crate) use serve::Server;
 
 use crate::config::Config;
 use crate::driver::now;

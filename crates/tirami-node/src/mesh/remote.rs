@@ -130,7 +130,8 @@ pub(super) struct Attempt {
     frames: BoxStream<'static, ToConsumer>,
     /// Ids of the tokens that came from this provider.
     pub(super) tokens: Vec<u32>,
-    token: JobToken,
+    /// Cancelled when the kernel orders the end.
+    pub(super) token: JobToken,
     /// Tokens the client has taken of them, those signed for, and the signature under way.
     delivered: u32,
     vouched: u32,
@@ -219,11 +220,6 @@ impl Attempt {
 
     pub(super) const fn provider(&self) -> PartyId {
         self.provider
-    }
-
-    /// Waits until the kernel orders the end.
-    pub(super) async fn ordered(&self) {
-        self.token.cancelled().await;
     }
 
     /// What comes next. Waiting for it can be given up without loss.
@@ -363,12 +359,13 @@ impl Attempt {
         let settled = self.handle.insist(Actor::Node, command).await;
         match settled {
             Ok(outcome @ Outcome::JobFinished { .. }) => {
-                self.observe(self.served()).await;
+                let served = self.served();
+                observe(&self.handle, self.provider, served).await;
                 self.charge(outcome, received, "complete".to_owned())
             }
             Ok(Outcome::ReceiptRefused { refusal }) => {
                 tracing::warn!(provider = %self.provider, %refusal, "a receipt was refused");
-                self.observe(Observed::Cheated).await;
+                observe(&self.handle, self.provider, Observed::Cheated).await;
                 self.abandon(received, refusal.to_string()).await
             }
             other => {
@@ -441,10 +438,6 @@ impl Attempt {
             tokens: count(&self.tokens),
             tokens_ms: ms(first, self.token_at),
         }
-    }
-
-    async fn observe(&self, outcome: Observed) {
-        observe(&self.handle, self.provider, outcome).await;
     }
 }
 

@@ -150,7 +150,7 @@ impl Server {
         let consumer = order.consumer;
         let known = move |kernel: &Kernel, _| {
             let key = kernel.ledger().lattice().chain(consumer).map(|chain| chain.key());
-            (key, kernel.mesh().head_at(kernel, consumer))
+            (key, kernel.head_at(consumer))
         };
         let (key, head_at) = self.handle.read(known).await?;
         let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
@@ -190,7 +190,7 @@ impl Server {
         match self.engine.start(prompt, sampling) {
             Ok(generation) => Ok(generation),
             Err(error) => {
-                self.end(Command::AbandonServed { job }).await;
+                self.end(Command::AbandonServed { job, sent: 0 }).await;
                 Err(refused("engine_busy", &error.to_string(), true))
             }
         }
@@ -464,7 +464,8 @@ impl<'a> Serving<'a> {
     async fn abandon(mut self) {
         self.generation = None;
         self.all_taken().await;
-        self.server.end(Command::AbandonServed { job: self.job }).await;
+        let (job, sent) = (self.job, count(&self.sent));
+        self.server.end(Command::AbandonServed { job, sent }).await;
         self.close().await;
     }
 

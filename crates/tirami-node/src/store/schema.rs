@@ -58,7 +58,7 @@ fn create(db: &Transaction<'_>) -> rusqlite::Result<()> {
     )
 }
 
-/// Version 2. Finds the final entries of a chain in their order; SQLite fills it from what is there.
+/// Version 2. Finds the final entries of a chain in order; SQLite fills it from what is there.
 fn index_finals(db: &Transaction<'_>) -> rusqlite::Result<()> {
     db.execute_batch(
         "CREATE INDEX entries_final ON entries (chain, seq) WHERE kind = 'entry_final';",

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tirami_core::{Digest, PartyId, Trm};
+use tirami_infer::engine::Engine;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_kernel::Kernel;
 use tirami_node::config::Config;
@@ -37,13 +38,25 @@ fn runtime() -> Runtime {
 impl Peer {
     pub fn try_start(dir: &Path, mesh: MeshOptions) -> Result<Self, StartError> {
         let script = FakeScript { tokens_per_answer: 5, delay: Duration::ZERO, fail_after: None };
+        Self::try_with_engine(dir, mesh, Some(Arc::new(FakeEngine::new(script))))
+    }
+
+    pub fn with_engine(dir: &Path, mesh: MeshOptions, engine: Option<Arc<dyn Engine>>) -> Self {
+        Self::try_with_engine(dir, mesh, engine).unwrap()
+    }
+
+    fn try_with_engine(
+        dir: &Path,
+        mesh: MeshOptions,
+        engine: Option<Arc<dyn Engine>>,
+    ) -> Result<Self, StartError> {
         let mut config = Config::defaults(dir);
         config.drain_ms = 100;
         let runtime = runtime();
         let node = runtime.block_on(Node::start(NodeOptions {
             data_dir: dir.to_path_buf(),
             bind: ([127, 0, 0, 1], 0).into(),
-            engine: Arc::new(FakeEngine::new(script)),
+            engine,
             config,
             mesh,
         }))?;

@@ -267,6 +267,9 @@ pub struct TiramiInfo {
 /// Who was chosen to answer, out of how many, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Route {
+    /// `local` when this node answered itself, `mesh` when another one did.
+    #[serde(default)]
+    pub kind: String,
     /// The party that answered.
     pub provider: String,
     /// Digest of the model that answered.
@@ -275,4 +278,28 @@ pub struct Route {
     pub candidates: u32,
     /// Why this one.
     pub reason: String,
+    /// What spoke for it, the decisive reason first; empty for `local`.
+    #[serde(default)]
+    pub why: Vec<String>,
+    /// Each node's part of the answer, in order; empty for `local`. More than one when a node was
+    /// lost and another one went on.
+    #[serde(default)]
+    pub attempts: Vec<RouteAttempt>,
+}
+
+/// One node's part of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RouteAttempt {
+    /// The party.
+    pub provider: String,
+    /// The trade, which is charged and paid for itself.
+    pub trade_id: String,
+    /// What this part costs.
+    pub trm_cost: Amount,
+    /// Tokens it read, those of the answer that came from others before included.
+    pub prompt_tokens: u32,
+    /// Tokens it delivered.
+    pub completion_tokens: u32,
+    /// How it ended, for people.
+    pub ended: String,
 }

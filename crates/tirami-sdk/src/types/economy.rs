@@ -137,6 +137,30 @@ pub struct Network {
     pub node_id: String,
     /// Digest of the node's whole ledger; the same after a restart.
     pub state_hash: String,
+    /// Digest of the lattice alone: the same on all nodes that hold the same chains.
+    pub lattice_state_hash: String,
+    /// The version of the charter in force.
+    pub charter_version: u32,
+    /// Witnesses of the mesh.
+    pub witnesses: u32,
+    /// How many of them make an entry final.
+    pub quorum: u32,
+    /// How many dishonest witnesses change nothing.
+    pub witnesses_tolerated: u64,
+    /// How many witnesses may be away while entries still become final.
+    pub away_tolerated: u64,
+    /// Connected nodes, this one not counted.
+    pub peers: u64,
+    /// Nodes that serve models now, this one included.
+    pub providers: u64,
+    /// Final entries in the lattice.
+    pub entries_final: u64,
+    /// Entries of this node that are not final yet.
+    pub entries_pending: u64,
+    /// Final entries that some peer is known to hold and this node lacks, at least.
+    pub entries_behind: u64,
+    /// When the newest checkpoint was written, in milliseconds since the Unix epoch.
+    pub checkpoint_at_ms: Option<u64>,
     /// Chains in the lattice.
     pub total_nodes: u64,
     /// Trades in this node's book.

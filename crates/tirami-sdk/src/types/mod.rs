@@ -5,6 +5,7 @@ mod chat;
 mod economy;
 mod error;
 mod keys;
+mod mesh;
 mod models;
 mod safety;
 mod status;
@@ -14,7 +15,7 @@ pub use agents::{
 };
 pub use chat::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatMessage, ChatRequest, ChatResponse,
-    Content, ContentPart, Route, Stop, StreamOptions, TiramiInfo, Usage,
+    Content, ContentPart, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo, Usage,
 };
 pub use economy::{
     Balance, Estimate, EstimateRequest, Network, Pricing, SignedDocument, Trade, TradeDetail,
@@ -22,6 +23,13 @@ pub use economy::{
 };
 pub use error::{ErrorBody, ErrorDetail, ErrorExtra};
 pub use keys::{CreateKey, CreatedKey, KeyInfo, KeyList, RotateKey, Scope};
+pub use mesh::{
+    ApproveCharter, BestRoute, ChainEntry, CharterDraft, EnrolRequest, JoinRequest, MeshCharter,
+    MeshInvite, OfferedModel, Peer, PeerList, Protocol, Provider, ProviderList, ProviderWish,
+    Schedule, ScheduleCandidate, ScheduleExclusion, ScheduleRequest, Serving, ServingChange,
+    ServingRules, SponsorRequest, Topology, TopologyLink, TopologyNode, TransferRequest,
+    WitnessAction, WitnessChange,
+};
 pub use models::{Model, ModelDetail, ModelList};
 pub use safety::{
     Approval, ApprovalDecision, ApprovalList, Done, KillRequest, KillStatus, LimitAmount, Limits,

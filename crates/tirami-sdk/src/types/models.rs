@@ -46,6 +46,9 @@ pub struct ModelDetail {
     pub parameters_active: u64,
     /// Engine, version and back-end.
     pub build: String,
-    /// What one token costs before attention.
+    /// What one token costs before attention, at the cheapest node.
     pub trm_per_token: Amount,
+    /// Nodes that serve it, this one included.
+    #[serde(default)]
+    pub providers: u32,
 }

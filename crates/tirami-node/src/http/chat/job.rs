@@ -1,9 +1,7 @@
 //! One job in the book, from its hold to its charge. It always ends, also when its task is
 //! dropped.
 
-use std::time::Duration;
-
-use tirami_core::{Digest, DocumentId, Flop, JobId, Trm};
+use tirami_core::{DocumentId, Flop, JobId, Trm};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
@@ -14,11 +12,10 @@ use tokio::task::JoinHandle;
 use super::quote::{self, Hint, Quote};
 use crate::handle::{Handle, JobToken, SubmitError};
 use crate::http::error::ApiError;
+use crate::mesh::{Journeyed, Part, stream_digest};
 
 /// A voucher is signed with the first delivered token and then after so many more.
 const VOUCHER_TOKENS: u32 = 32;
-/// Pause before a full queue is asked again to take the end of a job.
-const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// How often a job without a named maximum is tried while others take the room it was to have.
 const TRIES_MAX: u32 = 3;
 
@@ -46,12 +43,24 @@ struct Open {
 }
 
 /// What a job came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Charged {
     pub(super) trade: DocumentId,
     pub(super) flop: Flop,
     pub(super) amount: Trm,
     pub(super) available: Trm,
+    /// What other nodes did of it, in order; empty for a job that was done here.
+    pub(super) parts: Vec<Part>,
+    /// Nodes that could have answered.
+    pub(super) candidates: u32,
+}
+
+impl Charged {
+    /// What a job of other nodes came to.
+    pub(super) fn of(journeyed: Journeyed) -> Self {
+        let Journeyed { trade, flop, amount, available, parts, candidates } = journeyed;
+        Self { trade, flop, amount, available, parts, candidates }
+    }
 }
 
 impl Job {
@@ -132,8 +141,8 @@ impl Job {
         let command = Command::Deliver {
             job: open.job,
             completion_tokens: open.delivered,
-            stream: digest(&open.tokens, open.delivered),
             prompt_tokens: None,
+            stream: first_digest(&open.tokens, open.delivered),
         };
         let handle = open.handle.clone();
         self.voucher = Some(tokio::spawn(async move {
@@ -156,9 +165,9 @@ impl Job {
         };
         open.delivered = delivered.min(count(&open.tokens));
         let command = open.finish_command(finish);
-        match until_taken(&open.handle, command).await {
+        match open.handle.insist(Actor::Node, command).await {
             Ok(Outcome::JobFinished { trade, flop, amount, available, .. }) => {
-                Ok(Charged { trade, flop, amount, available })
+                Ok(Charged { trade, flop, amount, available, parts: Vec::new(), candidates: 1 })
             }
             Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Err(gone()),
             Err(error) => {
@@ -173,7 +182,7 @@ impl Job {
         self.wait_for_voucher().await;
         let Some(open) = self.open.take() else { return };
         let command = Command::VoidJob { job: open.job, failed };
-        match until_taken(&open.handle, command).await {
+        match open.handle.insist(Actor::Node, command).await {
             Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => {}
             Err(error) => tracing::error!(job = %open.job, ?error, "a job could not be ended"),
         }
@@ -193,7 +202,7 @@ impl Open {
             job: self.job,
             cached_tokens: self.cached_tokens,
             completion_tokens: self.delivered,
-            output: digest(&self.tokens, self.delivered),
+            output: first_digest(&self.tokens, self.delivered),
             build: self.build.clone(),
             finish,
         })
@@ -213,21 +222,10 @@ impl Drop for Job {
             if let Some(task) = voucher {
                 let _ = task.await;
             }
-            if let Err(error) = until_taken(&handle, command).await {
+            if let Err(error) = handle.insist(Actor::Node, command).await {
                 tracing::debug!(?error, "a dropped job was not ended; its hold expires");
             }
         });
-    }
-}
-
-/// Submits the end of a job until the queue takes it: a hold must not outlive its job because the
-/// node was busy for a moment.
-async fn until_taken(handle: &Handle, command: Command) -> Result<Outcome, SubmitError> {
-    loop {
-        match handle.submit(Actor::Node, command.clone()).await {
-            Err(SubmitError::Busy) => tokio::time::sleep(RETRY_PAUSE).await,
-            other => return other,
-        }
     }
 }
 
@@ -235,11 +233,9 @@ fn count(tokens: &[u32]) -> u32 {
     u32::try_from(tokens.len()).unwrap_or(u32::MAX)
 }
 
-/// blake3 of the first `count` token ids, each as four little-endian bytes.
-fn digest(tokens: &[u32], count: u32) -> Digest {
-    let bytes: Vec<u8> =
-        tokens.iter().take(count as usize).flat_map(|token| token.to_le_bytes()).collect();
-    Digest::of(&bytes)
+/// The digest of the first `count` token ids.
+fn first_digest(tokens: &[u32], count: u32) -> tirami_core::Digest {
+    stream_digest(&tokens[..tokens.len().min(count as usize)])
 }
 
 fn gone() -> ApiError {
@@ -250,7 +246,7 @@ fn gone() -> ApiError {
     )
 }
 
-fn approval_required(approval_id: u64, expires_at_ms: u64, max_amount: Trm) -> ApiError {
+pub(super) fn approval_required(approval_id: u64, expires_at_ms: u64, max_amount: Trm) -> ApiError {
     ApiError::new(
         axum::http::StatusCode::FORBIDDEN,
         "approval_required",

@@ -5,11 +5,16 @@
 //! side is a channel; when that closes, the task charges what was handed over and nothing else.
 
 mod job;
+mod place;
 mod quote;
 mod request;
+mod running;
+mod served;
 mod stream;
 mod whole;
+mod wish;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -18,20 +23,30 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, JobId};
-use tirami_infer::engine::{Conversation, Finish, Generation, Prompt, Sampling, StartError};
+use tirami_infer::engine::{
+    Conversation, Engine, Finish, Generation, Prompt, Sampling, StartError,
+};
+use tirami_kernel::scheduler::Preferences;
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
-use tirami_sdk::types::{Route, TiramiInfo, Usage};
+use tirami_sdk::types::{Route, RouteAttempt, TiramiInfo, Usage};
 
 use super::AppState;
 use super::error::ApiError;
 use super::guard::Caller;
 use super::json;
+use crate::mesh::{self, MeshAsk, Part, RouteError, Started};
 use job::{Charged, Job};
+use place::Place;
 use request::Ask;
+use running::Running;
 
 pub(super) use quote::payer;
 pub(super) use request::{conversation, number};
+pub(crate) use served::{Asked, understand};
+
+/// When it is worth asking again for a model that nobody serves at this time.
+const RETRY_AFTER_S: u64 = 5;
 
 /// Answers `POST /v1/chat/completions`.
 pub(super) async fn chat(
@@ -45,10 +60,16 @@ pub(super) async fn chat(
     let body = json::body(request, &app.config).await?;
     let fields: Map<String, Value> = json::parse(&body)?;
     let ask = Ask::read(&fields)?;
-    check_model(&app, &ask.model)?;
-    let prepared = prepare(&app, &ask.conversation, ask.completion_max).await?;
+    let wish = wish::read(&fields)?;
     let stream = ask.stream.then_some(ask.include_usage);
-    let run = Run::new(app, caller.actor(), Digest::of(&body), ask, prepared)?;
+    let run = match place::of(&app, &ask.model, &wish).await? {
+        Place::Here => Run::here(app, caller.actor(), &body, ask, &wish).await?,
+        Place::Mesh(model) => {
+            let seed = seed(&ask)?;
+            let asked = place::ask(caller.actor(), &body, (&ask, &wish), (model, None), seed);
+            Run { plan: Plan::Mesh(Box::new(asked)), created: created(), app }
+        }
+    };
     match stream {
         Some(include_usage) => stream::answer(run, include_usage).await,
         None => whole::answer(run).await,
@@ -58,89 +79,166 @@ pub(super) async fn chat(
 /// A request that is ready to run.
 struct Run {
     app: AppState,
+    plan: Plan,
+    /// Seconds since the Unix epoch.
+    created: u64,
+}
+
+/// Where and how a request runs.
+enum Plan {
+    Here(Box<Here>),
+    Mesh(Box<MeshAsk>),
+}
+
+/// A request for this node's engine.
+struct Here {
+    engine: Arc<dyn Engine>,
     actor: Actor,
     start: StartJob,
     /// Whether the request names a maximum; otherwise it is what there is room for.
     is_named: bool,
     prompt: Prompt,
     sampling: Sampling,
-    /// Seconds since the Unix epoch.
-    created: u64,
+    /// What other nodes are asked for when the engine has no room.
+    instead: Option<MeshAsk>,
 }
 
 impl Run {
-    fn new(
+    async fn here(
         app: AppState,
         actor: Actor,
-        request: Digest,
+        body: &[u8],
         ask: Ask,
-        (mut prompt, completion_max): (Prompt, u32),
+        wish: &Preferences,
     ) -> Result<Self, ApiError> {
-        prompt.scope = scope(&actor);
-        let random = |error: crate::keys::KeyFileError| {
-            ApiError::server(StatusCode::SERVICE_UNAVAILABLE, "no_randomness", error.to_string())
+        let Some(engine) = app.engine.clone() else {
+            return Err(unknown_model(&app, &ask.model));
         };
-        let drawn = crate::keys::random::<4>().map_err(random)?;
-        let seed = ask.seed.unwrap_or(u32::from_le_bytes(drawn));
-        let model = app.engine.model();
+        let (mut prompt, completion_max) =
+            prepare(&engine, &ask.conversation, ask.completion_max).await?;
+        prompt.scope = scope(&actor);
+        let seed = seed(&ask)?;
+        let model = engine.model();
+        let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let start = StartJob {
-            job: JobId::from_bytes(crate::keys::random().map_err(random)?),
+            job: JobId::from_bytes(crate::keys::random().map_err(no_randomness)?),
             model: model.digest,
             shape: model.shape,
-            request,
+            request: Digest::of(body),
             seed,
-            prompt_tokens: u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX),
+            prompt_tokens,
             completion_max,
         };
+        let instead = app.mesh.is_some().then(|| {
+            let counted = (model.digest, Some(prompt_tokens));
+            place::ask(actor.clone(), body, (&ask, wish), counted, seed)
+        });
         let is_named = ask.completion_max.is_some();
-        let sampling = Sampling {
-            completion_max,
-            temperature: ask.temperature,
-            top_p: ask.top_p,
-            top_k: ask.top_k,
-            seed,
-            stop: ask.stop,
-            ..Sampling::default()
-        };
-        let created = super::views::now_ms() / 1_000;
-        Ok(Self { app, actor, start, is_named, prompt, sampling, created })
+        let sampling = sampling(ask, completion_max, seed);
+        let here = Here { engine, actor, start, is_named, prompt, sampling, instead };
+        Ok(Self { app, plan: Plan::Here(Box::new(here)), created: created() })
     }
 
     /// Opens the job and starts its generation; a job that cannot start owes nothing.
     async fn begin(self) -> Result<Begun, ApiError> {
         let asked_at = Instant::now();
-        let head = self.head();
-        let Self { app, actor, mut start, is_named, prompt, mut sampling, .. } = self;
+        let Self { app, plan, created } = self;
+        let mut here = match plan {
+            Plan::Here(here) => here,
+            Plan::Mesh(ask) => return away(app, *ask, (created, asked_at)).await,
+        };
+        let head = here.head(&app, created);
         let (handle, build) = (app.handle.clone(), head.build.clone());
-        let job = Job::open(handle, actor, &mut start, (is_named, build)).await?;
-        sampling.completion_max = start.completion_max;
-        match app.engine.start(prompt, sampling) {
-            Ok(generation) => Ok(Begun { app, job, generation, head, asked_at }),
+        let named = (here.is_named, build);
+        let job = Job::open(handle, here.actor, &mut here.start, named).await?;
+        here.sampling.completion_max = here.start.completion_max;
+        match here.engine.start(here.prompt, here.sampling) {
+            Ok(generation) => {
+                let job = Running::Here(job);
+                Ok(Begun { app, job, generation, head, asked_at })
+            }
             Err(error) => {
                 job.void(matches!(error, StartError::Stopped)).await;
-                Err(error.into())
+                let Some(ask) = here.instead else { return Err(error.into()) };
+                match away(app, ask, (created, asked_at)).await {
+                    Ok(begun) => Ok(begun),
+                    // What is wrong here is the reason to tell.
+                    Err(_) => Err(error.into()),
+                }
             }
         }
     }
+}
 
-    fn head(&self) -> Head {
-        let model = self.app.engine.model();
+impl Here {
+    fn head(&self, app: &AppState, created: u64) -> Head {
+        let model = self.engine.model();
         Head {
             id: format!("chatcmpl-{}", self.start.job),
-            created: self.created,
+            created,
             model: model.name.clone(),
             build: model.build.clone(),
             digest: model.digest.to_string(),
-            provider: self.app.handle.party().to_string(),
+            provider: app.handle.party().to_string(),
             prompt_tokens: self.start.prompt_tokens,
         }
     }
 }
 
+/// Has another node answer.
+async fn away(
+    app: AppState,
+    ask: MeshAsk,
+    (created, asked_at): (u64, Instant),
+) -> Result<Begun, ApiError> {
+    let Some(client) = app.mesh.clone() else {
+        return Err(no_provider("this node is in no mesh with others".to_owned()));
+    };
+    let started = mesh::begin(client, ask, &app.jobs).await;
+    let started = started.map_err(|error| mesh_error(&error))?;
+    let Started { job, generation, offer, id, provider, prompt_tokens } = started;
+    let head = Head {
+        id: format!("chatcmpl-{id}"),
+        created,
+        model: offer.name,
+        build: offer.build,
+        digest: offer.model.to_string(),
+        provider: provider.to_string(),
+        prompt_tokens,
+    };
+    Ok(Begun { app, job: Running::Mesh(job), generation, head, asked_at })
+}
+
+fn created() -> u64 {
+    super::views::now_ms() / 1_000
+}
+
+/// The sampler's seed: the one asked for, else one that is drawn.
+fn seed(ask: &Ask) -> Result<u32, ApiError> {
+    let drawn = crate::keys::random::<4>().map_err(no_randomness)?;
+    Ok(ask.seed.unwrap_or(u32::from_le_bytes(drawn)))
+}
+
+fn sampling(ask: Ask, completion_max: u32, seed: u32) -> Sampling {
+    Sampling {
+        completion_max,
+        temperature: ask.temperature,
+        top_p: ask.top_p,
+        top_k: ask.top_k,
+        seed,
+        stop: ask.stop,
+        ..Sampling::default()
+    }
+}
+
+fn no_randomness(error: crate::keys::KeyFileError) -> ApiError {
+    ApiError::server(StatusCode::SERVICE_UNAVAILABLE, "no_randomness", error.to_string())
+}
+
 /// A job whose answer is on its way.
 struct Begun {
     app: AppState,
-    job: Job,
+    job: Running,
     generation: Generation,
     head: Head,
     asked_at: Instant,
@@ -179,19 +277,46 @@ impl Head {
     }
 
     fn info(&self, charged: &Charged) -> TiramiInfo {
+        let last = charged.parts.last().map(|part| part.charge.provider.to_string());
+        let provider = last.unwrap_or_else(|| self.provider.clone());
         TiramiInfo {
             trm_cost: charged.amount.into(),
             effective_balance: charged.available.into(),
-            provider: self.provider.clone(),
+            provider: provider.clone(),
             trade_id: charged.trade.to_string(),
             flops: charged.flop.get(),
-            route: Route {
-                provider: self.provider.clone(),
-                model: self.digest.clone(),
-                candidates: 1,
-                reason: "this node serves the model itself".to_owned(),
-            },
+            route: self.route(charged, provider),
         }
+    }
+
+    fn route(&self, charged: &Charged, provider: String) -> Route {
+        let parts = &charged.parts;
+        let (kind, reason) = match parts.len() {
+            0 => ("local", "this node serves the model itself"),
+            1 => ("mesh", "the best of the nodes that serve the model"),
+            _ => ("mesh", "another node went on with the answer after one was lost"),
+        };
+        Route {
+            kind: kind.to_owned(),
+            provider,
+            model: self.digest.clone(),
+            candidates: charged.candidates,
+            reason: reason.to_owned(),
+            why: parts.last().map(|part| part.why.clone()).unwrap_or_default(),
+            attempts: parts.iter().map(attempt).collect(),
+        }
+    }
+}
+
+fn attempt(part: &Part) -> RouteAttempt {
+    let charge = &part.charge;
+    RouteAttempt {
+        provider: charge.provider.to_string(),
+        trade_id: charge.trade.to_string(),
+        trm_cost: charge.amount.into(),
+        prompt_tokens: charge.prompt_tokens,
+        completion_tokens: charge.completion_tokens,
+        ended: charge.ended.clone(),
     }
 }
 
@@ -244,40 +369,60 @@ fn broken() -> ApiError {
     )
 }
 
-/// Whether the node serves `model`, by name or digest.
-pub(super) fn check_model(app: &AppState, model: &str) -> Result<(), ApiError> {
-    let served = app.engine.model();
-    if model == served.name || model == served.digest.to_string() {
-        return Ok(());
+/// No node of the mesh answers, or the mesh's answer broke off.
+fn mesh_error(error: &RouteError) -> ApiError {
+    match error {
+        RouteError::Book(error) => error.clone().into(),
+        RouteError::Approval { approval, expires_at, max_amount } => {
+            job::approval_required(*approval, expires_at.ms(), *max_amount)
+        }
+        RouteError::NoProvider { message } => no_provider(message.clone()),
+        RouteError::Lost { .. } => {
+            ApiError::server(StatusCode::BAD_GATEWAY, "provider_lost", error.to_string())
+        }
     }
+}
+
+fn no_provider(message: String) -> ApiError {
+    ApiError::server(StatusCode::SERVICE_UNAVAILABLE, "no_provider", message)
+        .retry_after(RETRY_AFTER_S)
+}
+
+pub(super) fn unknown_model(app: &AppState, model: &str) -> ApiError {
     // A stranger's text goes into the message, so it is kept short.
     let shown: String = model.chars().take(100).collect();
-    let message =
-        format!("the model {shown:?} is not served here; this node serves {}", served.name);
-    Err(ApiError::not_found("model_not_found", message).param("model"))
+    let message = match &app.engine {
+        Some(engine) => {
+            let served = &engine.model().name;
+            format!("the model {shown:?} is not served here; this node serves {served}")
+        }
+        None => format!("the model {shown:?} is not served here, nor by any known node"),
+    };
+    ApiError::not_found("model_not_found", message).param("model")
+}
+
+/// The node's engine, if it serves `model`, by name or digest.
+pub(super) fn engine_of(app: &AppState, model: &str) -> Result<Arc<dyn Engine>, ApiError> {
+    let is_it = |engine: &&Arc<dyn Engine>| {
+        let served = engine.model();
+        model == served.name || model == served.digest.to_string()
+    };
+    app.engine.as_ref().filter(is_it).cloned().ok_or_else(|| unknown_model(app, model))
 }
 
 /// Renders and tokenises, and says how many completion tokens there may be: `asked`, or all the
 /// context has room for.
 pub(super) async fn prepare(
-    app: &AppState,
+    engine: &Arc<dyn Engine>,
     conversation: &Conversation,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {
-    let context = app.engine.model().context_tokens;
-    if asked.is_some_and(|asked| asked > context) {
-        let message = format!("max_tokens must be at most {context}, the model's context");
-        return Err(ApiError::invalid("max_tokens", message));
-    }
-    let (engine, conversation) = (app.engine.clone(), conversation.clone());
+    let (engine, conversation) = (Arc::clone(engine), conversation.clone());
     // A long text keeps a core busy for a while; no other request may wait for it.
-    let prompt = tokio::task::spawn_blocking(move || engine.prepare(&conversation))
+    tokio::task::spawn_blocking(move || served::prepare(&*engine, &conversation, asked))
         .await
         .map_err(|_| {
             let message = "the prompt could not be prepared; the node's log says why";
             ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "prepare_failed", message)
-        })??;
-    let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
-    let room = context.saturating_sub(prompt_tokens).max(1);
-    Ok((prompt, asked.map_or(room, |asked| asked.min(room))))
+        })?
 }

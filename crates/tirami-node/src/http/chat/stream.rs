@@ -19,10 +19,10 @@ use serde::Serialize;
 use tirami_infer::engine::{Generation, Piece};
 use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::{ChatChunk, ChatChunkChoice, ChatDelta};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::job::Job;
-use super::{Begun, Head, Run, broken, cancelled, engine_failed, finish_name, finish_of, stopping};
+use super::running::Running;
+use super::{Begun, Head, Run, broken, cancelled, finish_name, finish_of, stopping};
 use crate::http::AppState;
 use crate::http::error::ApiError;
 
@@ -58,7 +58,7 @@ async fn work(
         job.void(false).await;
         return;
     }
-    let pump = Pump { app, job, frames, head, asked_at, tokens: 0 };
+    let pump = Pump { app, job, frames, head, asked_at, tokens: 0, handed: 0 };
     pump.run(generation, include_usage).await;
 }
 
@@ -77,12 +77,14 @@ enum End {
 /// Moves one answer from the engine to the body.
 struct Pump {
     app: AppState,
-    job: Job,
+    job: Running,
     frames: Frames,
     head: Head,
     asked_at: Instant,
     /// Completion tokens produced so far.
     tokens: u32,
+    /// Of these, those whose text is with the body or on its way there.
+    handed: u32,
 }
 
 impl Pump {
@@ -113,8 +115,9 @@ impl Pump {
                 Err(error) => frames.last(error.body()).await,
             },
             End::Failed => {
+                let error = job.failure();
                 settle(job, frames.close(), FinishReason::Failed).await;
-                frames.last(engine_failed().body()).await;
+                frames.last(error.body()).await;
             }
             End::Gone => settle(job, frames.close(), FinishReason::Cancelled).await,
             End::Ordered(error) => {
@@ -128,9 +131,13 @@ impl Pump {
         loop {
             let piece = tokio::select! {
                 biased;
-                () = self.job.token.cancelled() => return End::Ordered(cancelled()),
+                () = self.job.cancelled() => return End::Ordered(cancelled()),
                 () = self.app.cut.cancelled() => return End::Ordered(stopping()),
                 () = self.frames.sender.closed() => return End::Gone,
+                () = self.frames.taken.notified() => {
+                    self.note_delivered();
+                    continue;
+                }
                 piece = generation.pieces.recv() => piece,
                 () = tokio::time::sleep(KEEP_ALIVE) => {
                     self.frames.keep_alive();
@@ -156,14 +163,24 @@ impl Pump {
                 if let Err(end) = self.send(&self.chunk(delta, None), self.tokens).await {
                     return end;
                 }
+                self.handed = self.tokens;
             }
-            self.job.delivered(self.frames.delivered());
+            self.note_delivered();
             if let Some(finish) = finish {
                 return match self.drained().await {
                     Ok(()) => End::Complete(finish_of(finish)),
                     Err(end) => end,
                 };
             }
+        }
+    }
+
+    fn note_delivered(&mut self) {
+        let delivered = self.frames.delivered();
+        self.job.delivered(delivered);
+        if delivered == self.handed {
+            // What is held back may begin a stop text; it counts as received.
+            self.job.received(self.tokens);
         }
     }
 
@@ -184,7 +201,7 @@ impl Pump {
     async fn room(&self, frames: usize) -> Result<mpsc::PermitIterator<'_, Frame>, End> {
         tokio::select! {
             biased;
-            () = self.job.token.cancelled() => Err(End::Ordered(cancelled())),
+            () = self.job.cancelled() => Err(End::Ordered(cancelled())),
             () = self.app.cut.cancelled() => Err(End::Ordered(stopping())),
             room = self.frames.sender.reserve_many(frames) => room.map_err(|_| End::Gone),
             () = tokio::time::sleep(self.frames.stall_max) => Err(End::Gone),
@@ -197,7 +214,7 @@ impl Pump {
 }
 
 /// Charges what was delivered; nothing delivered, nothing owed.
-async fn settle(job: Job, delivered: u32, finish: FinishReason) {
+async fn settle(job: Running, delivered: u32, finish: FinishReason) {
     if delivered == 0 {
         return job.void(finish == FinishReason::Failed).await;
     }
@@ -243,6 +260,8 @@ struct Frame {
 struct Frames {
     sender: mpsc::Sender<Frame>,
     delivered: Arc<AtomicU32>,
+    /// The body has taken a frame.
+    taken: Arc<Notify>,
     /// A client that takes nothing for so long is taken for gone.
     stall_max: Duration,
 }
@@ -251,6 +270,7 @@ struct Frames {
 struct FrameStream {
     receiver: mpsc::Receiver<Frame>,
     delivered: Arc<AtomicU32>,
+    taken: Arc<Notify>,
 }
 
 /// In the count of delivered tokens: no more text may be handed over.
@@ -258,10 +278,10 @@ const CLOSED: u32 = 1 << 31;
 
 fn frames(stall_max: Duration) -> (Frames, FrameStream) {
     let (sender, receiver) = mpsc::channel(FRAMES_AHEAD_MAX);
-    let delivered = Arc::new(AtomicU32::new(0));
+    let (delivered, taken) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
     (
-        Frames { sender, delivered: delivered.clone(), stall_max },
-        FrameStream { receiver, delivered },
+        Frames { sender, delivered: delivered.clone(), taken: taken.clone(), stall_max },
+        FrameStream { receiver, delivered, taken },
     )
 }
 
@@ -311,6 +331,7 @@ impl Stream for FrameStream {
                 if self.delivered.fetch_update(Ordering::AcqRel, Ordering::Acquire, open).is_err() {
                     continue;
                 }
+                self.taken.notify_one();
             }
             return Poll::Ready(Some(Ok(frame.bytes)));
         }

@@ -6,7 +6,7 @@ use tirami_infer::engine::Piece;
 use tirami_sdk::types::{ChatChoice, ChatMessage, ChatResponse};
 use tokio::sync::oneshot;
 
-use super::{Begun, Run, broken, cancelled, engine_failed, finish_name, finish_of, stopping};
+use super::{Begun, Run, broken, cancelled, finish_name, finish_of, stopping};
 use crate::http::error::ApiError;
 use crate::http::json;
 
@@ -38,7 +38,7 @@ async fn collect(begun: Begun, mut reply: Reply) {
     let error = loop {
         let piece = tokio::select! {
             biased;
-            () = job.token.cancelled() => break Some(cancelled()),
+            () = job.cancelled() => break Some(cancelled()),
             () = app.cut.cancelled() => break Some(stopping()),
             () = reply.closed() => break None,
             piece = generation.pieces.recv() => piece,
@@ -50,6 +50,7 @@ async fn collect(begun: Begun, mut reply: Reply) {
                 }
                 job.cached(generation.cached_tokens());
                 count = job.produced(&tokens);
+                job.received(count);
                 text.push_str(&more);
             }
             Some(Piece::End { text: more, finish }) => {
@@ -80,9 +81,10 @@ async fn collect(begun: Begun, mut reply: Reply) {
                     tracing::warn!(reason, "the engine failed");
                 }
                 drop(generation);
-                // Nothing of it was handed over, so nothing is owed.
+                let error = job.failure();
+                // Nothing of it was handed over, so nothing is owed here.
                 job.void(true).await;
-                let _ = reply.send(Err(engine_failed()));
+                let _ = reply.send(Err(error));
                 return;
             }
         }

@@ -1,0 +1,236 @@
+//! `tirami mesh`: the mesh this node is in, who may come in, and who watches over it.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use tirami_sdk::types::{
+    ChainEntry, CharterDraft, EnrolRequest, MeshCharter, SponsorRequest, WitnessAction,
+};
+use tirami_sdk::{Amount, Client};
+
+use crate::client::{Need, connect};
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Output};
+use crate::settings::Global;
+
+/// What to do with the mesh.
+#[derive(Debug, Args)]
+pub(crate) struct MeshArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show members, witnesses and what is under way; also without a word.
+    Status,
+    /// Print the word with which another machine joins, alone on the last line.
+    Invite,
+    /// Add or remove a witness.
+    Witness {
+        #[command(subcommand)]
+        change: Change,
+    },
+    /// Approve a draft of the next charter as a witness; there is no way back.
+    Approve {
+        /// The draft, as `tirami mesh` names it.
+        draft: String,
+        /// Do it; without this flag the draft is only shown.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Lend a newcomer a welcome line out of this node's own money.
+    Sponsor {
+        /// The newcomer.
+        party: String,
+        /// How much [default: the most that the charter allows].
+        #[arg(long, value_name = "TRM")]
+        amount: Option<Amount>,
+    },
+    /// Grant a member a line, as the mesh's registrar.
+    Enrol {
+        /// The member.
+        party: String,
+        /// Whom it belongs to, for people.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        owner: String,
+        /// How far below zero it may go [default: the charter's].
+        #[arg(long, value_name = "TRM")]
+        line: Option<Amount>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Change {
+    /// From the next charter on it acknowledges entries.
+    Add(Witness),
+    /// From the next charter on it no longer does.
+    Remove(Witness),
+}
+
+#[derive(Debug, Args)]
+struct Witness {
+    /// The witness.
+    party: String,
+    /// Do it, although a witness cannot take its approval back.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Runs the command.
+pub(crate) async fn run(global: &Global, args: MeshArgs, out: Output) -> Result<Exit, Failure> {
+    let need = match &args.action {
+        None | Some(Action::Status) => Need::Personal,
+        Some(_) => Need::Owner,
+    };
+    let client = connect(global, need).await?;
+    match args.action {
+        None | Some(Action::Status) => status(&client, out).await,
+        Some(Action::Invite) => {
+            let invite = client.mesh_invite().await?;
+            if invite.secret {
+                out.note("whoever has this word is let into the mesh; hand it over in private");
+            }
+            out.answer(&invite, |out| out.line(&invite.invite));
+            Ok(Exit::Done)
+        }
+        Some(Action::Witness { change }) => {
+            let (action, witness) = match change {
+                Change::Add(witness) => (WitnessAction::Add, witness),
+                Change::Remove(witness) => (WitnessAction::Remove, witness),
+            };
+            witness.change(&client, action, out).await
+        }
+        Some(Action::Approve { draft, yes }) => approve(&client, &draft, yes, out).await,
+        Some(Action::Sponsor { party, amount }) => {
+            let request = SponsorRequest { party, amount_trm: amount };
+            signed(&client.sponsor(&request).await?, out);
+            Ok(Exit::Done)
+        }
+        Some(Action::Enrol { party, owner, line }) => {
+            let request = EnrolRequest { party, owner, line_trm: line };
+            signed(&client.enrol(&request).await?, out);
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn status(client: &Client, out: Output) -> Result<Exit, Failure> {
+    let network = client.network().await?;
+    let charter = client.mesh_charter().await?;
+    let answer = json!({"network": network, "charter": charter});
+    out.answer(&answer, |out| {
+        out.pairs(&[
+            ("mesh", format!("{} ({})", charter.name, network.mesh_id)),
+            ("node", network.node_id.clone()),
+            ("members", network.total_nodes.to_string()),
+            ("connected", network.peers.to_string()),
+            ("serving now", network.providers.to_string()),
+            ("charter", format!("version {}", charter.version)),
+            ("witnesses", watch(&charter)),
+            ("final entries", network.entries_final.to_string()),
+            ("not final here", network.entries_pending.to_string()),
+            ("entries behind", network.entries_behind.to_string()),
+            ("sums agree", if network.conserved { "yes" } else { "NO" }.to_owned()),
+            ("state", network.lattice_state_hash.clone()),
+        ]);
+        for draft in &charter.drafts {
+            out.line("");
+            show(draft, out);
+        }
+    });
+    Ok(Exit::Done)
+}
+
+fn watch(charter: &MeshCharter) -> String {
+    let names: Vec<String> = charter.witnesses.iter().map(|name| output::short(name)).collect();
+    format!(
+        "{} of {} ({}); {} may lie, {} may be away",
+        charter.quorum,
+        charter.witnesses.len(),
+        names.join(", "),
+        charter.witnesses_tolerated,
+        charter.away_tolerated
+    )
+}
+
+fn show(draft: &CharterDraft, out: Output) {
+    let names: Vec<String> = draft.witnesses.iter().map(|name| output::short(name)).collect();
+    let state = if draft.in_force {
+        "in force".to_owned()
+    } else {
+        format!("{} of {} approvals", draft.approvals, draft.approvals_needed)
+    };
+    out.pairs(&[
+        ("draft", draft.draft.clone()),
+        ("charter", format!("version {}", draft.version)),
+        ("witnesses", format!("{} of {} ({})", draft.quorum, names.len(), names.join(", "))),
+        ("may lie", draft.witnesses_tolerated.to_string()),
+        ("may be away", draft.away_tolerated.to_string()),
+        ("state", state),
+    ]);
+}
+
+/// What an approval means, before it is given.
+const NO_WAY_BACK: &str = "a witness signs one successor of the charter and acknowledges nothing \
+                           until it is in force; this cannot be taken back";
+
+impl Witness {
+    async fn change(
+        self,
+        client: &Client,
+        action: WitnessAction,
+        out: Output,
+    ) -> Result<Exit, Failure> {
+        let charter = client.mesh_charter().await?;
+        let node = client.network().await?.node_id;
+        // Whoever is no witness only drafts.
+        if charter.witnesses.contains(&node) {
+            out.warn(NO_WAY_BACK);
+            if !self.yes {
+                return Err(Failure::usage(
+                    "nothing was changed; repeat the command with --yes to draft the change and \
+                     approve it as a witness",
+                ));
+            }
+        }
+        let draft = client.change_witnesses(action, &self.party).await?;
+        out.answer(&draft, |out| show(&draft, out));
+        if !draft.in_force {
+            out.note(format_args!(
+                "it comes into force when {} of the witnesses have approved it: tirami mesh \
+                 approve {}",
+                draft.approvals_needed, draft.draft
+            ));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+async fn approve(client: &Client, draft: &str, yes: bool, out: Output) -> Result<Exit, Failure> {
+    out.warn(NO_WAY_BACK);
+    if !yes {
+        let charter = client.mesh_charter().await?;
+        if let Some(found) = charter.drafts.iter().find(|found| found.draft == draft) {
+            out.answer(found, |out| show(found, out));
+        }
+        return Err(Failure::usage("nothing was approved; repeat the command with --yes"));
+    }
+    let approved = client.approve_charter(draft).await?;
+    out.answer(&approved, |out| show(&approved, out));
+    Ok(Exit::Done)
+}
+
+/// Shows an entry that was signed.
+pub(super) fn signed(entry: &ChainEntry, out: Output) {
+    out.answer(entry, |out| {
+        let state = if entry.is_final {
+            "final"
+        } else {
+            "signed; it is final when enough witnesses have acknowledged it"
+        };
+        out.pairs(&[("entry", entry.entry.clone()), ("state", state.to_owned())]);
+    });
+    if entry.repeated {
+        out.note("this was done by an earlier request with the same key; nothing was paid again");
+    }
+}

@@ -1,0 +1,72 @@
+//! `tirami peers` and `tirami providers`: the other nodes.
+
+use tirami_sdk::types::{Peer, Provider};
+
+use crate::client::{Need, connect};
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Output};
+use crate::settings::Global;
+
+/// Lists the nodes this one is connected to.
+pub(crate) async fn peers(global: &Global, out: Output) -> Result<Exit, Failure> {
+    let list = connect(global, Need::Personal).await?.peers().await?;
+    out.answer(&list, |out| {
+        let rows: Vec<_> = list.peers.iter().map(peer).collect();
+        let head = ["node", "state", "address", "models", "owes TRM", "software"];
+        out.table(&head, &["owes TRM"], &rows);
+    });
+    if list.count == 0 {
+        out.note("connected to nobody; `tirami mesh invite` makes the word with which others join");
+    }
+    Ok(Exit::Done)
+}
+
+fn peer(peer: &Peer) -> Vec<String> {
+    let mut state = peer.state.clone();
+    if peer.witness {
+        state.push_str(", witness");
+    }
+    vec![
+        output::short(&peer.node_id),
+        state,
+        peer.address.clone().unwrap_or_default(),
+        peer.models.join(" "),
+        peer.owes_trm.to_string(),
+        peer.agent.clone(),
+    ]
+}
+
+/// Lists the nodes that serve models.
+pub(crate) async fn providers(global: &Global, out: Output) -> Result<Exit, Failure> {
+    let list = connect(global, Need::Personal).await?.providers().await?;
+    out.answer(&list, |out| {
+        let rows: Vec<_> = list.providers.iter().flat_map(models).collect();
+        let head = ["node", "state", "model", "quantisation", "TRM/GFLOP", "free", "region"];
+        out.table(&head, &["TRM/GFLOP", "free"], &rows);
+    });
+    if list.count == 0 {
+        out.note("no node says that it serves a model");
+    }
+    Ok(Exit::Done)
+}
+
+/// One row for each model.
+fn models(provider: &Provider) -> impl Iterator<Item = Vec<String>> {
+    let state = match (provider.is_self, provider.connected, provider.serving) {
+        (true, _, true) => "this node",
+        (_, _, false) => "paused",
+        (_, true, true) => "serving",
+        (_, false, true) => "not connected",
+    };
+    provider.models.iter().map(move |model| {
+        vec![
+            output::short(&provider.node_id),
+            state.to_owned(),
+            model.model.clone(),
+            model.quantisation.clone(),
+            provider.price_trm.to_string(),
+            format!("{}/{}", provider.slots_free, provider.slots),
+            provider.region.clone(),
+        ]
+    })
+}

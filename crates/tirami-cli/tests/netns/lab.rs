@@ -1,0 +1,319 @@
+//! Network namespaces for five machines on two switches, and a wire between the switches.
+//!
+//! The wire carries the switches' frames over UDP (VXLAN) through a process of this test, which
+//! delays and loses some of them; so it needs no queueing discipline of the kernel. Everything is
+//! in namespaces of its own, named by this process, and goes with [`Lab`], also on a panic.
+
+#![allow(unreachable_pub, reason = "shared by test files, as the other support modules are")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a packet needs from one switch to the other, and how many of a thousand never arrive.
+pub const WIRE_DELAY: Duration = Duration::from_millis(30);
+pub const WIRE_LOSS_PER_MILLE: u64 = 10;
+
+/// Machines on the left switch; the others are on the right one.
+const LEFT: usize = 3;
+const MACHINES: usize = 5;
+const VXLAN_PORT: u16 = 4789;
+const WIRE_ADDRESS: &str = "10.211.0.2";
+/// Says what this test binary is to be when it is started in a namespace.
+const ROLE: &str = "TIRAMI_NETNS_ROLE";
+const SOCKET: &str = "TIRAMI_NETNS_SOCKET";
+/// The test that plays the roles.
+pub const ROLES_TEST: &str = "inside_a_namespace";
+
+/// Whether this process may make network namespaces; if not, why.
+pub fn refusal() -> Option<String> {
+    let probe = format!("tirami-probe-{}", std::process::id());
+    match Command::new("ip").args(["netns", "add", &probe]).output() {
+        Err(error) => Some(format!("there is no `ip`: {error}")),
+        Ok(output) if !output.status.success() => {
+            Some(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+        Ok(_) => {
+            let made =
+                ip(&["-n", &probe, "link", "add", "p0", "type", "veth", "peer", "name", "p1"]);
+            let _ = ip(&["netns", "del", &probe]);
+            made.err()
+        }
+    }
+}
+
+/// The machines and their network.
+pub struct Lab {
+    prefix: String,
+    /// The link in the switches' namespace that joins them; down, the mesh is in two parts.
+    wire: &'static str,
+    helpers: Vec<Child>,
+    doors: PathBuf,
+}
+
+impl Lab {
+    /// Builds all of it; `doors` is an empty folder for this lab's sockets.
+    pub fn new(doors: &Path) -> Self {
+        let prefix = format!("tirami-{}", std::process::id());
+        let mut lab = Self { prefix, wire: "w0", helpers: Vec::new(), doors: doors.to_path_buf() };
+        let switch = lab.namespace("sw");
+        lab.add_namespace("sw");
+        for bridge in ["br0", "br1"] {
+            must(&["-n", &switch, "link", "add", bridge, "type", "bridge"]);
+            must(&["-n", &switch, "link", "set", bridge, "up"]);
+        }
+        for machine in 1..=MACHINES {
+            let name = lab.machine(machine);
+            lab.add_namespace(&machine.to_string());
+            let port = format!("v{machine}");
+            let veth = ["type", "veth", "peer", "name", "eth0", "netns", &name];
+            must(&[["-n", &switch, "link", "add", &port].as_slice(), veth.as_slice()].concat());
+            let bridge = if machine <= LEFT { "br0" } else { "br1" };
+            must(&["-n", &switch, "link", "set", &port, "master", bridge, "up"]);
+            must(&["-n", &name, "addr", "add", &address(machine), "dev", "eth0"]);
+            must(&["-n", &name, "link", "set", "eth0", "up"]);
+            lab.play(&name, "door", &lab.door(machine));
+        }
+        if let Err(reason) = lab.join_by_relay(&switch) {
+            lab.join_by_veth(&switch, &reason);
+        }
+        lab
+    }
+
+    fn namespace(&self, suffix: &str) -> String {
+        format!("{}-{suffix}", self.prefix)
+    }
+
+    /// The namespace of a machine, counted from 1.
+    pub fn machine(&self, machine: usize) -> String {
+        self.namespace(&machine.to_string())
+    }
+
+    fn door(&self, machine: usize) -> PathBuf {
+        self.doors.join(format!("door-{machine}"))
+    }
+
+    fn add_namespace(&self, suffix: &str) {
+        let name = self.namespace(suffix);
+        must(&["netns", "add", &name]);
+        must(&["-n", &name, "link", "set", "lo", "up"]);
+    }
+
+    /// Starts this test binary in a namespace.
+    fn play(&mut self, namespace: &str, role: &str, socket: &Path) {
+        let child = Command::new("ip")
+            .args(["netns", "exec", namespace])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", ROLES_TEST, "--nocapture"])
+            .env(ROLE, role)
+            .env(SOCKET, socket)
+            .stdout(Stdio::null())
+            .spawn();
+        self.helpers.push(child.unwrap());
+    }
+
+    /// The switches' frames go over UDP to a process that delays and loses them.
+    fn join_by_relay(&mut self, switch: &str) -> Result<(), String> {
+        let wire = self.namespace("wire");
+        self.add_namespace("wire");
+        ip(&[
+            "-n", switch, "link", "add", "w0", "type", "veth", "peer", "name", "w1", "netns", &wire,
+        ])?;
+        for (namespace, link, address) in
+            [(switch, "w0", "10.211.0.1/24"), (&wire, "w1", "10.211.0.2/24")]
+        {
+            ip(&["-n", namespace, "addr", "add", address, "dev", link])?;
+            // Room for the frames of the machines and the header around them.
+            ip(&["-n", namespace, "link", "set", link, "mtu", "1600", "up"])?;
+        }
+        let port = VXLAN_PORT.to_string();
+        for (number, bridge) in [("1", "br0"), ("2", "br1")] {
+            let link = format!("x{number}");
+            let end = ["id", number, "remote", WIRE_ADDRESS, "dstport", &port, "dev", "w0"];
+            let add = ["-n", switch, "link", "add", &link, "mtu", "1500", "type", "vxlan"];
+            ip(&[add.as_slice(), end.as_slice()].concat())?;
+            ip(&["-n", switch, "link", "set", &link, "master", bridge, "up"])?;
+        }
+        self.play(&wire, "relay", Path::new("-"));
+        Ok(())
+    }
+
+    /// Without VXLAN the switches are joined by a plain cable, slow only where the kernel can.
+    fn join_by_veth(&mut self, switch: &str, reason: &str) {
+        self.wire = "y0";
+        must(&["-n", switch, "link", "add", "y0", "type", "veth", "peer", "name", "y1"]);
+        for (link, bridge) in [("y0", "br0"), ("y1", "br1")] {
+            must(&["-n", switch, "link", "set", link, "master", bridge, "up"]);
+            let netem = format!("qdisc add dev {link} root netem delay 30ms loss 1%");
+            let mut tc = Command::new("tc");
+            tc.args(["-n", switch]).args(netem.split(' '));
+            if !tc.output().is_ok_and(|output| output.status.success()) {
+                println!("notice: neither VXLAN ({reason}) nor netem: no delay and no loss");
+            }
+        }
+    }
+
+    /// Cuts the wire: the machines on the left and on the right do not reach each other.
+    pub fn cut(&self) {
+        must(&["-n", &self.namespace("sw"), "link", "set", self.wire, "down"]);
+    }
+
+    /// Mends it.
+    pub fn mend(&self) {
+        must(&["-n", &self.namespace("sw"), "link", "set", self.wire, "up"]);
+    }
+
+    /// Gives a machine another address, as a network does to a laptop that moves.
+    pub fn move_machine(&self, machine: usize) {
+        let name = self.machine(machine);
+        must(&["-n", &name, "addr", "del", &address(machine), "dev", "eth0"]);
+        must(&["-n", &name, "addr", "add", &address(machine + 100), "dev", "eth0"]);
+    }
+
+    /// A command in a machine.
+    pub fn command(&self, machine: usize, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.machine(machine), program]);
+        command
+    }
+
+    /// A connection to a port of a machine's own loopback.
+    pub fn connect(&self, machine: usize, port: u16) -> io::Result<UnixStream> {
+        let mut stream = UnixStream::connect(self.door(machine))?;
+        stream.write_all(&port.to_be_bytes())?;
+        Ok(stream)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for helper in &mut self.helpers {
+            let _ = helper.kill();
+            let _ = helper.wait();
+        }
+        for suffix in ["sw", "wire"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain((1..=MACHINES).map(|n| n.to_string()))
+        {
+            let _ = ip(&["netns", "del", &self.namespace(&suffix)]);
+        }
+    }
+}
+
+fn address(machine: usize) -> String {
+    format!("10.210.0.{machine}/24")
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments).output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+fn must(arguments: &[&str]) {
+    ip(arguments).unwrap();
+}
+
+/// Plays the role this process was started for, if for one, until it is ended.
+pub fn play_role() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    match role.as_str() {
+        "door" => door(Path::new(&std::env::var_os(SOCKET).unwrap())),
+        _ => relay(),
+    }
+}
+
+/// Lets connections from outside of the namespace in: two bytes name the port.
+fn door(socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
+    for outer in listener.incoming() {
+        let mut outer = outer.unwrap();
+        thread::spawn(move || -> io::Result<()> {
+            let mut port = [0; 2];
+            outer.read_exact(&mut port)?;
+            let inner = TcpStream::connect(("127.0.0.1", u16::from_be_bytes(port)))?;
+            let (mut asked, mut asker) = (outer.try_clone()?, inner.try_clone()?);
+            thread::spawn(move || io::copy(&mut asked, &mut asker));
+            let (mut inner, mut outer) = (inner, outer);
+            io::copy(&mut inner, &mut outer)?;
+            outer.shutdown(std::net::Shutdown::Both)
+        });
+    }
+}
+
+/// Carries frames between the switches: what comes from network 1 goes to network 2 and back.
+fn relay() {
+    let socket = UdpSocket::bind((WIRE_ADDRESS, VXLAN_PORT)).unwrap();
+    let sending = socket.try_clone().unwrap();
+    let (sender, frames) = mpsc::channel::<(Instant, Vec<u8>)>();
+    thread::spawn(move || {
+        for (due, frame) in frames {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            // A wire that was cut takes nothing.
+            let _ = sending.send_to(&frame, ("10.211.0.1", VXLAN_PORT));
+        }
+    });
+    let (mut buffer, mut state) = ([0; 2_048], 0x7a11_5eed_u64);
+    loop {
+        let Ok(bytes) = socket.recv(&mut buffer) else { continue };
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        if bytes < 8 || state % 1_000 < WIRE_LOSS_PER_MILLE {
+            continue;
+        }
+        // The last byte of the network's number.
+        buffer[6] = 3 - buffer[6];
+        without_checksum(&mut buffer[..bytes]);
+        let _ = sender.send((Instant::now() + WIRE_DELAY, buffer[..bytes].to_vec()));
+    }
+}
+
+/// Says of a UDP packet in a frame that it has no checksum: machines on one kernel leave it to a
+/// network card that is not there.
+fn without_checksum(encapsulated: &mut [u8]) {
+    const ETHERNET: usize = 8;
+    const IP: usize = ETHERNET + 14;
+    const UDP: u8 = 17;
+    let is_udp = encapsulated.get(ETHERNET + 12..IP) == Some(&[8, 0])
+        && encapsulated.get(IP + 9) == Some(&UDP);
+    if is_udp {
+        let header = IP + 4 * usize::from(encapsulated[IP] & 15);
+        if let Some(checksum) = encapsulated.get_mut(header + 6..header + 8) {
+            checksum.fill(0);
+        }
+    }
+}
+
+/// Lines that a process prints, read for as long as it lives; the last ones are kept.
+pub fn lines_of(pipe: impl io::Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+/// The last lines of a text, for a report.
+pub fn tail(text: &str, lines: usize) -> String {
+    let mut last = VecDeque::new();
+    for line in text.lines() {
+        last.push_back(line);
+        if last.len() > lines {
+            last.pop_front();
+        }
+    }
+    last.into_iter().collect::<Vec<_>>().join("\n")
+}

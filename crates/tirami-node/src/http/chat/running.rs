@@ -1,0 +1,86 @@
+//! A job that runs, here or at another node, as the two kinds of answers see it.
+
+use tirami_ledger::documents::FinishReason;
+
+use super::job::{Charged, Job};
+use super::{broken, mesh_error};
+use crate::http::error::ApiError;
+use crate::mesh::MeshJob;
+
+/// An open job. Dropping it ends the job with what was delivered last.
+pub(super) enum Running {
+    /// This node's engine does it.
+    Here(Job),
+    /// Other nodes do it.
+    Mesh(MeshJob),
+}
+
+impl Running {
+    /// Waits until the kernel orders the end.
+    pub(super) async fn cancelled(&self) {
+        match self {
+            Self::Here(job) => job.token.cancelled().await,
+            Self::Mesh(job) => job.cancelled().await,
+        }
+    }
+
+    /// Notes how many of the prompt's tokens the engine had in its cache.
+    pub(super) fn cached(&mut self, cached_tokens: u32) {
+        if let Self::Here(job) = self {
+            job.cached(cached_tokens);
+        }
+    }
+
+    /// Counts tokens on their way to the body; gives how many there are in all.
+    pub(super) fn produced(&mut self, tokens: &[u32]) -> u32 {
+        match self {
+            Self::Here(job) => job.produced(tokens),
+            Self::Mesh(job) => job.produced(tokens),
+        }
+    }
+
+    /// Notes that the body has taken `delivered` tokens in all.
+    pub(super) fn delivered(&mut self, delivered: u32) {
+        match self {
+            Self::Here(job) => job.delivered(delivered),
+            Self::Mesh(job) => job.delivered(delivered),
+        }
+    }
+
+    /// Notes that this node has received `received` tokens and holds no text back that could be
+    /// handed over. Another node is paid for what it sent, so that it goes on.
+    pub(super) fn received(&mut self, received: u32) {
+        if let Self::Mesh(job) = self {
+            job.delivered(received);
+        }
+    }
+
+    /// Why the answer broke off.
+    pub(super) fn failure(&self) -> ApiError {
+        match self {
+            Self::Mesh(job) => job.failure().map_or_else(super::engine_failed, mesh_error),
+            Self::Here(_) => super::engine_failed(),
+        }
+    }
+
+    /// Ends the job and charges `delivered` tokens.
+    pub(super) async fn finish(
+        self,
+        delivered: u32,
+        finish: FinishReason,
+    ) -> Result<Charged, ApiError> {
+        match self {
+            Self::Here(job) => job.finish(delivered, finish).await,
+            Self::Mesh(job) => job.finish(delivered).await.map(Charged::of).ok_or_else(broken),
+        }
+    }
+
+    /// Ends a job of which nothing was handed over. What was signed for to another node stays
+    /// charged.
+    pub(super) async fn void(self, failed: bool) {
+        match self {
+            Self::Here(job) => job.void(failed).await,
+            Self::Mesh(job) => drop(job.finish(0).await),
+        }
+    }
+}

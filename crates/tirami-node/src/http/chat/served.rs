@@ -1,0 +1,48 @@
+//! The request of another node's job, understood by the same rules as one that came by HTTP.
+
+use serde_json::{Map, Value};
+use tirami_infer::engine::{Conversation, Engine, Prompt, Sampling};
+
+use super::request::Ask;
+use crate::http::error::ApiError;
+use crate::http::json;
+
+/// A request that the engine can run.
+pub(crate) struct Asked {
+    pub(crate) prompt: Prompt,
+    /// Its seed is the order's to say.
+    pub(crate) sampling: Sampling,
+    /// Completion tokens of the whole answer at most.
+    pub(crate) completion_max: u32,
+}
+
+/// Reads the body of a chat request for `engine`. The model's name in it does not count: the order
+/// names the digest. It takes long for a long text.
+///
+/// # Errors
+///
+/// What a caller by HTTP would be told.
+pub(crate) fn understand(engine: &dyn Engine, body: &[u8]) -> Result<Asked, ApiError> {
+    let fields: Map<String, Value> = json::parse(body)?;
+    let ask = Ask::read(&fields)?;
+    let (prompt, completion_max) = prepare(engine, &ask.conversation, ask.completion_max)?;
+    let sampling = super::sampling(ask, completion_max, 0);
+    Ok(Asked { prompt, sampling, completion_max })
+}
+
+/// Renders and tokenises, and says how many completion tokens there may be.
+pub(super) fn prepare(
+    engine: &dyn Engine,
+    conversation: &Conversation,
+    asked: Option<u32>,
+) -> Result<(Prompt, u32), ApiError> {
+    let context = engine.model().context_tokens;
+    if asked.is_some_and(|asked| asked > context) {
+        let message = format!("max_tokens must be at most {context}, the model's context");
+        return Err(ApiError::invalid("max_tokens", message));
+    }
+    let prompt = engine.prepare(conversation)?;
+    let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
+    let room = context.saturating_sub(prompt_tokens).max(1);
+    Ok((prompt, asked.map_or(room, |asked| asked.min(room))))
+}

@@ -1,0 +1,107 @@
+//! The lowest price an owner can serve at without paying for it: what the electricity costs.
+
+use std::time::Instant;
+
+use tirami_core::Ppm;
+use tirami_infer::engine::{Engine, EngineLoad};
+
+/// How much a new measurement counts, in percent.
+const NEW_PERCENT: u64 = 25;
+/// Tokens below which an interval says nothing about the speed.
+const TOKENS_MIN: u64 = 2;
+/// The highest price there is, µTRM for 10⁹ FLOP.
+const PRICE_MAX: u32 = 1_000_000_000;
+
+/// What electricity costs the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Electricity {
+    /// What the machine draws while it answers.
+    pub(super) watts: u32,
+    /// Thousandths of the owner's currency for a kilowatt-hour.
+    pub(super) milli_per_kwh: u32,
+    /// What one unit of that currency is worth to the owner, in TRM.
+    pub(super) trm_per_currency: u64,
+}
+
+impl Electricity {
+    /// What the electricity for 10⁹ FLOP costs at this speed, in µTRM, rounded up; `None` when
+    /// the owner did not say what it costs.
+    ///
+    /// At `m`·10⁶ FLOP/s they take 1 000/m s and `watts`·1 000/m J, of which a kilowatt-hour has
+    /// 3 600 000. Each costs `milli`/1 000 of the currency, each of which is `rate`·10⁶ µTRM.
+    pub(super) fn floor(&self, megaflops: u64) -> Option<Ppm> {
+        let terms = [self.watts.into(), self.milli_per_kwh.into(), self.trm_per_currency];
+        if megaflops == 0 || terms.contains(&0) {
+            return None;
+        }
+        let product = terms
+            .into_iter()
+            .try_fold(1_000_000_u128, |product, term| product.checked_mul(u128::from(term)))?;
+        let floor = product.div_ceil(3_600_000 * u128::from(megaflops));
+        let floor = u32::try_from(floor).unwrap_or(PRICE_MAX).clamp(1, PRICE_MAX);
+        Some(Ppm::new(floor))
+    }
+}
+
+/// How fast the engine works while it works.
+#[derive(Debug)]
+pub(super) struct Pace {
+    load: EngineLoad,
+    at: Instant,
+    token_flop: u64,
+    /// 10⁶ FLOP per second.
+    megaflops: Option<u64>,
+}
+
+impl Pace {
+    pub(super) fn new(engine: &dyn Engine) -> Self {
+        let token_flop = engine.model().shape.parameters_active.saturating_mul(2);
+        Self { load: engine.load(), at: Instant::now(), token_flop, megaflops: None }
+    }
+
+    pub(super) const fn megaflops(&self) -> Option<u64> {
+        self.megaflops
+    }
+
+    pub(super) fn look(&mut self, engine: &dyn Engine) {
+        let (before, load) = (self.load, engine.load());
+        let elapsed_ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        (self.load, self.at) = (load, Instant::now());
+        let made = load.completion_tokens_total.saturating_sub(before.completion_tokens_total);
+        let read = load.prompt_tokens_total.saturating_sub(before.prompt_tokens_total);
+        // An interval in which the engine also rested would make it look slow.
+        if before.running == 0 || load.running == 0 || made < TOKENS_MIN {
+            return;
+        }
+        let flop = u128::from(made.saturating_add(read)) * u128::from(self.token_flop);
+        let new = u64::try_from(flop / 1_000 / u128::from(elapsed_ms)).unwrap_or(u64::MAX);
+        let old = self.megaflops.unwrap_or(new);
+        let mixed = u128::from(old) * u128::from(100 - NEW_PERCENT)
+            + u128::from(new) * u128::from(NEW_PERCENT);
+        self.megaflops = Some(u64::try_from(mixed / 100).unwrap_or(u64::MAX).max(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_what_the_energy_costs() {
+        let floor = |watts, milli_per_kwh, trm_per_currency, megaflops| {
+            Electricity { watts, milli_per_kwh, trm_per_currency }.floor(megaflops).map(Ppm::get)
+        };
+        // At 10⁹ FLOP/s a kilowatt-hour is 3.6·10¹² FLOP, and costs 36 TRM.
+        assert_eq!(floor(1_000, 1_000, 36, 1_000), Some(10_000));
+        // 100 W at 16 GFLOP/s, 0.30 for a kilowatt-hour, 10⁶ TRM for one.
+        assert_eq!(floor(100, 300, 1_000_000, 16_000), Some(520_834));
+        // Rounded up, and never for nothing.
+        assert_eq!(floor(1, 1, 1, 1_000_000), Some(1));
+        assert_eq!(floor(u32::MAX, u32::MAX, u64::MAX, 1), Some(PRICE_MAX));
+        for (watts, milli, rate, megaflops) in
+            [(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)]
+        {
+            assert_eq!(floor(watts, milli, rate, megaflops), None);
+        }
+    }
+}

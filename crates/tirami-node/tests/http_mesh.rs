@@ -1,0 +1,240 @@
+//! The mesh as seen over HTTP: two real nodes on loopback with scripted engines.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod jobs_support;
+mod mesh_support;
+
+use std::time::Duration;
+
+use jobs_support::{Mesh, TestNode, ask, script};
+use mesh_support::{SOON, until};
+use serde_json::{Value, json};
+use tirami_sdk::Client;
+use tirami_sdk::types::*;
+
+fn admin(node: &TestNode) -> Client {
+    let path = node.dir.as_ref().unwrap().path().join("api_token");
+    let key = std::fs::read_to_string(path).unwrap();
+    Client::new(&node.url, Some(key.trim())).unwrap()
+}
+
+fn block_on<T>(task: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(task)
+}
+
+fn code(error: &tirami_sdk::ClientError) -> (u16, String) {
+    (error.status().unwrap_or_default(), error.code().unwrap_or_default().to_owned())
+}
+
+macro_rules! refused {
+    ($call:expr, $status:literal, $code:literal) => {
+        assert_eq!(code(&$call.await.unwrap_err()), ($status, $code.to_owned()))
+    };
+}
+
+#[test]
+fn both_see_each_other_and_who_would_answer() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let (user, provider) = (mesh.user(), mesh.provider(0));
+    let (one, other) = (user.party().to_string(), provider.party().to_string());
+    let client = admin(user);
+    block_on(async {
+        let peers = client.peers().await.unwrap();
+        let peer = &peers.peers[0];
+        assert_eq!((peers.count, &peer.node_id, peer.state.as_str()), (1, &other, "open"));
+        assert_eq!(peer.models, ["fake"]);
+        assert!(!peer.witness && peer.agent.starts_with("tirami/"));
+        let providers = client.providers().await.unwrap();
+        let found = providers.providers.iter().find(|found| found.node_id == other).unwrap();
+        assert!(found.connected && found.serving && !found.is_self);
+        assert_eq!(found.price_trm.to_string(), "1");
+        assert_eq!(found.models[0].model, "fake");
+        let topology = client.topology().await.unwrap();
+        assert_eq!(topology.nodes[0].node_id, one);
+        assert_eq!(topology.nodes[0].roles, ["clerk", "registrar", "self", "witness"]);
+        assert!(topology.nodes.iter().any(|node| node.roles == ["provider"]));
+        assert_eq!(topology.links.len(), 1);
+        let protocol = client.protocol().await.unwrap();
+        assert_eq!((protocol.protocol_version, protocol.alpn.as_str()), (1, "tirami/1"));
+
+        let request =
+            |provider| ScheduleRequest { max_tokens: Some(10), provider, ..Default::default() };
+        let plan = client.schedule(&request(None)).await.unwrap();
+        assert_eq!((plan.kind.as_str(), &plan.provider, plan.asked), ("mesh", &other, 1));
+        assert_eq!(plan.candidates[0].score, 1_000_000);
+        assert!(!plan.candidates[0].why.is_empty());
+        assert_eq!(plan.estimated_trm_cost, plan.candidates[0].estimated_trm_cost);
+        let wish = ProviderWish { ignore: vec![other.clone()], ..ProviderWish::default() };
+        refused!(client.schedule(&request(Some(wish))), 404, "no_provider");
+        let wish = ProviderWish { only: vec!["me".to_owned()], ..ProviderWish::default() };
+        refused!(client.schedule(&request(Some(wish))), 400, "invalid_value");
+        let route = client.route(Some("fake"), Some(10), Some("price"), None).await.unwrap();
+        assert_eq!(route.provider, other);
+        assert_eq!(route.estimated_trm, plan.estimated_trm_cost);
+        let little = Some("0.000001".parse().unwrap());
+        refused!(client.route(Some("fake"), Some(10), None, little), 404, "no_provider");
+        refused!(client.route(None, None, Some("best"), None), 400, "invalid_value");
+        refused!(client.route(Some("gpt"), None, None, None), 404, "no_provider");
+        // Where the model is, it is answered.
+        let here = admin(provider).schedule(&request(None)).await.unwrap();
+        assert_eq!((here.kind.as_str(), &here.provider), ("local", &other));
+    });
+    until("both have the same chains", SOON, || {
+        let hash = |node: &TestNode| node.get("/v1/tirami/network")["lattice_state_hash"].clone();
+        hash(user) == hash(provider) && !hash(user).as_str().unwrap().is_empty()
+    });
+    let network = user.get("/v1/tirami/network");
+    assert_eq!(network["total_nodes"], 2);
+    assert_eq!((&network["witnesses"], &network["peers"]), (&json!(1), &json!(1)));
+    assert_eq!(network["entries_behind"], 0);
+    assert_eq!(network["conserved"], true);
+    let metrics = block_on(client.metrics()).unwrap();
+    for line in ["tirami_peers 1", "tirami_providers 1", "tirami_entries_behind 0"] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+}
+
+#[test]
+fn invites_lines_and_witnesses_are_the_admins() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let (user, provider) = (mesh.user(), mesh.provider(0));
+    let other = provider.party().to_string();
+    let (client, member) = (admin(user), admin(provider));
+    let stranger = "07".repeat(32);
+    block_on(async {
+        let invite = client.mesh_invite().await.unwrap();
+        assert!(invite.invite.starts_with("tirami-invite-") && invite.secret);
+        assert!(invite.invite.parse::<tirami_proto::Invite>().is_ok());
+        client.mesh_join(&invite.invite).await.unwrap();
+        refused!(client.mesh_join("tirami-invite-x"), 400, "invalid_value");
+        let mut parsed: tirami_proto::Invite = invite.invite.parse().unwrap();
+        parsed.mesh = tirami_core::MeshId::from_bytes([7; 32]);
+        refused!(client.mesh_join(&parsed.to_string()), 409, "join_needs_start");
+        // Without a key nobody invites.
+        let keyless = Client::new(&user.url, None).unwrap();
+        refused!(keyless.mesh_invite(), 403, "insufficient_scope");
+        refused!(keyless.pause(), 403, "insufficient_scope");
+
+        let line: tirami_sdk::Amount = "12.5".parse().unwrap();
+        let enrol =
+            EnrolRequest { party: other.clone(), owner: "ada".to_owned(), line_trm: Some(line) };
+        let entry = client.enrol(&enrol).await.unwrap();
+        assert!(!entry.repeated && entry.entry.len() == 64);
+        // Only the registrar enrols.
+        assert_eq!(member.enrol(&enrol).await.unwrap_err().status(), Some(400));
+        let sponsor = SponsorRequest { party: stranger.clone(), amount_trm: None };
+        let sponsored = client.sponsor(&sponsor).await;
+        if let Err(error) = &sponsored {
+            assert_eq!(code(error), (409, "no_checkpoint".to_owned()));
+        }
+
+        let charter = client.mesh_charter().await.unwrap();
+        assert_eq!((charter.version, charter.quorum, charter.drafts.len()), (1, 1, 0));
+        let (add, remove) = (WitnessAction::Add, WitnessAction::Remove);
+        refused!(client.change_witnesses(add, &stranger), 404, "unknown_party");
+        refused!(client.change_witnesses(remove, &other), 404, "unknown_witness");
+        let own = user.party().to_string();
+        refused!(client.change_witnesses(add, &own), 409, "is_witness");
+        refused!(client.change_witnesses(remove, &own), 409, "last_witness");
+        refused!(client.approve_charter(&"0".repeat(64)), 404, "unknown_draft");
+        // What a member who is no witness drafts waits for the witness.
+        let draft = member.change_witnesses(add, &other).await.unwrap();
+        assert_eq!((draft.version, draft.approvals, draft.in_force), (2, 0, false));
+        assert_eq!((draft.quorum, draft.approvals_needed), (2, 1));
+        for _ in 0..200 {
+            if !client.mesh_charter().await.unwrap().drafts.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let charter = client.mesh_charter().await.unwrap();
+        assert_eq!(charter.drafts[0].draft, draft.draft);
+        let approved = client.approve_charter(&draft.draft).await.unwrap();
+        assert!(approved.approved_here && approved.in_force, "{approved:?}");
+        assert_eq!(client.mesh_charter().await.unwrap().witnesses.len(), 2);
+    });
+    until("the new charter is everywhere", SOON, || {
+        block_on(member.mesh_charter()).unwrap().version == 2
+    });
+}
+
+#[test]
+fn a_transfer_is_made_once_for_each_key() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let (user, provider) = (mesh.user(), mesh.provider(0));
+    let client = admin(user);
+    let before = provider.peer.worth_of(provider.party());
+    let transfer = |amount: &str, key: &str| TransferRequest {
+        to: provider.party().to_string(),
+        amount_trm: amount.parse().unwrap(),
+        idempotency_key: key.to_owned(),
+    };
+    block_on(async {
+        let first = client.transfer(&transfer("1.5", "a")).await.unwrap();
+        let again = client.transfer(&transfer("1.5", "a")).await.unwrap();
+        assert_eq!((first.repeated, again.repeated), (false, true));
+        assert_eq!(first.entry, again.entry);
+        refused!(client.transfer(&transfer("2", "a")), 409, "idempotency_key_used");
+        refused!(client.transfer(&transfer("2", "a b")), 400, "invalid_value");
+        refused!(client.transfer(&transfer("18446744073709", "b")), 402, "entry_refused");
+        assert_eq!(client.transfer(&transfer("0", "c")).await.unwrap_err().status(), Some(400));
+        let keyless = Client::new(&user.url, None).unwrap();
+        refused!(keyless.transfer(&transfer("1", "d")), 403, "insufficient_scope");
+    });
+    until("it has come", SOON, || provider.peer.worth_of(provider.party()) == before + 1_500_000);
+}
+
+#[test]
+fn the_owner_pauses_and_the_policy_is_kept() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let (user, provider) = (mesh.user(), mesh.provider(0));
+    let client = admin(provider);
+    let serving = |node: &TestNode| node.get("/v1/tirami/serving");
+    until("it serves", SOON, || serving(provider)["serving"] == true);
+    assert_eq!(serving(user)["serving"], false);
+    assert_eq!(serving(user)["reasons"][0], "this node has no model");
+    let paused = block_on(client.pause()).unwrap();
+    assert!(paused.paused_by_owner && !paused.serving, "{paused:?}");
+    // The rules' timer does not lift the owner's word.
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(serving(provider)["paused_by_owner"], true);
+    until("nobody schedules it", SOON, || {
+        user.get("/v1/tirami/route")["error"]["code"] == "no_provider"
+    });
+    assert!(block_on(client.resume()).unwrap().serving);
+    let blocked = vec![user.party().to_string()];
+    let change = ServingChange {
+        jobs_max: Some(7),
+        blocked: Some(blocked.clone()),
+        ..ServingChange::default()
+    };
+    let changed = block_on(client.change_serving(&change)).unwrap();
+    assert_eq!((changed.jobs_max, &changed.blocked), (7, &blocked));
+    until("it is offered again", SOON, || user.get("/v1/tirami/route")["provider"].is_string());
+    let (status, answer) = user.raw(&ask(3, false));
+    assert_eq!(status, 503, "{answer}");
+    let change = ServingChange { blocked: Some(Vec::new()), ..ServingChange::default() };
+    block_on(client.change_serving(&change)).unwrap();
+    until("it answers again", SOON, || user.raw(&ask(3, false)).0 == 200);
+    let wrong = ServingChange { jobs_max: Some(1_000_000), ..ServingChange::default() };
+    assert_eq!(block_on(client.change_serving(&wrong)).unwrap_err().status(), Some(400));
+    assert_eq!(block_on(client.serving()).unwrap().jobs_max, 7);
+}
+
+#[test]
+fn while_it_is_busy_only_contributors_are_served() {
+    let mesh = Mesh::of(&[script(40, Duration::from_millis(50))]);
+    let (user, provider) = (mesh.user(), mesh.provider(0));
+    let client = admin(provider);
+    let change = ServingChange { contributors_above: Some(1), ..ServingChange::default() };
+    block_on(client.change_serving(&change)).unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| user.raw(&ask(40, false)));
+        until("the first job runs", SOON, || provider.served_running() == 1);
+        // The only user never served the provider, so the second place is not for it.
+        let (status, answer): (u16, Value) = user.raw(&ask(2, false));
+        assert_ne!(status, 200, "{answer}");
+        assert_eq!(first.join().unwrap().0, 200);
+    });
+}

@@ -1,0 +1,340 @@
+//! Meshes of a node without a model and providers with scripted engines, asked over HTTP.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tirami_core::PartyId;
+use tirami_infer::engine::{
+    Conversation, Engine, EngineLoad, Generation, ModelInfo, PIECES_AHEAD_MAX, Piece, PrepareError,
+    Prompt, Sampling, StartError,
+};
+use tirami_infer::fake::{FakeEngine, FakeScript};
+use tirami_ledger::book::{Limits, Target};
+use tirami_ledger::command::{Actor, Command, Outcome};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use crate::mesh_support::{Peer, SOON, joining, on_loopback, until};
+
+pub fn script(tokens: u32, delay: Duration) -> FakeScript {
+    FakeScript { tokens_per_answer: tokens, delay, fail_after: None }
+}
+
+pub fn words(count: usize) -> String {
+    "word ".repeat(count)
+}
+
+/// A chat of at most `tokens` completion tokens.
+pub fn ask(tokens: u32, stream: bool) -> Value {
+    json!({
+        "model": "fake",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": tokens,
+        "stream": stream,
+    })
+}
+
+pub struct TestNode {
+    pub peer: Peer,
+    pub engine: Option<Arc<dyn Engine>>,
+    pub url: String,
+    pub dir: Option<tempfile::TempDir>,
+    runtime: Arc<Runtime>,
+    http: reqwest::Client,
+}
+
+impl TestNode {
+    pub fn start(mesh: tirami_node::mesh::MeshOptions, engine: Option<Arc<dyn Engine>>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = Peer::with_engine(dir.path(), mesh, engine.clone());
+        let url = format!("http://127.0.0.1:{}", peer.node.api.port());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map(Arc::new)
+            .unwrap();
+        // It sets up the TLS that the other one needs too.
+        drop(tirami_sdk::Client::new(&url, None).unwrap());
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let node = Self { peer, engine, url, dir: Some(dir), runtime, http };
+        // The defaults guard people; a test is about something else.
+        for target in [Target::Node, Target::Agent(node.peer.node.personal_agent())] {
+            node.submit(Actor::Node, Command::SetLimits { target, limits: Limits::default() });
+        }
+        node
+    }
+
+    pub fn party(&self) -> PartyId {
+        self.peer.party()
+    }
+
+    pub fn submit(&self, actor: Actor, command: Command) -> Outcome {
+        let handle = self.peer.node.handle();
+        self.peer.block_on(handle.submit(actor, command)).unwrap()
+    }
+
+    /// Sends a chat; gives status and JSON.
+    pub fn raw(&self, request: &Value) -> (u16, Value) {
+        let body = serde_json::to_vec(request).unwrap();
+        let call = self
+            .http
+            .post(format!("{}/v1/chat/completions", self.url))
+            .header("content-type", "application/json")
+            .body(body);
+        self.runtime.block_on(async {
+            let answer = call.send().await.unwrap();
+            let status = answer.status().as_u16();
+            (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
+        })
+    }
+
+    /// Sends a chat that has to be answered.
+    pub fn post(&self, request: &Value) -> Value {
+        let (status, answer) = self.raw(request);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        let call = self.http.get(format!("{}{path}", self.url));
+        self.runtime.block_on(async {
+            let text = call.send().await.unwrap().text().await.unwrap();
+            serde_json::from_str(&text).unwrap()
+        })
+    }
+
+    pub fn trades(&self) -> Vec<Value> {
+        let list = self.get("/v1/tirami/trades");
+        list["trades"].as_array().unwrap_or_else(|| panic!("{list}")).clone()
+    }
+
+    pub fn running(&self) -> u32 {
+        self.engine.as_ref().unwrap().load().running
+    }
+
+    pub fn open_holds(&self) -> usize {
+        self.peer.read(|kernel| kernel.ledger().book().holds().len())
+    }
+
+    pub fn served_running(&self) -> usize {
+        self.peer.read(|kernel| kernel.ledger().book().served_running())
+    }
+
+    /// Ends at once, as a machine that loses power.
+    pub fn kill(self) {
+        self.peer.kill();
+    }
+}
+
+/// A node without a model, which founded the mesh, and providers.
+pub struct Mesh {
+    user: Option<TestNode>,
+    providers: Vec<Option<TestNode>>,
+}
+
+impl Mesh {
+    pub fn of(scripts: &[FakeScript]) -> Self {
+        let engine =
+            |script: &FakeScript| -> Arc<dyn Engine> { Arc::new(FakeEngine::new(script.clone())) };
+        Self::with(scripts.iter().map(engine).collect())
+    }
+
+    /// The engines say only five seconds after its last token that an answer is complete.
+    pub fn holding_their_ends(scripts: &[FakeScript]) -> Self {
+        let engine = |script: &FakeScript| -> Arc<dyn Engine> {
+            Arc::new(HoldsEnd(FakeEngine::new(script.clone())))
+        };
+        Self::with(scripts.iter().map(engine).collect())
+    }
+
+    fn with(engines: Vec<Arc<dyn Engine>>) -> Self {
+        let user = TestNode::start(on_loopback(), None);
+        let invite = || user.peer.node.invite().unwrap();
+        let start = |engine| Some(TestNode::start(joining(invite()), Some(engine)));
+        let providers: Vec<_> = engines.into_iter().map(start).collect();
+        let mesh = Self { user: Some(user), providers };
+        mesh.ready(mesh.user());
+        mesh
+    }
+
+    /// Waits until `user` knows that everybody serves.
+    pub fn ready(&self, user: &TestNode) {
+        let wanted = self.providers.iter().flatten().count();
+        until("all providers are known", SOON, || {
+            user.peer.read(|kernel| {
+                let now = kernel.clock();
+                let known = kernel.mesh().providers(now);
+                known.filter(|one| one.connected && one.signal.serving).count()
+            }) >= wanted
+        });
+    }
+
+    /// Another node without a model.
+    pub fn add_user(&self) -> TestNode {
+        let invite = self.user().peer.node.invite().unwrap();
+        let user = TestNode::start(joining(invite), None);
+        until("it is a member", SOON, || {
+            user.peer.is_member() && !user.peer.line_of(user.party()).is_zero()
+        });
+        self.ready(&user);
+        let agent = user.peer.node.personal_agent();
+        until("its agent has money", SOON, || {
+            user.peer
+                .read(move |kernel| !kernel.ledger().book().agents()[&agent].balance().is_zero())
+        });
+        user
+    }
+
+    pub fn user(&self) -> &TestNode {
+        self.user.as_ref().unwrap()
+    }
+
+    pub fn provider(&self, n: usize) -> &TestNode {
+        self.providers[n].as_ref().unwrap()
+    }
+
+    /// The provider that runs a job.
+    pub fn running(&self) -> &TestNode {
+        let mut found = None;
+        until("a provider runs the job", SOON, || {
+            found = self
+                .providers
+                .iter()
+                .flatten()
+                .find(|one| one.running() > 0 || one.served_running() > 0);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// Kills the provider that runs a job.
+    pub fn kill_running(&mut self) -> PartyId {
+        let party = self.running().party();
+        let is_it = |one: &Option<TestNode>| one.as_ref().is_some_and(|one| one.party() == party);
+        let place = self.providers.iter().position(is_it).unwrap();
+        self.providers[place].take().unwrap().kill();
+        party
+    }
+}
+
+/// A stream of server-sent events that is being read.
+pub struct Stream {
+    runtime: Arc<Runtime>,
+    bytes: futures_util::stream::BoxStream<'static, Vec<u8>>,
+    buffer: Vec<u8>,
+    answer: Answer,
+    last_at: Instant,
+}
+
+/// What came of a stream.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub chunks: Vec<Value>,
+    pub text: String,
+    pub done: bool,
+    /// The longest time in which no text came.
+    pub longest_pause: Duration,
+}
+
+impl Answer {
+    pub fn info(&self) -> &Value {
+        &self.chunks.iter().rfind(|chunk| chunk["x_tirami"].is_object()).unwrap()["x_tirami"]
+    }
+}
+
+impl Stream {
+    pub fn open(node: &TestNode, request: &Value) -> Self {
+        let call = node
+            .http
+            .post(format!("{}/v1/chat/completions", node.url))
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(request).unwrap());
+        let answer = node.runtime.block_on(call.send()).unwrap();
+        if answer.status() != 200 {
+            panic!("{}", node.runtime.block_on(answer.text()).unwrap());
+        }
+        let bytes = answer.bytes_stream().filter_map(|chunk| async { chunk.ok() });
+        let bytes = bytes.map(|chunk| chunk.to_vec()).boxed();
+        let last_at = Instant::now();
+        let runtime = Arc::clone(&node.runtime);
+        Self { runtime, bytes, buffer: Vec::new(), answer: Answer::default(), last_at }
+    }
+
+    fn step(&mut self) -> bool {
+        let Some(bytes) = self.runtime.block_on(self.bytes.next()) else { return false };
+        self.buffer.extend_from_slice(&bytes);
+        while let Some(end) = self.buffer.windows(2).position(|two| two == b"\n\n") {
+            let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
+            let event = String::from_utf8(event).unwrap();
+            let Some(data) = event.trim_end().strip_prefix("data: ") else { continue };
+            if data == "[DONE]" {
+                self.answer.done = true;
+                continue;
+            }
+            let chunk: Value = serde_json::from_str(data).unwrap();
+            if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str()
+                && !text.is_empty()
+            {
+                self.answer.text.push_str(text);
+                let pause = self.last_at.elapsed();
+                self.answer.longest_pause = self.answer.longest_pause.max(pause);
+                self.last_at = Instant::now();
+            }
+            self.answer.chunks.push(chunk);
+        }
+        true
+    }
+
+    /// Reads until so many words have come.
+    pub fn until_words(&mut self, count: usize) {
+        while self.answer.text.matches("word").count() < count {
+            assert!(self.step(), "the stream ended: {:?}", self.answer);
+        }
+    }
+
+    pub fn rest(mut self) -> Answer {
+        while self.step() {}
+        self.answer
+    }
+}
+
+/// Delays the word that an answer is complete.
+struct HoldsEnd(FakeEngine);
+
+impl Engine for HoldsEnd {
+    fn model(&self) -> &ModelInfo {
+        self.0.model()
+    }
+
+    fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
+        self.0.prepare(conversation)
+    }
+
+    fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
+        // Whoever resumes the whole answer has nothing to hold back.
+        let is_whole = !prompt.resumed.is_empty();
+        let mut inner = self.0.start(prompt, sampling)?;
+        let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
+        tokio::spawn(async move {
+            while let Some(piece) = inner.pieces.recv().await {
+                if matches!(piece, Piece::End { .. }) && !is_whole {
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                }
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Generation::new(pieces, Arc::default()))
+    }
+
+    fn load(&self) -> EngineLoad {
+        self.0.load()
+    }
+}

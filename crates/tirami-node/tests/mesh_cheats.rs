@@ -1,0 +1,322 @@
+//! Jobs between nodes where one of them lies: test doubles that speak the protocol against real
+//! nodes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod jobs_support;
+mod mesh_support;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jobs_support::{Mesh, TestNode, ask, script};
+use mesh_support::{SOON, until};
+use tirami_core::{
+    Digest, JobId, ModelDigest, ModelShape, PartyId, Ppm, SecretKey, Signed, Timestamp, Trm,
+};
+use tirami_kernel::mesh::{MeshInput, OwnOffer};
+use tirami_ledger::documents::{FinishReason, Order, Receipt, Voucher};
+use tirami_node::keys::KeyDir;
+use tirami_node::mesh::{IncomingJob, JobStream};
+use tirami_proto::{JobRequest, Offer, ToConsumer, ToProvider, WireDocument};
+
+const MODEL: ModelDigest = ModelDigest::from_bytes([0xfa; 32]);
+const SHAPE: ModelShape =
+    ModelShape { parameters_active: 1_000_000, layers: 2, attention_width: 64, context_max: 4_096 };
+
+fn key_of(node: &TestNode) -> SecretKey {
+    KeyDir::open(node.dir.as_ref().unwrap().path()).unwrap().node_key().unwrap()
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap())
+}
+
+fn wire<T: tirami_core::Document>(document: &Signed<T>) -> WireDocument {
+    WireDocument { bytes: document.bytes().to_vec(), signature: document.signature() }
+}
+
+fn output(tokens: &[u32]) -> Digest {
+    Digest::of(&tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<_>>())
+}
+
+/// Says that it serves, without an engine.
+fn offer(node: &TestNode, price: Ppm) {
+    let offered = Offer {
+        model: MODEL,
+        name: "fake".to_owned(),
+        quantisation: "F32".to_owned(),
+        context_tokens: 4_096,
+        shape: SHAPE,
+        tokens_per_second_milli: 1_000_000,
+        build: "lies".to_owned(),
+    };
+    let offer = OwnOffer {
+        price,
+        cached_price: price,
+        slots_free: 4,
+        slots: 4,
+        queue: 0,
+        models: vec![offered],
+        region: String::new(),
+        features: 0,
+        http_endpoint: None,
+        serving: true,
+    };
+    let handle = node.peer.node.handle();
+    node.peer.block_on(handle.mesh_input(MeshInput::Offer(Some(offer)))).unwrap();
+}
+
+/// Answers one job with three tokens, and a receipt that `lie` has changed.
+async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, lie: fn(&mut Receipt)) {
+    let Some(ToProvider::Request(request)) = job.receive.next().await.unwrap() else { panic!() };
+    let order: Order = tirami_core::decode_body(&request.order.bytes).unwrap();
+    let id = Signed::<Order>::verify(
+        node,
+        order.consumer.into(),
+        request.order.bytes.clone(),
+        request.order.signature,
+    )
+    .unwrap()
+    .id();
+    let accepted = ToConsumer::Accepted {
+        prompt_tokens: 1,
+        completion_max: 9,
+        cached_tokens: 0,
+        window_tokens: 32,
+    };
+    job.send.send(&accepted).await.unwrap();
+    let tokens = vec![0, 1, 2];
+    let frame = ToConsumer::Tokens { tokens: tokens.clone(), text: "word word word ".to_owned() };
+    job.send.send(&frame).await.unwrap();
+    let flop = SHAPE.work(0, 4);
+    let mut receipt = Receipt {
+        order: id,
+        prompt_tokens: 1,
+        cached_tokens: 0,
+        completion_tokens: 3,
+        flop,
+        amount: flop.cost_ceil(order.price),
+        output: output(&tokens),
+        build: "lies".to_owned(),
+        finish: FinishReason::Stop,
+    };
+    lie(&mut receipt);
+    let receipt = wire(&Signed::sign(node, &key, receipt).unwrap());
+    let end = ToConsumer::End { text: String::new(), finish: 0, receipt };
+    job.send.send(&end).await.unwrap();
+    while let Ok(Some(_)) = job.receive.next().await {}
+}
+
+#[test]
+fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
+    let mesh = Mesh::of(&[]);
+    let liar = mesh.add_user();
+    let party = liar.party();
+    let mut incoming = liar.peer.node.incoming_jobs().unwrap();
+    offer(&liar, Ppm::ONE);
+    until("the offer is known", SOON, || {
+        mesh.user().peer.read(move |kernel| kernel.mesh().signal(party).is_some())
+    });
+    let honest = SHAPE.work(0, 4).cost_ceil(Ppm::ONE).micro();
+    let lies: [(fn(&mut Receipt), &str); 5] = [
+        (|_| {}, "complete"),
+        (|receipt| receipt.completion_tokens = 9, "another number of tokens"),
+        (|receipt| receipt.amount = Trm::from_micro(receipt.amount.micro() + 1), "amount"),
+        (
+            |receipt| receipt.order = tirami_core::DocumentId::from_bytes([1; 32]),
+            "another order",
+        ),
+        (|receipt| receipt.output = Digest::of(b"other"), "another answer"),
+    ];
+    for (n, (change, ended)) in lies.into_iter().enumerate() {
+        let (key, id) = (key_of(&liar), liar.peer.node.handle().mesh());
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| {
+                liar.peer.block_on(async {
+                    lie(incoming.recv().await.unwrap(), key, id, change).await;
+                });
+            });
+            let answer = mesh.user().post(&ask(9, false));
+            assert_eq!(answer["choices"][0]["message"]["content"], "word word word ");
+            let attempt = &answer["x_tirami"]["route"]["attempts"][0];
+            assert!(attempt["ended"].as_str().unwrap().contains(ended), "{attempt}");
+            let charged: tirami_sdk::Amount = attempt["trm_cost"].as_str().unwrap().parse().unwrap();
+            assert_eq!(charged.trm().micro(), honest, "{ended}");
+            serving.join().unwrap();
+        });
+        let refused = mesh.user().peer.read(move |kernel| {
+            kernel.ledger().book().receipts_refused().get(&party).copied().unwrap_or_default()
+        });
+        assert_eq!(refused as usize, n);
+    }
+}
+
+/// A consumer that is a test: it signs what it wants.
+struct Consumer<'a> {
+    node: &'a TestNode,
+    key: SecretKey,
+    provider: PartyId,
+    body: Vec<u8>,
+}
+
+impl Consumer<'_> {
+    fn order(&self, n: u8) -> Order {
+        Order {
+            consumer: self.node.party(),
+            provider: self.provider,
+            job: JobId::from_bytes([n; 16]),
+            model: MODEL,
+            request: Digest::of(&self.body),
+            seed: 7,
+            price: Ppm::ONE,
+            cached_price: Ppm::ONE,
+            prompt_max: 300,
+            max_amount: SHAPE.work(0, 4_000).cost_ceil(Ppm::ONE),
+            start_by: now().plus_ms(60_000),
+            claim_by: now().plus_ms(3_600_000),
+        }
+    }
+
+    fn sign(&self, order: Order) -> WireDocument {
+        wire(&Signed::sign(self.node.peer.node.handle().mesh(), &self.key, order).unwrap())
+    }
+
+    /// Sends a request and gives the stream with its first answer.
+    fn send(&self, order: WireDocument) -> (JobStream, Option<ToConsumer>) {
+        let request = ToProvider::Request(JobRequest {
+            order,
+            body: self.body.clone(),
+            path: "/v1/chat/completions".to_owned(),
+            resumed: Vec::new(),
+            consumer_head: None,
+        });
+        let streams = self.node.peer.node.job_streams().unwrap();
+        self.node.peer.block_on(async {
+            let mut stream = streams.open(self.provider).await.unwrap();
+            stream.send.send(&request).await.unwrap();
+            let first = stream.receive.next().await.unwrap();
+            (stream, first)
+        })
+    }
+
+    fn code(&self, order: WireDocument) -> String {
+        match self.send(order).1 {
+            Some(ToConsumer::Refused { code, .. }) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: mesh.provider(0).party(),
+        body: serde_json::to_vec(&ask(4_000, false)).unwrap(),
+    };
+    let changed = |change: fn(&mut Order)| {
+        let mut order = consumer.order(2);
+        change(&mut order);
+        consumer.code(consumer.sign(order))
+    };
+    assert_eq!(changed(|order| order.provider = order.consumer), "order_not_for_me");
+    assert_eq!(changed(|order| order.start_by = Timestamp::from_ms(1)), "order_expired");
+    assert_eq!(changed(|order| order.claim_by = order.claim_by.plus_ms(1 << 40)), "order_too_far");
+    assert_eq!(changed(|order| order.price = Ppm::new(1)), "order_price");
+    assert_eq!(changed(|order| order.prompt_max = 0), "order_prompt_too_long");
+    assert_eq!(changed(|order| order.model = ModelDigest::from_bytes([1; 32])), "order_model");
+    assert_eq!(changed(|order| order.request = Digest::of(b"x")), "order_other_request");
+    assert_eq!(
+        changed(|order| order.max_amount = Trm::from_micro(u64::MAX / 4)),
+        "order_balance"
+    );
+    let mut forged = consumer.sign(consumer.order(3));
+    forged.signature = tirami_core::Signature::from_bytes([9; 64]);
+    assert_eq!(consumer.code(forged), "order_bad_signature");
+
+    let order = consumer.sign(consumer.order(4));
+    let (_stream, first) = consumer.send(order.clone());
+    assert!(matches!(first, Some(ToConsumer::Accepted { prompt_tokens: 1, .. })), "{first:?}");
+    assert_eq!(consumer.code(order), "order_replayed");
+}
+
+#[test]
+fn a_consumer_that_signs_nothing_gets_one_window_and_keeps_no_engine_busy() {
+    let mesh = Mesh::of(&[script(4_000, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let provider = mesh.provider(0);
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: provider.party(),
+        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
+    };
+    let order = consumer.sign(consumer.order(5));
+    let (mut stream, first) = consumer.send(order.clone());
+    let Some(ToConsumer::Accepted { window_tokens, .. }) = first else { panic!("{first:?}") };
+    let receive = |stream: &mut JobStream, wanted: usize| {
+        node.peer.block_on(async {
+            let mut tokens = Vec::new();
+            while tokens.len() < wanted {
+                match stream.receive.next().await {
+                    Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
+                    other => panic!("{other:?}"),
+                }
+            }
+            tokens
+        })
+    };
+    let mut tokens = receive(&mut stream, window_tokens as usize);
+    std::thread::sleep(Duration::from_millis(500));
+    let made = || provider.engine.as_ref().unwrap().load().completion_tokens_total;
+    // What the engine made ahead waits in its own bounded queue.
+    let ahead = u64::from(window_tokens) + tirami_infer::engine::PIECES_AHEAD_MAX as u64 + 1;
+    assert!(made() <= ahead, "{}", made());
+
+    // A voucher over what was not sent is worth nothing; a right one moves the window.
+    let id = Signed::<Order>::verify(
+        node.peer.node.handle().mesh(),
+        node.party().into(),
+        order.bytes.clone(),
+        order.signature,
+    )
+    .unwrap()
+    .id();
+    let voucher = |n: u32, count: u32, tokens: &[u32]| {
+        let voucher = Voucher {
+            order: id,
+            n,
+            amount: SHAPE.work(0, 1 + count).cost_ceil(Ppm::ONE),
+            tokens: count,
+            stream: output(tokens),
+        };
+        let mesh = node.peer.node.handle().mesh();
+        ToProvider::Voucher(wire(&Signed::sign(mesh, &consumer.key, voucher).unwrap()))
+    };
+    node.peer.block_on(async {
+        stream.send.send(&voucher(0, 3_000, &tokens)).await.unwrap();
+        stream.send.send(&voucher(1, 20, &tokens[..20])).await.unwrap();
+    });
+    let more = receive(&mut stream, 20);
+    tokens.extend(more);
+    let vouched = || {
+        provider.peer.read(|kernel| {
+            let served = kernel.ledger().book().served().values();
+            served.filter_map(|job| job.voucher.map(|voucher| voucher.tokens)).max()
+        })
+    };
+    assert_eq!(vouched(), Some(20));
+
+    drop(stream);
+    until("the engine rests", Duration::from_secs(3), || provider.running() == 0);
+    until("the job has ended", SOON, || provider.served_running() == 0);
+    let due = provider.peer.read(|kernel| {
+        let served = kernel.ledger().book().served().values();
+        served.filter_map(|job| job.end.map(|end| end.due)).max()
+    });
+    assert_eq!(due, Some(SHAPE.work(0, 21).cost_ceil(Ppm::ONE)));
+}

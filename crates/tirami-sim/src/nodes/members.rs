@@ -1,0 +1,226 @@
+//! Who takes part: members, newcomers, providers, liars.
+
+use std::rc::Rc;
+
+use tirami_core::{ModelDigest, ModelShape, Ppm, SecretKey, Trm};
+use tirami_kernel::Input;
+use tirami_kernel::mesh::{MeshInput, MeshSettings, OwnOffer};
+use tirami_ledger::book::ServingPolicy;
+use tirami_ledger::command::Command;
+use tirami_ledger::lattice::{EntryKind, Sponsor};
+use tirami_proto::{Offer, PeerAddress, Via};
+
+use super::NodesConfig;
+use super::founding::{Founded, Founding, WELCOME, found};
+use super::links::via;
+use super::node::{LIES, Node, Role};
+use super::world::{Task, Then, World};
+use crate::dice::Dice;
+use crate::law::Law;
+
+/// The model that every provider serves.
+pub(super) const MODEL: ModelDigest = ModelDigest::from_bytes([9; 32]);
+/// One token costs 1 TRM at the price of one.
+pub(super) const SHAPE: ModelShape = ModelShape {
+    parameters_active: 500_000_000,
+    layers: 0,
+    attention_width: 0,
+    context_max: 4_096,
+};
+/// Jobs of other nodes that a provider does at once.
+pub(super) const SLOTS: u16 = 8;
+/// Members that witness; one of them lies.
+const WITNESSES: usize = 4;
+/// Newcomers without an invite, which a member sponsors.
+const SPONSORED: usize = 2;
+const SECRET: [u8; 32] = [42; 32];
+
+/// Draws a mesh that fits the configuration.
+///
+/// # Errors
+///
+/// When the founding breaks a rule.
+pub(super) fn draw(
+    config: &NodesConfig,
+    dice: &mut Dice,
+) -> Result<(Founding, Vec<Node>, Law), String> {
+    let count = config.nodes.max(8);
+    let newcomers = if config.calm { 0 } else { (count / 6).clamp(1, 8) + SPONSORED };
+    let members = count - newcomers;
+    let keys: Vec<SecretKey> = (0..count).map(|_| dice.key()).collect();
+    let founding = found(dice, &keys[..members], (WITNESSES, count))?;
+    let mut nodes = Vec::with_capacity(count);
+    for (at, key) in keys.iter().enumerate() {
+        let bootstrap = (0..3).filter_map(|_| address(&keys, dice.index(members))).collect();
+        let is_sponsored = !config.calm && at + SPONSORED >= count;
+        let settings = MeshSettings {
+            secret: (!is_sponsored).then_some(SECRET),
+            public: true,
+            bootstrap,
+            addresses: vec![via(at)],
+            agent: "sim/1".to_owned(),
+            ..MeshSettings::default()
+        };
+        let is_member = at < members;
+        let start = if is_member { &founding.lattice } else { &founding.bare };
+        let mut node = Node::new((key.clone(), dice.key()), Rc::clone(start), settings);
+        node.serves = is_member && at % 4 == 1;
+        node.flaky = !config.calm && node.serves && at % 40 == 5;
+        node.skew_ms = dice.below(400);
+        nodes.push(node);
+    }
+    let mut law = Law::default();
+    law.within = true;
+    if !config.calm {
+        cast_liars(&mut nodes[..members], &mut law, count / 10);
+    }
+    Ok((founding, nodes, law))
+}
+
+fn cast_liars(members: &mut [Node], law: &mut Law, liars: usize) {
+    members[WITNESSES - 1].role = Role::FalseWitness;
+    law.liars.insert(members[WITNESSES - 1].key.public());
+    let mut free: Vec<usize> = (WITNESSES..members.len()).collect();
+    for role in LIES.iter().cycle().take(liars.max(1)) {
+        // Who over-counts has to serve; the others only have to be there.
+        let fits = |at: &usize| {
+            let node = &members[*at];
+            if *role == Role::OverCounts { node.serves && !node.flaky } else { !node.serves }
+        };
+        let Some(place) = free.iter().position(|at| fits(at)) else { continue };
+        let at = free.swap_remove(place);
+        members[at].role = *role;
+        if *role == Role::DoubleSigns {
+            law.double_signers.insert(members[at].party);
+        }
+    }
+}
+
+fn address(keys: &[SecretKey], at: usize) -> Option<PeerAddress> {
+    let via: Via = via(at).parse().ok()?;
+    Some(PeerAddress { key: keys[at].public(), via: vec![via] })
+}
+
+/// What a provider risks.
+fn policy() -> ServingPolicy {
+    let trm = |trm: u64| Trm::from_micro(trm * 1_000_000);
+    ServingPolicy {
+        exposure_start: trm(400),
+        exposure_max: trm(3_000),
+        exposure_unknown_day: trm(2_000),
+        jobs_max: u32::from(SLOTS),
+        paused: false,
+        ..ServingPolicy::default()
+    }
+}
+
+impl World {
+    /// Plans what happens by itself.
+    pub(super) fn begin(&mut self) -> Result<(), String> {
+        for Founded { entry, wire } in &self.founding.entries {
+            self.tally.add(entry)?;
+            let slot = entry.entry().slot();
+            self.slots.insert(entry.id(), slot);
+            let is_certified = wire.certificate.is_some();
+            self.entries.insert((entry.id(), is_certified), Rc::clone(wire));
+        }
+        let members = self.founding.lattice.chains().count();
+        for at in 0..self.nodes.len() {
+            if at < members {
+                for Founded { entry, wire } in &self.founding.entries {
+                    let slot = entry.entry().slot();
+                    self.nodes[at].keep(slot.chain, slot.seq, Rc::clone(wire));
+                }
+            }
+            let late = if at < members { 0 } else { self.dice.between(8_000, 40_000) };
+            let pause = self.dice.below(800) + late;
+            self.plan(pause, Task::Start { node: at });
+            self.plan(pause + 1_500, Task::Offer { node: at });
+            let first = self.dice.between(4_000, 12_000);
+            self.plan(pause + first, Task::Ask { node: at });
+            if !self.nodes[at].is_honest() {
+                self.plan(pause + 6_000, Task::Lie { node: at });
+            }
+            if self.nodes[at].settings.secret.is_none() {
+                self.plan(90_000, Task::Sponsor { newcomer: at });
+            }
+        }
+        if !self.config.calm {
+            self.links.storm = true;
+            self.plan(15_000, Task::PowerCut);
+            self.plan(25_000, Task::Split { heal: false });
+        }
+        Ok(())
+    }
+
+    /// What an owner sets up, as far as it is not there: a power cut may have taken it.
+    pub(super) fn settle_in(&mut self, at: usize) -> Result<(), String> {
+        let (agent, serves) = (self.nodes[at].agent.public().agent(), self.nodes[at].serves);
+        let Some(ledger) = self.nodes[at].ledger() else { return Ok(()) };
+        let book = ledger.book();
+        let (known, set) = (book.agents().contains_key(&agent), *book.serving() == policy());
+        if !known {
+            let name = "agent".to_owned();
+            self.ask(at, Command::CreateAgent { agent, name }, Then::Nothing)?;
+        }
+        if serves && !set {
+            self.ask(at, Command::SetServing(policy()), Then::Nothing)?;
+        }
+        Ok(())
+    }
+
+    /// A provider says what it serves.
+    pub(super) fn offer(&mut self, at: usize) -> Result<(), String> {
+        if !self.nodes[at].serves {
+            return Ok(());
+        }
+        self.settle_in(at)?;
+        let Some(ledger) = self.nodes[at].ledger() else { return Ok(()) };
+        let running = u16::try_from(ledger.book().served_running()).unwrap_or(u16::MAX);
+        let offer = OwnOffer {
+            price: ledger.book().price(),
+            cached_price: ledger.book().price(),
+            slots_free: SLOTS.saturating_sub(running),
+            slots: SLOTS,
+            queue: 0,
+            models: vec![Offer {
+                model: MODEL,
+                name: "sim:1b".to_owned(),
+                quantisation: "Q4_K_M".to_owned(),
+                context_tokens: SHAPE.context_max,
+                shape: SHAPE,
+                tokens_per_second_milli: 40_000,
+                build: "sim 1".to_owned(),
+            }],
+            region: "eu".to_owned(),
+            features: 0,
+            http_endpoint: None,
+            serving: true,
+        };
+        self.give(at, Input::Mesh(MeshInput::Offer(Some(offer))))
+    }
+
+    /// A member locks TRM for a newcomer, once there is a checkpoint to name.
+    pub(super) fn sponsor(&mut self, newcomer: usize) -> Result<(), String> {
+        let party = self.nodes[newcomer].party;
+        let sponsor = (0..self.nodes.len())
+            .find(|at| self.nodes[*at].is_honest() && self.nodes[*at].kernel.is_some());
+        let known = sponsor.and_then(|at| self.nodes[at].lattice());
+        let done = known.is_some_and(|lattice| lattice.grants(party).next().is_some());
+        let checkpoint = known.and_then(|lattice| lattice.last_checkpoint());
+        if done {
+            return Ok(());
+        }
+        if let (Some(at), Some((_, checkpoint, _))) = (sponsor, checkpoint) {
+            let kind = EntryKind::from(Sponsor { newcomer: party, amount: WELCOME, checkpoint });
+            self.ask(at, Command::SignEntry { kind }, Then::Nothing)?;
+        }
+        self.plan(30_000, Task::Sponsor { newcomer });
+        Ok(())
+    }
+}
+
+/// What tokens cost at a price.
+pub(super) fn cost(tokens: u32, price: Ppm) -> Trm {
+    SHAPE.work(0, tokens).cost_ceil(price)
+}

@@ -1,0 +1,154 @@
+//! What a run of whole nodes has to say at its end.
+
+use core::fmt;
+use std::collections::BTreeMap;
+
+use tirami_core::Digest;
+
+/// What happened how often.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodesCounts {
+    /// Inputs handled by kernels.
+    pub events: u64,
+    /// Messages and job frames sent, and their bytes on the wire, by what they are.
+    pub sent: BTreeMap<&'static str, (u64, u64)>,
+    /// Messages and frames that were lost.
+    pub lost: u64,
+    /// Power cuts.
+    pub crashes: u64,
+    /// Times the network split.
+    pub splits: u64,
+    /// Lies told, by kind.
+    pub lies: BTreeMap<&'static str, u64>,
+    /// Refusals, by their stable code.
+    pub refusals: BTreeMap<String, u64>,
+    /// Jobs that honest consumers began.
+    pub jobs: u64,
+    /// Of these, answered completely.
+    pub completed: u64,
+    /// Of these, not answered for a reason that is not the mesh's: the consumer lost power, had no
+    /// money, or had no provider on its side of the split.
+    pub excused: u64,
+    /// Of these, not answered.
+    pub failed: u64,
+    /// Times another provider went on with an answer.
+    pub failovers: u64,
+    /// Jobs paid by final entries.
+    pub paid: u64,
+    /// The longest time from a heal until everything known anywhere was known everywhere.
+    pub converged_ms: u64,
+    /// The longest time from the end of trade to equal states everywhere.
+    pub settled_ms: u64,
+    /// Checks of everything at a node.
+    pub audits: u64,
+}
+
+impl NodesCounts {
+    /// Adds the figures of another run.
+    pub fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        for (name, (messages, bytes)) in &other.sent {
+            let both = self.sent.entry(name).or_default();
+            both.0 += messages;
+            both.1 += bytes;
+        }
+        self.lost += other.lost;
+        self.crashes += other.crashes;
+        self.splits += other.splits;
+        for (name, times) in &other.lies {
+            *self.lies.entry(name).or_default() += times;
+        }
+        for (code, times) in &other.refusals {
+            *self.refusals.entry(code.clone()).or_default() += times;
+        }
+        self.jobs += other.jobs;
+        self.completed += other.completed;
+        self.excused += other.excused;
+        self.failed += other.failed;
+        self.failovers += other.failovers;
+        self.paid += other.paid;
+        self.converged_ms = self.converged_ms.max(other.converged_ms);
+        self.settled_ms = self.settled_ms.max(other.settled_ms);
+        self.audits += other.audits;
+    }
+
+    /// Bytes sent by all nodes.
+    pub fn bytes(&self) -> u64 {
+        self.sent.values().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Of the jobs that could be answered, those that were, in 1/10 000.
+    pub fn completion(&self) -> u64 {
+        (self.completed * 10_000).checked_div(self.completed + self.failed).unwrap_or(10_000)
+    }
+}
+
+/// The figures of a run without a broken invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodesReport {
+    /// The seed.
+    pub seed: u64,
+    /// Nodes.
+    pub nodes: usize,
+    /// Nodes that lie.
+    pub liars: usize,
+    /// Virtual time of trade, in milliseconds.
+    pub virtual_ms: u64,
+    /// Connections at the end of trade.
+    pub connections: usize,
+    /// Bytes sent while there was trade.
+    pub bytes: u64,
+    /// Entries that became final.
+    pub finals: usize,
+    /// What happened how often.
+    pub counts: NodesCounts,
+    /// The state of every honest node at the end.
+    pub state: Digest,
+}
+
+impl NodesReport {
+    /// Bytes sent for each node and each job paid, while there was trade.
+    pub fn bytes_per_node_and_trade(&self) -> u64 {
+        let trades = self.counts.paid.max(1);
+        self.bytes / self.nodes as u64 / trades
+    }
+
+    /// Bytes that a node sends each second, while there was trade.
+    pub fn bytes_per_node_and_second(&self) -> u64 {
+        (self.bytes / self.nodes as u64 * 1_000).checked_div(self.virtual_ms).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for NodesReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = &self.counts;
+        write!(
+            f,
+            "seed {}: {} nodes, {} liars, {} connections, {} s virtual, {} events, {} crashes, \
+             {} splits, {} lost, {} jobs ({} completed, {} failed, {} excused), {} failovers, \
+             {} paid, {} entries final, {} ms to converge, {} ms to settle, {} B/node/s, \
+             {} B/node/trade, state {}",
+            self.seed,
+            self.nodes,
+            self.liars,
+            self.connections,
+            self.virtual_ms / 1_000,
+            counts.events,
+            counts.crashes,
+            counts.splits,
+            counts.lost,
+            counts.jobs,
+            counts.completed,
+            counts.failed,
+            counts.excused,
+            counts.failovers,
+            counts.paid,
+            self.finals,
+            counts.converged_ms,
+            counts.settled_ms,
+            self.bytes_per_node_and_second(),
+            self.bytes_per_node_and_trade(),
+            self.state,
+        )
+    }
+}

@@ -1,0 +1,197 @@
+//! The course of a run: trade, then rest, and what must be true when everything has come to rest.
+
+use std::collections::BTreeMap;
+
+use tirami_core::{DAY_MS, Digest, HOUR_MS, PartyId};
+use tirami_kernel::Input;
+
+use super::node::local;
+use super::report::NodesReport;
+use super::world::World;
+
+/// After a heal everybody knows everything within so long, in milliseconds.
+const CONVERGE_MS: u64 = 10_000;
+/// How long debts, collects and claims take until nothing is left to do.
+const SETTLE_MS: u64 = 300_000;
+/// How often it is looked whether the mesh agrees.
+const LOOK_MS: u64 = 250;
+/// Of 10 000 jobs that can be answered, so many are.
+const COMPLETION: u64 = 9_900;
+
+/// What was known anywhere when the network healed.
+#[derive(Debug)]
+pub(super) struct Healed {
+    at: u64,
+    heads: BTreeMap<PartyId, u64>,
+    /// Nodes that were up, and in which life.
+    nodes: Vec<(usize, u64)>,
+}
+
+impl World {
+    pub(super) fn play(&mut self) -> Result<NodesReport, String> {
+        let end = self.config.seconds * 1_000;
+        while self.now < end {
+            self.run_until((self.now + LOOK_MS).min(end))?;
+            self.look_at_heal()?;
+        }
+        let (bytes, connections) = (self.counts.bytes(), self.links.len());
+        self.counts.paid = self.tally.jobs_paid();
+        let virtual_ms = self.now;
+        let state = self.come_to_rest()?;
+        self.check_end()?;
+        Ok(NodesReport {
+            seed: self.config.seed,
+            nodes: self.nodes.len(),
+            liars: self.nodes.iter().filter(|node| !node.is_honest()).count(),
+            virtual_ms,
+            connections,
+            bytes,
+            finals: self.tally.finals(),
+            counts: self.counts.clone(),
+            state,
+        })
+    }
+
+    /// The network heals: remembers what is known anywhere. No storm until it is known everywhere.
+    pub(super) fn note_heal(&mut self) -> Option<Healed> {
+        self.links.storm = false;
+        let mut heads = BTreeMap::<PartyId, u64>::new();
+        let honest = self.nodes.iter().enumerate().filter(|(_, node)| node.is_honest());
+        let mut nodes = Vec::new();
+        for (at, node) in honest {
+            let Some(lattice) = node.lattice() else { continue };
+            nodes.push((at, node.life));
+            for (party, chain) in lattice.chains() {
+                let most = heads.entry(party).or_default();
+                *most = chain.next_seq().max(*most);
+            }
+        }
+        Some(Healed { at: self.now, heads, nodes })
+    }
+
+    fn look_at_heal(&mut self) -> Result<(), String> {
+        let Some(healed) = &self.healed else { return Ok(()) };
+        let behind = healed.nodes.iter().find_map(|(at, life)| {
+            let node = &self.nodes[*at];
+            let lattice = node.lattice().filter(|_| node.life == *life)?;
+            let lacks = healed.heads.iter().find(|(party, next)| {
+                lattice.chain(**party).map_or(0, |chain| chain.next_seq()) < **next
+            })?;
+            Some((*at, *lacks.0))
+        });
+        let took = self.now - healed.at;
+        match behind {
+            None => {
+                self.counts.converged_ms = self.counts.converged_ms.max(took);
+                self.healed = None;
+                self.links.storm = !self.config.calm && self.trading;
+                Ok(())
+            }
+            Some((at, party)) if took > CONVERGE_MS => Err(format!(
+                "{took} ms after the heal node {at} does not know what others know of chain {}",
+                self.by_party.get(&party).map_or(usize::MAX, |at| *at)
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// No more trade, no more faults: everything open is finished and everybody agrees.
+    fn come_to_rest(&mut self) -> Result<Digest, String> {
+        self.trading = false;
+        self.split(true);
+        for node in &mut self.nodes {
+            node.doom = None;
+        }
+        self.healed = self.note_heal();
+        let began = self.now;
+        while self.healed.is_some() {
+            self.run_until(self.now + LOOK_MS)?;
+            self.look_at_heal()?;
+        }
+        loop {
+            let unquiet = match self.agreed() {
+                Some(state) if self.config.calm => return Ok(state),
+                Some(state) => match self.unquiet() {
+                    None => {
+                        self.counts.settled_ms = self.now - began;
+                        return Ok(state);
+                    }
+                    Some(what) => what,
+                },
+                None => "honest nodes do not agree".to_owned(),
+            };
+            if self.now > began + SETTLE_MS {
+                return Err(format!("{SETTLE_MS} ms after the end of trade {unquiet}"));
+            }
+            self.run_until(self.now + LOOK_MS)?;
+        }
+    }
+
+    /// The state that all honest nodes have.
+    fn agreed(&self) -> Option<Digest> {
+        let honest = self.nodes.iter().filter(|node| node.is_honest());
+        let mut states = honest.map(|node| node.lattice().map(|lattice| lattice.state_hash()));
+        let first = states.next()??;
+        states.all(|state| state == Some(first)).then_some(first)
+    }
+
+    /// What an honest node still has to do.
+    fn unquiet(&self) -> Option<String> {
+        if self.is_busy() {
+            return Some("clients still wait".to_owned());
+        }
+        self.nodes.iter().enumerate().filter(|(_, node)| node.is_honest()).find_map(|(at, node)| {
+            let ledger = node.ledger()?;
+            let (lattice, book) = (ledger.lattice(), ledger.book());
+            if let Some(pending) = lattice.pending_of(node.party).next() {
+                let (entry, version) = (pending.entry().entry(), lattice.charter().version);
+                let (seq, kind) = (entry.seq, entry.kind.name());
+                let acks = pending.acknowledged_by(version).count();
+                return Some(format!("{kind} {seq} of node {at} is not final with {acks} of 3"));
+            }
+            if let Some((job, debt)) = book.debts().iter().next() {
+                return Some(format!("node {at} has not paid job {job}: {debt:?}"));
+            }
+            if lattice.chain(node.party).is_none() {
+                return Some(format!("node {at} has no chain"));
+            }
+            if !book.holds().is_empty() {
+                return Some(format!("node {at} holds TRM for jobs that are over"));
+            }
+            None
+        })
+    }
+
+    fn check_end(&mut self) -> Result<(), String> {
+        for at in 0..self.nodes.len() {
+            self.audit(at)?;
+        }
+        self.check_money()?;
+        if self.config.calm {
+            return Ok(());
+        }
+        // A day and an hour later nothing is held and nothing is served.
+        let later = self.now + DAY_MS + HOUR_MS;
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let Some(kernel) =
+                node.kernel.as_mut().filter(|_| node.role == super::node::Role::Honest)
+            else {
+                continue;
+            };
+            let _ended = kernel.handle(local(later, node.skew_ms), Input::Tick);
+            let book = kernel.ledger().book();
+            if !book.holds().is_empty() || book.served_running() > 0 {
+                return Err(format!("node {at} holds or serves after every claim time"));
+            }
+            kernel.ledger().check_invariants().map_err(|what| format!("node {at}: {what}"))?;
+        }
+        let completion = self.counts.completion();
+        if completion < COMPLETION {
+            return Err(format!(
+                "of {} jobs {} were not answered: {completion} of 10 000 were",
+                self.counts.jobs, self.counts.failed
+            ));
+        }
+        Ok(())
+    }
+}
