@@ -133,14 +133,15 @@ impl Mesh {
         others
     }
 
-    /// The open peers that hear of the news of this flush: all of a few, some of many.
-    fn news_peers(&mut self) -> BTreeSet<PartyId> {
+    /// The open peers that hear of the news of this flush: all of a few, some of many,
+    /// and every node chooses others.
+    fn news_peers(&mut self, own: PartyId) -> BTreeSet<PartyId> {
         self.flushes = self.flushes.wrapping_add(1);
         let mut open = self.open_peers();
         if open.len() > NEWS_PEERS_MAX {
             let round = self.flushes.to_be_bytes();
             open.sort_by_cached_key(|party| {
-                *Digest::of(&[party.as_bytes().as_slice(), &round].concat()).as_bytes()
+                *Digest::of(&[own.as_bytes().as_slice(), party.as_bytes(), &round].concat()).as_bytes()
             });
             open.truncate(NEWS_PEERS_MAX);
         }

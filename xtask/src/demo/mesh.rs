@@ -93,11 +93,7 @@ struct Answer {
 
 /// Streams a long answer through the node without a model; `provider` is tried first, and `act`
 /// happens in the middle.
-fn long_answer(
-    c: &Node,
-    provider: &str,
-    mut act: impl FnMut() -> Outcome<()>,
-) -> Outcome<Answer> {
+fn long_answer(c: &Node, provider: &str, mut act: impl FnMut() -> Outcome<()>) -> Outcome<Answer> {
     let body = format!(
         r#"{{"model": {}, "stream": true, "max_completion_tokens": {LONG_ANSWER_TOKENS_MAX},
             "temperature": 0, "provider": {{"order": [{}]}},
@@ -158,10 +154,8 @@ fn check_failover(
     let expected = [parties[1].as_str(), parties[0].as_str()];
     checks.that("the killed node began and another one went on", order == expected)?;
     checks.that("the text is that of an undisturbed answer", cut.text == undisturbed.text)?;
-    let costs: Vec<i128> = attempts
-        .iter()
-        .map(|attempt| attempt.micro_trm("trm_cost"))
-        .collect::<Outcome<_>>()?;
+    let costs: Vec<i128> =
+        attempts.iter().map(|attempt| attempt.micro_trm("trm_cost")).collect::<Outcome<_>>()?;
     let whole = cut.last.micro_trm("x_tirami.trm_cost")?;
     checks.that("the parts' costs are the whole cost", costs.iter().sum::<i128>() == whole)
 }

@@ -265,7 +265,10 @@ impl Kernel {
     }
 
     pub(super) fn drop_peer(&mut self, from: PartyId) {
-        if self.mesh.peers.remove(&from).is_some() {
+        if let Some(peer) = self.mesh.peers.remove(&from) {
+            if peer.ahead.is_empty() && self.is_witness(from) {
+                self.mesh.fetch.keep_level(peer.synced_at);
+            }
             self.mesh.fetch.lost(from);
             self.mesh.lost(from, self.clock);
         }

@@ -292,7 +292,7 @@ impl Kernel {
         let now = self.clock;
         if self.mesh.flush_at.is_some_and(|at| at <= now) {
             self.mesh.flush_at = None;
-            let peers = self.mesh.news_peers();
+            let peers = self.mesh.news_peers(self.ledger.party());
             self.flush_heads(&peers, effects);
             self.flush_signals(&peers, effects);
         }

@@ -44,6 +44,9 @@ const SUMMARY_MS_MIN: u64 = 1_000;
 /// What is being fetched.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fetch {
+    /// When this node last held all that a witness held which is not connected any more. A
+    /// partition makes that older, not untrue: jobs go on for as long as their provider allows.
+    level_at: Option<Timestamp>,
     /// Chains of which a page is on its way, from whom, since when.
     asked: BTreeMap<PartyId, (PartyId, Timestamp)>,
     /// Chains that rest, until when, or until they go on from where they stood.
@@ -53,6 +56,11 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
+    /// Remembers that this node held at `at` all that a witness did which now goes away.
+    pub(super) fn keep_level(&mut self, at: Option<Timestamp>) {
+        self.level_at = self.level_at.max(at);
+    }
+
     pub(super) fn lost(&mut self, peer: PartyId) {
         self.asked.retain(|_, (asked, _)| *asked != peer);
     }
@@ -85,7 +93,7 @@ impl Kernel {
         }
         let witnesses = self.mesh.peers.iter().filter(|(party, _)| self.is_witness(**party));
         let level = witnesses.filter(|(_, peer)| !peer.ahead.contains_key(&chain));
-        level.filter_map(|(_, peer)| peer.synced_at).max()
+        level.filter_map(|(_, peer)| peer.synced_at).chain(self.mesh.fetch.level_at).max()
     }
 
     /// The sequence number after the last final entry of `chain` here.

@@ -57,7 +57,7 @@ pub use serving::{
     EXPOSURE_ANSWERS, EXPOSURE_START_ANSWERS, EXPOSURE_UNKNOWN_ANSWERS, FRESH_MS,
     SERVED_RUNNING_MAX, SERVING_LIST_MAX, ServingPolicy,
 };
-pub use words::{ApprovalId, KeyId, Level, Limits, Period, Scope, Target};
+pub use words::{ApprovalId, KeyId, KeyIdError, Level, Limits, Period, Scope, Target};
 
 use crate::Rejection;
 use crate::event::{BookEvent, HoldOpened, HoldPosted};
