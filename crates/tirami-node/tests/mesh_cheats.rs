@@ -141,7 +141,7 @@ fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
             assert_eq!(answer["choices"][0]["message"]["content"], "word word word ");
             let attempt = &answer["x_tirami"]["route"]["attempts"][0];
             assert!(attempt["ended"].as_str().unwrap().contains(ended), "{attempt}");
-            let charged: tirami_sdk::Amount = attempt["trm_cost"].as_str().unwrap().parse().unwrap();
+            let charged: tirami_sdk::Amount = attempt["trm_cost"].to_string().parse().unwrap();
             assert_eq!(charged.trm().micro(), honest, "{ended}");
             serving.join().unwrap();
         });

@@ -253,6 +253,6 @@ fn two(script: FakeScript) -> [FakeScript; 2] {
 }
 
 fn micro(amount: &serde_json::Value) -> u64 {
-    let amount: tirami_sdk::Amount = amount.as_str().unwrap().parse().unwrap();
+    let amount: tirami_sdk::Amount = amount.to_string().parse().unwrap();
     amount.trm().micro()
 }

@@ -121,7 +121,7 @@ pub(super) async fn trade(
     let unknown = || ApiError::not_found("unknown_trade", format!("there is no trade {id:.64}"));
     let document: DocumentId = id.parse().map_err(|_| unknown())?;
     let found = app.reader.trade(document).await.map_err(unreadable)?.ok_or_else(unknown)?;
-    if caller.confined_to().is_some_and(|agent| agent != found.row.consumer) {
+    if caller.confined_to().is_some_and(|agent| agent != found.row.payer) {
         return Err(unknown());
     }
     let provider_key = provider_key(&app, &found).await?;

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tirami_core::{ModelShape, Ppm, Timestamp, Trm};
+use tirami_core::{AgentId, ModelShape, Ppm, Timestamp, Trm};
 use tirami_ledger::book::{Limits, Scope, Usage, answer_cost};
 use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::{self, LimitAmount, LimitsReport, Spending};
@@ -110,7 +110,7 @@ pub(super) fn trade(row: &TradeRow) -> types::Trade {
     types::Trade {
         trade_id: row.trade.to_string(),
         job_id: row.job.to_string(),
-        consumer: row.consumer.did(),
+        consumer: AgentId::from_bytes(*row.consumer.as_bytes()).did(),
         provider: row.provider.to_string(),
         model_id: row.model.to_string(),
         prompt_tokens: row.prompt_tokens,

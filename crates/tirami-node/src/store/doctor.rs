@@ -9,13 +9,14 @@ use tirami_core::{
 };
 use tirami_ledger::Ledger;
 use tirami_ledger::documents::{Claim, Order, Receipt, Voucher};
-use tirami_ledger::event::{BookEvent, DocumentKind, DocumentRecord, Event};
+use tirami_ledger::event::{DocumentKind, DocumentRecord, Event};
 use tirami_ledger::lattice::{
     Certificate, Charter, Entry, EntryKind, Lattice, LatticeEvent, SignedEntry,
 };
 
 use super::head::{self, Head};
 use super::schema::Standing;
+use super::trade::{NOBODY, trade_of};
 use super::{Genesis, STORE_FILE, StoreError, check_note, check_pages, journal, schema};
 use crate::keys;
 
@@ -264,7 +265,8 @@ impl Examination<'_> {
         let compare = || -> rusqlite::Result<(u64, u64)> {
             let mut statement = self.db.prepare(
                 "SELECT body, trade, agent, amount_micro, trades.at_ms FROM book_events
-                 LEFT JOIN trades ON trades.n = book_events.n WHERE kind = 'hold_posted'",
+                 LEFT JOIN trades ON trades.n = book_events.n
+                 WHERE kind IN ('hold_posted', 'served_finished')",
             )?;
             let mut rows = statement.query([])?;
             let (mut trades, mut wrong) = (0, 0);
@@ -272,15 +274,15 @@ impl Examination<'_> {
                 trades += 1;
                 let indexed = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
                 let event = super::row::decode(row.get_ref(0)?.as_blob()?);
-                let Some(BookEvent::HoldPosted(posted)) = event else {
+                let Some(trade) = event.and_then(|event| trade_of(&event, NOBODY, 0)) else {
                     wrong += 1;
                     continue;
                 };
                 let should = (
-                    Some(posted.order.as_bytes().to_vec()),
-                    Some(posted.agent.as_bytes().to_vec()),
-                    Some(journal::signed(posted.amount.micro())),
-                    Some(journal::signed(posted.at.ms())),
+                    Some(trade.trade.as_bytes().to_vec()),
+                    Some(trade.payer.as_bytes().to_vec()),
+                    Some(journal::signed(trade.amount.micro())),
+                    Some(journal::signed(trade.at.ms())),
                 );
                 wrong += u64::from(indexed != should);
             }

@@ -23,6 +23,7 @@ mod names;
 mod reader;
 mod row;
 mod schema;
+mod trade;
 mod writer;
 
 #[cfg(test)]
@@ -397,7 +398,7 @@ fn check_whole(
 ) -> Result<(), StoreError> {
     let mut trades = 0_i64;
     journal::check_chain(db, path, Head { n: 0, checksum: root }, head, |cells, checksum| {
-        trades += i64::from(cells.kind == names::TRADE);
+        trades += i64::from([names::TRADE, names::SERVED].contains(&cells.kind));
         match snapshot {
             Some((snapshot, stood_on)) if snapshot.n == cells.n && stood_on != checksum => {
                 let what = format!("its snapshot at record {} is of another journal", cells.n);

@@ -47,6 +47,8 @@ pub(super) fn lattice(event: &LatticeEvent) -> (&'static str, Option<(&PartyId, 
 
 /// The name of the book event that is a trade.
 pub(super) const TRADE: &str = "hold_posted";
+/// The kind of a record that is a trade of another node's with this one.
+pub(super) const SERVED: &str = "served_finished";
 
 /// The name of a book event, and when it happened where it says so.
 pub(super) const fn book(event: &BookEvent) -> (&'static str, Option<Timestamp>) {
@@ -73,7 +75,10 @@ pub(super) const fn book(event: &BookEvent) -> (&'static str, Option<Timestamp>)
         E::HoldExpired { at, .. } => ("hold_expired", Some(*at)),
         E::ServedAccepted(accepted) => ("served_accepted", Some(accepted.at)),
         E::VoucherTaken { .. } => ("voucher_taken", None),
-        E::ServedFinished(finished) => ("served_finished", Some(finished.at)),
+        E::ServedFinished(finished) if finished.amount.is_zero() => {
+            ("served_unpaid", Some(finished.at))
+        }
+        E::ServedFinished(finished) => (SERVED, Some(finished.at)),
         E::ServedSettled { .. } => ("served_settled", None),
         E::ServedLapsed { at, .. } => ("served_lapsed", Some(*at)),
         E::ClaimMade { at, .. } => ("claim_made", Some(*at)),

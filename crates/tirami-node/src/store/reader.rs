@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 use tirami_core::{AgentId, DocumentId, Flop, JobId, ModelDigest, PartyId, Timestamp, Trm};
 use tirami_ledger::documents::FinishReason;
-use tirami_ledger::event::{BookEvent, DocumentRecord, Event, HoldPosted};
+use tirami_ledger::event::{DocumentRecord, Event};
 
 use super::journal::unsigned;
 use super::row::{Cells, Table, decode};
+use super::trade::trade_of;
 use super::{StoreError, schema};
 
 /// Trades one page holds at most.
@@ -48,8 +49,10 @@ pub struct TradeRow {
     pub trade: DocumentId,
     /// The job.
     pub job: JobId,
-    /// Who paid.
-    pub consumer: AgentId,
+    /// The account that paid: an agent of this node, or for a job done for another node that one.
+    pub payer: AgentId,
+    /// Who signed the order.
+    pub consumer: PartyId,
     /// Who served.
     pub provider: PartyId,
     /// The model that answered.
@@ -88,13 +91,13 @@ pub struct StoreReader {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) path: PathBuf,
-    provider: PartyId,
+    own: PartyId,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl StoreReader {
-    pub(super) fn new(path: PathBuf, provider: PartyId) -> Self {
-        Self { shared: Arc::new(Shared { path, provider, idle: Mutex::new(Vec::new()) }) }
+    pub(super) fn new(path: PathBuf, own: PartyId) -> Self {
+        Self { shared: Arc::new(Shared { path, own, idle: Mutex::new(Vec::new()) }) }
     }
 
     /// Lists trades, newest first.
@@ -201,25 +204,11 @@ impl Shared {
 
     /// A trade as the journal has it; the index only finds it.
     fn row(&self, cursor: i64, body: &[u8]) -> Result<TradeRow, StoreError> {
-        let Some(BookEvent::HoldPosted(posted)) = decode(body) else {
+        let event = decode(body);
+        let row = event.and_then(|event| trade_of(&event, self.own, cursor));
+        row.ok_or_else(|| {
             let what = format!("record {cursor} is no trade although its index says so");
-            return Err(StoreError::damaged(&self.path, what));
-        };
-        let HoldPosted { job, agent, order, receipt, model, .. } = posted;
-        Ok(TradeRow {
-            cursor,
-            trade: order,
-            job,
-            consumer: agent,
-            provider: self.provider,
-            model,
-            prompt_tokens: posted.prompt_tokens,
-            completion_tokens: posted.completion_tokens,
-            flop: posted.flop,
-            amount: posted.amount,
-            finish: posted.finish,
-            receipt,
-            at: posted.at,
+            StoreError::damaged(&self.path, what)
         })
     }
 

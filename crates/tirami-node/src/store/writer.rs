@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rusqlite::{CachedStatement, Connection};
-use tirami_ledger::event::{BookEvent, Event};
+use tirami_ledger::event::Event;
 use tokio::sync::mpsc;
 
 use super::head::{Checksum, Head, Note};
 use super::journal::{Snapshot, signed};
 use super::row::{Cells, Table, cells};
+use super::trade::{NOBODY, trade_of};
 use super::{SNAPSHOTS_KEPT, StoreError, StoreStats};
 
 /// Records one transaction takes at most, as long as a single task is not larger.
@@ -180,13 +181,16 @@ impl<'c> Statements<'c> {
     }
 
     fn index(&mut self, n: u64, event: &Event) -> rusqlite::Result<()> {
-        if let Event::Book(BookEvent::HoldPosted(posted)) = event {
+        let Event::Book(event) = event else {
+            return Ok(());
+        };
+        if let Some(trade) = trade_of(event, NOBODY, signed(n)) {
             self.trade.execute((
-                signed(n),
-                posted.order.as_bytes(),
-                posted.agent.as_bytes(),
-                signed(posted.amount.micro()),
-                signed(posted.at.ms()),
+                trade.cursor,
+                trade.trade.as_bytes(),
+                trade.payer.as_bytes(),
+                signed(trade.amount.micro()),
+                signed(trade.at.ms()),
             ))?;
         }
         Ok(())
