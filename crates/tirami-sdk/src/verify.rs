@@ -94,7 +94,9 @@ pub fn verify_trade(detail: &TradeDetail) -> Result<TradeProof, VerifyError> {
         same("completion_tokens", signed.completion_tokens == trade.completion_tokens)?;
         same("flops", signed.flop.get() == trade.flops)?;
         same("trm_amount", signed.amount == amount)?;
-        same("price", signed.cached_tokens > 0 || signed.flop.cost_ceil(body.price) == amount)?;
+        // Where cached tokens have a price of their own, it takes the model to check the sum.
+        let is_plain = signed.cached_tokens == 0 || body.cached_price == body.price;
+        same("price", !is_plain || signed.flop.cost_ceil(body.price) == amount)?;
         return Ok(proof(true));
     }
     if let Some(voucher) = &detail.voucher {
@@ -161,6 +163,8 @@ struct Order {
     model: ModelDigest,
     #[n(6)]
     price: Ppm,
+    #[n(7)]
+    cached_price: Ppm,
     #[n(9)]
     max_amount: Trm,
 }
@@ -233,13 +237,14 @@ mod tests {
             job: JobId::from_bytes([4; 16]),
             model: ModelDigest::from_bytes([5; 32]),
             price: Ppm::ONE,
+            cached_price: Ppm::ONE,
             max_amount: Trm::from_micro(5_000),
         };
         let order = Signed::sign(MESH, &consumer, order).unwrap();
         let receipt = Receipt {
             order: order.id(),
             prompt_tokens: 10,
-            cached_tokens: 0,
+            cached_tokens: 4,
             completion_tokens: 3,
             flop: Flop::new(4_000_001),
             amount: Trm::from_micro(4_001),

@@ -37,7 +37,7 @@ pub use defaults::{
 pub use holds::{HOLDS_MAX, Hold, JOBS_REMEMBERED_MAX, VoucherHead};
 pub use keys::{ApiKey, Caller, GRACE_MAX_MS, KEYS_MAX};
 pub use meter::Usage;
-pub use words::{ApprovalId, KeyId, Level, Limits, Period, Scope, Target};
+pub use words::{ApprovalId, KeyId, KeyIdError, Level, Limits, Period, Scope, Target};
 
 use crate::Rejection;
 use crate::event::{BookEvent, HoldOpened, HoldPosted};

@@ -69,11 +69,21 @@ impl fmt::Debug for KeyId {
     }
 }
 
-impl FromStr for KeyId {
-    type Err = core::num::ParseIntError;
+/// The text is not eight lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the name of an API key has eight hexadecimal digits, such as 00c0ffee")]
+pub struct KeyIdError;
 
+impl FromStr for KeyId {
+    type Err = KeyIdError;
+
+    /// Exactly what [`KeyId`]'s `Display` writes: a key has one name.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u32::from_str_radix(text, 16).map(Self)
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 8 || !text.bytes().all(is_digit) {
+            return Err(KeyIdError);
+        }
+        u32::from_str_radix(text, 16).map(Self).map_err(|_| KeyIdError)
     }
 }
 
