@@ -9,6 +9,10 @@ use std::time::Duration;
 use common::{Node, Ran, run};
 use tempfile::tempdir;
 
+/// An answer of several seconds: greedy, because a sampled one may be over after a sentence.
+const LONG_CHAT: [&str; 6] =
+    ["chat", "--max-tokens", "2000", "--temperature", "0", "Tell a very long story."];
+
 fn balance(node: &Node) -> serde_json::Value {
     node.run(&["status", "--json"]).succeeds().json()["balance"]["effective_balance_micro"].clone()
 }
@@ -187,7 +191,8 @@ fn ctrl_c_ends_a_node_in_time_although_a_client_never_reads() {
     let home = tempdir().unwrap();
     let mut node = Node::start_with(home.path(), "data", &["--drain-ms", "1000"]);
     let address = node.api.strip_prefix("http://").unwrap().to_owned();
-    let body = r#"{"model":"MODEL","stream":true,"messages":[{"role":"user","content":"Tell a very long story."}]}"#;
+    let body = r#"{"model":"MODEL","stream":true,"temperature":0,
+                   "messages":[{"role":"user","content":"Tell a very long story."}]}"#;
     let model = node.banner[1].strip_prefix("model: ").unwrap().split(' ').next().unwrap();
     let body = body.replace("MODEL", model);
     let mut silent = std::net::TcpStream::connect(&address).unwrap();
@@ -237,7 +242,7 @@ fn a_second_ctrl_c_ends_at_once_and_the_next_start_settles() {
     let home = tempdir().unwrap();
     let mut node = Node::start_with(home.path(), "data", &["--drain-ms", "60000"]);
     let mut chat = node
-        .command(&["chat", "--max-tokens", "2000", "Tell a very long story."])
+        .command(&LONG_CHAT)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -260,7 +265,7 @@ fn ctrl_c_stops_an_answer_and_says_what_it_cost() {
     let home = tempdir().unwrap();
     let node = Node::start(home.path());
     let mut chat = node
-        .command(&["chat", "--max-tokens", "2000", "Tell a very long story."])
+        .command(&LONG_CHAT)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
