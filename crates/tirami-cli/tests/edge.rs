@@ -241,12 +241,8 @@ fn ctrl_c_lets_running_answers_end_and_the_node_exits_with_0() {
 fn a_second_ctrl_c_ends_at_once_and_the_next_start_settles() {
     let home = tempdir().unwrap();
     let mut node = Node::start_with(home.path(), "data", &["--drain-ms", "60000"]);
-    let mut chat = node
-        .command(&LONG_CHAT)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut chat =
+        node.command(&LONG_CHAT).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0];
     chat.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     node.interrupt();
@@ -264,12 +260,8 @@ fn a_second_ctrl_c_ends_at_once_and_the_next_start_settles() {
 fn ctrl_c_stops_an_answer_and_says_what_it_cost() {
     let home = tempdir().unwrap();
     let node = Node::start(home.path());
-    let mut chat = node
-        .command(&LONG_CHAT)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut chat =
+        node.command(&LONG_CHAT).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0];
     chat.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     std::thread::sleep(Duration::from_millis(300));
