@@ -9,6 +9,10 @@ use std::time::Duration;
 use common::{Node, Ran, run};
 use tempfile::tempdir;
 
+/// An answer of several seconds: greedy, because a sampled one may be over after a sentence.
+const LONG_CHAT: [&str; 6] =
+    ["chat", "--max-tokens", "2000", "--temperature", "0", "Tell a very long story."];
+
 fn balance(node: &Node) -> serde_json::Value {
     node.run(&["status", "--json"]).succeeds().json()["balance"]["effective_balance_micro"].clone()
 }
@@ -187,7 +191,8 @@ fn ctrl_c_ends_a_node_in_time_although_a_client_never_reads() {
     let home = tempdir().unwrap();
     let mut node = Node::start_with(home.path(), "data", &["--drain-ms", "1000"]);
     let address = node.api.strip_prefix("http://").unwrap().to_owned();
-    let body = r#"{"model":"MODEL","stream":true,"messages":[{"role":"user","content":"Tell a very long story."}]}"#;
+    let body = r#"{"model":"MODEL","stream":true,"temperature":0,
+                   "messages":[{"role":"user","content":"Tell a very long story."}]}"#;
     let model = node.banner[1].strip_prefix("model: ").unwrap().split(' ').next().unwrap();
     let body = body.replace("MODEL", model);
     let mut silent = std::net::TcpStream::connect(&address).unwrap();
@@ -236,12 +241,8 @@ fn ctrl_c_lets_running_answers_end_and_the_node_exits_with_0() {
 fn a_second_ctrl_c_ends_at_once_and_the_next_start_settles() {
     let home = tempdir().unwrap();
     let mut node = Node::start_with(home.path(), "data", &["--drain-ms", "60000"]);
-    let mut chat = node
-        .command(&["chat", "--max-tokens", "2000", "Tell a very long story."])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut chat =
+        node.command(&LONG_CHAT).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0];
     chat.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     node.interrupt();
@@ -259,12 +260,8 @@ fn a_second_ctrl_c_ends_at_once_and_the_next_start_settles() {
 fn ctrl_c_stops_an_answer_and_says_what_it_cost() {
     let home = tempdir().unwrap();
     let node = Node::start(home.path());
-    let mut chat = node
-        .command(&["chat", "--max-tokens", "2000", "Tell a very long story."])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut chat =
+        node.command(&LONG_CHAT).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0];
     chat.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     std::thread::sleep(Duration::from_millis(300));
@@ -398,4 +395,57 @@ fn an_agent_moves_to_another_node_with_its_passphrase_only() {
     };
     import(&wrong).fails(7, "");
     assert_eq!(import(&right).succeeds().json()["did"], did);
+}
+
+#[test]
+fn the_fields_that_choose_tokens_reach_the_model() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let model = node.banner[1].strip_prefix("model: ").unwrap().split(' ').next().unwrap();
+    let ask = |fields: serde_json::Value| {
+        let mut body = serde_json::json!({
+            "model": model, "temperature": 0, "max_tokens": 48,
+            "messages": [{"role": "user", "content": "Count from one to twenty."}],
+        });
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        post(&node, "/v1/chat/completions", &body)
+    };
+    let said = |answer: &serde_json::Value| {
+        answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    let plain = said(&ask(serde_json::json!({})));
+    for field in ["presence_penalty", "frequency_penalty", "repeat_penalty"] {
+        assert_ne!(said(&ask(serde_json::json!({field: 2.0}))), plain, "{field}");
+    }
+    let biased = said(&ask(serde_json::json!({"logit_bias": {"28": 100}})));
+    assert_ne!(biased, plain, "logit_bias");
+    let schema = serde_json::json!({
+        "type": "object", "properties": {"even": {"type": "boolean"}},
+        "required": ["even"], "additionalProperties": false,
+    });
+    let format = serde_json::json!({"type": "json_schema", "json_schema": {"schema": schema}});
+    let answer = said(&ask(serde_json::json!({"response_format": format})));
+    let value: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert!(value["even"].is_boolean() && value.as_object().unwrap().len() == 1, "{answer}");
+    let endless = serde_json::json!({"type": "json_schema", "json_schema": {"schema":
+        {"type": "string", "pattern": "(a+)+"}}});
+    let refused = ask(serde_json::json!({"response_format": endless}));
+    assert_eq!(refused["error"]["param"], "response_format", "{refused}");
+}
+
+/// Asks as a program without an API key does; the answer as JSON, whatever its status.
+fn post(node: &Node, path: &str, body: &serde_json::Value) -> serde_json::Value {
+    use std::io::Write as _;
+    let address = node.api.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }

@@ -3,12 +3,19 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::StoreError;
 use crate::keys::private_file;
 
 /// The lock's file in the data directory.
 const LOCK_FILE: &str = "node.lock";
+/// How long a taken lock is tried again. A process that is being started holds copies of its
+/// parent's files for a moment, and a node that ends takes one to let go.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Holds the data directory until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
@@ -28,7 +35,7 @@ impl DirLock {
         let io = |error| StoreError::io(&path, "locked", error);
         let mut file =
             private_file().create(true).read(true).truncate(false).open(&path).map_err(io)?;
-        match file.try_lock() {
+        match patiently(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
@@ -42,5 +49,15 @@ impl DirLock {
         file.set_len(0).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
         Ok(Self { _file: file })
+    }
+}
+
+fn patiently(file: &File) -> Result<(), TryLockError> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => thread::sleep(PAUSE),
+            other => return other,
+        }
     }
 }

@@ -8,8 +8,12 @@ mod job;
 mod place;
 mod quote;
 mod request;
+<<<<<<< ours
 mod running;
 mod served;
+=======
+mod sampling;
+>>>>>>> theirs
 mod stream;
 mod whole;
 mod wish;
@@ -24,9 +28,14 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, JobId};
 use tirami_infer::engine::{
+<<<<<<< ours
     Conversation, Engine, Finish, Generation, Prompt, Sampling, StartError,
 };
 use tirami_kernel::scheduler::Preferences;
+=======
+    Conversation, Finish, Format, Generation, Prompt, Sampling, StartError,
+};
+>>>>>>> theirs
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::{Route, RouteAttempt, TiramiInfo, Usage};
@@ -60,7 +69,13 @@ pub(super) async fn chat(
     let body = json::body(request, &app.config).await?;
     let fields: Map<String, Value> = json::parse(&body)?;
     let ask = Ask::read(&fields)?;
+<<<<<<< ours
     let wish = wish::read(&fields)?;
+=======
+    check_model(&app, &ask.model)?;
+    check_format(&app, &ask.sampling.format).await?;
+    let prepared = prepare(&app, &ask.conversation, ask.completion_max).await?;
+>>>>>>> theirs
     let stream = ask.stream.then_some(ask.include_usage);
     let run = match place::of(&app, &ask.model, &wish).await? {
         Place::Here => Run::here(app, caller.actor(), &body, ask, &wish).await?,
@@ -74,6 +89,17 @@ pub(super) async fn chat(
         Some(include_usage) => stream::answer(run, include_usage).await,
         None => whole::answer(run).await,
     }
+}
+
+/// Refuses a form of answer the engine cannot follow, before anything is set aside.
+async fn check_format(app: &AppState, format: &Format) -> Result<(), ApiError> {
+    if *format == Format::Text {
+        return Ok(());
+    }
+    let (engine, format) = (app.engine.clone(), format.clone());
+    let checked = tokio::task::spawn_blocking(move || engine.check_format(&format));
+    checked.await.map_err(|_| broken())??;
+    Ok(())
 }
 
 /// A request that is ready to run.
@@ -134,9 +160,15 @@ impl Run {
             place::ask(actor.clone(), body, (&ask, wish), counted, seed)
         });
         let is_named = ask.completion_max.is_some();
+<<<<<<< ours
         let sampling = sampling(ask, completion_max, seed);
         let here = Here { engine, actor, start, is_named, prompt, sampling, instead };
         Ok(Self { app, plan: Plan::Here(Box::new(here)), created: created() })
+=======
+        let sampling = Sampling { completion_max, seed, ..ask.sampling };
+        let created = super::views::now_ms() / 1_000;
+        Ok(Self { app, actor, start, is_named, prompt, sampling, created })
+>>>>>>> theirs
     }
 
     /// Opens the job and starts its generation; a job that cannot start owes nothing.

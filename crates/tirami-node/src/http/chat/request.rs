@@ -6,8 +6,9 @@
 //! silently dropped.
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Conversation, Message, STOPS_MAX};
+use tirami_infer::engine::{Conversation, Message, STOPS_MAX, Sampling};
 
+use super::sampling::sampling;
 use crate::http::error::ApiError;
 
 /// Messages of one request at most.
@@ -22,11 +23,9 @@ pub(super) struct Ask {
     pub(super) conversation: Conversation,
     /// Completion tokens at most; `None` is what context, limits and TRM have room for.
     pub(super) completion_max: Option<u32>,
-    pub(super) temperature: f32,
-    pub(super) top_p: f32,
-    pub(super) top_k: u32,
+    /// How tokens are chosen; its length and seed are not set yet.
+    pub(super) sampling: Sampling,
     pub(super) seed: Option<u32>,
-    pub(super) stop: Vec<String>,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
 }
@@ -57,23 +56,8 @@ impl Ask {
             model,
             conversation: conversation(fields)?,
             completion_max: newer.or(older),
-            temperature: real(
-                fields,
-                "temperature",
-                |value| (0.0..=2.0).contains(&value),
-                "from 0 to 2",
-            )?
-            .unwrap_or(1.0),
-            top_p: real(
-                fields,
-                "top_p",
-                |value| value > 0.0 && value <= 1.0,
-                "above 0 and at most 1",
-            )?
-            .unwrap_or(1.0),
-            top_k: number(fields, "top_k", 0, u32::MAX)?.unwrap_or(0),
+            sampling: sampling(fields)?,
             seed: number(fields, "seed", 0, u32::MAX)?,
-            stop: stop(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
         })
@@ -162,7 +146,7 @@ fn text_part(param: &str, value: &Value) -> Result<String, ApiError> {
     }
 }
 
-fn stop(fields: &Map<String, Value>) -> Result<Vec<String>, ApiError> {
+pub(super) fn stop(fields: &Map<String, Value>) -> Result<Vec<String>, ApiError> {
     let wrong = |reason: String| ApiError::invalid("stop", reason);
     let texts = match present(fields, "stop") {
         None => return Ok(Vec::new()),
@@ -214,14 +198,8 @@ fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
             "tool_choice" | "function_call" => {
                 value.is_null() || matches!(value.as_str(), Some("none" | "auto"))
             }
-            "response_format" => {
-                value.is_null() || value.get("type").and_then(Value::as_str) == Some("text")
-            }
             "logprobs" => value.is_null() || *value == Value::Bool(false),
-            "top_logprobs" | "presence_penalty" | "frequency_penalty" => {
-                value.is_null() || value.as_f64() == Some(0.0)
-            }
-            "logit_bias" => is_empty(value),
+            "top_logprobs" => value.is_null() || value.as_f64() == Some(0.0),
             "modalities" => {
                 value.is_null() || value.as_array().is_some_and(|kinds| *kinds == ["text"])
             }
@@ -281,7 +259,7 @@ pub(in crate::http) fn number(
     }
 }
 
-fn real(
+pub(super) fn real(
     fields: &Map<String, Value>,
     name: &str,
     allowed: impl Fn(f64) -> bool,
@@ -292,9 +270,11 @@ fn real(
     };
     match value.as_f64() {
         // The engine computes in single precision; a tiny positive number stays positive.
-        Some(number) if allowed(number) => {
-            Ok(Some(if number == 0.0 { 0.0 } else { (number as f32).max(f32::MIN_POSITIVE) }))
-        }
+        Some(number) if allowed(number) => Ok(Some(if number > 0.0 {
+            (number as f32).max(f32::MIN_POSITIVE)
+        } else {
+            number as f32
+        })),
         _ => Err(ApiError::invalid(name, format!("{name} must be a number {range}"))),
     }
 }
@@ -324,9 +304,10 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(ask.completion_max, Some(7));
-        assert_eq!((ask.temperature, ask.top_p, ask.top_k), (0.0, 0.5, 3));
+        let sampling = &ask.sampling;
+        assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k), (0.0, 0.5, 3));
         assert_eq!(ask.seed, Some(u32::MAX));
-        assert_eq!(ask.stop, ["a", "b"]);
+        assert_eq!(sampling.stop, ["a", "b"]);
         assert!(ask.stream && ask.include_usage);
         let plain =
             read(&format!(r#"{{{HI},"max_tokens":null,"stop":null,"seed":null}}"#)).unwrap();
@@ -391,13 +372,8 @@ mod tests {
             (format!(r#"{{{hi},"n":0}}"#), "n: "),
             (format!(r#"{{{hi},"tools":[{{"type":"function"}}]}}"#), "tools: "),
             (format!(r#"{{{hi},"tool_choice":"required"}}"#), "tool_choice: "),
-            (
-                format!(r#"{{{hi},"response_format":{{"type":"json_object"}}}}"#),
-                "response_format: ",
-            ),
             (format!(r#"{{{hi},"logprobs":true}}"#), "logprobs: "),
-            (format!(r#"{{{hi},"logit_bias":{{"5":1}}}}"#), "logit_bias: "),
-            (format!(r#"{{{hi},"presence_penalty":0.5}}"#), "presence_penalty: "),
+            (format!(r#"{{{hi},"logit_bias":7}}"#), "logit_bias: "),
             (format!(r#"{{{hi},"modalities":["audio"]}}"#), "modalities: "),
         ] {
             let error = read(&json).unwrap_err();

@@ -1,0 +1,113 @@
+//! Reads how tokens are to be chosen: OpenAI's fields, and those other servers added to them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use tirami_infer::engine::{Format, LOGIT_BIAS_MAX, Sampling};
+
+use super::request::{number, present, real, stop};
+use crate::http::error::ApiError;
+
+/// What the request asks of the sampler; length and seed are not decided here.
+pub(super) fn sampling(fields: &Map<String, Value>) -> Result<Sampling, ApiError> {
+    let share = |name| {
+        real(fields, name, |value| value > 0.0 && value <= 1.0, "above 0 and at most 1")
+            .map(|share| share.unwrap_or(1.0))
+    };
+    let penalty = |name| {
+        real(fields, name, |value| (-2.0..=2.0).contains(&value), "from -2 to 2")
+            .map(Option::unwrap_or_default)
+    };
+    let temperature =
+        real(fields, "temperature", |value| (0.0..=2.0).contains(&value), "from 0 to 2")?;
+    let min_p = real(fields, "min_p", |value| (0.0..=1.0).contains(&value), "from 0 to 1")?;
+    let repeat = |value| value > 0.0 && value <= 2.0;
+    let repeat_penalty = real(fields, "repeat_penalty", repeat, "above 0 and at most 2")?;
+    Ok(Sampling {
+        temperature: temperature.unwrap_or(1.0),
+        top_p: share("top_p")?,
+        top_k: number(fields, "top_k", 0, u32::MAX)?.unwrap_or(0),
+        min_p: min_p.unwrap_or_default(),
+        typical_p: share("typical_p")?,
+        presence_penalty: penalty("presence_penalty")?,
+        frequency_penalty: penalty("frequency_penalty")?,
+        repeat_penalty: repeat_penalty.unwrap_or(1.0),
+        logit_bias: logit_bias(fields)?,
+        format: format(fields)?,
+        stop: stop(fields)?,
+        ..Sampling::default()
+    })
+}
+
+fn logit_bias(fields: &Map<String, Value>) -> Result<BTreeMap<u32, f32>, ApiError> {
+    let wrong = |reason: &str| ApiError::invalid("logit_bias", reason);
+    let Some(value) = present(fields, "logit_bias") else {
+        return Ok(BTreeMap::new());
+    };
+    let shape = "logit_bias must be an object of token ids and numbers from -100 to 100";
+    let Value::Object(biases) = value else {
+        return Err(wrong(shape));
+    };
+    if biases.len() > LOGIT_BIAS_MAX {
+        return Err(wrong(&format!("logit_bias names more than {LOGIT_BIAS_MAX} tokens")));
+    }
+    let bias = |(token, bias): (&String, &Value)| {
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias))?;
+        Some((token.parse().ok()?, bias as f32))
+    };
+    biases.iter().map(bias).collect::<Option<_>>().ok_or_else(|| wrong(shape))
+}
+
+fn format(fields: &Map<String, Value>) -> Result<Format, ApiError> {
+    let Some(value) = present(fields, "response_format") else {
+        return Ok(Format::Text);
+    };
+    let wrong = |reason| Err(ApiError::invalid("response_format", reason));
+    match value.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(Format::Text),
+        Some("json_object") => Ok(Format::JsonObject),
+        Some("json_schema") => match value.pointer("/json_schema/schema") {
+            Some(schema @ Value::Object(_)) => Ok(Format::JsonSchema(schema.to_string())),
+            _ => wrong("response_format.json_schema.schema is missing; give it a JSON schema"),
+        },
+        _ => wrong("response_format.type must be text, json_object or json_schema"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Sampling, String> {
+        let read = sampling(&serde_json::from_str(json).unwrap());
+        read.map_err(|error| error.body().error.param.clone().unwrap_or_default())
+    }
+
+    #[test]
+    fn what_is_left_out_changes_nothing() {
+        let plain = Sampling { temperature: 1.0, ..Sampling::default() };
+        assert_eq!(read("{}"), Ok(plain.clone()));
+        let nothing = r#"{"logit_bias":null,"response_format":{"type":"text"},"min_p":0,
+            "presence_penalty":0,"frequency_penalty":null,"repeat_penalty":1,"typical_p":1}"#;
+        assert_eq!(read(nothing), Ok(plain));
+    }
+
+    #[test]
+    fn every_number_out_of_its_range_is_named() {
+        for (json, param) in [
+            (r#"{"presence_penalty":2.1}"#, "presence_penalty"),
+            (r#"{"frequency_penalty":-2.1}"#, "frequency_penalty"),
+            (r#"{"repeat_penalty":0}"#, "repeat_penalty"),
+            (r#"{"min_p":1.1}"#, "min_p"),
+            (r#"{"typical_p":0}"#, "typical_p"),
+            (r#"{"logit_bias":[]}"#, "logit_bias"),
+            (r#"{"logit_bias":{"a":1}}"#, "logit_bias"),
+            (r#"{"logit_bias":{"5":101}}"#, "logit_bias"),
+            (r#"{"response_format":"json"}"#, "response_format"),
+            (r#"{"response_format":{"type":"xml"}}"#, "response_format"),
+            (r#"{"response_format":{"type":"json_schema"}}"#, "response_format"),
+        ] {
+            assert_eq!(read(json), Err(param.to_owned()), "{json}");
+        }
+    }
+}
