@@ -8,12 +8,9 @@ mod job;
 mod place;
 mod quote;
 mod request;
-<<<<<<< ours
 mod running;
-mod served;
-=======
 mod sampling;
->>>>>>> theirs
+mod served;
 mod stream;
 mod whole;
 mod wish;
@@ -28,14 +25,9 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, JobId};
 use tirami_infer::engine::{
-<<<<<<< ours
-    Conversation, Engine, Finish, Generation, Prompt, Sampling, StartError,
+    Conversation, Engine, Finish, Format, Generation, Prompt, Sampling, StartError,
 };
 use tirami_kernel::scheduler::Preferences;
-=======
-    Conversation, Finish, Format, Generation, Prompt, Sampling, StartError,
-};
->>>>>>> theirs
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::{Route, RouteAttempt, TiramiInfo, Usage};
@@ -69,13 +61,7 @@ pub(super) async fn chat(
     let body = json::body(request, &app.config).await?;
     let fields: Map<String, Value> = json::parse(&body)?;
     let ask = Ask::read(&fields)?;
-<<<<<<< ours
     let wish = wish::read(&fields)?;
-=======
-    check_model(&app, &ask.model)?;
-    check_format(&app, &ask.sampling.format).await?;
-    let prepared = prepare(&app, &ask.conversation, ask.completion_max).await?;
->>>>>>> theirs
     let stream = ask.stream.then_some(ask.include_usage);
     let run = match place::of(&app, &ask.model, &wish).await? {
         Place::Here => Run::here(app, caller.actor(), &body, ask, &wish).await?,
@@ -92,11 +78,11 @@ pub(super) async fn chat(
 }
 
 /// Refuses a form of answer the engine cannot follow, before anything is set aside.
-async fn check_format(app: &AppState, format: &Format) -> Result<(), ApiError> {
+async fn check_format(engine: &Arc<dyn Engine>, format: &Format) -> Result<(), ApiError> {
     if *format == Format::Text {
         return Ok(());
     }
-    let (engine, format) = (app.engine.clone(), format.clone());
+    let (engine, format) = (engine.clone(), format.clone());
     let checked = tokio::task::spawn_blocking(move || engine.check_format(&format));
     checked.await.map_err(|_| broken())??;
     Ok(())
@@ -140,6 +126,7 @@ impl Run {
         let Some(engine) = app.engine.clone() else {
             return Err(unknown_model(&app, &ask.model));
         };
+        check_format(&engine, &ask.sampling.format).await?;
         let (mut prompt, completion_max) =
             prepare(&engine, &ask.conversation, ask.completion_max).await?;
         prompt.scope = scope(&actor);
@@ -160,15 +147,9 @@ impl Run {
             place::ask(actor.clone(), body, (&ask, wish), counted, seed)
         });
         let is_named = ask.completion_max.is_some();
-<<<<<<< ours
-        let sampling = sampling(ask, completion_max, seed);
+        let sampling = Sampling { completion_max, seed, ..ask.sampling };
         let here = Here { engine, actor, start, is_named, prompt, sampling, instead };
         Ok(Self { app, plan: Plan::Here(Box::new(here)), created: created() })
-=======
-        let sampling = Sampling { completion_max, seed, ..ask.sampling };
-        let created = super::views::now_ms() / 1_000;
-        Ok(Self { app, actor, start, is_named, prompt, sampling, created })
->>>>>>> theirs
     }
 
     /// Opens the job and starts its generation; a job that cannot start owes nothing.
@@ -249,18 +230,6 @@ fn created() -> u64 {
 fn seed(ask: &Ask) -> Result<u32, ApiError> {
     let drawn = crate::keys::random::<4>().map_err(no_randomness)?;
     Ok(ask.seed.unwrap_or(u32::from_le_bytes(drawn)))
-}
-
-fn sampling(ask: Ask, completion_max: u32, seed: u32) -> Sampling {
-    Sampling {
-        completion_max,
-        temperature: ask.temperature,
-        top_p: ask.top_p,
-        top_k: ask.top_k,
-        seed,
-        stop: ask.stop,
-        ..Sampling::default()
-    }
 }
 
 fn no_randomness(error: crate::keys::KeyFileError) -> ApiError {

@@ -25,8 +25,9 @@ pub(crate) struct Asked {
 pub(crate) fn understand(engine: &dyn Engine, body: &[u8]) -> Result<Asked, ApiError> {
     let fields: Map<String, Value> = json::parse(body)?;
     let ask = Ask::read(&fields)?;
+    engine.check_format(&ask.sampling.format)?;
     let (prompt, completion_max) = prepare(engine, &ask.conversation, ask.completion_max)?;
-    let sampling = super::sampling(ask, completion_max, 0);
+    let sampling = Sampling { completion_max, ..ask.sampling };
     Ok(Asked { prompt, sampling, completion_max })
 }
 
