@@ -77,7 +77,15 @@ impl World {
             self.learn(party, events)?;
         }
         self.audit(party)?;
+        self.began(party)?;
         self.by_node(party, &Command::Recover)?;
+        Ok(())
+    }
+
+    /// A node that is not alone signs nothing until witnesses told it where its chain ends. In
+    /// this world, which has no wire, its disk knows: no cut takes what anybody was told.
+    pub(crate) fn began(&mut self, party: usize) -> Result<(), String> {
+        self.by_node(party, &Command::ConfirmHighest)?;
         Ok(())
     }
 

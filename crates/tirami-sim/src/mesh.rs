@@ -97,6 +97,9 @@ impl World {
         let members: Vec<_> = self.parties.iter().map(|party| (party.id, LINE)).collect();
         let rogues = self.foes.owners().filter(|owner| members.iter().all(|(id, _)| id != owner));
         let rogues: Vec<_> = rogues.map(|owner| (owner, ROGUE_LINE)).collect();
+        for party in 0..self.parties.len() {
+            self.began(party)?;
+        }
         if self.charter.witnesses.len() == 1 {
             let line = LINE;
             self.must(0, &Command::OpenChain { line })?;
@@ -113,11 +116,9 @@ impl World {
             grants.push(self.enrol(*member)?);
         }
         self.settle()?;
-        let (nodes, owners) = grants.split_at(members.len() - 1);
-        for (index, enrol) in nodes.iter().enumerate() {
-            self.sign(index + 1, Open { sponsor: None, enrol: Some(*enrol), recovery: None })?;
-        }
-        let granted = rogues.iter().map(|(owner, _)| *owner).zip(owners.iter().copied());
+        // A node opens its chain itself once it learns that it is enrolled.
+        let owners = grants.split_off(members.len() - 1);
+        let granted = rogues.iter().map(|(owner, _)| *owner).zip(owners);
         self.foes.grants = granted.collect();
         self.settle()?;
         for index in 0..self.parties.len() {
