@@ -60,6 +60,8 @@ impl NodeDir {
         }
         command.env("TIRAMI_CONFIG", self.folder.join("config.toml"));
         command.env("TIRAMI_DATA_DIR", self.data());
+        // Nothing outside this machine takes part.
+        command.env("TIRAMI_MESH_BIND", "127.0.0.1");
         command
     }
 

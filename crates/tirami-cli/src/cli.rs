@@ -63,7 +63,7 @@ pub(crate) enum Command {
     Resume,
     /// Give TRM of the node's own account to another node.
     Transfer(cmd::transfer::TransferArgs),
-    /// Say how this machine joins the mesh of an invite.
+    /// Have the running node dial the nodes of an invite to its mesh.
     Join(cmd::join::JoinArgs),
     /// Check everything on this machine and say how to repair it.
     Doctor(cmd::doctor::DoctorArgs),

@@ -141,7 +141,8 @@ impl Mesh {
         if open.len() > NEWS_PEERS_MAX {
             let round = self.flushes.to_be_bytes();
             open.sort_by_cached_key(|party| {
-                *Digest::of(&[own.as_bytes().as_slice(), party.as_bytes(), &round].concat()).as_bytes()
+                *Digest::of(&[own.as_bytes().as_slice(), party.as_bytes(), &round].concat())
+                    .as_bytes()
             });
             open.truncate(NEWS_PEERS_MAX);
         }

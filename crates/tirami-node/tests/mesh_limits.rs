@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod mesh_support;
+#[path = "mesh/support.rs"]
+mod support;
 
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::{Connection, presets};
 use iroh::{Endpoint, EndpointAddr, RelayMode, TransportAddr};
-use mesh_support::{Peer, SOON, joining, on_loopback, until};
+use support::{Peer, SOON, joining, on_loopback, until};
 use tirami_core::{SecretKey, Signature};
 use tirami_node::mesh::StreamError;
 use tirami_proto::{

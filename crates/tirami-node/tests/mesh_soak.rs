@@ -5,8 +5,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "mesh/jobs_support.rs"]
 mod jobs_support;
-mod mesh_support;
+#[path = "mesh/support.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jobs_support::{TestNode, ask, script};
-use mesh_support::{SOON, joining, on_loopback, until};
 use serde_json::{Value, json};
+use support::{SOON, joining, on_loopback, until};
 use tirami_core::{PartyId, Trm};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};

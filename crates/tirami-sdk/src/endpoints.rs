@@ -189,11 +189,8 @@ const SORT: Query = Query {
     number: false,
     description: "What counts first: `price`, `throughput` or `latency`.",
 };
-const MAX_TRM: Query = Query {
-    name: "max_trm",
-    number: false,
-    description: "The most the answer may cost, in TRM.",
-};
+const MAX_TRM: Query =
+    Query { name: "max_trm", number: false, description: "The most the answer may cost, in TRM." };
 
 const EMPTY: Payload = Payload::Empty;
 
@@ -267,7 +264,7 @@ operations! {
         "Makes the word with which another machine joins.",
         &[], EMPTY => json::<types::MeshInvite>();
     MeshJoin: Post "/v1/tirami/mesh/join", ADMIN, "joinMesh",
-        "Says how this machine joins another mesh; a node that has a book stays in its own.",
+        "Dials the nodes of an invite to this mesh; a node that has a book cannot join another.",
         &[], json::<types::JoinRequest>() => json::<types::Done>();
     MeshCharter: Get "/v1/tirami/mesh/charter", READ, "getCharter",
         "The mesh's constitution in force, and drafts of the next one.",
@@ -424,10 +421,8 @@ mod tests {
     fn whatever_changes_something_for_others_needs_more_than_inference() {
         for operation in Operation::ALL {
             let row = operation.endpoint();
-            let harmless = matches!(
-                operation,
-                Operation::Chat | Operation::Estimate | Operation::Schedule
-            );
+            let harmless =
+                matches!(operation, Operation::Chat | Operation::Estimate | Operation::Schedule);
             if row.method != Method::Get && !harmless {
                 assert!(
                     matches!(row.access, Access::Scope(Scope::Economy | Scope::Admin)),

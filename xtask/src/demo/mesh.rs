@@ -167,11 +167,13 @@ fn settled(nodes: &[&Node], checks: &mut Checks) -> Outcome<()> {
         states.clear();
         for node in nodes {
             let network = node.admin.get("/v1/tirami/network")?;
-            states.push(network.text("lattice_hash")?.to_owned());
+            states.push(network.text("lattice_state_hash")?.to_owned());
         }
         let is_paid = |node: &&Node| -> Outcome<bool> {
             let network = node.admin.get("/v1/tirami/network")?;
-            Ok(network.micro_trm("debts_trm")? == 0 && network.micro_trm("owed_trm")? == 0)
+            let serving = node.admin.get("/v1/tirami/serving")?;
+            let in_transit = network.micro_trm("in_transit_trm")?;
+            Ok(in_transit == 0 && serving.micro_trm("owed_trm")? == 0)
         };
         let paid = nodes.iter().map(is_paid).collect::<Outcome<Vec<_>>>()?;
         Ok(states.windows(2).all(|pair| pair[0] == pair[1]) && paid.iter().all(|paid| *paid))
@@ -184,7 +186,7 @@ fn settled(nodes: &[&Node], checks: &mut Checks) -> Outcome<()> {
 }
 
 fn party(node: &Node) -> Outcome<String> {
-    Ok(node.admin.get("/v1/tirami/status")?.text("party")?.to_owned())
+    Ok(node.admin.get("/v1/tirami/status")?.text("node_id")?.to_owned())
 }
 
 /// Asks again until something holds.

@@ -1,4 +1,4 @@
-//! `tirami join`: tells a running node to join a mesh, which says how that is done.
+//! `tirami join`: gives a running node an invite.
 
 use clap::Args;
 
@@ -17,6 +17,8 @@ pub(crate) struct JoinArgs {
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: JoinArgs, out: Output) -> Result<Exit, Failure> {
     let done = connect(global, Need::Owner).await?.mesh_join(&args.token).await?;
-    out.answer(&done, |out| out.line("this node is in that mesh already"));
+    out.answer(&done, |out| {
+        out.line("this node is in that mesh; it dials the nodes in the invite")
+    });
     Ok(Exit::Done)
 }

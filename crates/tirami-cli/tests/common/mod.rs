@@ -42,6 +42,8 @@ pub fn tirami(home: &Path) -> Command {
         }
     }
     command.env("HOME", home).env("NO_COLOR", "1").stdin(Stdio::null());
+    // Nothing outside this machine takes part.
+    command.env("TIRAMI_MESH_BIND", "127.0.0.1");
     command
 }
 

@@ -29,8 +29,8 @@ const ASKED_PER_PEER_MAX: usize = 8;
 /// About the bytes of a final entry, and of a head, on the wire.
 const FINAL_BYTES: u32 = 600;
 const HEAD_BYTES: u32 = 80;
-/// How long a page may take.
-const PAGE_MS: u64 = 10_000;
+/// How long a page may take before another peer is asked. One that comes later is used too.
+const PAGE_MS: u64 = 3_000;
 /// How long a chain rests whose page could not be used yet.
 const STALLED_MS: u64 = 1_000;
 /// How often a peer is told what this node holds when nothing happens.
@@ -396,6 +396,8 @@ impl Kernel {
             if let Some(peer) = self.mesh.peers.get_mut(&from) {
                 peer.ahead.remove(&chain);
             }
+            // It may be slow and still the only one that has the chain.
+            self.compare_with(from, effects);
         }
         let open = self.mesh.peers.iter().filter(|(_, peer)| peer.is_open());
         let told: Vec<_> = open.map(|(to, peer)| (peer.summary_at, *to)).collect();

@@ -121,9 +121,9 @@ impl Ledger {
         let mut decision = Decision::done(self.book.due(now));
         decision.events.extend(self.dun(now, keys));
         let draft = self.is_clerk().then(|| self.lattice.draft_checkpoint(now)).flatten();
-        // A clerk whose key was replaced elsewhere, or that is asking how far its chain goes, cannot
-        // sign it. What else is due is tried all the same, so that it is put off and not asked for
-        // again at once.
+        // A clerk whose key was replaced elsewhere, or that asks how far its chain goes, cannot
+        // sign it. What else is due is tried all the same, so that it is put off and not asked
+        // for again at once.
         match draft.and_then(|entry| self.signed_entry(&keys.node, entry).ok()) {
             Some((_, events)) => decision.events.extend(lattice_events(events)),
             None => decision.events.extend(self.settle(now, keys)),

@@ -9,12 +9,12 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
 mod hop;
-#[path = "../../tests/jobs_support/mod.rs"]
+#[path = "../../tests/mesh/jobs_support.rs"]
 mod jobs_support;
-#[path = "../../tests/mesh_support/mod.rs"]
-mod mesh_support;
 mod report;
 mod resume;
+#[path = "../../tests/mesh/support.rs"]
+mod support;
 mod sync;
 mod trades;
 

@@ -9,8 +9,8 @@ use tirami_ledger::lattice::{EntryKind, Transfer};
 use tirami_node::handle::SubmitError;
 
 use crate::jobs_support::TestNode;
-use crate::mesh_support::{joining, on_loopback};
 use crate::report::{Row, Table, median};
+use crate::support::{joining, on_loopback};
 
 const ENTRIES: usize = 100_000;
 const ROUNDS: usize = 3;

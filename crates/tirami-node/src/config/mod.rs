@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use tirami_core::PartyId;
 use tirami_proto::PeerAddress;
 
+pub use crate::owner::Hours;
 pub use error::ConfigError;
 pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
-pub use crate::owner::Hours;
 pub use layer::Origin;
 pub use page::{config_markdown, default_file, env_markdown};
 pub use resolve::{ENV_API_KEY, ENV_CONFIG, ENV_HUB, ENV_URL, Resolved, Sources, resolve};

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use tirami_core::{Digest, DocumentId, PublicKey, Trm, decode_body};
 use tirami_kernel::Kernel;
+use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::command::{Command, Outcome};
 use tirami_ledger::lattice::{Charter, CharterChange, Enrol, EntryKind, Sponsor};
 use tirami_proto::Invite;
@@ -34,7 +35,8 @@ pub(super) async fn invite(State(app): State<AppState>) -> Result<Response, ApiE
     }))
 }
 
-/// A book belongs to one mesh for ever, so a node that has one cannot move.
+/// Of the node's own mesh, the nodes in the invite are dialled. A book belongs to one mesh for
+/// ever, so a node that has one cannot move to another.
 pub(super) async fn join(
     State(app): State<AppState>,
     request: Request,
@@ -45,6 +47,9 @@ pub(super) async fn join(
             ApiError::invalid("invite", error.to_string())
         })?;
     if invite.mesh == app.handle.mesh() {
+        for peer in invite.peers {
+            app.handle.mesh_input(MeshInput::AddPeer(peer)).await?;
+        }
         return Ok(json::ok(&Done { ok: true }));
     }
     Err(conflict(

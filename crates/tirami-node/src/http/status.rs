@@ -11,9 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tirami_ledger::book::Target;
 use tirami_sdk::endpoints::Operation;
-use tirami_sdk::types::{
-    EngineStatus, Health, Ready, ReadyComponents, Status,
-};
+use tirami_sdk::types::{EngineStatus, Health, Ready, ReadyComponents, Status};
 
 use super::error::ApiError;
 use super::guard::Caller;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tirami_core::{DocumentId, JobId, PartyId, Trm};
-use tirami_kernel::mesh::{MeshInput, PeerEvent};
+use tirami_kernel::mesh::MeshInput;
 use tirami_kernel::{Effects, Input, RequestId};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
@@ -237,10 +237,7 @@ impl World {
                 self.arrive((from, to), connection, &bytes)
             }
             Task::Dial { from, to } => self.dial(from, to),
-            Task::Unreached { node, peer, life } if self.nodes[node].life == life => {
-                self.give(node, Input::Peer { peer, event: PeerEvent::Disconnected })
-            }
-            Task::Unreached { .. } => Ok(()),
+            Task::Unreached { node, peer, life } => self.unreached(node, peer, life),
             Task::Close { one, other } => self.close(one, other),
             Task::Noticed { between, id } => self.noticed(between, id),
             Task::Start { node } => self.start(node),
@@ -250,6 +247,7 @@ impl World {
             Task::LookAtAttempt { stream } => self.look_at_attempt(stream),
             Task::LookAtServing { stream } => self.look_at_serving(stream),
             Task::Again { job } => self.order(job),
+            Task::Sponsor { newcomer } => self.sponsor(newcomer),
             Task::Offer { node } => {
                 self.plan(2_000, Task::Offer { node });
                 self.offer(node)
@@ -288,7 +286,6 @@ impl World {
                 self.plan(pause, Task::Lie { node });
                 self.lie(node)
             }
-            Task::Sponsor { newcomer } => self.sponsor(newcomer),
             _ => Ok(()),
         }
     }
@@ -419,6 +416,13 @@ impl World {
             self.send(at, serve.peer, &message)?;
         }
         for (to, goodbye) in disconnect {
+            if std::env::var("DBG").is_ok() && !goodbye.reason.is_empty() {
+                let other = self.by_party.get(&to).copied();
+                eprintln!(
+                    "{} node {at} {:?} -> {other:?} {:?}",
+                    self.now, self.nodes[at].role, goodbye
+                );
+            }
             self.send(at, to, &Message::Goodbye(goodbye))?;
             if let Some(other) = self.by_party.get(&to).copied() {
                 self.plan(150, Task::Close { one: at, other });

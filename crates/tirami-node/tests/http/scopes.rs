@@ -1,12 +1,8 @@
 //! Who may call what: the whole table of routes, keys in every state, and pages of strangers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
-mod http_support;
-
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http_support::{Raw, TestNode, chat, script};
+use crate::support::{Raw, TestNode, chat, script};
 use tirami_sdk::endpoints::{Access, Method, Operation};
 use tirami_sdk::types::{CreateKey, Limits, Scope};
 
@@ -182,7 +178,7 @@ async fn an_expired_key_is_refused() {
 async fn a_rotated_key_works_for_its_grace_and_shares_its_budget() {
     let node = TestNode::start(quick()).await;
     let agent = node.agent("a", "10").await;
-    let limits = Limits { lifetime_max_trm: Some(http_support::cost(3)), ..Limits::default() };
+    let limits = Limits { lifetime_max_trm: Some(crate::support::cost(3)), ..Limits::default() };
     let old = node.key(Scope::Inference, Some(&agent.did), limits).await;
     node.with(&old).chat(&chat(3)).await.unwrap();
     let new = node.admin.rotate_key(&old.info.id, 300).await.unwrap();

@@ -19,7 +19,7 @@ use tirami_ledger::command::{Actor, Command, Outcome};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use crate::mesh_support::{Peer, SOON, joining, on_loopback, until};
+use crate::support::{Peer, SOON, joining, on_loopback, until};
 
 pub fn script(tokens: u32, delay: Duration) -> FakeScript {
     FakeScript { tokens_per_answer: tokens, delay, fail_after: None }

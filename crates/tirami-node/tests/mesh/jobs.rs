@@ -1,15 +1,10 @@
 //! Jobs between nodes, as their users see them: real nodes on loopback, real HTTP, a scripted
 //! engine.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
-mod jobs_support;
-mod mesh_support;
-
 use std::time::Duration;
 
-use jobs_support::{Mesh, Stream, ask, script, words};
-use mesh_support::{SOON, until};
+use crate::jobs_support::{Mesh, Stream, ask, script, words};
+use crate::support::{SOON, until};
 use serde_json::json;
 use tirami_infer::fake::FakeScript;
 use tirami_kernel::book::ServingPolicy;

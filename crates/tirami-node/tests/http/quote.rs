@@ -1,11 +1,9 @@
 //! How long an answer may be: what the request names, or what limits and TRM leave room for.
 
-mod http_support;
-
 use std::time::Duration;
 
+use crate::support::{TestNode, chat, cost, micro, script, times};
 use futures_util::StreamExt as _;
-use http_support::{TestNode, chat, cost, micro, script, times};
 use tirami_sdk::Client;
 use tirami_sdk::types::{Agent, ChatRequest, EstimateRequest, Limits, Scope};
 

@@ -1,10 +1,8 @@
 //! A thousand requests at once on one budget: it is overspent by exactly nothing.
 
-mod http_support;
-
 use std::time::Duration;
 
-use http_support::{TestNode, chat, cost, micro, script, times};
+use crate::support::{TestNode, chat, cost, micro, script, times};
 use tirami_sdk::types::{Limits, Scope};
 
 const REQUESTS: u64 = 1_000;

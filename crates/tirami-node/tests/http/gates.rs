@@ -1,13 +1,9 @@
 //! Every gate a request passes, at the HTTP edge: each test fails when its gate is unplugged.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod http_support;
-
 use std::time::Duration;
 
+use crate::support::{TestNode, chat, cost, micro, script, times};
 use futures_util::StreamExt as _;
-use http_support::{TestNode, chat, cost, micro, script, times};
 use tirami_infer::fake::FakeScript;
 use tirami_sdk::types::{Agent, KillRequest, Limits, Scope};
 use tirami_sdk::{Amount, Client};
@@ -258,7 +254,7 @@ async fn an_expensive_request_waits_for_a_person_and_then_passes_once() {
     assert_eq!((all.len(), all[0].id, all[0].state.as_str()), (1, next, "denied"));
     let wrong = node.http.get(format!("{}/v1/tirami/approvals?state=old", node.url));
     let wrong =
-        http_support::Raw::of(wrong.bearer_auth(&node.admin_key).send().await.unwrap()).await;
+        crate::support::Raw::of(wrong.bearer_auth(&node.admin_key).send().await.unwrap()).await;
     assert_eq!((wrong.status, wrong.json()["error"]["param"].as_str()), (400, Some("state")));
     let error = node.admin.decide_approval(999, true).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(404), Some("unknown_approval")));

@@ -64,7 +64,8 @@ impl TestNode {
         let engine = Arc::new(engine);
         let shared = engine.clone();
         let mesh = MeshOptions::default();
-        let options = NodeOptions { data_dir: data_dir.clone(), bind, engine: Some(shared), config, mesh };
+        let options =
+            NodeOptions { data_dir: data_dir.clone(), bind, engine: Some(shared), config, mesh };
         let node = Node::start_with(options, bounds).await.unwrap();
         let url = format!("http://127.0.0.1:{}", node.api.port());
         let token = std::fs::read_to_string(data_dir.join("api_token")).unwrap();

@@ -1,10 +1,8 @@
 //! Agents, keys, quotes, probes and the API's description, over real HTTP.
 
-mod http_support;
-
 use std::time::{Duration, Instant};
 
-use http_support::{TestNode, chat, cost, script};
+use crate::support::{TestNode, chat, cost, script};
 use tirami_infer::fake::FakeScript;
 use tirami_sdk::types::{CreateAgent, EstimateRequest, ImportAgent, Limits, Scope};
 use tirami_sdk::{Amount, SignedAmount};
@@ -232,7 +230,7 @@ async fn the_document_and_its_page_are_served_from_the_node_alone() {
     assert_eq!(text, tirami_sdk::openapi::document().to_json().unwrap());
     let get = |path: &str| {
         let call = node.http.get(format!("{}{path}", node.url));
-        async move { http_support::Raw::of(call.send().await.unwrap()).await }
+        async move { crate::support::Raw::of(call.send().await.unwrap()).await }
     };
     let page = get("/docs").await;
     assert_eq!(page.status, 200);

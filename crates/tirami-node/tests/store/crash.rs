@@ -1,10 +1,6 @@
 //! A process that writes is stopped at random moments and its files are copied as they are: what
 //! it had been told is durable must be there, and nothing in part.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod store_support;
-
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
@@ -12,7 +8,7 @@ use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use store_support::{Dice, Life, create, futures_executor, ledger_of, open, snapshot, start};
+use crate::support::{Dice, Life, create, futures_executor, ledger_of, open, snapshot, start};
 use tirami_node::store::doctor::doctor;
 
 const WRITER_DIR: &str = "STORE_TEST_WRITER_DIR";
@@ -73,7 +69,7 @@ fn a_copy_at_any_moment_has_every_acknowledged_job_whole() {
     let node = dir.path().join("node");
     fs::create_dir(&node).unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "writes_until_it_is_killed", "--nocapture"])
+        .args(["--exact", "crash::writes_until_it_is_killed", "--nocapture"])
         .env(WRITER_DIR, dir.path())
         .spawn()
         .unwrap();
@@ -119,10 +115,10 @@ fn check_copy(copy: &Path, told: u64) {
     assert_eq!(ledger.state_hash(), life.ledger.state_hash(), "after {whole} jobs");
     // It can be gone on with.
     let (store, _) = start(opening);
-    store_support::append(&store, life.job()).unwrap();
+    crate::support::append(&store, life.job()).unwrap();
     snapshot(&store, &life.ledger).unwrap();
     store.close().unwrap();
-    store_support::keep_keys(copy, &life.genesis);
+    crate::support::keep_keys(copy, &life.genesis);
     let report = doctor(copy);
     assert!(report.is_healthy(), "{report:?}");
     fs::remove_dir_all(copy).unwrap();

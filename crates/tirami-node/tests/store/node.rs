@@ -1,16 +1,12 @@
 //! A whole node: its first start, killed anywhere, and every start after it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod store_support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use store_support::Dice;
+use crate::support::Dice;
 use tirami_core::Digest;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_node::config::Config;
@@ -239,7 +235,7 @@ fn a_first_start_killed_anywhere_is_completed_by_the_next() {
         // Twice, so that a start that completes another is killed too.
         for _ in 0..2 {
             let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "starts_and_stays"])
+                .args(["--exact", "node::starts_and_stays"])
                 .env(STARTED_DIR, &data)
                 .stdout(Stdio::null())
                 .spawn()

@@ -1,10 +1,8 @@
 //! The account book on a real disk: what is acknowledged is there, in order, and only once.
 
-mod store_support;
-
 use std::sync::{Arc, Mutex};
 
-use store_support::{Life, append, create, futures_executor, ledger_of, open, snapshot, start};
+use crate::support::{Life, append, create, futures_executor, ledger_of, open, snapshot, start};
 use tirami_core::Signature;
 use tirami_ledger::event::{DocumentKind, Event};
 use tirami_node::store::doctor::{Report, doctor};

@@ -1,12 +1,8 @@
 //! Nodes that find each other, agree, and lose each other: real connections on loopback.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod mesh_support;
-
 use std::time::Duration;
 
-use mesh_support::{Peer, SOON, joining, on_loopback, until};
+use crate::support::{Peer, SOON, joining, on_loopback, until};
 use tirami_core::Trm;
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{EntryKind, Transfer};

@@ -1,12 +1,8 @@
 //! Deadlines and bounds of connections, and what a browser on this machine meets.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod http_support;
-
 use std::time::{Duration, Instant};
 
-use http_support::{Raw, TestNode, chat, script};
+use crate::support::{Raw, TestNode, chat, script};
 use tirami_core::ModelDigest;
 use tirami_infer::engine::{Engine as _, ModelInfo};
 use tirami_infer::fake::FakeEngine;

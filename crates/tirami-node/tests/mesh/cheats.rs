@@ -1,15 +1,10 @@
 //! Jobs between nodes where one of them lies: test doubles that speak the protocol against real
 //! nodes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
-mod jobs_support;
-mod mesh_support;
-
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jobs_support::{Mesh, TestNode, ask, script};
-use mesh_support::{SOON, until};
+use crate::jobs_support::{Mesh, TestNode, ask, script};
+use crate::support::{SOON, until};
 use tirami_core::{
     Digest, JobId, ModelDigest, ModelShape, PartyId, Ppm, SecretKey, Signed, Timestamp, Trm,
 };
@@ -68,7 +63,12 @@ fn offer(node: &TestNode, price: Ppm) {
 }
 
 /// Answers one job with three tokens, and a receipt that `lie` has changed.
-async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, lie: fn(&mut Receipt)) {
+async fn lie(
+    mut job: IncomingJob,
+    key: SecretKey,
+    node: tirami_core::MeshId,
+    lie: fn(&mut Receipt),
+) {
     let Some(ToProvider::Request(request)) = job.receive.next().await.unwrap() else { panic!() };
     let order: Order = tirami_core::decode_body(&request.order.bytes).unwrap();
     let id = Signed::<Order>::verify(
@@ -123,10 +123,7 @@ fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
         (|_| {}, "complete"),
         (|receipt| receipt.completion_tokens = 9, "another number of tokens"),
         (|receipt| receipt.amount = Trm::from_micro(receipt.amount.micro() + 1), "amount"),
-        (
-            |receipt| receipt.order = tirami_core::DocumentId::from_bytes([1; 32]),
-            "another order",
-        ),
+        (|receipt| receipt.order = tirami_core::DocumentId::from_bytes([1; 32]), "another order"),
         (|receipt| receipt.output = Digest::of(b"other"), "another answer"),
     ];
     for (n, (change, ended)) in lies.into_iter().enumerate() {
@@ -230,10 +227,7 @@ fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
     assert_eq!(changed(|order| order.prompt_max = 0), "order_prompt_too_long");
     assert_eq!(changed(|order| order.model = ModelDigest::from_bytes([1; 32])), "order_model");
     assert_eq!(changed(|order| order.request = Digest::of(b"x")), "order_other_request");
-    assert_eq!(
-        changed(|order| order.max_amount = Trm::from_micro(u64::MAX / 4)),
-        "order_balance"
-    );
+    assert_eq!(changed(|order| order.max_amount = Trm::from_micro(u64::MAX / 4)), "order_balance");
     let mut forged = consumer.sign(consumer.order(3));
     forged.signature = tirami_core::Signature::from_bytes([9; 64]);
     assert_eq!(consumer.code(forged), "order_bad_signature");

@@ -1,12 +1,8 @@
 //! Ranges of final entries, as the store gives them to other nodes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod store_support;
-
 use std::path::Path;
 
-use store_support::{Life, append, create, futures_executor, open, start};
+use crate::support::{Life, append, create, futures_executor, open, start};
 use tirami_core::PartyId;
 use tirami_node::store::{STORE_FILE, StoreReader};
 use tirami_proto::{FINALS_PER_FRAME_MAX, FinalEntry};

@@ -1,14 +1,9 @@
 //! The mesh as seen over HTTP: two real nodes on loopback with scripted engines.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
-mod jobs_support;
-mod mesh_support;
-
 use std::time::Duration;
 
-use jobs_support::{Mesh, TestNode, ask, script};
-use mesh_support::{SOON, until};
+use crate::jobs_support::{Mesh, TestNode, ask, script};
+use crate::support::{SOON, until};
 use serde_json::{Value, json};
 use tirami_sdk::Client;
 use tirami_sdk::types::*;

@@ -1,13 +1,9 @@
 //! Chat completions at the edge: shapes, streams, clients that leave, and requests gone wrong.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
-mod http_support;
-
 use std::time::Duration;
 
+use crate::support::{Raw, TestNode, chat, cost, script};
 use futures_util::StreamExt as _;
-use http_support::{Raw, TestNode, chat, cost, script};
 use serde_json::{Value, json};
 use tirami_infer::fake::FakeScript;
 use tirami_sdk::{Amount, Client};

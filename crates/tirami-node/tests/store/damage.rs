@@ -1,14 +1,10 @@
 //! Damaged, foreign, missing and forbidden files: one sentence each, and nothing is overwritten.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod store_support;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use store_support::{
+use crate::support::{
     Dice, Life, append, create, futures_executor, ledger_of, open, snapshot, start,
 };
 use tirami_core::Digest;
@@ -359,7 +355,7 @@ fn a_directory_or_file_that_may_only_be_read_is_refused() {
         }
         let program = if is_root { copy } else { std::env::current_exe().unwrap() };
         let mut child = Command::new(program);
-        child.args(["--exact", "opened_by_a_user_who_may_only_read", "--nocapture"]);
+        child.args(["--exact", "damage::opened_by_a_user_who_may_only_read", "--nocapture"]);
         child.env(FORBIDDEN_DIR, dir.path()).current_dir("/");
         if is_root {
             child.uid(NOBODY).gid(NOBODY);

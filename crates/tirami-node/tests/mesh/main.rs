@@ -1,0 +1,10 @@
+//! Real nodes with scripted engines, connected over QUIC on loopback.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod cheats;
+mod http;
+mod jobs;
+mod jobs_support;
+mod nodes;
+mod support;
