@@ -255,6 +255,9 @@ pub enum Command {
         completion_tokens: u32,
         /// blake3 of their ids, each as four little-endian bytes.
         stream: Digest,
+        /// Prompt tokens as the provider counted them, where no voucher has named them yet;
+        /// without it those ordered.
+        prompt_tokens: Option<u32>,
         /// Whether it counts as an error for the agent's circuit breaker.
         failed: bool,
     },

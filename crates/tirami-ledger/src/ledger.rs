@@ -178,8 +178,9 @@ impl Ledger {
                 let received = (*completion_tokens, *output);
                 self.settle_job(now, *job, (receipt, *signature), received)
             }
-            Command::AbandonJob { job, completion_tokens, stream, failed } => {
-                self.abandon_job(context, *job, (*completion_tokens, *stream), *failed)
+            Command::AbandonJob { job, completion_tokens, stream, prompt_tokens, failed } => {
+                let received = (*completion_tokens, *stream);
+                self.abandon_job(context, *job, (received, *prompt_tokens), *failed)
             }
             Command::AcceptOrder(accept) => self.accept_order(now, accept),
             Command::TakeVoucher { bytes, signature, stream, sent } => {

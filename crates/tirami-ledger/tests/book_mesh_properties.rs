@@ -283,6 +283,7 @@ impl Run {
             job: job.id,
             completion_tokens: job.received,
             stream: stream(job.received),
+            prompt_tokens: None,
             failed: false,
         };
         let answer = self.mesh.run("c", &abandon);

@@ -140,7 +140,7 @@ impl Ledger {
         &self,
         context: &Context<'_>,
         job: JobId,
-        received: Received,
+        (received, prompt_tokens): (Received, Option<u32>),
         failed: bool,
     ) -> Result<Decision, Rejection> {
         let now = context.now;
@@ -149,6 +149,7 @@ impl Ledger {
         if received.0 == 0 {
             return Ok(Decision::done(self.book.void(now, job, failed)?));
         }
+        let hold = &hold.counted(prompt_tokens)?;
         let vouched = hold.voucher.is_some_and(|voucher| voucher.tokens == received.0);
         let (voucher, mut events) = if vouched {
             (None, Vec::new())

@@ -308,6 +308,7 @@ impl Play {
             job: job_of(&step.args[0]),
             completion_tokens: tokens,
             stream: stream(tokens),
+            prompt_tokens: step.named.get("prompt").map(|text| number(text)),
             failed: step.args.get(2).is_some_and(|word| word == "failed"),
         };
         let outcome = self.mesh.run("c", &abandon);

@@ -383,6 +383,7 @@ impl Attempt {
             job: self.job,
             completion_tokens: delivered,
             stream: stream_digest(&self.tokens[..delivered as usize]),
+            prompt_tokens: Some(self.prompt_tokens),
             failed: false,
         };
         let outcome = self.handle.insist(Actor::Node, command).await;
@@ -459,8 +460,8 @@ struct Opened {
 impl Opened {
     /// What the provider counted is within what was ordered.
     fn checked(self, start: &StartJob) -> Result<Self, Unbegun> {
-        if self.prompt_tokens > start.prompt_tokens {
-            let reason = "it counts more prompt tokens than were ordered".to_owned();
+        if self.prompt_tokens == 0 || self.prompt_tokens > start.prompt_tokens {
+            let reason = "it counts more prompt tokens than were ordered, or none".to_owned();
             return Err(Unbegun::Lost { reason });
         }
         Ok(self)
@@ -499,8 +500,13 @@ async fn write(mut send: FrameSender<ToProvider>, mut waiting: mpsc::Receiver<To
 
 /// Ends a job of which nothing was received.
 async fn void(handle: &Handle, job: JobId) {
-    let command =
-        Command::AbandonJob { job, completion_tokens: 0, stream: Digest::of(&[]), failed: false };
+    let command = Command::AbandonJob {
+        job,
+        completion_tokens: 0,
+        stream: Digest::of(&[]),
+        prompt_tokens: None,
+        failed: false,
+    };
     match handle.insist(Actor::Node, command).await {
         Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => {}
         Err(error) => tracing::error!(%job, %error, "a job could not be ended"),

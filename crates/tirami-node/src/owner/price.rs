@@ -36,7 +36,7 @@ impl Electricity {
         }
         let product = terms
             .into_iter()
-            .try_fold(1_000_000_u128, |product, term| product.checked_mul(u128::from(term)))?;
+            .fold(1_000_000_u128, |product, term| product.saturating_mul(u128::from(term)));
         let floor = product.div_ceil(3_600_000 * u128::from(megaflops));
         let floor = u32::try_from(floor).unwrap_or(PRICE_MAX).clamp(1, PRICE_MAX);
         Some(Ppm::new(floor))

@@ -101,8 +101,10 @@ impl TestNode {
         answer
     }
 
+    /// What the owner sees.
     pub fn get(&self, path: &str) -> Value {
-        let call = self.http.get(format!("{}{path}", self.url));
+        let key = std::fs::read_to_string(self.dir.as_ref().unwrap().path().join("api_token"));
+        let call = self.http.get(format!("{}{path}", self.url)).bearer_auth(key.unwrap().trim());
         self.runtime.block_on(async {
             let text = call.send().await.unwrap().text().await.unwrap();
             serde_json::from_str(&text).unwrap()
