@@ -73,15 +73,6 @@ impl World {
             return Ok(());
         }
         let bytes = encode(message);
-        if std::env::var("DBG2").is_ok() { // DBGBLOCK
-            let a: usize = std::env::var("DA").unwrap().parse().unwrap();
-            let b: usize = std::env::var("DB").unwrap().parse().unwrap();
-            if pair(from, to) == pair(a, b) || (b == 999 && (from == a || to == a)) {
-                let mut t = match message { Message::Finals{entries, more, chain} => format!("{:?} {} {more}", self.by_party[chain], entries.len()), Message::WantRange{chain, from_seq, ..} => format!("{:?} {from_seq}", self.by_party[chain]), Message::Summary{state, ..} => format!("{state:?}"), Message::Heads{heads, ..} => format!("{:?}", heads.iter().map(|h| (self.by_party[&h.chain], h.next_seq)).collect::<Vec<_>>()), m => format!("{m:?}") };
-                t.truncate(160);
-                eprintln!("{} {from}->{to} {} {t}", self.now, kind(message));
-            }
-        } // DBGEND
         if bytes.len() > CONTROL_FRAME_BYTES_MAX + 4 {
             return Err(format!("node {from} sends a {} that fits no frame", kind(message)));
         }

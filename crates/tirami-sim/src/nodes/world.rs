@@ -416,13 +416,6 @@ impl World {
             self.send(at, serve.peer, &message)?;
         }
         for (to, goodbye) in disconnect {
-            if std::env::var("DBG").is_ok() && !goodbye.reason.is_empty() {
-                let other = self.by_party.get(&to).copied();
-                eprintln!(
-                    "{} node {at} {:?} -> {other:?} {:?}",
-                    self.now, self.nodes[at].role, goodbye
-                );
-            }
             self.send(at, to, &Message::Goodbye(goodbye))?;
             if let Some(other) = self.by_party.get(&to).copied() {
                 self.plan(150, Task::Close { one: at, other });
