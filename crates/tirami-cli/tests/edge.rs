@@ -1,5 +1,7 @@
 //! The whole walk with a real process and the real model.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::io::Read as _;

@@ -6,6 +6,7 @@
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic is the report")]
+#![allow(clippy::print_stdout, reason = "what was measured, for whoever runs it with --nocapture")]
 
 mod common;
 #[path = "netns/lab.rs"]

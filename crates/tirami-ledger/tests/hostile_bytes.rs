@@ -117,7 +117,7 @@ fn changed_acknowledgements_are_refused() {
         witness: SecretKey::from_seed([1; 32]).public(),
         signature: Signature::from_bytes([1; 64]),
     };
-    torture(2, &minicbor::to_vec(&acknowledgement).unwrap(), |changed| {
+    torture(2, &minicbor::to_vec(acknowledgement).unwrap(), |changed| {
         if let Ok(read) = minicbor::decode::<Acknowledgement>(changed) {
             assert!(lattice.receive_acknowledgement(&read).is_err(), "nobody signed it");
         }

@@ -4,6 +4,7 @@
 //! `cargo xtask soak --minutes N` does.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "what was measured, for whoever runs it with --nocapture")]
 
 #[path = "mesh/jobs_support.rs"]
 mod jobs_support;

@@ -6,6 +6,7 @@
 
 #![allow(unreachable_pub, reason = "shared by test files, as the other support modules are")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(clippy::print_stdout, reason = "its process tells the test that it is ready")]
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

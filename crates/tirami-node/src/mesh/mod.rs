@@ -399,7 +399,7 @@ impl Shared {
         let to_write = {
             let mut remembered = lock(&self.remembered);
             ways.into_iter().for_each(|(peer, way)| remembered.reached(peer, way));
-            remembered.to_write()
+            remembered.take_changed()
         };
         if let Some((path, text)) = to_write {
             remembered::write(&path, &text);

@@ -78,7 +78,7 @@ impl Remembered {
     }
 
     /// What is to be written, when something changed since this was last asked.
-    pub(super) fn to_write(&mut self) -> Option<(PathBuf, String)> {
+    pub(super) fn take_changed(&mut self) -> Option<(PathBuf, String)> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -114,9 +114,9 @@ mod tests {
             peers.reached(party(seed), way(port));
         }
         peers.forget(party(3));
-        let (path, text) = peers.to_write().unwrap();
+        let (path, text) = peers.take_changed().unwrap();
         write(&path, &format!("{text}no address\n"));
-        assert_eq!(peers.to_write(), None);
+        assert_eq!(peers.take_changed(), None);
         let again = Remembered::read(dir.path());
         assert_eq!(again.peers(), peers.peers());
         assert_eq!(again.peers()[0].via, [way(3), way(1)]);

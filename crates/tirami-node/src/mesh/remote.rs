@@ -230,10 +230,11 @@ impl Attempt {
                 biased;
                 () = self.token.cancelled() => return Next::Ordered,
                 signed = signed(&mut self.signing) => self.signed(signed),
-                frame = self.frames.next() => match self.heard(frame) {
-                    Some(next) => return next,
-                    None => {}
-                },
+                frame = self.frames.next() => {
+                    if let Some(next) = self.heard(frame) {
+                        return next;
+                    }
+                }
                 () = sleep_until(deadline) => {
                     let reason = "nothing came from it any more".to_owned();
                     return Next::Lost { reason };

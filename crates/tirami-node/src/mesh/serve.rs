@@ -476,12 +476,11 @@ impl<'a> Serving<'a> {
 }
 
 /// The frames of a stream until it ends or breaks. Waiting for the next one can be given up.
-pub(super) fn frames<T: tirami_proto::Frame>(
+pub(super) fn frames<T: tirami_proto::Frame + Send>(
     receive: FrameReceiver<T>,
 ) -> impl Stream<Item = T> + Send
 where
     FrameReceiver<T>: Send,
-    T: Send,
 {
     futures_util::stream::unfold(receive, |mut receive| async move {
         match receive.next().await {

@@ -67,7 +67,7 @@ async fn lie(
     mut job: IncomingJob,
     key: SecretKey,
     node: tirami_core::MeshId,
-    lie: fn(&mut Receipt),
+    lie: Lie,
 ) {
     let Some(ToProvider::Request(request)) = job.receive.next().await.unwrap() else { panic!() };
     let order: Order = tirami_core::decode_body(&request.order.bytes).unwrap();
@@ -108,6 +108,8 @@ async fn lie(
     while let Ok(Some(_)) = job.receive.next().await {}
 }
 
+type Lie = fn(&mut Receipt);
+
 #[test]
 fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
     let mesh = Mesh::of(&[]);
@@ -119,7 +121,7 @@ fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
         mesh.user().peer.read(move |kernel| kernel.mesh().signal(party).is_some())
     });
     let honest = SHAPE.work(0, 4).cost_ceil(Ppm::ONE).micro();
-    let lies: [(fn(&mut Receipt), &str); 5] = [
+    let lies: [(Lie, &str); 5] = [
         (|_| {}, "complete"),
         (|receipt| receipt.completion_tokens = 9, "another number of tokens"),
         (|receipt| receipt.amount = Trm::from_micro(receipt.amount.micro() + 1), "amount"),
