@@ -18,7 +18,7 @@ mod start;
 mod sync;
 mod witness;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tirami_core::{Digest, PartyId, Timestamp};
 use tirami_proto::Score;
@@ -49,7 +49,15 @@ pub const BEAT_MS: u64 = 500;
 pub const FLUSH_MS: u64 = 100;
 /// Peers that hear of one piece of news at once, others in each round. The rest hear of it from
 /// them, or by comparing: so what news cost a node does not grow with its number of peers.
-pub const NEWS_PEERS_MAX: usize = 12;
+pub const NEWS_PEERS_MAX: usize = 8;
+/// Of them, those that hear of price signals when not all peers do. A signal is renewed twice
+/// within its life, so that a node that misses one still has the one before.
+pub const SIGNAL_PEERS_MAX: usize = 4;
+/// Connections up to which each new peer is asked for addresses and signals; later the news
+/// bring both.
+const FIRST_PEERS: usize = 3;
+/// Bits of the golden ratio.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// How often a peer is asked for further peers while some are wanted.
 const PEERS_ASK_MS: u64 = 30_000;
 
@@ -134,19 +142,19 @@ impl Mesh {
     }
 
     /// The open peers that hear of the news of this flush: all of a few, some of many,
-    /// and every node chooses others.
-    fn news_peers(&mut self, own: PartyId) -> BTreeSet<PartyId> {
+    /// and every node chooses others, in another order each time.
+    fn news_peers(&mut self, own: PartyId) -> Vec<PartyId> {
         self.flushes = self.flushes.wrapping_add(1);
         let mut open = self.open_peers();
         if open.len() > NEWS_PEERS_MAX {
-            let round = self.flushes.to_be_bytes();
-            open.sort_by_cached_key(|party| {
-                *Digest::of(&[own.as_bytes().as_slice(), party.as_bytes(), &round].concat())
-                    .as_bytes()
-            });
+            let round = [own.as_bytes().as_slice(), &self.flushes.to_be_bytes()].concat();
+            let dice = nearness(PartyId::from_bytes(*Digest::of(&round).as_bytes()), own);
+            // An odd factor keeps all numbers apart and takes neighbours away from each other.
+            let place = |party: &PartyId| (nearness(*party, own) ^ dice).wrapping_mul(SPREAD);
+            open.sort_by_cached_key(place);
             open.truncate(NEWS_PEERS_MAX);
         }
-        open.into_iter().collect()
+        open
     }
 
     /// A new input: none of its events was reacted to.
@@ -159,4 +167,15 @@ impl Mesh {
             self.flush_at.get_or_insert(now.plus_ms(FLUSH_MS));
         }
     }
+}
+
+/// How near two parties are to each other: for each party the others are in another order, so
+/// that nodes which choose by it choose different ones.
+fn nearness(one: PartyId, other: PartyId) -> u64 {
+    let head = |party: PartyId| {
+        let mut head = [0; 8];
+        head.copy_from_slice(&party.as_bytes()[..8]);
+        u64::from_be_bytes(head)
+    };
+    head(one) ^ head(other)
 }

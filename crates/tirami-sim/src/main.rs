@@ -7,7 +7,7 @@ use tirami_sim::{Config, Counts, Failure, NodesConfig, NodesCounts, Report, run,
 
 const USAGE: &str = "tirami-sim [--seed N] [--seeds K] [--events N] [--parties P] \
 [--witnesses 1|3|4|7] [--liars K] [--json]
-tirami-sim --nodes N [--seed N] [--seeds K] [--seconds S] [--calm]";
+tirami-sim --nodes N [--seed N] [--seeds K] [--seconds S] [--pause MS] [--calm]";
 
 /// Seeds of whole nodes when nobody says how many.
 const NODES_SEEDS: u64 = 1;
@@ -196,6 +196,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
                 options.seeds = options.seeds.min(NODES_SEEDS);
             }
             "--seconds" => options.nodes.get_or_insert_default().seconds = number,
+            "--pause" => options.nodes.get_or_insert_default().pause_ms = number,
             "--liars" => options.config.liars = Some(size),
             _ => return Err(format!("{name} is not known")),
         }

@@ -50,6 +50,8 @@ pub struct NodesConfig {
     pub nodes: usize,
     /// Virtual seconds of trade before the run is wound up.
     pub seconds: u64,
+    /// How long a client waits between two questions on average, in milliseconds; at least 2.
+    pub pause_ms: u64,
     /// Whether nothing fails and nobody lies: what the cost of a mesh is measured with.
     pub calm: bool,
     /// A bug to plant.
@@ -58,7 +60,7 @@ pub struct NodesConfig {
 
 impl Default for NodesConfig {
     fn default() -> Self {
-        Self { seed: 1, nodes: 30, seconds: 240, calm: false, bug: Bug::None }
+        Self { seed: 1, nodes: 30, seconds: 240, pause_ms: 8_000, calm: false, bug: Bug::None }
     }
 }
 

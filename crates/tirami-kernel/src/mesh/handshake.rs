@@ -6,7 +6,7 @@ use tirami_proto::{
     PROTOCOL_MIN, PeerAddress, Welcome, admission_fits, admission_proof, common_version,
 };
 
-use super::{FEATURES, PEERS_MAX, Peer, PeerEvent, SCORES_MAX, STRANGERS_MAX};
+use super::{FEATURES, FIRST_PEERS, PEERS_MAX, Peer, PeerEvent, SCORES_MAX, STRANGERS_MAX};
 use crate::kernel::{Effects, Kernel};
 
 /// How long a new connection has until both sides accepted each other.
@@ -231,9 +231,11 @@ impl Kernel {
         self.ask_highest(from, effects);
         self.offer_entries(false, effects);
         self.offer_claims(from, effects);
-        self.tell_signals(from, effects);
+        self.tell_signal(from, effects);
         self.tell_proposals(from, effects);
-        self.ask_peers(from, effects);
+        if self.mesh.open_peers().len() <= FIRST_PEERS {
+            self.ask_peers(from, effects);
+        }
     }
 
     /// Whether a peer's question may be answered with about so many bytes: a question costs its

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use tirami_core::{PartyId, Timestamp};
 use tirami_proto::{FRAMES_BURST, FRAMES_PER_SECOND, Hello, TokenBucket};
 
-/// Heads remembered of one peer, so that it is not told what it told.
-const TOLD_MAX: usize = 1_024;
+/// Heads remembered of one peer, so that it is not told what it told: those of the latest news.
+const TOLD_MAX: usize = 128;
 /// Chains of one peer that are known to be ahead.
 pub(crate) const AHEAD_MAX: usize = 4_096;
 

@@ -100,7 +100,10 @@ impl Kernel {
                 self.take_proof(from, [first, second], effects);
             }
             Message::Announce(documents) => self.take_announcements(from, &documents, effects),
-            Message::WantPeers => self.tell_peers(from, effects),
+            Message::WantPeers => {
+                self.tell_peers(from, effects);
+                self.tell_signals(from, effects);
+            }
             Message::Peers(peers) => self.take_peers(&peers),
             // Handled before a peer is open.
             Message::Hello(_) | Message::Welcome(_) | Message::Goodbye(_) => {}
@@ -268,7 +271,10 @@ impl Kernel {
         if !self.may_answer(to, PEERS_BYTES_MAX as u32) {
             return;
         }
-        let open = self.mesh.open_peers().into_iter().filter(|party| *party != to);
+        // Witnesses come first: everybody needs them.
+        let (witnesses, others): (Vec<PartyId>, Vec<PartyId>) =
+            self.mesh.open_peers().into_iter().partition(|party| self.is_witness(*party));
+        let open = witnesses.into_iter().chain(others).filter(|party| *party != to);
         let known = open.filter_map(|party| self.mesh.addresses.get(party));
         let with_ways = known.filter(|address| !address.via.is_empty()).cloned();
         let mut peers: Vec<PeerAddress> = with_ways.take(PEERS_PER_FRAME_MAX).collect();
@@ -334,7 +340,7 @@ impl Kernel {
                 self.mesh.addresses.add(own, &address, false);
             }
         }
-        let providers = self.mesh.serving_parties();
+        let providers = self.mesh.serving_parties(own);
         let peers = &self.mesh.peers;
         let wanted = PEERS_TARGET.saturating_sub(peers.len());
         let blocked = &self.mesh.settings.blocked;
@@ -350,11 +356,15 @@ impl Kernel {
             },
         );
         effects.connect.extend(due);
+        let lost_witness = witnesses.iter().map(|witness| witness.party()).any(|party| {
+            let known = self.mesh.addresses.get(party);
+            !peers.contains_key(&party) && known.is_some_and(|address| address.via.is_empty())
+        });
         let asks = self.mesh.open_peers().into_iter().filter(|party| {
             let asked = self.mesh.peers.get(party).and_then(|peer| peer.peers_asked_at);
             asked.is_none_or(|at| now >= at.plus_ms(PEERS_ASK_MS))
         });
-        if wanted > 0
+        if (wanted > 0 || lost_witness)
             && let Some(from) = asks.into_iter().next()
         {
             self.ask_peers(from, effects);

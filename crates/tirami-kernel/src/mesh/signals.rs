@@ -8,7 +8,7 @@ use tirami_proto::{
     SIGNAL_AHEAD_MS_MAX, SIGNAL_LIFE_MS_MAX, SignalOrder, SignalRefusal, WireDocument,
 };
 
-use super::{Mesh, OwnOffer};
+use super::{Mesh, NEWS_PEERS_MAX, OwnOffer, SIGNAL_PEERS_MAX, nearness};
 use crate::kernel::{Effects, Kernel};
 
 /// Providers whose signals are kept.
@@ -19,6 +19,8 @@ pub const SIGNAL_LIFE_MS: u64 = 45_000;
 pub const SIGNAL_RENEW_MS: u64 = 15_000;
 /// Providers that a node keeps a connection to besides its other peers.
 const PROVIDERS_DIALLED_MAX: usize = 64;
+/// Bytes of a signature.
+const SIGNATURE_BYTES: usize = 64;
 /// The least time between two signals of this node.
 const SIGNAL_EVERY_MS: u64 = 1_000;
 /// The least time between two when only the load changed: every signal goes to the whole mesh, and
@@ -74,10 +76,18 @@ impl Mesh {
         self.signals.held.get(&provider).map(Signed::body)
     }
 
-    /// The providers that take jobs now, as far as a node keeps connections to them.
-    pub(super) fn serving_parties(&self) -> BTreeSet<PartyId> {
+    /// The providers that take jobs now, as far as this node keeps connections to them: of many
+    /// the nearest, so that not every node comes to the same ones.
+    pub(super) fn serving_parties(&self, own: PartyId) -> BTreeSet<PartyId> {
         let held = self.signals.held.iter().filter(|(_, held)| held.body().serving);
-        held.take(PROVIDERS_DIALLED_MAX).map(|(party, _)| *party).collect()
+        let mut serving: Vec<PartyId> = held.map(|(party, _)| *party).collect();
+        if serving.len() > PROVIDERS_DIALLED_MAX {
+            serving.select_nth_unstable_by_key(PROVIDERS_DIALLED_MAX, |party| {
+                nearness(*party, own)
+            });
+            serving.truncate(PROVIDERS_DIALLED_MAX);
+        }
+        serving.into_iter().collect()
     }
 
     pub(super) fn lost(&mut self, peer: PartyId, now: Timestamp) {
@@ -241,22 +251,34 @@ impl Kernel {
         signals.news.retain(|party, _| held.contains(party));
     }
 
-    /// Tells a new peer all signals.
-    pub(super) fn tell_signals(&self, to: PartyId, effects: &mut Effects) {
-        let held = self.mesh.signals.held.values();
-        let valid = held.filter(|held| held.body().expires_at > self.clock);
-        let documents: Vec<WireDocument> = valid.map(wire).collect();
+    /// Tells a new peer this node's own signal.
+    pub(super) fn tell_signal(&self, to: PartyId, effects: &mut Effects) {
+        let own = self.mesh.signals.held.get(&self.ledger.party());
+        let documents: Vec<WireDocument> = own.map(wire).into_iter().collect();
         announce(to, &documents, effects);
     }
 
+    /// Tells a peer that looks for others all signals.
+    pub(super) fn tell_signals(&mut self, to: PartyId, effects: &mut Effects) {
+        let held = self.mesh.signals.held.values();
+        let valid = held.filter(|held| held.body().expires_at > self.clock);
+        let documents: Vec<WireDocument> = valid.map(wire).collect();
+        let bytes = documents.iter().map(|document| document.bytes.len() + SIGNATURE_BYTES);
+        if self.may_answer(to, u32::try_from(bytes.sum::<usize>()).unwrap_or(u32::MAX)) {
+            announce(to, &documents, effects);
+        }
+    }
+
     /// Passes on what is new to some peers.
-    pub(super) fn flush_signals(&mut self, peers: &BTreeSet<PartyId>, effects: &mut Effects) {
+    pub(super) fn flush_signals(&mut self, peers: &[PartyId], effects: &mut Effects) {
         let news = core::mem::take(&mut self.mesh.signals.news);
         let rivals = core::mem::take(&mut self.mesh.signals.contradictions);
         if news.is_empty() && rivals.is_empty() {
             return;
         }
-        for to in peers.iter().copied() {
+        let all = self.mesh.open_peers().len() <= NEWS_PEERS_MAX;
+        let some = if all { NEWS_PEERS_MAX } else { SIGNAL_PEERS_MAX };
+        for to in peers.iter().copied().take(some) {
             let rivals = rivals.iter().filter(|(source, _)| *source != to);
             let rivals: Vec<WireDocument> = rivals.map(|(_, document)| document.clone()).collect();
             announce(to, &rivals, effects);

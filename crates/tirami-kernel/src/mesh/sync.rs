@@ -416,7 +416,7 @@ impl Kernel {
     }
 
     /// Tells some peers which chains went on, so that they fetch what they lack.
-    pub(super) fn flush_heads(&mut self, peers: &BTreeSet<PartyId>, effects: &mut Effects) {
+    pub(super) fn flush_heads(&mut self, peers: &[PartyId], effects: &mut Effects) {
         let news = core::mem::take(&mut self.mesh.news);
         if news.is_empty() {
             return;

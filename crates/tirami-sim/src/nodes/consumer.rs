@@ -327,6 +327,7 @@ impl World {
             job: attempt.id,
             completion_tokens: count(received.len()),
             stream: digest(received),
+            prompt_tokens: None,
             failed: false,
         };
         self.observe(at, provider, outcome)?;

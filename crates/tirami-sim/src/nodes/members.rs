@@ -136,8 +136,7 @@ impl World {
             let pause = self.dice.below(800) + late;
             self.plan(pause, Task::Start { node: at });
             self.plan(pause + 1_500, Task::Offer { node: at });
-            let first = self.dice.between(4_000, 12_000);
-            self.plan(pause + first, Task::Ask { node: at });
+            self.plan_question(at, pause + 4_000);
             if !self.nodes[at].is_honest() {
                 self.plan(pause + 6_000, Task::Lie { node: at });
             }
@@ -151,6 +150,13 @@ impl World {
             self.plan(25_000, Task::Split { heal: false });
         }
         Ok(())
+    }
+
+    /// A client of a node asks something, `after_ms` and a pause later.
+    pub(super) fn plan_question(&mut self, node: usize, after_ms: u64) {
+        let mean_ms = self.config.pause_ms.max(2);
+        let pause_ms = self.dice.between(mean_ms / 4, mean_ms + mean_ms * 3 / 4);
+        self.plan(after_ms + pause_ms, Task::Ask { node });
     }
 
     /// What an owner sets up, as far as it is not there: a power cut may have taken it.

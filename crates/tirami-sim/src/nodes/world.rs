@@ -261,8 +261,7 @@ impl World {
     fn happen(&mut self, task: Task) -> Result<(), String> {
         match task {
             Task::Ask { node } => {
-                let pause = self.dice.between(2_000, 14_000);
-                self.plan(pause, Task::Ask { node });
+                self.plan_question(node, 0);
                 self.begin_job(node)
             }
             Task::PowerCut => {
