@@ -235,7 +235,7 @@ impl Kernel {
         self.mesh.flush_soon(self.clock);
     }
 
-    /// Tells everybody of a party that signed twice.
+    /// Tells of a party that signed twice; whoever hears of it for the first time tells others.
     fn spread_proof(&mut self, rival: &SignedEntry, effects: &mut Effects) {
         let lattice = self.ledger.lattice();
         let proof = lattice.double_sign_proof(rival.entry().chain);
@@ -243,7 +243,9 @@ impl Kernel {
         let second = wire_entry(rival);
         // The other one is final and everybody has it, or will: then the rival alone proves it.
         let first = known.map_or_else(|| second.clone(), |known| wire_entry(known.entry()));
-        for to in self.mesh.others() {
+        let mut peers = self.mesh.news_peers(self.ledger.party());
+        peers.retain(|to| Some(*to) != self.mesh.source);
+        for to in peers {
             let (first, second) = (first.clone(), second.clone());
             effects.send.push((to, Message::DoubleSign { first, second }));
         }

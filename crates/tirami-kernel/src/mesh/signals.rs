@@ -18,7 +18,7 @@ pub const SIGNAL_LIFE_MS: u64 = 45_000;
 /// How often it is renewed when nothing changes.
 pub const SIGNAL_RENEW_MS: u64 = 15_000;
 /// Providers that a node keeps a connection to besides its other peers.
-const PROVIDERS_DIALLED_MAX: usize = 64;
+const PROVIDERS_DIALLED_MAX: usize = 32;
 /// Bytes of a signature.
 const SIGNATURE_BYTES: usize = 64;
 /// The least time between two signals of this node.
@@ -82,9 +82,8 @@ impl Mesh {
         let held = self.signals.held.iter().filter(|(_, held)| held.body().serving);
         let mut serving: Vec<PartyId> = held.map(|(party, _)| *party).collect();
         if serving.len() > PROVIDERS_DIALLED_MAX {
-            serving.select_nth_unstable_by_key(PROVIDERS_DIALLED_MAX, |party| {
-                nearness(*party, own)
-            });
+            serving
+                .select_nth_unstable_by_key(PROVIDERS_DIALLED_MAX, |party| nearness(*party, own));
             serving.truncate(PROVIDERS_DIALLED_MAX);
         }
         serving.into_iter().collect()

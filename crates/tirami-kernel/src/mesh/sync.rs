@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tirami_core::{DocumentId, PartyId, Signature, Timestamp};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command};
-use tirami_ledger::lattice::{Certificate, CutRejection, Dependency, Entry, EntryRejection, Slot};
+use tirami_ledger::lattice::{
+    Certificate, CutRejection, Dependency, Entry, EntryRejection, Slot, Summary,
+};
 use tirami_proto::{BUCKETS, Fault, FinalEntry, Head, Message, WireSlot, bucket_of};
 
 use super::{Mesh, NEWS_PEERS_MAX, Serve, peer::AHEAD_MAX};
@@ -33,7 +35,8 @@ const HEAD_BYTES: u32 = 80;
 const PAGE_MS: u64 = 3_000;
 /// How long a chain rests whose page could not be used yet.
 const STALLED_MS: u64 = 1_000;
-/// How often a peer is told what this node holds when nothing happens.
+/// How often a peer is told what this node holds when nothing happens: each of a few, of many
+/// only the witnesses, whose answers say how fresh a balance is.
 const SUMMARY_EVERY_MS: u64 = 30_000;
 /// How often one of the peers is told so, whichever heard it longest ago: news that passed this
 /// node by are found within this time.
@@ -51,6 +54,8 @@ pub(crate) struct Fetch {
     asked: BTreeMap<PartyId, (PartyId, Timestamp)>,
     /// Chains that rest, until when, or until they go on from where they stood.
     stalled: BTreeMap<PartyId, (Timestamp, u64)>,
+    /// The summary of the chains, and how many entries were final then.
+    summary: Option<(usize, Summary)>,
     /// Where the round over the chains goes on.
     cursor: Option<PartyId>,
 }
@@ -101,9 +106,18 @@ impl Kernel {
         self.ledger.lattice().chain(chain).map_or(0, |chain| chain.next_seq())
     }
 
+    /// What this node says of its chains, which is the same as long as nothing becomes final.
+    fn summary(&mut self) -> Summary {
+        let (count, lattice) = (self.ledger.lattice().final_count(), self.ledger.lattice());
+        let kept = self.mesh.fetch.summary.take().filter(|(of, _)| *of == count);
+        let (_, summary) =
+            self.mesh.fetch.summary.insert(kept.unwrap_or_else(|| (count, lattice.summary())));
+        summary.clone()
+    }
+
     pub(super) fn send_summary(&mut self, to: PartyId, effects: &mut Effects) {
         let now = self.clock;
-        let summary = self.ledger.lattice().summary();
+        let summary = self.summary();
         let Some(peer) = self.mesh.peers.get_mut(&to) else { return };
         peer.summary_at = Some(now);
         let message = Message::Summary { state: summary.root, buckets: summary.buckets };
@@ -129,7 +143,7 @@ impl Kernel {
             self.fault(from, Fault::Invalid, effects);
             return;
         }
-        let own = self.ledger.lattice().summary();
+        let own = self.summary();
         if own.root == state {
             if let Some(peer) = self.mesh.peers.get_mut(&from) {
                 peer.ahead.clear();
@@ -403,12 +417,12 @@ impl Kernel {
         let told: Vec<_> = open.map(|(to, peer)| (peer.summary_at, *to)).collect();
         let latest = told.iter().filter_map(|(last, _)| *last).max();
         // Of few peers each hears all news anyway.
-        let quiet = told.len() > NEWS_PEERS_MAX
-            && latest.is_none_or(|last| now >= last.plus_ms(SUMMARY_ANY_MS));
+        let many = told.len() > NEWS_PEERS_MAX;
+        let quiet = many && latest.is_none_or(|last| now >= last.plus_ms(SUMMARY_ANY_MS));
         let oldest = told.iter().min().filter(|_| quiet).map(|(_, to)| *to);
         for (last, to) in told {
             let due = last.is_none_or(|last| now >= last.plus_ms(SUMMARY_EVERY_MS));
-            if due || Some(to) == oldest {
+            if (due && (!many || self.is_witness(to))) || Some(to) == oldest {
                 self.send_summary(to, effects);
             }
         }

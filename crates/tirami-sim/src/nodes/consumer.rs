@@ -67,21 +67,23 @@ struct Attempt {
 }
 
 impl World {
-    /// A client asks something of its node.
-    pub(super) fn begin_job(&mut self, at: usize) -> Result<(), String> {
+    /// A client asks something of its node. Whether it could, or has to come back soon because
+    /// its agent had nothing to pay with.
+    pub(super) fn begin_job(&mut self, at: usize) -> Result<bool, String> {
         let agent = self.nodes[at].agent.public().agent();
-        let Some(ledger) = self.nodes[at].ledger() else { return Ok(()) };
+        let Some(ledger) = self.nodes[at].ledger() else { return Ok(true) };
         let fundable = ledger.fundable();
         let Some(account) = ledger.book().agents().get(&agent) else {
-            return self.settle_in(at);
+            return self.settle_in(at).map(|()| false);
         };
         if account.available().micro() < LOW_MICRO {
             let most = fundable.micro().min(5_000_000_000);
             let amount = tirami_core::Trm::from_micro(most);
             if amount.is_zero() {
-                return Ok(());
+                return Ok(true);
             }
-            return self.ask(at, Command::FundAgent { agent, amount }, Then::Nothing);
+            let fund = Command::FundAgent { agent, amount };
+            return self.ask(at, fund, Then::Nothing).map(|()| false);
         }
         self.jobs_numbered += 1;
         let job = Job {
@@ -100,7 +102,7 @@ impl World {
             self.counts.jobs += 1;
         }
         self.jobs.insert(self.jobs_numbered, job);
-        self.order(self.jobs_numbered)
+        self.order(self.jobs_numbered).map(|()| true)
     }
 
     /// Looks for a provider and signs an order for it.

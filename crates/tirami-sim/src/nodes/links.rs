@@ -253,6 +253,9 @@ fn kind(message: &Message) -> &'static str {
         Message::Announce(_) => "announce",
         Message::WantPeers | Message::Peers(_) => "peers",
         Message::Claim(_) => "claim",
+        Message::WantHighest { .. } | Message::Highest { .. } => "highest",
+        Message::WantCut { .. } | Message::Cut { .. } => "cut",
+        Message::DoubleSign { .. } => "double_sign",
         _ => "other",
     }
 }

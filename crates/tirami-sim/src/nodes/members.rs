@@ -136,7 +136,8 @@ impl World {
             let pause = self.dice.below(800) + late;
             self.plan(pause, Task::Start { node: at });
             self.plan(pause + 1_500, Task::Offer { node: at });
-            self.plan_question(at, pause + 4_000);
+            let first = self.dice.below(self.config.pause_ms.max(2));
+            self.plan(pause + 4_000 + first, Task::Ask { node: at });
             if !self.nodes[at].is_honest() {
                 self.plan(pause + 6_000, Task::Lie { node: at });
             }
@@ -150,13 +151,6 @@ impl World {
             self.plan(25_000, Task::Split { heal: false });
         }
         Ok(())
-    }
-
-    /// A client of a node asks something, `after_ms` and a pause later.
-    pub(super) fn plan_question(&mut self, node: usize, after_ms: u64) {
-        let mean_ms = self.config.pause_ms.max(2);
-        let pause_ms = self.dice.between(mean_ms / 4, mean_ms + mean_ms * 3 / 4);
-        self.plan(after_ms + pause_ms, Task::Ask { node });
     }
 
     /// What an owner sets up, as far as it is not there: a power cut may have taken it.

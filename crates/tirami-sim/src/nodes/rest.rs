@@ -87,15 +87,10 @@ impl World {
                 self.links.storm = !self.config.calm && self.trading;
                 Ok(())
             }
-            Some((at, party)) if took > CONVERGE_MS => {
-                if std::env::var("DBG").is_ok() {
-                    eprintln!("heal at {} party {party:?}", healed.at);
-                    self.debug();
-                }
-                Err(format!(
+            Some((at, party)) if took > CONVERGE_MS => Err(format!(
                 "{took} ms after the heal node {at} does not know what others know of chain {}",
                 self.by_party.get(&party).map_or(usize::MAX, |at| *at)
-            ))},
+            )),
             Some(_) => Ok(()),
         }
     }
@@ -126,60 +121,9 @@ impl World {
                 None => "honest nodes do not agree".to_owned(),
             };
             if self.now > began + SETTLE_MS {
-                if std::env::var("DBG").is_ok() {
-                    self.debug();
-                }
                 return Err(format!("{SETTLE_MS} ms after the end of trade {unquiet}"));
             }
             self.run_until(self.now + LOOK_MS)?;
-        }
-    }
-
-    fn debug(&self) {
-        for (at, node) in self.nodes.iter().enumerate() {
-            let Some(kernel) = &node.kernel else {
-                eprintln!("node {at} down");
-                continue;
-            };
-            let l = kernel.ledger().lattice();
-            let peers: Vec<_> = kernel
-                .mesh()
-                .peers()
-                .map(|(p, q)| (self.by_party[&p], q.is_open(), q.chains_ahead()))
-                .collect();
-            eprintln!(
-                "node {at} {:?} serves {} peers {peers:?} faults {} waiting {} behind {} asking {} missing {}",
-                node.role,
-                node.serves,
-                kernel.mesh().faults(),
-                kernel.mesh().entries_waiting(),
-                kernel.entries_behind(),
-                l.is_asking(),
-                l.missing().count()
-            );
-            for p in l.pending_of(node.party) {
-                let e = p.entry().entry();
-                eprintln!(
-                    "   pending {} {:?} acks {} prev {:?}",
-                    e.seq,
-                    e.kind,
-                    p.acknowledged_by(1).count(),
-                    e.prev
-                );
-                for w in 0..4 {
-                    let wl = self.nodes[w].lattice().unwrap();
-                    eprintln!(
-                        "     w{w}: pending {} final {} next {} decide {:?} link {}",
-                        wl.pending_entry(p.entry().id()).is_some(),
-                        wl.final_entry(p.entry().id()).is_some(),
-                        wl.chain(node.party).map_or(0, |c| c.next_seq()),
-                        wl.pending_of(node.party)
-                            .map(|p| p.entry().entry().seq)
-                            .collect::<Vec<_>>(),
-                        self.links.is_open(at, w)
-                    );
-                }
-            }
         }
     }
 

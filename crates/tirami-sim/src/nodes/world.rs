@@ -261,8 +261,11 @@ impl World {
     fn happen(&mut self, task: Task) -> Result<(), String> {
         match task {
             Task::Ask { node } => {
-                self.plan_question(node, 0);
-                self.begin_job(node)
+                let mean_ms = self.config.pause_ms.max(2);
+                let pause = self.dice.between(mean_ms / 4, mean_ms + mean_ms * 3 / 4);
+                let pause = if self.begin_job(node)? { pause } else { pause.min(1_000) };
+                self.plan(pause, Task::Ask { node });
+                Ok(())
             }
             Task::PowerCut => {
                 let pause = self.dice.between(2_000, 400_000 / self.nodes.len() as u64 + 2_001);
