@@ -19,7 +19,7 @@ mod tally;
 mod watch;
 mod world;
 
-pub use report::{NodesCounts, NodesReport};
+pub use report::{Cost, NodesCounts, NodesReport};
 
 use crate::Failure;
 

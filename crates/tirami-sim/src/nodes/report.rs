@@ -5,6 +5,37 @@ use std::collections::BTreeMap;
 
 use tirami_core::Digest;
 
+/// Messages that there are because of trade: jobs, entries, and who tells whom of them.
+const OF_TRADE: [&str; 6] = ["job", "entry", "acknowledgement", "heads", "want_range", "finals"];
+
+/// What a stretch of trade cost all nodes together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Virtual time, in milliseconds.
+    pub ms: u64,
+    /// Messages and job frames sent.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of them, those of messages that there are because of trade.
+    pub trade_bytes: u64,
+    /// Jobs paid by final entries.
+    pub paid: u64,
+}
+
+impl Cost {
+    /// What was added since `before`.
+    pub(super) const fn since(self, before: Self, ms: u64) -> Self {
+        Self {
+            ms,
+            messages: self.messages - before.messages,
+            bytes: self.bytes - before.bytes,
+            trade_bytes: self.trade_bytes - before.trade_bytes,
+            paid: self.paid - before.paid,
+        }
+    }
+}
+
 /// What happened how often.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodesCounts {
@@ -72,9 +103,15 @@ impl NodesCounts {
         self.audits += other.audits;
     }
 
-    /// Bytes sent by all nodes.
-    pub fn bytes(&self) -> u64 {
-        self.sent.values().map(|(_, bytes)| bytes).sum()
+    /// What was sent so far, and how many jobs are `paid`.
+    pub(super) fn cost(&self, paid: u64) -> Cost {
+        let mut cost = Cost { paid, ..Cost::default() };
+        for (name, (messages, bytes)) in &self.sent {
+            cost.messages += messages;
+            cost.bytes += bytes;
+            cost.trade_bytes += if OF_TRADE.contains(name) { *bytes } else { 0 };
+        }
+        cost
     }
 
     /// Of the jobs that could be answered, those that were, in 1/10 000.
@@ -96,8 +133,8 @@ pub struct NodesReport {
     pub virtual_ms: u64,
     /// Connections at the end of trade.
     pub connections: usize,
-    /// Bytes sent while there was trade.
-    pub bytes: u64,
+    /// What was sent while there was trade, once the mesh had connected.
+    pub cost: Cost,
     /// Entries that became final.
     pub finals: usize,
     /// What happened how often.
@@ -107,15 +144,23 @@ pub struct NodesReport {
 }
 
 impl NodesReport {
-    /// Bytes sent for each node and each job paid, while there was trade.
+    /// Bytes that a node sends because of one job paid.
     pub fn bytes_per_node_and_trade(&self) -> u64 {
-        let trades = self.counts.paid.max(1);
-        self.bytes / self.nodes as u64 / trades
+        self.cost.trade_bytes / self.nodes as u64 / self.cost.paid.max(1)
     }
 
-    /// Bytes that a node sends each second, while there was trade.
+    /// Bytes that a node sends each second, for trade and everything else.
     pub fn bytes_per_node_and_second(&self) -> u64 {
-        (self.bytes / self.nodes as u64 * 1_000).checked_div(self.virtual_ms).unwrap_or_default()
+        self.per_node_and_second(self.cost.bytes)
+    }
+
+    /// Messages that a node sends each second.
+    pub fn messages_per_node_and_second(&self) -> u64 {
+        self.per_node_and_second(self.cost.messages)
+    }
+
+    fn per_node_and_second(&self, sum: u64) -> u64 {
+        (sum / self.nodes as u64 * 1_000).checked_div(self.cost.ms).unwrap_or_default()
     }
 }
 
@@ -126,8 +171,8 @@ impl fmt::Display for NodesReport {
             f,
             "seed {}: {} nodes, {} liars, {} connections, {} s virtual, {} events, {} crashes, \
              {} splits, {} lost, {} jobs ({} completed, {} failed, {} excused), {} failovers, \
-             {} paid, {} entries final, {} ms to converge, {} ms to settle, {} B/node/s, \
-             {} B/node/trade, state {}",
+             {} paid, {} entries final, {} ms to converge, {} ms to settle, {} messages/node/s, \
+             {} B/node/s, {} B/node/trade, state {}",
             self.seed,
             self.nodes,
             self.liars,
@@ -146,6 +191,7 @@ impl fmt::Display for NodesReport {
             self.finals,
             counts.converged_ms,
             counts.settled_ms,
+            self.messages_per_node_and_second(),
             self.bytes_per_node_and_second(),
             self.bytes_per_node_and_trade(),
             self.state,

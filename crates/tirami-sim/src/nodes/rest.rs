@@ -13,6 +13,8 @@ use super::world::World;
 const CONVERGE_MS: u64 = 10_000;
 /// How long debts, collects and claims take until nothing is left to do.
 const SETTLE_MS: u64 = 300_000;
+/// How long the nodes take to find each other: not counted as the cost of trade.
+const CONNECT_MS: u64 = 10_000;
 /// How often it is looked whether the mesh agrees.
 const LOOK_MS: u64 = 250;
 /// Of 10 000 jobs that can be answered, so many are.
@@ -30,12 +32,13 @@ pub(super) struct Healed {
 impl World {
     pub(super) fn play(&mut self) -> Result<NodesReport, String> {
         let end = self.config.seconds * 1_000;
-        while self.now < end {
-            self.run_until((self.now + LOOK_MS).min(end))?;
-            self.look_at_heal()?;
-        }
-        let (bytes, connections) = (self.counts.bytes(), self.links.len());
+        let begin = CONNECT_MS.min(end / 2);
+        self.trade_until(begin)?;
+        let before = self.counts.cost(self.tally.jobs_paid());
+        self.trade_until(end)?;
         self.counts.paid = self.tally.jobs_paid();
+        let cost = self.counts.cost(self.counts.paid).since(before, end - begin);
+        let connections = self.links.len();
         let virtual_ms = self.now;
         let state = self.come_to_rest()?;
         self.check_end()?;
@@ -45,11 +48,19 @@ impl World {
             liars: self.nodes.iter().filter(|node| !node.is_honest()).count(),
             virtual_ms,
             connections,
-            bytes,
+            cost,
             finals: self.tally.finals(),
             counts: self.counts.clone(),
             state,
         })
+    }
+
+    fn trade_until(&mut self, end: u64) -> Result<(), String> {
+        while self.now < end {
+            self.run_until((self.now + LOOK_MS).min(end))?;
+            self.look_at_heal()?;
+        }
+        Ok(())
     }
 
     /// The network heals: remembers what is known anywhere. No storm until it is known everywhere.
