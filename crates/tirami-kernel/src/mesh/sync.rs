@@ -177,6 +177,7 @@ impl Kernel {
             return;
         }
         let now = self.clock;
+        let mut wanted = false;
         for Head { chain, next_seq, head } in heads.iter().copied() {
             let own = self.ledger.lattice().chain(chain);
             let (own_next, own_head) = own.map_or((0, None), |own| (own.next_seq(), own.head()));
@@ -191,6 +192,7 @@ impl Kernel {
             } else if next_seq > own_next {
                 if peer.ahead.len() < AHEAD_MAX || peer.ahead.contains_key(&chain) {
                     peer.ahead.insert(chain, next_seq);
+                    wanted |= !self.mesh.fetch.asked.contains_key(&chain);
                 }
             } else if next_seq == own_next && own_head.is_some_and(|own| own != head) {
                 // Both are final: the peer's branch has to be known here too.
@@ -201,7 +203,10 @@ impl Kernel {
         if let Some(peer) = self.mesh.peers.get_mut(&from).filter(|peer| peer.ahead.is_empty()) {
             peer.synced_at = Some(now);
         }
-        self.fetch_more(effects);
+        // Most news are told by several peers, and are on their way after the first.
+        if wanted {
+            self.fetch_more(effects);
+        }
     }
 
     /// Asks for the next pages, in turns over all chains that are ahead somewhere.
@@ -327,7 +332,10 @@ impl Kernel {
                 }
             }
         }
-        self.fetch_more(effects);
+        // A push that was of use leaves nothing more to ask for.
+        if answered || after == before {
+            self.fetch_more(effects);
+        }
     }
 
     fn stalled(&mut self, from: PartyId, chain: PartyId, answered: bool, effects: &mut Effects) {

@@ -33,6 +33,8 @@ pub(super) const SLOTS: u16 = 8;
 const WITNESSES: usize = 4;
 /// Newcomers without an invite, which a member sponsors.
 const SPONSORED: usize = 2;
+/// When members look for newcomers to sponsor: there is a checkpoint by then.
+const SPONSOR_MS: u64 = 62_000;
 const SECRET: [u8; 32] = [42; 32];
 
 /// Draws a mesh that fits the configuration.
@@ -142,7 +144,7 @@ impl World {
                 self.plan(pause + 6_000, Task::Lie { node: at });
             }
             if self.nodes[at].settings.secret.is_none() {
-                self.plan(90_000, Task::Sponsor { newcomer: at });
+                self.plan(SPONSOR_MS, Task::Sponsor { newcomer: at });
             }
         }
         if !self.config.calm {
@@ -215,7 +217,7 @@ impl World {
             let kind = EntryKind::from(Sponsor { newcomer: party, amount: WELCOME, checkpoint });
             self.ask(at, Command::SignEntry { kind }, Then::Nothing)?;
         }
-        self.plan(30_000, Task::Sponsor { newcomer });
+        self.plan(5_000, Task::Sponsor { newcomer });
         Ok(())
     }
 }
