@@ -99,6 +99,18 @@ pub(crate) struct AllSettings(pub(crate) Vec<(Key, Value)>);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ModelsSetting(pub(crate) Vec<(Key, Value)>);
 
+/// What the short help shows; `--help` shows every setting.
+const COMMON: [Key; 8] = [
+    Key::Model,
+    Key::ModelsDir,
+    Key::Bind,
+    Key::Port,
+    Key::Threads,
+    Key::ContextTokens,
+    Key::Sequences,
+    Key::GpuLayers,
+];
+
 fn all() -> impl Iterator<Item = &'static Field> {
     FIELDS.iter().filter(|field| field.key != Key::DataDir)
 }
@@ -119,12 +131,16 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
             Kind::Address => "ADDR",
             Kind::Number { .. } => "N",
         };
-        let help = format!("{} [default: {}]", brief(field.doc), field.default);
+        let help = match field.default {
+            "" => brief(field.doc),
+            default => format!("{} [default: {default}]", brief(field.doc)),
+        };
         command.arg(
             Arg::new(field.name)
                 .long(field.flag)
                 .value_name(value_name)
                 .help_heading(SETTINGS)
+                .hide_short_help(!COMMON.contains(&field.key))
                 .help(help)
                 .allow_hyphen_values(matches!(field.kind, Kind::Number { .. }))
                 .value_parser(move |text: &str| {

@@ -24,7 +24,7 @@ fn a_chat_is_a_trade_with_two_signatures_and_a_restart_changes_nothing() {
     let home = tempdir().unwrap();
     let node = Node::start(home.path());
     let kinds: Vec<&str> = node.banner.iter().map(|line| line.split(':').next().unwrap()).collect();
-    assert_eq!(kinds, ["data dir", "model", "API", "OpenAI base URL", "API key", "ready"]);
+    assert_eq!(kinds, ["data dir", "model", "API", "OpenAI base URL", "API key", "peer", "ready"]);
     assert!(!node.api.ends_with(":0"), "{}", node.api);
 
     let answer = node.run(&["chat", "--max-tokens", "9", "--seed", "1", "What", "is", "rain?"]);
@@ -433,6 +433,67 @@ fn the_fields_that_choose_tokens_reach_the_model() {
         {"type": "string", "pattern": "(a+)+"}}});
     let refused = ask(serde_json::json!({"response_format": endless}));
     assert_eq!(refused["error"]["param"], "response_format", "{refused}");
+}
+
+/// Two nodes: one with the model, which founded the mesh, and one without.
+#[test]
+fn the_commands_of_the_mesh_work_between_two_nodes() {
+    let home = tempdir().unwrap();
+    let a = Node::start_with(home.path(), "a", &[]);
+    let party = |node: &Node| node.run(&["--json", "status"]).json()["node_id"].to_string();
+    let party = |node: &Node| party(node).trim_matches('"').to_owned();
+    let invite = a.run(&["mesh", "invite"]).succeeds().stdout.lines().last().unwrap().to_owned();
+    let mut b = Node::start_with(home.path(), "b", &["--join", &invite, "--no-model"]);
+    until("the newcomer sees the provider and has TRM", || {
+        let providers = b.run(&["--json", "providers"]).json();
+        providers["providers"].as_array().unwrap().iter().any(|one| one["connected"] == true)
+            && b.run(&["chat", "--max-tokens", "4", "Hi."]).code == 0
+    });
+    assert!(b.run(&["peers"]).succeeds().stdout.contains(&party(&a)[..8]));
+    let members = a.run(&["--json", "mesh"]).succeeds().json();
+    assert_eq!(members["witnesses"].as_array().unwrap().len(), 1, "{members}");
+    b.run(&["join", &invite]).succeeds();
+    b.run(&["join", "tirami-invite-x"]).fails(2, "");
+
+    // What a transfer gives goes once for each word.
+    let give = |key: &str| a.run(&["--json", "transfer", &party(&b), "2.5", "--key", key]);
+    let (first, again) = (give("rent").succeeds().json(), give("rent").succeeds().json());
+    assert_eq!(first["entry"], again["entry"]);
+    assert_eq!((&first["repeated"], &again["repeated"]), (&false.into(), &true.into()));
+
+    // Only the registrar grants lines, and only an owner pauses.
+    let enrol = ["mesh", "enrol", &party(&b), "--owner", "Bea", "--line", "5"];
+    a.run(&enrol).succeeds();
+    b.run(&enrol).fails(1, "");
+    a.run(&["mesh", "witness", "add", &party(&b), "--yes"]).succeeds();
+    until("there are two witnesses", || {
+        let witnesses = b.run(&["--json", "mesh"]).json()["witnesses"].as_array().unwrap().len();
+        witnesses == 2
+    });
+
+    a.run(&["pause"]).succeeds();
+    until("nobody serves the model any more", || {
+        b.run(&["chat", "--max-tokens", "4", "Hi."]).code != 0
+    });
+    a.run(&["resume"]).succeeds();
+    until("it is served again", || b.run(&["chat", "--max-tokens", "4", "Hi."]).code == 0);
+
+    // A node that forgot everybody finds the mesh by one address.
+    let address = a.banner.iter().find_map(|line| line.strip_prefix("peer: ")).unwrap().to_owned();
+    b.interrupt();
+    assert!(b.wait().success());
+    std::fs::remove_file(b.data_dir.join("peers")).unwrap();
+    let b = Node::start_with(home.path(), "b", &["--no-model", "--bootstrap-peer", &address]);
+    until("it is connected again", || b.run(&["peers"]).stdout.contains(&party(&a)[..8]));
+}
+
+/// Asks again until something holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "this did not come: {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Asks as a program without an API key does; the answer as JSON, whatever its status.

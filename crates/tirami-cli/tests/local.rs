@@ -224,7 +224,9 @@ fn help_is_given_for_every_command_and_names_the_exit_codes() {
     assert!(help.contains("Exit codes:") && !help.contains("__reference"));
     let short = run(home.path(), &["start", "-h"]).succeeds().stdout.clone();
     assert!(short.contains("\nFlags of every command:\n") && short.contains("\nSettings, also"));
-    assert!(short.lines().count() < 52 && !short.contains("[env: TIRAMI_URL=]"), "{short}");
+    assert!(short.lines().count() < 52 && !short.contains("--mesh-port"));
+    let long = run(home.path(), &["start", "--help"]).succeeds().stdout.clone();
+    assert!(long.contains("--mesh-port") && !short.contains("[env: TIRAMI_URL=]"), "{short}");
     for command in
         ["start", "chat", "estimate", "models", "trades", "agents", "keys", "kill", "policy"]
     {

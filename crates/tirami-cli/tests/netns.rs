@@ -33,6 +33,8 @@ const JOINED_WITHIN: Duration = Duration::from_secs(60);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// From the mending of the wire to one state on all machines, payments of both sides included.
 const HEALED_WITHIN: Duration = Duration::from_secs(45);
+/// From a debt to its payment.
+const PAID_WITHIN: Duration = Duration::from_secs(20);
 /// From the change of an address until the machine is of use again.
 const MOVED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -58,6 +60,9 @@ fn a_mesh_survives_a_slow_wire_a_partition_restarts_and_a_move() {
     mesh.move_provider();
     mesh.same_state("at the end");
 }
+
+/// Digest of all chains, own entries that are not final, conservation.
+type State = (String, u64, bool);
 
 /// The lab with a node in each machine. Nodes end before the lab does.
 struct Mesh {
@@ -128,6 +133,7 @@ impl Mesh {
     fn partition(&self) {
         let (left, right) = (self.party(WITNESS), self.party(PROVIDER));
         let trades = [2, 3, 5].map(|machine| self.trades(machine));
+        let known = self.network(WITNESS, "entries_final");
         self.lab.cut();
         for round in 0..3 {
             for (machine, provider) in [(2, &left), (3, &left), (5, &right)] {
@@ -141,6 +147,13 @@ impl Mesh {
         for (machine, before) in [2, 3, 5].into_iter().zip(trades) {
             assert!(self.trades(machine) >= before + 3, "trades went on at {machine}");
         }
+        self.until("payments are final beside the witness", PAID_WITHIN, || {
+            self.network(WITNESS, "entries_final") > known
+        });
+        self.until("payments wait where there is no witness", PAID_WITHIN, || {
+            self.network(5, "entries_pending") > 0
+        });
+        assert!(!self.is_settled(), "the parts know of each other's payments");
         self.lab.mend();
         self.same_state("after the wire was mended");
     }
@@ -178,28 +191,42 @@ impl Mesh {
         }
     }
 
-    /// Waits until every machine holds the same, with nothing of its own underway.
+    /// Waits until every job is paid and every machine holds the same.
     fn same_state(&self, when: &str) {
-        let mut seen = Vec::new();
         let begun = Instant::now();
-        loop {
-            let networks = ALL.map(|machine| self.get(machine, "/v1/tirami/network"));
-            let same = networks
-                .windows(2)
-                .all(|two| two[0]["lattice_state_hash"] == two[1]["lattice_state_hash"]);
-            let rests = networks.iter().all(|one| one["entries_pending"] == 0);
-            let conserved = networks.iter().all(|one| one["conserved"] == true);
-            if same && rests && conserved {
-                break;
-            }
-            seen = networks
-                .map(|one| format!("{} {}", one["lattice_state_hash"], one["entries_pending"]))
-                .to_vec();
-            assert!(begun.elapsed() < HEALED_WITHIN, "no agreement {when}: {seen:#?}");
+        while !self.is_settled() {
+            assert!(begun.elapsed() < HEALED_WITHIN, "no agreement {when}: {:#?}", self.states());
             std::thread::sleep(Duration::from_millis(200));
         }
-        drop(seen);
-        println!("one state on all five, {when}, within {:.1?}", begun.elapsed());
+        println!("all paid and one state on all five, {when}, {:.1?}", begun.elapsed());
+    }
+
+    /// Whether nobody owes anything, nothing is under way, and all know the same entries.
+    fn is_settled(&self) -> bool {
+        let states = self.states();
+        let owes = |machine| {
+            let owed = &self.get(machine, "/v1/tirami/serving")["owed_trm"];
+            owed.as_f64().is_none_or(|owed| owed > 0.0)
+        };
+        states.windows(2).all(|two| two[0].0 == two[1].0)
+            && states.iter().all(|(_, pending, conserved)| *pending == 0 && *conserved)
+            && ![WITNESS, PROVIDER].into_iter().any(owes)
+    }
+
+    fn states(&self) -> Vec<State> {
+        let state = |machine| {
+            let network = self.get(machine, "/v1/tirami/network");
+            (
+                network["lattice_state_hash"].to_string(),
+                network["entries_pending"].as_u64().unwrap(),
+                network["conserved"] == true,
+            )
+        };
+        ALL.map(state).to_vec()
+    }
+
+    fn network(&self, machine: usize, field: &str) -> u64 {
+        self.get(machine, "/v1/tirami/network")[field].as_u64().unwrap()
     }
 
     fn ask(&self, machine: usize, provider: &Value) -> (Value, Duration) {

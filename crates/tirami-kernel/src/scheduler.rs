@@ -204,8 +204,12 @@ fn admit<'a>(
     refuse(tokens > offer.context_tokens, Exclusion::Context)?;
     refuse(wish.ignore.contains(&party), Exclusion::Ignored)?;
     refuse(!wish.only.is_empty() && !wish.only.contains(&party), Exclusion::NotInOnly)?;
-    let ordered = wish.allow_fallbacks || wish.order.is_empty() || wish.order.contains(&party);
-    refuse(!ordered, Exclusion::NotInOrder)?;
+    // Without an order the first choice is the best one, and there is no second.
+    let chosen = match wish.order.is_empty() {
+        true => query.tried.is_empty(),
+        false => wish.order.contains(&party),
+    };
+    refuse(!wish.allow_fallbacks && !chosen, Exclusion::Fallback)?;
     let same = |name: &String| name.eq_ignore_ascii_case(&offer.quantisation);
     let fits = wish.quantizations.is_empty() || wish.quantizations.iter().any(same);
     refuse(!fits, Exclusion::Quantisation)?;

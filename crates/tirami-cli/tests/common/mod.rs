@@ -228,7 +228,10 @@ pub fn signal(pid: u32, name: &str) {
 fn command(home: &Path, data_dir: &Path, args: &[&str]) -> Command {
     let mut command = tirami(home);
     command.args(["start", "--port", "0", "--data-dir"]).arg(data_dir);
-    command.arg("--model").arg(model()).args(args);
+    if !args.contains(&"--no-model") {
+        command.arg("--model").arg(model());
+    }
+    command.args(args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

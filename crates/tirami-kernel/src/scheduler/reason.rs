@@ -109,7 +109,7 @@ pub enum Exclusion {
     /// The requester wants others only.
     NotInOnly,
     /// The requester allows no fallback beyond its order.
-    NotInOrder,
+    Fallback,
     /// Its model has another quantisation.
     Quantisation,
     /// It is not on the owner's list of trusted peers.
@@ -132,7 +132,7 @@ impl fmt::Display for Exclusion {
             Self::Context => "prompt longer than its context",
             Self::Ignored => "named in provider.ignore",
             Self::NotInOnly => "not in provider.only",
-            Self::NotInOrder => "not in provider.order while allow_fallbacks is false",
+            Self::Fallback => "not the first choice while provider.allow_fallbacks is false",
             Self::Quantisation => "quantisation not in provider.quantizations",
             Self::Untrusted => "not trusted while provider.data is trusted",
             Self::Price => "price above provider.max_price",

@@ -336,6 +336,14 @@ fn wishes() -> Vec<Constraint> {
             &[3, 1],
         ),
         ("no fallbacks", |w| w.query.preferences.allow_fallbacks = false, &[0]),
+        (
+            "no fallbacks after the first choice",
+            |w| {
+                w.query.preferences.allow_fallbacks = false;
+                w.query.tried.insert(party(0));
+            },
+            &[],
+        ),
         ("only", |w| w.query.preferences.only = vec![party(3), party(2)], &[2, 3]),
         ("ignore", |w| w.query.preferences.ignore = vec![party(0)], &[1, 2, 3]),
         (

@@ -136,9 +136,12 @@ impl Running {
                         return self.send_away();
                     }
                 }
-                Err(StreamError::Stalled | StreamError::Frame(FrameError::TooLarge { .. })) => {
+                Err(StreamError::Frame(FrameError::TooLarge { .. })) => {
+                    // It goes in any case; what it did is counted for when it comes back.
+                    self.mesh.peers.malformed(self.peer, now());
                     return self.send_away();
                 }
+                Err(StreamError::Stalled) => return self.send_away(),
             }
         }
     }

@@ -63,12 +63,7 @@ fn offer(node: &TestNode, price: Ppm) {
 }
 
 /// Answers one job with three tokens, and a receipt that `lie` has changed.
-async fn lie(
-    mut job: IncomingJob,
-    key: SecretKey,
-    node: tirami_core::MeshId,
-    lie: Lie,
-) {
+async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, lie: Lie) {
     let Some(ToProvider::Request(request)) = job.receive.next().await.unwrap() else { panic!() };
     let order: Order = tirami_core::decode_body(&request.order.bytes).unwrap();
     let id = Signed::<Order>::verify(

@@ -151,6 +151,43 @@ fn without_another_provider_the_error_is_typed_and_the_prefix_is_paid() {
 }
 
 #[test]
+fn a_busy_node_has_another_one_answer_unless_the_request_forbids_it() {
+    let mesh = Mesh::with_a_full_one(&script(5, FAST));
+    let (busy, other) = (mesh.provider(0), mesh.provider(1));
+    mesh.funded(busy);
+    let party = other.party();
+    until("it knows the other one", SOON, || {
+        busy.peer.read(move |kernel| {
+            let mut known = kernel.mesh().providers(kernel.clock());
+            known.any(|one| one.connected && one.signal.provider == party)
+        })
+    });
+    let answer = busy.post(&ask(9, false));
+    assert_eq!(answer["choices"][0]["message"]["content"], words(5));
+    assert_eq!(answer["x_tirami"]["provider"], other.party().to_string());
+    let mut request = ask(9, false);
+    request["provider"] = json!({"allow_fallbacks": false});
+    let (status, error) = busy.raw(&request);
+    assert_eq!((status, &error["error"]["code"]), (429, &json!("engine_busy")), "{error}");
+    assert_eq!(busy.open_holds(), 0);
+    assert_eq!(busy.trades().len(), 1);
+}
+
+#[test]
+fn without_fallbacks_a_lost_provider_has_no_successor() {
+    let mut mesh = Mesh::of(&two(script(130, Duration::from_millis(15))));
+    let mut request = ask(200, true);
+    request["provider"] = json!({"allow_fallbacks": false});
+    let mut stream = Stream::open(mesh.user(), &request);
+    stream.until_words(10);
+    mesh.kill_running();
+    let answer = stream.rest();
+    let error = &answer.chunks.last().unwrap()["error"];
+    assert_eq!(error["code"], "provider_lost", "{error}");
+    assert_eq!(mesh.user().trades().len(), 1);
+}
+
+#[test]
 fn when_the_consumer_vanishes_the_provider_stops_and_keeps_its_highest_voucher() {
     let mesh = Mesh::of(&[script(4_000, Duration::from_millis(10))]);
     // The consumer is a node that the mesh does not depend on.

@@ -155,6 +155,12 @@ impl Mesh {
         Self::with(scripts.iter().map(engine).collect())
     }
 
+    /// The first engine has no place for anybody.
+    pub fn with_a_full_one(script: &FakeScript) -> Self {
+        let engine = FakeEngine::new(script.clone());
+        Self::with(vec![Arc::new(Full(FakeEngine::new(script.clone()))), Arc::new(engine)])
+    }
+
     fn with(engines: Vec<Arc<dyn Engine>>) -> Self {
         let user = TestNode::start(on_loopback(), None);
         let invite = || user.peer.node.invite().unwrap();
@@ -185,12 +191,17 @@ impl Mesh {
             user.peer.is_member() && !user.peer.line_of(user.party()).is_zero()
         });
         self.ready(&user);
-        let agent = user.peer.node.personal_agent();
+        self.funded(&user);
+        user
+    }
+
+    /// Waits until the personal agent of `node` has money.
+    pub fn funded(&self, node: &TestNode) {
+        let agent = node.peer.node.personal_agent();
         until("its agent has money", SOON, || {
-            user.peer
+            node.peer
                 .read(move |kernel| !kernel.ledger().book().agents()[&agent].balance().is_zero())
         });
-        user
     }
 
     pub fn user(&self) -> &TestNode {
@@ -334,6 +345,27 @@ impl Engine for HoldsEnd {
             }
         });
         Ok(Generation::new(pieces, Arc::default()))
+    }
+
+    fn load(&self) -> EngineLoad {
+        self.0.load()
+    }
+}
+
+/// Has no place for anybody.
+struct Full(FakeEngine);
+
+impl Engine for Full {
+    fn model(&self) -> &ModelInfo {
+        self.0.model()
+    }
+
+    fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
+        self.0.prepare(conversation)
+    }
+
+    fn start(&self, _: Prompt, _: Sampling) -> Result<Generation, StartError> {
+        Err(StartError::Busy { queued: 0 })
     }
 
     fn load(&self) -> EngineLoad {

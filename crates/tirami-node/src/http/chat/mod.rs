@@ -142,7 +142,7 @@ impl Run {
             prompt_tokens,
             completion_max,
         };
-        let instead = app.mesh.is_some().then(|| {
+        let instead = (app.mesh.is_some() && wish.allow_fallbacks).then(|| {
             let counted = (model.digest, Some(prompt_tokens));
             place::ask(actor.clone(), body, (&ask, wish), counted, seed)
         });
