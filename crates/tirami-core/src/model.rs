@@ -24,6 +24,21 @@ pub struct ModelShape {
 }
 
 impl ModelShape {
+    /// Weights that take part in a token's forward pass at most.
+    pub const PARAMETERS_MAX: u64 = 1 << 50;
+    /// Layers at most.
+    pub const LAYERS_MAX: u32 = 1 << 16;
+    /// The widest attention.
+    pub const ATTENTION_WIDTH_MAX: u32 = 1 << 24;
+
+    /// Whether the numbers are within what any model can have. Shapes come from files and from
+    /// other nodes; beyond these bounds the work of a long job would not fit its integer.
+    pub const fn is_plausible(&self) -> bool {
+        self.parameters_active <= Self::PARAMETERS_MAX
+            && self.layers <= Self::LAYERS_MAX
+            && self.attention_width <= Self::ATTENTION_WIDTH_MAX
+    }
+
     /// The work of running `tokens` tokens that follow `context` tokens already in the cache.
     ///
     /// `2 × parameters_active` for each token, and for each layer `4 × attention_width` for each
@@ -44,7 +59,7 @@ impl ModelShape {
         let (context, tokens) = (u128::from(context), u128::from(tokens));
         let weights = 2 * u128::from(self.parameters_active) * tokens;
         let pairs = tokens * context + tokens * (tokens + 1) / 2;
-        let attention = 4 * u128::from(self.layers) * u128::from(self.attention_width) * pairs;
-        Flop::saturating_from(weights + attention)
+        let pair = 4 * u128::from(self.layers) * u128::from(self.attention_width);
+        Flop::saturating_from(weights.saturating_add(pair.saturating_mul(pairs)))
     }
 }

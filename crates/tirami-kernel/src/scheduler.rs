@@ -9,7 +9,7 @@ mod reason;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tirami_core::{Digest, ModelDigest, PartyId, Ppm, Timestamp};
+use tirami_core::{Digest, ModelDigest, ModelShape, PartyId, Ppm, Timestamp};
 use tirami_proto::{Offer, PriceSignal};
 
 use opinion::{Estimate, PPM};
@@ -38,6 +38,8 @@ const RECIPROCITY_HALF: u64 = 1_000_000_000;
 pub struct Query {
     /// The model that must answer.
     pub model: ModelDigest,
+    /// Its shape, where this node has the model: a provider that names another one lies.
+    pub shape: Option<ModelShape>,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Tokens of the answer at most.
@@ -174,6 +176,11 @@ pub fn rank<'a>(
             Err(exclusion) => *ranking.excluded.entry(exclusion).or_default() += 1,
         }
     }
+    // A shape that is too large makes a low price dear: what counts is what a token costs.
+    let least = runners.iter().map(|runner| runner.token_flop).min().unwrap_or(1);
+    for runner in &mut runners {
+        runner.weigh(query, opinions, least);
+    }
     hold_back_strangers(&mut runners);
     runners.sort_by_cached_key(|runner| runner.key(query, dice));
     explore(&mut runners, query, dice);
@@ -200,6 +207,7 @@ fn admit<'a>(
     refuse(!provider.connected, Exclusion::Unreachable)?;
     refuse(!signal.serving || signal.slots == 0, Exclusion::Paused)?;
     let offer = signal.offer(query.model).ok_or(Exclusion::Model)?;
+    refuse(query.shape.is_some_and(|shape| shape != offer.shape), Exclusion::Shape)?;
     let tokens = query.prompt_tokens.saturating_add(query.completion_tokens.min(1));
     refuse(tokens > offer.context_tokens, Exclusion::Context)?;
     refuse(wish.ignore.contains(&party), Exclusion::Ignored)?;
@@ -228,6 +236,10 @@ struct Runner {
     provider: PartyId,
     price: Ppm,
     cached_price: Ppm,
+    /// The work of a token, as the provider says.
+    token_flop: u64,
+    /// The price, had the model the least work for a token that any of its providers names.
+    token_price: u64,
     estimate: Estimate,
     slots: (u16, u16),
     queue: u16,
@@ -248,22 +260,26 @@ impl Runner {
         now: Timestamp,
     ) -> Self {
         let signal = provider.signal;
-        let mutual = opinions.mutual(signal.provider);
-        let mut runner = Self {
+        Self {
             provider: signal.provider,
             price: signal.price,
             cached_price: signal.cached_price,
+            token_flop: offer.shape.work(0, 1).get().max(1),
+            token_price: 0,
             estimate: opinions.estimate(signal.provider, offer, now),
             slots: (signal.slots_free, signal.slots),
             queue: signal.queue,
             busy: signal.slots_free == 0 || provider.running >= signal.slots,
             prefix: opinions.last_for(&query.prefixes, now) == Some(signal.provider),
-            reciprocal: mutual > 0,
+            reciprocal: opinions.mutual(signal.provider) > 0,
             explored: false,
             cost: 0,
-        };
-        runner.cost = runner.expected(query, mutual);
-        runner
+        }
+    }
+
+    fn weigh(&mut self, query: &Query, opinions: &Opinions, least: u64) {
+        self.token_price = scale(u64::from(self.price.get()), self.token_flop, least);
+        self.cost = self.expected(query, opinions.mutual(self.provider));
     }
 
     /// Expected milliseconds until the answer is complete, with risk and price counted as time.
@@ -282,7 +298,7 @@ impl Runner {
         let failing = estimate.failure_ppm.min(PPM - 10_000);
         time = scale(time, PPM, PPM - failing) + FAILOVER_MS * failing / PPM;
         // At twice the price of par an answer costs what half as much more time does.
-        time = scale(time, u64::from(self.price.get()) + PPM, 2 * PPM);
+        time = scale(time, self.token_price.saturating_add(PPM), 2 * PPM);
         let share = scale(RECIPROCITY_PPM, mutual, mutual.saturating_add(RECIPROCITY_HALF));
         scale(time, PPM - share, PPM).max(1)
     }
@@ -297,7 +313,7 @@ impl Runner {
         let speed = u64::from(self.estimate.tokens_per_second_milli);
         let sorted = match wish.sort {
             None => 0,
-            Some(Sort::Price) => scale(u64::from(self.price.get()), PPM, healthy),
+            Some(Sort::Price) => scale(self.token_price, PPM, healthy),
             Some(Sort::Throughput) => u64::MAX - coarse(scale(speed, healthy, PPM)),
             Some(Sort::Latency) => {
                 coarse(scale(u64::from(self.estimate.first_token_ms), PPM, healthy))
@@ -365,6 +381,10 @@ fn explore(runners: &mut [Runner], query: &Query, dice: u64) {
     }
     let worth = |runner: &Runner| !runner.estimate.recent && !runner.busy;
     let worth = |runner: &Runner| worth(runner) && runner.estimate.failure_ppm < PPM / 2;
+    // A trial is not for whoever is much dearer than others.
+    let cheapest = runners.iter().map(|runner| runner.token_price).min().unwrap_or_default();
+    let dear = cheapest.saturating_mul(2);
+    let worth = |runner: &Runner| worth(runner) && runner.token_price <= dear;
     let choices: Vec<usize> = (1..runners.len()).filter(|at| worth(&runners[*at])).collect();
     let Some(count) = u64::try_from(choices.len()).ok().filter(|count| *count > 0) else {
         return;

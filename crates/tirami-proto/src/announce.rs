@@ -182,6 +182,9 @@ impl PriceSignal {
         if self.slots_free > self.slots {
             return Err(SignalRefusal::Slots);
         }
+        if !self.models.iter().all(|offer| offer.shape.is_plausible()) {
+            return Err(SignalRefusal::Models);
+        }
         Ok(())
     }
 

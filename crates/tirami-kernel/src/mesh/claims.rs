@@ -2,8 +2,10 @@
 //! (MONEY §8).
 
 use tirami_core::{JobId, PartyId};
+use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::documents::{Claim, SignedBytes};
+use tirami_ledger::refusal::ClaimRefusal;
 use tirami_proto::{Fault, Message, WireClaim, WireDocument};
 
 use crate::kernel::{Effects, Kernel};
@@ -36,9 +38,14 @@ impl Kernel {
         let command = Command::ReceiveClaim { order, voucher };
         match self.decide(&Actor::Node, &command) {
             Ok((events, _)) => self.take(events, effects),
-            // A claim that is paid or has lapsed is an honest mistake; one that proves nothing
-            // costs little, so that it takes many to be refused.
-            Err(_) => self.fault(from, Fault::Unasked, effects),
+            // A claim that is paid, has lapsed or is one too many is an honest mistake.
+            Err(Rejection::Claim(ClaimRefusal::BadSignature)) => {
+                self.fault(from, Fault::BadSignature, effects);
+            }
+            Err(Rejection::Claim(ClaimRefusal::Malformed)) => {
+                self.fault(from, Fault::Invalid, effects);
+            }
+            Err(_) => {}
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use tirami_core::{PartyId, Timestamp};
 use tirami_ledger::event::{BookEvent, Event};
-use tirami_ledger::lattice::{Change, LatticeEvent, SignedEntry};
-use tirami_proto::{FinalEntry, Message, PEERS_PER_FRAME_MAX, PeerAddress, WireEntry};
+use tirami_ledger::lattice::{Change, Entry, LatticeEvent, SignedEntry};
+use tirami_proto::{Fault, FinalEntry, Message, PEERS_PER_FRAME_MAX, PeerAddress, WireEntry};
 
-use super::witness::wire_entry;
+use super::witness::{PENDING_PER_CHAIN_MAX, wire_entry};
 use super::{BEAT_MS, MeshInput, PEERS_ASK_MS, PEERS_TARGET};
 use crate::kernel::{Effects, Kernel};
 
@@ -251,7 +251,25 @@ impl Kernel {
         }
     }
 
+    /// Takes two entries of one slot. Nothing of a chain that is not known here, already proven
+    /// or has as many entries under way as one may have: a proof is no way around those bounds.
     fn take_proof(&mut self, from: PartyId, pair: [WireEntry; 2], effects: &mut Effects) {
+        let slot = |entry: &WireEntry| {
+            let entry = tirami_core::decode_body::<Entry>(&entry.bytes).ok()?;
+            Some((entry.chain, entry.seq))
+        };
+        let slots = [slot(&pair[0]), slot(&pair[1])];
+        let [Some((chain, seq)), second] = slots else {
+            return self.fault(from, Fault::Invalid, effects);
+        };
+        if second != Some((chain, seq)) {
+            return self.fault(from, Fault::Invalid, effects);
+        }
+        let lattice = self.ledger.lattice();
+        let many = lattice.pending_of(chain).count() >= PENDING_PER_CHAIN_MAX;
+        if lattice.chain(chain).is_none() || lattice.double_sign_proof(chain).is_some() || many {
+            return;
+        }
         for WireEntry { bytes, signature } in pair {
             if let Err(rejection) = self.take_entry(bytes, signature, effects)
                 && let Some(fault) = super::sync::fault_of(&rejection)

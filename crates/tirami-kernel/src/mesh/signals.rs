@@ -23,6 +23,12 @@ const PROVIDERS_DIALLED_MAX: usize = 32;
 const SIGNATURE_BYTES: usize = 64;
 /// The least time between two signals of this node.
 const SIGNAL_EVERY_MS: u64 = 1_000;
+/// A signal that follows another one of its provider sooner is not taken.
+const SIGNAL_LEAST_MS: u64 = SIGNAL_EVERY_MS / 4;
+/// Signals of parties without a chain that are believed from others at the same time.
+const STRANGERS_MAX: usize = 256;
+/// Bytes of signals that one peer is sent at a time; its queue has room for several times as many.
+const SIGNALS_BYTES_MAX: usize = 256 * 1_024;
 /// The least time between two when only the load changed: every signal goes to the whole mesh, and
 /// a provider that is full says so to whoever asks.
 const SIGNAL_LOAD_MS: u64 = 10_000;
@@ -41,6 +47,8 @@ pub(crate) struct Signals {
     news: BTreeMap<PartyId, BTreeSet<PartyId>>,
     /// Signals that contradict one that was passed on, and who sent them.
     contradictions: Vec<(PartyId, WireDocument)>,
+    /// Held ones of parties without a chain that others told of.
+    strangers: BTreeSet<PartyId>,
     offer: Option<OwnOffer>,
     /// The offer that stands in the signal sent last, and when that was.
     sent: Option<(Option<OwnOffer>, Timestamp)>,
@@ -190,6 +198,10 @@ impl Kernel {
         }
     }
 
+    fn is_stranger(&self, from: PartyId, provider: PartyId) -> bool {
+        provider != from && self.ledger.lattice().chain(provider).is_none()
+    }
+
     fn take_signal(&mut self, from: PartyId, document: &WireDocument) -> Result<(), SignalRefusal> {
         // The cheap look first: most of what floods is known already.
         if let Ok(signal) = tirami_core::decode_body::<PriceSignal>(&document.bytes) {
@@ -202,12 +214,22 @@ impl Kernel {
             if same && let Some(knows) = self.mesh.signals.news.get_mut(&signal.provider) {
                 knows.insert(from);
             }
-            if older || same || signal.provider == self.ledger.party() {
+            // Keys cost nothing: of those without a chain others can tell of a few only.
+            let strangers = &self.mesh.signals.strangers;
+            let known = strangers.len() < STRANGERS_MAX
+                || strangers.contains(&signal.provider)
+                || !self.is_stranger(from, signal.provider);
+            let soon = held.is_some_and(|held| {
+                let next = held.body().issued_at.plus_ms(SIGNAL_LEAST_MS);
+                signal.issued_at > held.body().issued_at && signal.issued_at < next
+            });
+            if older || same || soon || !known || signal.provider == self.ledger.party() {
                 return Ok(());
             }
         }
         let signal = PriceSignal::receive(self.ledger.lattice().mesh(), document, self.clock)?;
         let provider = signal.body().provider;
+        let stranger = self.is_stranger(from, provider);
         let signals = &mut self.mesh.signals;
         let floor = signals.floors.get(&provider).copied();
         match signals.held.get(&provider).map(|held| PriceSignal::order(&signal, held)) {
@@ -231,6 +253,9 @@ impl Kernel {
         let ways = signal.body().addresses.iter().filter_map(|via| via.parse().ok());
         let address = PeerAddress { key: provider.into(), via: ways.collect() };
         signals.floors.insert(provider, signal.body().issued_at);
+        if stranger {
+            signals.strangers.insert(provider);
+        }
         signals.held.insert(provider, signal);
         signals.news.insert(provider, BTreeSet::from([from]));
         self.mesh.flush_soon(self.clock);
@@ -248,6 +273,7 @@ impl Kernel {
         let held: BTreeSet<PartyId> = signals.held.keys().copied().collect();
         signals.lost.retain(|party, _| held.contains(party));
         signals.news.retain(|party, _| held.contains(party));
+        signals.strangers.retain(|party| held.contains(party));
     }
 
     /// Tells a new peer this node's own signal.
@@ -259,9 +285,11 @@ impl Kernel {
 
     /// Tells a peer that looks for others all signals.
     pub(super) fn tell_signals(&mut self, to: PartyId, effects: &mut Effects) {
-        let held = self.mesh.signals.held.values();
+        // Each peer is told of others first.
+        let held = &self.mesh.signals.held;
+        let held = held.range(to..).chain(held.range(..to)).map(|(_, held)| held);
         let valid = held.filter(|held| held.body().expires_at > self.clock);
-        let documents: Vec<WireDocument> = valid.map(wire).collect();
+        let documents = a_share(valid.map(wire));
         let bytes = documents.iter().map(|document| document.bytes.len() + SIGNATURE_BYTES);
         if self.may_answer(to, u32::try_from(bytes.sum::<usize>()).unwrap_or(u32::MAX)) {
             announce(to, &documents, effects);
@@ -283,10 +311,21 @@ impl Kernel {
             announce(to, &rivals, effects);
             let fresh = news.iter().filter(|(party, knows)| **party != to && !knows.contains(&to));
             let held = fresh.filter_map(|(party, _)| self.mesh.signals.held.get(party));
-            let documents: Vec<WireDocument> = held.map(wire).collect();
-            announce(to, &documents, effects);
+            announce(to, &a_share(held.map(wire)), effects);
         }
     }
+}
+
+/// As many as are sent to one peer at a time.
+fn a_share(documents: impl Iterator<Item = WireDocument>) -> Vec<WireDocument> {
+    let mut left = SIGNALS_BYTES_MAX;
+    let fits = |document: &WireDocument| {
+        let bytes = document.bytes.len() + SIGNATURE_BYTES;
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    };
+    documents.take_while(fits).collect()
 }
 
 /// Whether two offers differ in nothing but how busy and how fast the node is.

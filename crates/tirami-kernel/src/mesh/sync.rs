@@ -302,7 +302,22 @@ impl Kernel {
         }
         let before = self.next_seq(chain);
         let empty = entries.is_empty();
-        let seqs = (seq_of(entries.first()), seq_of(entries.last()));
+        let seqs = (seq_of(chain, entries.first()), seq_of(chain, entries.last()));
+        if !answered
+            && let (Some(first), Some(last)) = seqs
+            && first > before
+        {
+            // A push with a gap before it would only wait here: the peer has what is between.
+            if let Some(peer) = self.mesh.peers.get_mut(&from)
+                && peer.ahead.len() < AHEAD_MAX
+            {
+                peer.ahead.insert(chain, last.saturating_add(1));
+            }
+            return self.fetch_more(effects);
+        }
+        if !empty && (seqs.0.is_none() || seqs.1.is_none()) {
+            return self.fault(from, Fault::Invalid, effects);
+        }
         if chain == self.ledger.party() {
             self.note_own(entries.last(), effects);
         }
@@ -320,17 +335,8 @@ impl Kernel {
                 peer.ahead.remove(&chain);
             }
         }
-        if let (Some(first), Some(last)) = seqs
-            && after == before
-        {
-            if answered || first <= after {
-                self.stalled(from, chain, answered, effects);
-            } else if let Some(peer) = self.mesh.peers.get_mut(&from) {
-                // A push with a gap before it: the peer has what is between.
-                if peer.ahead.len() < AHEAD_MAX {
-                    peer.ahead.insert(chain, last.saturating_add(1));
-                }
-            }
+        if !empty && after == before {
+            self.stalled(from, chain, answered, effects);
         }
         // A push that was of use leaves nothing more to ask for.
         if answered || after == before {
@@ -478,8 +484,10 @@ impl Kernel {
     }
 }
 
-fn seq_of(entry: Option<&FinalEntry>) -> Option<u64> {
-    tirami_core::decode_body::<Entry>(&entry?.bytes).ok().map(|entry| entry.seq)
+/// The slot of an entry of `chain`; none for another chain's.
+fn seq_of(chain: PartyId, entry: Option<&FinalEntry>) -> Option<u64> {
+    let entry = tirami_core::decode_body::<Entry>(&entry?.bytes).ok()?;
+    (entry.chain == chain).then_some(entry.seq)
 }
 
 /// What a peer is charged for having sent something that was refused.

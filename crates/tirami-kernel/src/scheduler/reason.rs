@@ -102,6 +102,8 @@ pub enum Exclusion {
     Paused,
     /// It does not serve the model.
     Model,
+    /// It names another shape of the model than the model's file has.
+    Shape,
     /// The prompt is longer than the context it serves.
     Context,
     /// The requester does not want it.
@@ -129,6 +131,7 @@ impl fmt::Display for Exclusion {
             Self::Unreachable => "not connected",
             Self::Paused => "takes no jobs at present",
             Self::Model => "does not serve this model",
+            Self::Shape => "names another shape of the model than its file has",
             Self::Context => "prompt longer than its context",
             Self::Ignored => "named in provider.ignore",
             Self::NotInOnly => "not in provider.only",

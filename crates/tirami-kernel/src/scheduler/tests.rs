@@ -64,6 +64,7 @@ impl World {
             now: NOW,
             query: Query {
                 model: MODEL,
+                shape: None,
                 prompt_tokens: 100,
                 completion_tokens: 200,
                 prefixes: Vec::new(),
@@ -343,6 +344,22 @@ fn wishes() -> Vec<Constraint> {
                 w.query.tried.insert(party(0));
             },
             &[],
+        ),
+        (
+            "a low price for too much work",
+            |w| {
+                w.signals[0].models[0].shape.parameters_active *= 1_000;
+                w.signals[0].price = Ppm::new(w.signals[0].price.get() / 2);
+            },
+            &[1, 2, 3, 0],
+        ),
+        (
+            "another shape than the file's",
+            |w| {
+                w.query.shape = Some(w.signals[0].models[0].shape);
+                w.signals[1].models[0].shape.layers += 1;
+            },
+            &[0, 2, 3],
         ),
         ("only", |w| w.query.preferences.only = vec![party(3), party(2)], &[2, 3]),
         ("ignore", |w| w.query.preferences.ignore = vec![party(0)], &[1, 2, 3]),

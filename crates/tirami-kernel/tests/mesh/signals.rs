@@ -55,6 +55,7 @@ fn price_at(net: &Net, node: usize, provider: usize) -> Option<u32> {
 fn candidates(net: &Net, node: usize) -> usize {
     let query = Query {
         model: ModelDigest::from_bytes([9; 32]),
+        shape: None,
         prompt_tokens: 10,
         completion_tokens: 10,
         prefixes: Vec::new(),
@@ -128,13 +129,17 @@ fn heard(net: &Net) -> Option<u32> {
 fn an_old_signal_never_comes_back() {
     let mut net = Net::of(2);
     let first = forged(&net, net.now_ms, 1);
-    let second = forged(&net, net.now_ms + 1, 2);
+    let second = forged(&net, net.now_ms + 1_000, 2);
     announce(&mut net, 1, first.clone());
+    // Nobody has something new to say so soon.
+    let hasty = forged(&net, net.now_ms + 1, 3);
+    announce(&mut net, 1, hasty);
+    assert_eq!(heard(&net), Some(1));
     announce(&mut net, 1, second.clone());
     announce(&mut net, 1, first.clone());
     assert_eq!(heard(&net), Some(2));
     // After it ran out neither the first nor the second is taken again.
-    net.run_ms(46_000);
+    net.run_ms(47_000);
     assert_eq!(heard(&net), None);
     announce(&mut net, 1, first);
     announce(&mut net, 1, second);

@@ -102,6 +102,7 @@ async fn plan(
         let found = find(kernel, now, model.as_deref(), own, &wish)?;
         let query = Query {
             model: found.model,
+            shape: found.here.then_some(found.shape),
             prompt_tokens,
             completion_tokens: max_tokens,
             prefixes: Vec::new(),

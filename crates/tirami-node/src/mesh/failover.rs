@@ -11,7 +11,9 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tirami_core::{Digest, DocumentId, Flop, JobId, ModelDigest, PartyId, Timestamp, Trm};
+use tirami_core::{
+    Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Timestamp, Trm,
+};
 use tirami_infer::engine::{Finish, Generation, PIECES_AHEAD_MAX, Piece};
 use tirami_kernel::scheduler::{Candidate, Observed, Preferences, Query, Reason};
 use tirami_ledger::Rejection;
@@ -37,6 +39,8 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(3);
 const KNOWN_PAUSE: Duration = Duration::from_millis(250);
 /// How long a provider that refused is left alone.
 const REFUSED_MS: u64 = 2_000;
+/// Providers that may take part in one answer at most: each of them is paid for its prompt.
+const ATTEMPTS_MAX: usize = 4;
 /// Refusals told at most.
 const REFUSALS_TOLD_MAX: usize = 4;
 
@@ -47,6 +51,8 @@ pub(crate) struct MeshAsk {
     /// The HTTP request's body.
     pub(crate) body: Vec<u8>,
     pub(crate) model: ModelDigest,
+    /// The model's shape, where this node has the model.
+    pub(crate) shape: Option<ModelShape>,
     pub(crate) seed: u32,
     /// Prompt tokens that are paid for at most.
     pub(crate) prompt_max: u32,
@@ -276,6 +282,7 @@ impl Journey {
         let completion_max = ask.completion_max.unwrap_or(UNNAMED_MAX);
         let query = Query {
             model: ask.model,
+            shape: ask.shape,
             prompt_tokens: ask.prompt_guess,
             completion_tokens: completion_max,
             prefixes: ask.prefixes.clone(),
@@ -359,7 +366,8 @@ impl Journey {
                     return End::Left(Box::new(attempt));
                 }
                 Next::Lost { reason } => (reason, true),
-                Next::Failed { reason } => (reason, false),
+                // Whoever was paid for its prompt and then gave up has failed.
+                Next::Failed { reason } => (reason, !attempt.tokens.is_empty()),
             };
             self.leave(attempt, reason, is_failure).await;
             match self.go_on(body).await {
@@ -388,13 +396,18 @@ impl Journey {
 
     /// The next provider, or the end of the answer.
     async fn go_on(&mut self, body: &Body) -> Option<Attempt> {
+        let attempts_are_over = self.parts.len() >= ATTEMPTS_MAX;
         if count(&self.tokens) >= self.completion_max {
             // Only the end of it was lost.
             let end = Piece::End { text: String::new(), finish: Finish::Length };
             let _ = body.out.send(end).await;
             return None;
         }
-        match self.next_attempt().await {
+        let next = match attempts_are_over {
+            true => Err(none(&format!("{ATTEMPTS_MAX} providers were lost"))),
+            false => self.next_attempt().await,
+        };
+        match next {
             Ok(attempt) => Some(attempt),
             Err(error) => {
                 let charged = self.parts.iter().map(|part| part.charge.amount);
@@ -441,7 +454,7 @@ impl Journey {
         let until = Instant::now() + KNOWN_WITHIN;
         loop {
             let (ranked, refusal) = self.ranked().await?;
-            let mut unknown = false;
+            let (mut unknown, mut unaffordable) = (false, None);
             for (candidate, offer) in ranked {
                 match self.attempt(&candidate, &offer).await {
                     Ok(attempt) => {
@@ -449,12 +462,19 @@ impl Journey {
                         self.why = candidate.why.iter().map(ToString::to_string).collect();
                         return Ok(attempt);
                     }
+                    // Another one may cost less.
+                    Err(Unbegun::Book(error)) if is_about_cost(&error) => {
+                        unaffordable.get_or_insert(error);
+                    }
                     Err(Unbegun::Book(error)) => return Err(RouteError::Book(error)),
                     Err(Unbegun::Approval { approval, expires_at, max_amount }) => {
                         return Err(RouteError::Approval { approval, expires_at, max_amount });
                     }
                     Err(other) => unknown |= self.refused(candidate.provider, other).await,
                 }
+            }
+            if let Some(error) = unaffordable {
+                return Err(RouteError::Book(error));
             }
             if !unknown || Instant::now() >= until {
                 return Err(none(&self.why_none(&refusal)));
@@ -553,6 +573,11 @@ impl Journey {
             }
         }
     }
+}
+
+/// Whether an order at another provider could pass.
+const fn is_about_cost(error: &SubmitError) -> bool {
+    is_about_room(error) || matches!(error, SubmitError::Rejected(Rejection::OutOfRange { .. }))
 }
 
 /// Whether a shorter completion could have passed.

@@ -393,10 +393,12 @@ impl<'a> Serving<'a> {
     fn took(&mut self, (tokens, taken): (u32, Result<Outcome, SubmitError>)) {
         self.taking = None;
         match taken {
-            Ok(_) => {
-                self.vouched = self.vouched.max(tokens);
+            // The same word again buys no more time.
+            Ok(_) if tokens > self.vouched => {
+                self.vouched = tokens;
                 self.patience = Instant::now() + VOUCHER_WITHIN;
             }
+            Ok(_) => {}
             Err(error) => tracing::debug!(job = %self.job, %error, "a voucher was refused"),
         }
         if let Some(next) = self.waiting.take() {

@@ -120,6 +120,7 @@ impl World {
         }
         let base = u32::try_from(job.tokens.len()).unwrap_or(u32::MAX);
         let query = Query {
+            shape: None,
             model: MODEL,
             prompt_tokens: job.prompt + base,
             completion_tokens: job.wanted - base,

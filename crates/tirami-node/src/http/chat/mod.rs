@@ -143,8 +143,8 @@ impl Run {
             completion_max,
         };
         let instead = (app.mesh.is_some() && wish.allow_fallbacks).then(|| {
-            let counted = (model.digest, Some(prompt_tokens));
-            place::ask(actor.clone(), body, (&ask, wish), counted, seed)
+            let here = (model.digest, Some((model.shape, prompt_tokens)));
+            place::ask(actor.clone(), body, (&ask, wish), here, seed)
         });
         let is_named = ask.completion_max.is_some();
         let sampling = Sampling { completion_max, seed, ..ask.sampling };

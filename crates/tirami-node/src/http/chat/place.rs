@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tirami_core::{Digest, ModelDigest, PartyId, Timestamp};
+use tirami_core::{Digest, ModelDigest, ModelShape, PartyId, Timestamp};
 use tirami_infer::engine::Conversation;
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::Preferences;
@@ -101,12 +101,13 @@ fn offered(
     served.into_iter().max_by_key(|(_, count)| *count).map(|(model, _)| model)
 }
 
-/// What the mesh is asked for. `counted` are the prompt's tokens where the model is here.
+/// What the mesh is asked for. `here` are the model's shape and the prompt's tokens where the
+/// model is here.
 pub(super) fn ask(
     actor: Actor,
     body: &[u8],
     (ask, wish): (&Ask, &Preferences),
-    (model, counted): (ModelDigest, Option<u32>),
+    (model, here): (ModelDigest, Option<(ModelShape, u32)>),
     seed: u32,
 ) -> MeshAsk {
     let messages = &ask.conversation.messages;
@@ -114,10 +115,12 @@ pub(super) fn ask(
     let most = bytes + MESSAGE_TOKENS * messages.len() + CONVERSATION_TOKENS;
     let guess = bytes / TOKEN_BYTES + 8 * messages.len();
     let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let counted = here.map(|(_, tokens)| tokens);
     MeshAsk {
         actor,
         body: body.to_vec(),
         model,
+        shape: here.map(|(shape, _)| shape),
         seed,
         prompt_max: counted.unwrap_or_else(|| tokens(most)),
         prompt_guess: counted.unwrap_or_else(|| tokens(guess)),
