@@ -148,7 +148,7 @@ impl Kernel {
                 }
             }
             Input::Peer { peer, event } => self.peer_event(peer, event, &mut effects),
-            Input::Mesh(input) => self.mesh_input(input, &mut effects),
+            Input::Mesh(input) => self.mesh_input(input),
             Input::Tick => {}
         }
         self.beat(&mut effects);
@@ -191,7 +191,7 @@ impl Kernel {
             scheduler::Provider {
                 signal: known.signal,
                 connected: known.connected,
-                trusted: self.mesh.settings().trusted.contains(&party),
+                trusted: self.is_trusted(party),
                 running: running.get(&party).copied().unwrap_or_default(),
             }
         });

@@ -31,7 +31,7 @@ use crate::http::{self, AppState, HttpConfig};
 use crate::keys::{KeyDir, KeyFileError};
 use crate::mesh::{
     self, Client, IncomingJob, JobStreams, JoinError, Mesh, MeshError, MeshOptions, Parts, Peers,
-    Provider,
+    Provider, set_serving,
 };
 use crate::metrics::Metrics;
 use crate::owner::Rules;
@@ -155,6 +155,8 @@ impl Node {
         let prepared = async {
             let is_member = accounts.prepare(config.personal_agent_answers).await?;
             accounts.admin_key(&data_dir).await?;
+            let served = engine.as_ref().map(|engine| engine.model().shape);
+            set_serving(&handle, served.as_ref(), &config).await?;
             let bound = TcpListener::bind(bind).await.and_then(|listener| {
                 let address = listener.local_addr()?;
                 Ok((listener, address))
@@ -162,7 +164,7 @@ impl Node {
             let bound = bound.map_err(|source| StartError::Bind { address: bind, source })?;
             let joined = match mesh.bind {
                 Some(udp) => {
-                    let settings = mesh_settings(&keys, &config, &mesh)?;
+                    let settings = mesh_settings(&keys, &mesh)?;
                     let relays = config.mesh_relay_urls.as_slice();
                     Some(Mesh::start(parts, &node, &data_dir, (udp, relays), settings).await?)
                 }
@@ -297,18 +299,12 @@ impl fmt::Debug for RunningNode {
 }
 
 /// What the kernel has to know of the owner's wishes.
-fn mesh_settings(
-    keys: &KeyDir,
-    config: &Config,
-    mesh: &MeshOptions,
-) -> Result<MeshSettings, KeyFileError> {
+fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyFileError> {
     // The nodes in an invite were asked once and answered; they are the first to ask again.
     let invited = mesh.join.iter().flat_map(|invite| &invite.peers);
     Ok(MeshSettings {
         secret: Some(keys.mesh_secret()?),
         public: mesh.public,
-        trusted: config.trusted_peers.iter().copied().collect(),
-        blocked: config.blocked_peers.iter().copied().collect(),
         bootstrap: mesh.bootstrap.iter().chain(invited).cloned().collect(),
         addresses: Vec::new(),
         agent: mesh::agent(),

@@ -1,5 +1,7 @@
 //! Short runs of whole nodes: same seed, same hash; planted bugs are found; a sybil gains nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use tirami_core::{PartyId, Ppm, SecretKey, Signed, Timestamp, Trm};
 use tirami_ledger::lattice::{
     Acknowledgement, Charter, Enrol, EntryKind, Lattice, Open, Sponsor, Transfer,

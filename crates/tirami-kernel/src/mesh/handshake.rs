@@ -74,9 +74,20 @@ impl Kernel {
         }
     }
 
+    /// Whether the owner trusts the party: it is always let in, may see requests that ask for
+    /// trusted providers, and need not earn its exposure.
+    pub fn is_trusted(&self, party: PartyId) -> bool {
+        self.ledger.book().serving().trusted.contains(&party)
+    }
+
+    /// Whether the owner wants nothing to do with the party.
+    pub(super) fn is_blocked(&self, party: PartyId) -> bool {
+        self.ledger.book().serving().blocked.contains(&party)
+    }
+
     fn has_room(&self, from: PartyId) -> Result<(), Goodbye> {
         let full = self.mesh.peers.len() >= PEERS_MAX;
-        if full && !self.is_witness(from) && !self.mesh.settings.trusted.contains(&from) {
+        if full && !self.is_witness(from) && !self.is_trusted(from) {
             let reason = "this node has as many peers as it can hold; try another one";
             return Err(goodbye(GoodbyeCode::TooMany, reason, FULL_RETRY_MS));
         }
@@ -167,7 +178,7 @@ impl Kernel {
     /// Whether the peer may stay, and the protocol version to speak with it.
     fn judge(&self, from: PartyId, hello: &Hello) -> Result<u16, Goodbye> {
         let settings = &self.mesh.settings;
-        if settings.blocked.contains(&from) {
+        if self.is_blocked(from) {
             let reason = "the owner of this node does not want this peer";
             return Err(goodbye(GoodbyeCode::Blocked, reason, 0));
         }
@@ -210,7 +221,7 @@ impl Kernel {
 
     /// Whether the party belongs here without showing the secret again.
     fn is_known(&self, party: PartyId) -> bool {
-        self.mesh.settings.trusted.contains(&party)
+        self.is_trusted(party)
             || self.mesh.addresses.is_pinned(party)
             || self.is_witness(party)
             || self.mesh.roll.grant(party).is_some()

@@ -27,7 +27,7 @@ struct Calls {
 }
 
 impl Kernel {
-    pub(crate) fn mesh_input(&mut self, input: MeshInput, effects: &mut Effects) {
+    pub(crate) fn mesh_input(&mut self, input: MeshInput) {
         let own = self.ledger.party();
         match input {
             MeshInput::Settings(settings) => {
@@ -35,7 +35,6 @@ impl Kernel {
                     self.mesh.addresses.add(own, address, true);
                 }
                 self.mesh.settings = settings;
-                self.end_blocked(effects);
                 self.mesh.beat_at = Some(self.clock);
             }
             MeshInput::Offer(offer) => {
@@ -53,9 +52,8 @@ impl Kernel {
     }
 
     fn end_blocked(&mut self, effects: &mut Effects) {
-        let blocked = self.mesh.settings.blocked.iter();
-        let blocked: Vec<PartyId> =
-            blocked.filter(|party| self.mesh.peers.contains_key(party)).copied().collect();
+        let peers = self.mesh.peers.keys().copied();
+        let blocked: Vec<PartyId> = peers.filter(|party| self.is_blocked(*party)).collect();
         for party in blocked {
             let reason = "the owner of this node does not want this peer";
             let code = tirami_proto::GoodbyeCode::Blocked;
@@ -123,6 +121,7 @@ impl Kernel {
                         let job = *job;
                         self.claim_made(job, effects);
                     }
+                    Event::Book(BookEvent::ServingSet(_)) => self.end_blocked(effects),
                     Event::Book(event) => {
                         if let Some(trade) = super::reciprocity::traded(event) {
                             self.mesh.opinions.observe(&trade, self.clock);
@@ -363,7 +362,7 @@ impl Kernel {
         let providers = self.mesh.serving_parties(own);
         let peers = &self.mesh.peers;
         let wanted = PEERS_TARGET.saturating_sub(peers.len());
-        let blocked = &self.mesh.settings.blocked;
+        let blocked = &self.ledger.book().serving().blocked;
         let witnesses = &self.ledger.lattice().charter().witnesses;
         let alone = peers.is_empty();
         let due = self.mesh.addresses.due(

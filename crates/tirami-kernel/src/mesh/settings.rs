@@ -1,7 +1,5 @@
 //! What the node tells its kernel about the mesh: settings, what it serves, what connections do.
 
-use std::collections::BTreeSet;
-
 use tirami_core::{PartyId, Ppm};
 use tirami_proto::{Message, Offer, PeerAddress};
 
@@ -46,10 +44,6 @@ pub struct MeshSettings {
     pub secret: Option<[u8; 32]>,
     /// Whether everybody is admitted.
     pub public: bool,
-    /// Peers that are always admitted and never one too many.
-    pub trusted: BTreeSet<PartyId>,
-    /// Peers that are never admitted.
-    pub blocked: BTreeSet<PartyId>,
     /// Peers to dial first; they are kept whatever happens.
     pub bootstrap: Vec<PeerAddress>,
     /// Where this node can be reached, each as a [`tirami_proto::Via`] prints.

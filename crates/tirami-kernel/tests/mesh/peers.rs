@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use tirami_core::{MeshId, Signature, Timestamp};
 use tirami_kernel::Input;
 use tirami_kernel::mesh::{MeshInput, PeerEvent};
+use tirami_ledger::book::ServingPolicy;
+use tirami_ledger::command::Command;
 use tirami_proto::{GoodbyeCode, Hello, Message, WireEntry};
 
 use crate::harness::{Net, START_MS};
@@ -73,8 +75,9 @@ fn a_peer_without_the_secret_stays_out_and_a_public_mesh_takes_it() {
 fn a_blocked_peer_is_ended_at_once_and_does_not_come_back() {
     let mut net = Net::of(3);
     assert!(net.is_connected(1, 2));
-    net.nodes[1].settings.blocked = BTreeSet::from([net.party(2)]);
-    net.settings(1);
+    let blocked = BTreeSet::from([net.party(2)]);
+    let policy = ServingPolicy { blocked, ..ServingPolicy::default() };
+    net.command(1, Command::SetServing(policy)).unwrap();
     net.run_ms(20_000);
     assert!(!net.is_connected(1, 2));
     assert!(net.is_connected(0, 2));

@@ -361,7 +361,9 @@ pub const FIELDS: [Field; 29] = [
         flag: "trusted-peers",
         kind: Kind::List(Item::Party),
         default: "",
-        doc: "Parties whose machines may see requests that ask for trusted ones only.",
+        doc: "Parties whose machines may see requests that ask for trusted ones only. They are \
+              always let in and need not earn how far they may be indebted. A start adds them to \
+              those set while the node ran.",
     },
     Field {
         key: Key::BlockedPeers,
@@ -370,7 +372,8 @@ pub const FIELDS: [Field; 29] = [
         flag: "blocked-peers",
         kind: Kind::List(Item::Party),
         default: "",
-        doc: "Parties this node neither connects to nor serves.",
+        doc: "Parties this node neither connects to nor serves. A start adds them to those set \
+              while the node ran.",
     },
     Field {
         key: Key::ServeHours,

@@ -51,7 +51,7 @@ pub(crate) use failover::{Journeyed, MeshAsk, MeshJob, Part, RouteError, Started
 pub(crate) use join::ask as ask_to_join;
 pub(crate) use offer::Offering;
 pub(crate) use peers::{Outgoing, Peers};
-pub(crate) use provide::Provider;
+pub(crate) use provide::{Provider, set_serving};
 pub(crate) use remote::Client;
 pub(crate) use serve::Server;
 

@@ -1,9 +1,10 @@
 //! The provider's part of a node that has a model: it tells what it serves, and serves it.
 
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tirami_core::Ppm;
+use tirami_core::{ModelShape, Ppm};
 use tirami_infer::engine::Engine;
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
@@ -22,6 +23,32 @@ const JOBS_MIN: u32 = 4;
 /// How long running jobs may take to be handed over when the node stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
+/// Sets what the settings say of whom the owner trusts and blocks, in addition to what was set
+/// while the node ran. A node with a model whose owner never said how far others may be indebted to
+/// it begins with limits counted in answers of the model.
+pub(crate) async fn set_serving(
+    handle: &Handle,
+    served: Option<&ModelShape>,
+    config: &Config,
+) -> Result<(), SubmitError> {
+    let known = handle.read(|kernel, _| kernel.ledger().book().serving().clone()).await?;
+    let mut policy = known.clone();
+    let mut lists = (take(&mut policy.trusted), take(&mut policy.blocked));
+    if let Some(shape) = served
+        && policy == ServingPolicy::default()
+    {
+        let jobs_max = config.sequences.max(JOBS_MIN);
+        policy = ServingPolicy::for_model(shape, Ppm::new(config.price_ppm), jobs_max);
+    }
+    lists.0.extend(&config.trusted_peers);
+    lists.1.extend(&config.blocked_peers);
+    (policy.trusted, policy.blocked) = lists;
+    if policy != known {
+        handle.insist(Actor::Node, Command::SetServing(policy)).await?;
+    }
+    Ok(())
+}
+
 /// A node's serving of others, running.
 pub(crate) struct Provider {
     stop: CancellationToken,
@@ -29,21 +56,13 @@ pub(crate) struct Provider {
 }
 
 impl Provider {
-    /// Begins to serve. A node whose owner never said how far it may be indebted to begins with
-    /// limits counted in answers of its model.
+    /// Begins to serve.
     pub(crate) async fn start(
         mesh: &Mesh,
         handle: Handle,
         engine: Arc<dyn Engine>,
         config: &Config,
     ) -> Result<Self, SubmitError> {
-        let policy = handle.read(|kernel, _| kernel.ledger().book().serving().clone()).await?;
-        if policy == ServingPolicy::default() {
-            let jobs_max = config.sequences.max(JOBS_MIN);
-            let price = Ppm::new(config.price_ppm);
-            let policy = ServingPolicy::for_model(&engine.model().shape, price, jobs_max);
-            handle.insist(Actor::Node, Command::SetServing(policy)).await?;
-        }
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (halted, word) = watch::channel(false);
         let offering = Offering {

@@ -206,7 +206,7 @@ fn the_owner_pauses_and_the_policy_is_kept() {
     };
     let changed = block_on(client.change_serving(&change)).unwrap();
     assert_eq!((changed.jobs_max, &changed.blocked), (7, &blocked));
-    until("it is offered again", SOON, || user.get("/v1/tirami/route")["provider"].is_string());
+    until("the blocked peer is gone", SOON, || user.get("/v1/tirami/peers")["count"] == 0);
     let (status, answer) = user.raw(&ask(3, false));
     assert_eq!(status, 503, "{answer}");
     let change = ServingChange { blocked: Some(Vec::new()), ..ServingChange::default() };
@@ -215,6 +215,20 @@ fn the_owner_pauses_and_the_policy_is_kept() {
     let wrong = ServingChange { jobs_max: Some(1_000_000), ..ServingChange::default() };
     assert_eq!(block_on(client.change_serving(&wrong)).unwrap_err().status(), Some(400));
     assert_eq!(block_on(client.serving()).unwrap().jobs_max, 7);
+}
+
+#[test]
+fn only_trusted_providers_see_what_asks_for_them() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let (user, provider) = (mesh.user(), mesh.provider(0));
+    let mut request = ask(3, false);
+    request["provider"] = serde_json::json!({"data": "trusted"});
+    assert_eq!(user.raw(&request).0, 503);
+    let trusted = Some(vec![provider.party().to_string()]);
+    let change = ServingChange { trusted, ..ServingChange::default() };
+    block_on(admin(user).change_serving(&change)).unwrap();
+    assert_eq!(user.raw(&request).0, 200);
+    assert_eq!(user.get("/v1/tirami/peers")["peers"][0]["trusted"], true);
 }
 
 #[test]

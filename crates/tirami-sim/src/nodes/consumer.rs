@@ -197,7 +197,7 @@ impl World {
         self.send_to_provider(stream, ToProvider::Request(request))
     }
 
-    pub(super) fn to_consumer(&mut self, stream: u64, frame: ToConsumer) -> Result<(), String> {
+    pub(super) fn at_consumer(&mut self, stream: u64, frame: ToConsumer) -> Result<(), String> {
         let now = self.now;
         let Some(job) = self.attempt_on(stream) else { return Ok(()) };
         let Some(attempt) = job.attempt.as_mut().filter(|attempt| !attempt.ending) else {

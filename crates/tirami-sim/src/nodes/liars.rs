@@ -164,10 +164,10 @@ impl World {
         let next_seq = self.dice.between(1, 1 << 40);
         let head = DocumentId::from_bytes(self.dice.bytes());
         let heads = vec![Head { chain, next_seq, head }];
-        self.to_somebody(at, "false heads", Message::Heads { bucket: bucket_of(chain), heads })?;
+        self.tell_somebody(at, "false heads", Message::Heads { bucket: bucket_of(chain), heads })?;
         if self.dice.percent(30) {
             let highest = Message::Highest { chain, next_seq, entry: None };
-            self.to_somebody(at, "false highest", highest)?;
+            self.tell_somebody(at, "false highest", highest)?;
         }
         Ok(())
     }
@@ -202,10 +202,10 @@ impl World {
             7 => ("question", Message::WantRange { chain, from_seq: 0, max: u32::MAX }),
             _ => ("garbage", Message::CharterApproval { bytes }),
         };
-        self.to_somebody(at, lie, message)
+        self.tell_somebody(at, lie, message)
     }
 
-    fn to_somebody(
+    fn tell_somebody(
         &mut self,
         at: usize,
         lie: &'static str,

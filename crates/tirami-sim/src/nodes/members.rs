@@ -61,7 +61,6 @@ pub(super) fn draw(
             bootstrap,
             addresses: vec![via(at)],
             agent: "sim/1".to_owned(),
-            ..MeshSettings::default()
         };
         let is_member = at < members;
         let start = if is_member { &founding.lattice } else { &founding.bare };
@@ -89,7 +88,7 @@ fn cast_liars(members: &mut [Node], law: &mut Law, liars: usize) {
             let node = &members[*at];
             if *role == Role::OverCounts { node.serves && !node.flaky } else { !node.serves }
         };
-        let Some(place) = free.iter().position(|at| fits(at)) else { continue };
+        let Some(place) = free.iter().position(fits) else { continue };
         let at = free.swap_remove(place);
         members[at].role = *role;
         if *role == Role::DoubleSigns {

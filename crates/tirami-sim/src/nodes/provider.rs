@@ -37,7 +37,7 @@ pub(super) struct Serving {
 }
 
 impl World {
-    pub(super) fn to_provider(&mut self, stream: u64, frame: ToProvider) -> Result<(), String> {
+    pub(super) fn at_provider(&mut self, stream: u64, frame: ToProvider) -> Result<(), String> {
         match frame {
             ToProvider::Request(request) => self.requested(stream, request),
             ToProvider::Voucher(voucher) => self.voucher(stream, voucher),
