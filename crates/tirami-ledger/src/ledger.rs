@@ -98,7 +98,7 @@ pub struct Ledger {
 impl Ledger {
     /// The ledger of `party` with an empty book.
     pub fn new(lattice: Lattice, party: PartyId) -> Self {
-        Self { party, lattice, book: Book::default() }
+        Self { party, lattice: lattice.held_by(party), book: Book::default() }
     }
 
     /// Decides a command. Changes nothing.
@@ -241,11 +241,11 @@ impl Ledger {
     /// [`RestoreError`] when the bytes are not exactly one snapshot.
     pub fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
         let mut decoder = minicbor::Decoder::new(bytes);
-        let ledger = decoder.decode()?;
+        let Self { party, lattice, book } = decoder.decode()?;
         if decoder.position() != bytes.len() {
             return Err(RestoreError::TrailingBytes);
         }
-        Ok(ledger)
+        Ok(Self { party, lattice: lattice.held_by(party), book })
     }
 
     /// The digest of everything, private state included. O(state).

@@ -304,7 +304,8 @@ impl ReceiptRefusal {
 /// Why a claim is not taken, in order of precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimRefusal {
-    /// The bytes are no order and voucher, or the voucher is of another order or above it.
+    /// The bytes are no order and voucher, the voucher is of another order or above it, or the
+    /// order may be claimed for longer than any may.
     #[error("the claim is not a well-formed order with a voucher of it")]
     Malformed,
     /// The order or the voucher is not signed by the consumer's current key for this mesh.

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use lattice_model::{Model, Sums, payout};
 use lattice_world::{Sent, certificate, charter, encoded, found, key, party, sign, trm};
 use proptest::prelude::*;
-use tirami_core::{Digest, DocumentId, JobId, PartyId, Ppm, Timestamp, Trm};
+use tirami_core::{DocumentId, JobId, PartyId, Ppm, Timestamp, Trm};
 use tirami_ledger::lattice::{
-    Acknowledgement, Charter, Collect, Dependency, Enrol, Entry, EntryKind, HELD_MAX, Lattice,
-    LatticeEvent, Line, Open, Pay, PayItem, Transfer,
+    Acknowledgement, Charter, Collect, Enrol, Entry, EntryKind, Lattice, LatticeEvent, Line, Open,
+    Pay, PayItem, Transfer,
 };
 
 const NAMES: [&str; 4] = ["w1", "ann", "bob", "cat"];
@@ -72,31 +72,6 @@ fn the_random_sets_reach_contradictions_loss_and_invalid_entries() {
     }
     let counts = [frozen, lost, invalid, collected];
     assert!(counts.iter().all(|count| *count >= 5), "too few interesting sets: {counts:?}");
-}
-
-#[test]
-fn parked_entries_are_bounded_and_the_oldest_gives_way() {
-    let mut lattice = found(charter(1, 1, trm("1000")));
-    let ann = party("ann");
-    let ids: Vec<DocumentId> = (0..HELD_MAX + 3)
-        .map(|number| {
-            let seq = number as u64 + 5;
-            let unknown = DocumentId::from_bytes(*Digest::of(&seq.to_be_bytes()).as_bytes());
-            let prev = Some(unknown);
-            let kind = Transfer { payee: party("bob"), amount: trm("1") }.into();
-            let entry =
-                Entry { chain: ann, seq, prev, time_ms: Timestamp::from_ms(0), kind, balance: 0 };
-            let sent = sign(&lattice, &entry, &key("ann"));
-            let events = lattice.receive_entry(&sent.bytes, sent.signature).unwrap();
-            lattice.absorb(events);
-            unknown
-        })
-        .collect();
-    assert_eq!(lattice.held(), (0, HELD_MAX));
-    let waited_for: BTreeSet<Dependency> = lattice.missing().collect();
-    let newest: BTreeSet<_> = ids[3..].iter().map(|id| Dependency::Known(*id)).collect();
-    assert_eq!(waited_for, newest);
-    lattice.check_invariants().unwrap();
 }
 
 fn permute<T>(items: &mut [T], from: usize, visit: &mut impl FnMut(&[T])) {

@@ -160,10 +160,20 @@ impl Book {
 
     pub(crate) fn check_claim_room(
         &self,
-        consumer: PartyId,
+        (consumer, provider): (PartyId, PartyId),
         now: Timestamp,
     ) -> Result<(), ClaimRefusal> {
-        self.claims.check_room(consumer, now)
+        self.claims.check_room((consumer, provider), now)
+    }
+
+    /// Those of [`Book::claims_against`] that have been known so long that `consumer` could have
+    /// paid.
+    pub(crate) fn claims_binding(
+        &self,
+        consumer: PartyId,
+        now: Timestamp,
+    ) -> impl Iterator<Item = (Claimed, Trm)> {
+        self.claims.binding(consumer, now)
     }
 
     pub(crate) fn knows_claim(&self, consumer: PartyId, claimed: Claimed, amount: Trm) -> bool {

@@ -34,7 +34,10 @@ pub use admit::{
 pub use approvals::{
     AGENT_APPROVALS_MAX, APPROVAL_LAPSE_MS, APPROVALS_MAX, Approval, ApprovalState,
 };
-pub use claims::{CLAIMS_MAX, CONSUMER_CLAIMS_MAX, Claimed, NotedClaim, PAYMENTS_REMEMBERED_MAX};
+pub use claims::{
+    CLAIMS_MAX, CONSUMER_CLAIMS_MAX, Claimed, NotedClaim, PAYMENTS_REMEMBERED_MAX,
+    PROVIDER_CLAIMS_MAX,
+};
 pub use debts::{
     CHEATS_MAX, COLLECT_MS, DEBTS_MAX, Debt, SETTLE_ITEMS, SETTLE_MS, SETTLE_RETRY_MS,
 };
@@ -50,8 +53,8 @@ pub use keys::{ApiKey, Caller, GRACE_MAX_MS, KEYS_MAX};
 pub use mesh::PRICE_GRACE_MS;
 pub use meter::Usage;
 pub use served::{
-    CONSUMERS_MAX, Consumer, DUN_MS, SERVED_DONE_MAX, SERVED_UNPAID_MAX, ServedEnd, ServedJob,
-    WINDOW_TOKENS,
+    CLAIM_AHEAD_MAX_MS, CONSUMERS_MAX, Consumer, DUN_MS, ORDER_AHEAD_MAX_MS, SERVED_DONE_MAX,
+    SERVED_UNPAID_MAX, ServedEnd, ServedJob, WINDOW_TOKENS,
 };
 pub use serving::{
     EXPOSURE_ANSWERS, EXPOSURE_START_ANSWERS, EXPOSURE_UNKNOWN_ANSWERS, FRESH_MS,

@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
 use tirami_core::{
-    DocumentId, Flop, JobId, MINUTE_MS, ModelDigest, ModelShape, PartyId, Ppm, Timestamp, Trm,
+    DAY_MS, DocumentId, Flop, JobId, MINUTE_MS, ModelDigest, ModelShape, PartyId, Ppm, Timestamp,
+    Trm,
 };
 
+use super::admit::START_WITHIN_MS;
 use super::holds::{VoucherHead, charge};
 use super::meter::DaySum;
 use super::serving::ServingPolicy;
@@ -21,6 +23,10 @@ use crate::refusal::OrderRefusal;
 
 /// A served job that is not paid so long after its end is claimed, in milliseconds (MONEY §8).
 pub const DUN_MS: u64 = 10 * MINUTE_MS;
+/// How far a consumer's clock may be ahead of this node's when it orders, in milliseconds.
+pub const ORDER_AHEAD_MAX_MS: u64 = MINUTE_MS;
+/// How far ahead an order's claim time may be, by this node's clock, in milliseconds (MONEY §8).
+pub const CLAIM_AHEAD_MAX_MS: u64 = DAY_MS + ORDER_AHEAD_MAX_MS;
 /// Served jobs that run or are not paid at most. About 1 KiB each.
 pub const SERVED_UNPAID_MAX: u32 = 16_384;
 /// Served jobs that are paid and whose claim time has not passed at most: a repeat of such an
@@ -133,6 +139,11 @@ impl ServedJob {
         let ended = self.end?.at;
         let latest = self.claim_by.ms().saturating_sub(DUN_MS).max(ended.ms());
         Some(ended.plus_ms(DUN_MS).min(Timestamp::from_ms(latest)))
+    }
+
+    /// The latest that the order's `start_by` can be, or its claim time if that is before.
+    fn startable_until(&self) -> Timestamp {
+        self.at.plus_ms(START_WITHIN_MS).plus_ms(ORDER_AHEAD_MAX_MS).min(self.claim_by)
     }
 
     /// The end by the highest voucher.
@@ -429,7 +440,8 @@ impl Served {
         let end = ServedEnd { due: finished.amount, receipt: finished.receipt, at: finished.at };
         served.end = Some(end);
         let after = served.owed();
-        let unused = served.max_amount.saturating_sub(end.due);
+        // What was sent and nobody signed for stays taken for the day.
+        let unused = served.max_amount.saturating_sub(end.due).saturating_sub(finished.unsigned);
         if !served.enrolled {
             self.unknown.give_back(served.at, unused);
         }
@@ -509,7 +521,10 @@ impl Served {
         if !served.enrolled {
             self.unknown.give_back(served.at, end.due.saturating_sub(short));
         }
-        let (consumer, until) = (served.consumer, served.claim_by);
+        // Without a result to repeat it is enough that the order is late when it is forgotten.
+        let is_free = end.due.is_zero();
+        let until = if is_free { served.startable_until() } else { served.claim_by };
+        let consumer = served.consumer;
         let done = Done { consumer, receipt: end.receipt, due: end.due, until };
         self.done.insert(job, done);
         self.done_until.insert((until, job));

@@ -192,6 +192,14 @@ impl<'b, C> Decode<'b, C> for SignedEntry {
     }
 }
 
+/// The chain that an entry's bytes name, without reading the rest of them: its field stands first.
+pub(super) fn chain_of(bytes: &[u8]) -> Option<PartyId> {
+    let mut decoder = Decoder::new(bytes);
+    decoder.map().ok()?;
+    let field = decoder.u64().ok()?;
+    if field == 0 { decoder.decode().ok() } else { None }
+}
+
 /// An entry just read: decoded once, hashed once, its signature not yet checked.
 pub(super) struct Unverified<'b> {
     pub(super) id: DocumentId,

@@ -6,7 +6,7 @@ use tirami_core::{DocumentId, PartyId, Trm};
 
 use super::Lattice;
 use super::kinds::Change;
-use super::pending::HELD_MAX;
+use super::pending::{HELD_MAX, OWN_HELD_MAX};
 use super::state::{ChainState, Slot, Totals};
 
 impl Lattice {
@@ -143,7 +143,7 @@ impl Lattice {
     /// What is held is within its bound, in exactly one place, and not final.
     fn check_held(&self) -> Result<(), String> {
         let (pending, parked) = self.held();
-        if pending + parked > HELD_MAX {
+        if pending + parked > HELD_MAX + OWN_HELD_MAX {
             return Err(format!("{pending} pending and {parked} parked entries are too many"));
         }
         let places = self.pending.live.len() + self.pending.lost.len();

@@ -33,6 +33,7 @@ mod merkle;
 mod pending;
 mod receive;
 mod rejection;
+mod room;
 mod shared;
 mod state;
 mod succession;
@@ -60,7 +61,10 @@ pub use kinds::{
     Pay, PayItem, Payout, Rekey, Settle, Sponsor, Transfer, Unsponsor,
 };
 pub use locks::{Grant, WELCOMES_MAX, Welcome};
-pub use pending::{EARLY_PER_WITNESS_MAX, HELD_MAX, RIVALS_MAX};
+pub use pending::{
+    CHAIN_HELD_MAX, EARLY_PER_WITNESS_MAX, HELD_MAX, OWN_HELD_MAX, PARKED_PER_CHAIN_MAX,
+    PARKED_UNPROVEN_MAX, RIVALS_MAX,
+};
 pub use rejection::{AcknowledgeRefusal, CutRejection, EntryRejection};
 pub use state::{
     Chain, ChainState, Contradiction, CutHead, Dependency, DoubleSignProof, FinalEntry,
@@ -112,6 +116,9 @@ pub struct Lattice {
     /// Whether the node asks others how long its own chain is, and signs nothing meanwhile.
     #[cbor(n(12), default)]
     asking: bool,
+    /// Whose node holds this lattice: its own entries always have room.
+    #[cbor(skip)]
+    own: Option<PartyId>,
 }
 
 /// A version of the charter.
@@ -174,7 +181,14 @@ impl Lattice {
             proposals: BTreeMap::new(),
             noted: BTreeMap::new(),
             asking: false,
+            own: None,
         })
+    }
+
+    /// The lattice as the node of `party` holds it. Not part of the bytes of a snapshot.
+    pub(crate) fn held_by(mut self, party: PartyId) -> Self {
+        self.own = Some(party);
+        self
     }
 
     /// The mesh.

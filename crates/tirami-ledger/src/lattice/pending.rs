@@ -1,6 +1,6 @@
 //! Entries that are not final: the valid ones, and those that wait for something they rest on.
 //!
-//! Both together are at most [`HELD_MAX`]. Nothing here is part of shared state.
+//! Both together are at most [`HELD_MAX`], and [`OWN_HELD_MAX`] of the node itself. Nothing here is part of shared state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +12,16 @@ use super::state::{Dependency, ParkedEntry, PendingEntry, Slot};
 
 /// The most entries held that are not final (MONEY §11).
 pub const HELD_MAX: usize = 4096;
+/// So many more entries of the node's own chain are held when there is no room: what strangers
+/// send never keeps a node from signing.
+pub const OWN_HELD_MAX: usize = 256;
+/// The most entries of another chain held that are valid and not final; those with a certificate
+/// of their own come in all the same.
+pub const CHAIN_HELD_MAX: usize = 1024;
+/// The most entries parked of one chain whose certificate is missing or cannot be checked.
+pub const PARKED_PER_CHAIN_MAX: usize = 16;
+/// The most entries parked in all whose certificate is missing or cannot be checked: 8 MiB.
+pub const PARKED_UNPROVEN_MAX: usize = 512;
 /// The most entries held for one slot: two prove that the owner signed twice.
 pub const RIVALS_MAX: usize = 4;
 /// The most acknowledgements kept of one witness for entries not known yet.

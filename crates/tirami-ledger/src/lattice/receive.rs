@@ -9,9 +9,9 @@ use super::charter::Charter;
 use super::entry::{Entry, Unverified};
 use super::event::LatticeEvent;
 use super::kinds::{Effect, EntryKind, Past};
-use super::pending::{HELD_MAX, RIVALS_MAX};
+use super::pending::RIVALS_MAX;
 use super::rejection::EntryRejection;
-use super::state::{ChainState, Dependency, ParkedEntry, Slot};
+use super::state::{ChainState, Dependency, Slot};
 use super::{CharterRecord, Lattice};
 
 /// A certificate that was checked.
@@ -24,7 +24,8 @@ struct Proof {
 impl Lattice {
     /// What receiving an entry would change; changes nothing. Nothing when it is known.
     ///
-    /// An entry that rests on something unknown is parked, its signature unchecked.
+    /// An entry that rests on something unknown is parked when its chain's key signed it and there
+    /// is room; else nothing changes, and it is asked for again in its order.
     ///
     /// # Errors
     ///
@@ -235,7 +236,7 @@ impl Lattice {
                 events.extend(cut);
             }
             proof => {
-                events.extend(self.make_room()?);
+                events.extend(self.make_room(slot.chain, proof.is_some())?);
                 let cut = self.cut_now(&effect, id);
                 events.push(LatticeEvent::EntryPending { entry, effect });
                 events.extend(cut);
@@ -342,54 +343,6 @@ impl Lattice {
         prev.map(Dependency::Known).or_else(|| named().map(Dependency::Final))
     }
 
-    /// Parks an entry; the oldest one gives way when there is no room.
-    fn park(
-        &self,
-        read: &Unverified<'_>,
-        bytes: &[u8],
-        certificate: Option<&Certificate>,
-        waits: Dependency,
-    ) -> Result<Vec<LatticeEvent>, EntryRejection> {
-        let mut events = Vec::with_capacity(2);
-        match self.parking.by_id.get(&(read.id, read.signature)) {
-            // On resuming, the entry being judged is itself still there: it is parked anew.
-            Some(number) if !self.parking.ready.contains(number) => {
-                let held = self.parking.entries.get(number);
-                let better =
-                    certificate.is_some() && held.is_some_and(|held| held.certificate.is_none());
-                if !better {
-                    return Ok(events);
-                }
-                events.push(LatticeEvent::Unparked { number: *number });
-            }
-            Some(_) => {}
-            None => events.extend(self.make_room()?),
-        }
-        let parked = ParkedEntry {
-            number: self.parking.next,
-            id: read.id,
-            bytes: bytes.to_vec(),
-            signature: read.signature,
-            certificate: certificate.cloned(),
-            waits,
-        };
-        events.push(LatticeEvent::Parked { parked });
-        Ok(events)
-    }
-
-    /// What has to give way for one more entry: the oldest parked one, else one that lost its
-    /// slot.
-    fn make_room(&self) -> Result<Option<LatticeEvent>, EntryRejection> {
-        if self.pending.entries.len() + self.parking.entries.len() < HELD_MAX {
-            return Ok(None);
-        }
-        if let Some(number) = self.parking.entries.keys().next() {
-            return Ok(Some(LatticeEvent::Unparked { number: *number }));
-        }
-        let (_, entry) = self.pending.lost.first().ok_or(EntryRejection::Full)?;
-        Ok(Some(LatticeEvent::Discarded { entry: *entry }))
-    }
-
     /// Whether one more entry without a certificate is kept for `slot`, which is not final.
     fn admit_rival(&self, slot: Slot) -> Result<(), EntryRejection> {
         if self.chain(slot.chain).is_some_and(|chain| chain.frozen.is_some()) {
@@ -448,7 +401,10 @@ impl Proof {
 }
 
 /// The chain's key signed the entry, or another key that the kind admits.
-fn verify_author(read: &Unverified<'_>, state: &ChainState) -> Result<(), EntryRejection> {
+pub(super) fn verify_author(
+    read: &Unverified<'_>,
+    state: &ChainState,
+) -> Result<(), EntryRejection> {
     let verify = |key: PublicKey| key.verify(&read.message, &read.signature);
     let first = verify(state.key);
     match (first, read.entry.kind.rules().other_signer(state)) {

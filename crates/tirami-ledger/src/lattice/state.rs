@@ -290,7 +290,8 @@ pub(super) struct Certified {
     pub(super) certificate: Option<Certificate>,
 }
 
-/// An entry that rests on something not known here. Its signature is not checked yet.
+/// An entry that rests on something not known here. Its signature is checked again when it is
+/// judged.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct ParkedEntry {

@@ -8,7 +8,7 @@ use tirami_core::{DocumentId, Signed, Timestamp, Trm, decode_body};
 use super::jobs::record;
 use super::{Decision, Keyring, Ledger};
 use crate::Rejection;
-use crate::book::Claimed;
+use crate::book::{CLAIM_AHEAD_MAX_MS, Claimed};
 use crate::command::Outcome;
 use crate::documents::{Order, SignedBytes, Voucher};
 use crate::event::{BookEvent, DocumentKind, Event};
@@ -45,13 +45,17 @@ impl Ledger {
         if claim_by <= now {
             return Err(ClaimRefusal::Lapsed.into());
         }
+        if claim_by.since_ms(now) > CLAIM_AHEAD_MAX_MS {
+            // No provider takes such an order.
+            return Err(ClaimRefusal::Malformed.into());
+        }
         if self.book.paid_for(consumer, (provider, job)) >= amount {
             return Err(ClaimRefusal::Paid.into());
         }
         if self.book.knows_claim(consumer, (provider, job), amount) {
             return Ok(Decision { events: Vec::new(), outcome: Outcome::Done });
         }
-        self.book.check_claim_room(consumer, now)?;
+        self.book.check_claim_room((consumer, provider), now)?;
         let noted = BookEvent::ClaimNoted { consumer, provider, job, amount, claim_by, at: now };
         Ok(Decision::done([noted]))
     }
@@ -75,8 +79,8 @@ impl Ledger {
         if fits { Ok((order, voucher)) } else { Err(ClaimRefusal::Malformed) }
     }
 
-    /// While a claim against a chain is not paid, a witness acknowledges of it only collects, or a
-    /// run of entries that pays it.
+    /// While a claim against a chain binds and is not paid, a witness acknowledges of it only
+    /// collects, or a run of entries that pays it.
     pub(super) fn check_claims(
         &self,
         now: Timestamp,
@@ -84,7 +88,7 @@ impl Ledger {
     ) -> Result<(), AcknowledgeRefusal> {
         let Some(pending) = self.lattice.pending_entry(entry) else { return Ok(()) };
         let entry = pending.entry().entry();
-        let mut claims = self.book.claims_against(entry.chain, now).peekable();
+        let mut claims = self.book.claims_binding(entry.chain, now).peekable();
         if claims.peek().is_none() || matches!(entry.kind, EntryKind::Collect(_)) {
             return Ok(());
         }

@@ -1,13 +1,14 @@
 //! Jobs that this node does for others: whose order is taken, what its consumer signed for, and
 //! what is due in the end (MONEY §8, §9).
 
-use tirami_core::{DAY_MS, Digest, JobId, PartyId, Signature, Signed, Timestamp, Trm, decode_body};
+use tirami_core::{Digest, JobId, PartyId, Signature, Signed, Timestamp, Trm, decode_body};
 
 use super::jobs::record;
 use super::{Decision, Keyring, Ledger};
 use crate::Rejection;
 use crate::book::{
-    BUILD_MAX_CHARS, Demand, JOB_TOKENS_MAX, START_WITHIN_MS, ServedJob, WINDOW_TOKENS, check_shape,
+    BUILD_MAX_CHARS, CLAIM_AHEAD_MAX_MS, Demand, JOB_TOKENS_MAX, ORDER_AHEAD_MAX_MS,
+    START_WITHIN_MS, ServedJob, WINDOW_TOKENS, check_shape,
 };
 use crate::command::{AcceptOrder, FinishJob, Outcome};
 use crate::documents::{Order, Receipt, SignedBytes, Voucher};
@@ -87,7 +88,7 @@ impl Ledger {
         let defaulted = known.filter(|known| known.defaulted).map(|known| known.lost);
         let claimed = self.book.served_claims(consumer);
         let claimed = claimed
-            .or_else(|| self.book.claims_against(consumer, now).map(|(_, left)| left).next());
+            .or_else(|| self.book.claims_binding(consumer, now).map(|(_, left)| left).next());
         if let Some(owed) = defaulted.or(claimed) {
             return Err(OrderRefusal::UnpaidClaim { owed });
         }
@@ -109,8 +110,8 @@ impl Ledger {
         }
         let start_in = order.start_by.since_ms(now);
         // A consumer's clock may be a little ahead; its own orders are at the limit.
-        let is_near = start_in <= START_WITHIN_MS + AHEAD_MAX_MS
-            && order.claim_by.since_ms(now) <= DAY_MS + AHEAD_MAX_MS
+        let is_near = start_in <= START_WITHIN_MS + ORDER_AHEAD_MAX_MS
+            && order.claim_by.since_ms(now) <= CLAIM_AHEAD_MAX_MS
             && order.start_by <= order.claim_by;
         if !is_near {
             return Err(OrderRefusal::TooFar);
@@ -182,7 +183,11 @@ impl Ledger {
         let (mesh, key) = (self.lattice.mesh(), self.key_of(served.consumer));
         let voucher: Signed<Voucher> = Signed::verify(mesh, key, bytes.to_vec(), signature)
             .map_err(|_| VoucherRefusal::BadSignature)?;
-        if served.voucher_bytes.as_ref().is_some_and(|known| known.bytes == bytes) {
+        // The same word again, also under a new number, is worth no record.
+        let is_known = served.voucher.is_some_and(|known| {
+            (known.tokens, known.amount) == (body.tokens, body.amount) && body.n >= known.n
+        });
+        if is_known {
             return Ok(Decision { events: Vec::new(), outcome: Outcome::Done });
         }
         check_voucher(served, &body, (stream, sent))?;
@@ -267,9 +272,6 @@ impl Ledger {
         served.ok_or(Rejection::UnknownJob { job })
     }
 }
-
-/// How far a consumer's clock may be ahead of this node's, in milliseconds.
-const AHEAD_MAX_MS: u64 = 60_000;
 
 /// The completion tokens that the order pays for beside the prompt, at most those asked for.
 fn affordable(accept: &AcceptOrder, order: &Order) -> Result<u32, OrderRefusal> {

@@ -171,6 +171,12 @@ impl Play {
                 let max_amount = Trm::from_micro(order.body().max_amount.micro() * 10);
                 forged(self.mesh.mesh_id(), "c", Order { max_amount, ..order.body().clone() })
             }
+            Some("later") => {
+                let start_by = tirami_core::Timestamp::from_ms(self.mesh.now_ms + 60_000);
+                let claim_by = start_by.plus_ms(3_600_000);
+                let body = Order { start_by, claim_by, ..order.body().clone() };
+                forged(self.mesh.mesh_id(), "c", body)
+            }
             Some("bytes") => (vec![1, 2, 3], order.signature()),
             Some(forge) => panic!("line {}: no forgery {forge}", step.line),
         };
@@ -226,6 +232,7 @@ impl Play {
                 let amount = body.amount.saturating_add(Trm::from_micro(1));
                 forged(mesh, "c", Voucher { n: body.n + 1, amount, ..body })
             }
+            Some("again") => forged(mesh, "c", Voucher { n: body.n + 1, ..body }),
             Some("order") => {
                 forged(mesh, "c", Voucher { order: DocumentId::from_bytes([3; 32]), ..body })
             }
@@ -372,6 +379,7 @@ impl Play {
             ("settled".into(), consumer.settled.to_string()),
             ("exposure".into(), book.exposure_of(party_of("c")).to_string()),
             ("earned".into(), book.earned_total().to_string()),
+            ("log".into(), self.mesh.nodes[name].log.len().to_string()),
             ("jobs".into(), book.jobs_served().to_string()),
             ("unknown".into(), book.exposure_unknown_left(self.mesh.now()).to_string()),
             ("claims".into(), settled_claims.to_string()),
