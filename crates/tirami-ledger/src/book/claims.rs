@@ -35,8 +35,8 @@ pub struct NotedClaim {
     #[n(2)]
     pub claim_by: Timestamp,
     /// From when the claim holds back its consumer: [`DUN_MS`] after it came, so that a consumer
-    /// that was about to pay has paid; at once when it comes later than [`DUN_MS`] before it lapses.
-    /// None for one noted before there was such a time: it binds.
+    /// that was about to pay has paid; sooner when it lapses before twice that time. None binds at
+    /// once.
     #[n(3)]
     pub binds_at: Option<Timestamp>,
 }

@@ -1,6 +1,7 @@
 //! Entries that are not final: the valid ones, and those that wait for something they rest on.
 //!
-//! Both together are at most [`HELD_MAX`], and [`OWN_HELD_MAX`] of the node itself. Nothing here is part of shared state.
+//! Both together are at most [`HELD_MAX`], and [`OWN_HELD_MAX`] of the node itself. Nothing here is
+//! part of shared state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
