@@ -33,7 +33,7 @@ pub(crate) struct ChatArgs {
     /// The question; without one, a conversation at the terminal, or what comes on stdin.
     #[arg(value_name = "PROMPT")]
     prompt: Vec<String>,
-    /// The model to ask [default: the one the node serves].
+    /// The model to ask [default: the one the node serves, else the first of other nodes].
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// How the model is to behave.
@@ -101,6 +101,18 @@ pub(super) fn read_stdin() -> Result<String, Failure> {
     Ok(text)
 }
 
+/// The first model that other nodes serve, for a node that has none.
+async fn of_others(client: &Client) -> Result<String, Failure> {
+    let models = client.models().await?.data;
+    models.into_iter().next().map(|model| model.id).ok_or_else(|| {
+        Failure::new(
+            Exit::Refused,
+            "this node has no model, and at this time no other node serves one; nothing was \
+             charged; `tirami providers` shows who serves, `tirami peers` who is connected",
+        )
+    })
+}
+
 /// A conversation with one model.
 struct Talk {
     client: Client,
@@ -130,7 +142,11 @@ impl Talk {
         let pricing = client.pricing().await?;
         let opening: Vec<ChatMessage> =
             args.system.map(|text| ChatMessage::new("system", text)).into_iter().collect();
-        let model = args.model.unwrap_or(pricing.model);
+        let model = match args.model {
+            Some(model) => model,
+            None if !pricing.model.is_empty() => pricing.model,
+            None => of_others(&client).await?,
+        };
         // People ask bare questions, and small models stray at the interface's default of 1.
         let suits = sampling_of(&model);
         let request = ChatRequest {

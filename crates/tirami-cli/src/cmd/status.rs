@@ -31,12 +31,16 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
             Some(until_ms) => format!("open until {} UTC", output::moment(until_ms)),
             None => "closed".to_owned(),
         };
+        let model = match status.model.as_str() {
+            "" => "none; other nodes answer".to_owned(),
+            name => format!("{name} ({})", output::short(&status.model_digest)),
+        };
         let mut rows = vec![
             ("API", client.base_url().to_owned()),
             ("state", state),
             ("version", status.version.clone()),
             ("up", duration(status.uptime_ms)),
-            ("model", format!("{} ({})", status.model, output::short(&status.model_digest))),
+            ("model", model),
             (
                 "load",
                 format!("{} running, {} waiting", status.engine.running, status.engine.queued),
