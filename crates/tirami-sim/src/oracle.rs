@@ -60,7 +60,8 @@ impl Fact {
         })
     }
 
-    fn is_in(&self, batch: &[Event]) -> bool {
+    /// Whether the reply rests on this batch.
+    pub(crate) fn is_in(&self, batch: &[Event]) -> bool {
         batch.iter().any(|event| match event {
             Event::Book(event) => self.is_said_by(event),
             Event::Lattice(event) => match &**event {

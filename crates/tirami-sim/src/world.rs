@@ -230,7 +230,12 @@ impl World {
         }
         let node = &mut self.parties[party];
         let batch = node.disk.append(&events);
-        let mut fact = fact;
+        // What was done already is done, whatever else the input led to.
+        let repeats = |fact: &Fact| {
+            matches!(fact, Fact::Kill { .. } | Fact::KeyRevoked { .. } | Fact::Ended { .. })
+        };
+        let is_fact = |fact: &Fact| !repeats(fact) || fact.is_in(&events);
+        let mut fact = fact.filter(is_fact);
         if self.config.fault == Fault::ReplyBeforeSync
             && let Some(fact) = fact.take()
         {
