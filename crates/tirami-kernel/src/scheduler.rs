@@ -44,7 +44,7 @@ pub struct Query {
     pub prompt_tokens: u32,
     /// Tokens of the answer at most.
     pub completion_tokens: u32,
-    /// Digests of the prompt's beginnings, the longest first; see [`Observation::prefix`].
+    /// Digests of the prompt's beginnings, the longest first; see [`Observed::Served`].
     pub prefixes: Vec<Digest>,
     /// Providers that already failed or refused this job.
     pub tried: BTreeSet<PartyId>,
