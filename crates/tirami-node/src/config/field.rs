@@ -382,7 +382,7 @@ pub const FIELDS: [Field; 29] = [
         flag: "serve-hours",
         kind: Kind::Hours,
         default: "",
-        doc: "The hours in which other nodes are served, such as 22:00-08:00, in UTC; with an \
+        doc: "The hours in UTC in which other nodes are served, such as 22:00-08:00. With an \
               offset, such as 22:00-08:00 +02:00, by the clock there. Empty serves at all hours.",
     },
     Field {

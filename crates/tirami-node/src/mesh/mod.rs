@@ -339,6 +339,11 @@ impl Shared {
         // From here on it can be dialled again; the table keeps one connection.
         self.peers.end_dial(peer);
         let reached = match connection {
+            // It came by itself meanwhile, and jobs may run on that connection.
+            Some(connection) if self.peers.is_connected(peer) => {
+                peers::Close::Replaced.now(&connection);
+                true
+            }
             Some(connection) => control::run(Arc::clone(&self), connection, true).await,
             None => false,
         };

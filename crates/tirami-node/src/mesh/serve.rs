@@ -40,7 +40,7 @@ const VOUCHER_WITHIN: Duration = Duration::from_secs(60);
 /// A stream without news says so often that it is alive.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// How long a consumer that has to go elsewhere may take to sign for what it received.
-const LAST_VOUCHER_WITHIN: Duration = Duration::from_secs(2);
+const LAST_VOUCHER_WITHIN: Duration = Duration::from_secs(4);
 /// How long the last frame may take to arrive.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// How long a refusal of a stream that is one too many may take to send.

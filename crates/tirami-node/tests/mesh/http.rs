@@ -244,6 +244,7 @@ fn while_it_is_busy_only_contributors_are_served() {
         // The only user never served the provider, so the second place is not for it.
         let (status, answer): (u16, Value) = user.raw(&ask(2, false));
         assert_ne!(status, 200, "{answer}");
-        assert_eq!(first.join().unwrap().0, 200);
+        let first = first.join().unwrap();
+        assert_eq!(first.0, 200, "{first:?}");
     });
 }

@@ -240,7 +240,8 @@ fn a_pause_moves_the_running_job_within_five_seconds() {
     assert_ne!(attempts[1]["provider"], running.party().to_string());
     // It was signed for everything it sent.
     until("the job has ended", SOON, || running.served_running() == 0);
-    assert_eq!(running.trades()[0]["completion_tokens"], attempts[0]["completion_tokens"]);
+    let signed = &running.trades()[0]["completion_tokens"];
+    assert_eq!(*signed, attempts[0]["completion_tokens"], "{attempts}");
 }
 
 #[test]
