@@ -50,7 +50,7 @@ fn a_planted_bug_is_found() {
     for (fault, said) in [
         (Fault::ReplyBeforeSync, "not true any more"),
         (Fault::DiskLosesSynced, "not true any more"),
-        (Fault::StaleSnapshot, "the book has"),
+        (Fault::StaleSnapshot, "its events"),
     ] {
         let found = (1..40).find_map(|seed| run(&Config { fault, ..config(seed) }).err());
         let failure = found.unwrap_or_else(|| panic!("{fault:?} was not found"));
