@@ -1,7 +1,7 @@
 //! A real node on a real socket with a scripted engine, for the tests of its HTTP interface.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+#![allow(unreachable_pub, reason = "shared by the files of this crate alone")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

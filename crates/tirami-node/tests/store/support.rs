@@ -2,7 +2,6 @@
 //! and jobs with their signed documents.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::path::Path;
 use std::sync::mpsc;
