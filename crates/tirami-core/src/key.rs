@@ -8,6 +8,7 @@ use minicbor::{Decode, Encode};
 use zeroize::Zeroize as _;
 
 use crate::id::{IdError, parse_hex, write_hex};
+use crate::remember::Check;
 use crate::{AgentId, PartyId};
 
 /// Why a key or a signature was refused.
@@ -54,10 +55,18 @@ impl PublicKey {
     ///
     /// [`KeyError`] says whether the key or the signature is at fault.
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), KeyError> {
+        let check = Check::of(self, message, signature);
+        if check.as_ref().is_some_and(Check::passed_before) {
+            return Ok(());
+        }
         let key =
             ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| KeyError::NotAKey)?;
         let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        key.verify_strict(message, &signature).map_err(|_| KeyError::BadSignature)
+        key.verify_strict(message, &signature).map_err(|_| KeyError::BadSignature)?;
+        if let Some(check) = check {
+            check.passed();
+        }
+        Ok(())
     }
 }
 

@@ -70,5 +70,7 @@ impl Default for NodesConfig {
 ///
 /// [`Failure`] with the first invariant that was broken, and when.
 pub fn run_nodes(config: &NodesConfig) -> Result<NodesReport, Failure> {
+    // Each node checks each signature; the same check is computed once for all of them.
+    let _remembered = tirami_core::RememberSignatures::on_this_thread();
     world::World::new(config).and_then(world::World::run)
 }
