@@ -9,6 +9,7 @@ mod bench;
 mod clients;
 mod codegen;
 mod demo;
+mod growth;
 mod http;
 mod json;
 mod model;
@@ -33,8 +34,10 @@ usage: cargo xtask <command>
   bench              measure, and write docs/reference/bench.md
   bench mesh         measure the mesh, and write docs/reference/bench-mesh.md
   soak --minutes N   ten nodes at full load for so long; 10080 are a week
-  sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--calm]
+  sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--jobs J] [--calm]
                      whole nodes in one thread, as many as asked; a seed replays its run
+  growth [NODES…]    what a mesh costs as it grows, by simulation: table and picture of
+                     docs/reference/mesh-simulation.md
   codegen [--check]  write the reference pages from the code, or fail when they are stale
 ";
 
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         ["bench", "mesh"] => bench::bench_mesh(),
         ["soak", "--minutes", minutes] => bench::soak(minutes),
         ["sim", rest @ ..] => suite::sim(rest),
+        ["growth", sizes @ ..] => growth::growth(sizes),
         ["codegen"] => codegen::codegen(codegen::Mode::Write),
         ["codegen", "--check"] => codegen::codegen(codegen::Mode::Check),
         ["help" | "--help" | "-h"] => {

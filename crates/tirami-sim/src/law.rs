@@ -81,3 +81,29 @@ impl Law {
         self.finals.values().filter(|finals| finals.len() > 1).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tirami_core::SecretKey;
+
+    use super::*;
+
+    #[test]
+    fn a_second_promise_signature_or_certificate_for_a_slot_is_missed() {
+        let key = SecretKey::from_seed([1; 32]).public();
+        let slot = Slot { chain: key.party(), seq: 3 };
+        let [one, other] = [1, 2].map(|byte| DocumentId::from_bytes([byte; 32]));
+        let mut law = Law::default();
+        law.within = true;
+        for _ in 0..2 {
+            assert_eq!(law.promised(key, slot, one), Ok(()));
+            assert_eq!(law.signed(slot, one), Ok(()));
+            assert_eq!(law.is_final(slot, one), Ok(()));
+        }
+        assert!(law.promised(key, slot, other).is_err_and(|what| what.contains("twice")));
+        assert!(law.signed(slot, other).is_err_and(|what| what.contains("twice")));
+        assert!(law.is_final(slot, other).is_err_and(|what| what.contains("two entries")));
+        law.forged.insert(one);
+        assert!(law.is_final(slot, one).is_err_and(|what| what.contains("forged")));
+    }
+}

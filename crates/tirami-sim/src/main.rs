@@ -1,13 +1,22 @@
 //! `tirami-sim`: runs seeds until an invariant breaks or all have passed.
 
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
 
-use tirami_sim::{Config, Counts, Failure, NodesConfig, NodesCounts, Report, run, run_nodes};
+use tirami_sim::{
+    Config, Counts, Failure, NodesConfig, NodesCounts, NodesReport, Report, run, run_nodes,
+};
 
 const USAGE: &str = "tirami-sim [--seed N] [--seeds K] [--events N] [--parties P] \
-[--witnesses 1|3|4|7] [--liars K] [--json]
-tirami-sim --nodes N [--seed N] [--seeds K] [--seconds S] [--pause MS] [--calm]";
+[--witnesses 1|3|4|7] [--liars K] [--jobs J] [--json]
+tirami-sim --nodes N [--seed N] [--seeds K] [--seconds S] [--pause MS] [--witnesses 1|3|4|7] \
+[--dishonest K] [--calm] [--jobs J] [--json]";
 
 /// Seeds of whole nodes when nobody says how many.
 const NODES_SEEDS: u64 = 1;
@@ -16,6 +25,8 @@ const NODES_SEEDS: u64 = 1;
 struct Options {
     first: u64,
     seeds: u64,
+    /// Seeds that run at the same time.
+    jobs: usize,
     config: Config,
     json: bool,
     /// Whole nodes instead of ledgers.
@@ -25,7 +36,8 @@ struct Options {
 impl Default for Options {
     fn default() -> Self {
         let config = Config { events: 25_000, ..Config::default() };
-        Self { first: 1, seeds: 40, config, json: false, nodes: None }
+        let jobs = thread::available_parallelism().map_or(1, NonZero::get);
+        Self { first: 1, seeds: 40, jobs, config, json: false, nodes: None }
     }
 }
 
@@ -59,19 +71,14 @@ fn main() -> ExitCode {
 fn run_all(options: &Options) -> Result<(), Failure> {
     let began = Instant::now();
     let mut total = Counts::default();
-    for seed in options.first..options.first.saturating_add(options.seeds) {
-        if !options.json {
-            say(&format!("seed {seed}"));
-        }
-        let start = Instant::now();
-        let report = run(&Config { seed, ..options.config })?;
-        let wall_ms = start.elapsed().as_millis();
+    let run_seed = |seed| run(&Config { seed, ..options.config });
+    in_order(options, run_seed, |report, wall_ms| {
         total.add(&report.counts);
         say(&match options.json {
-            true => json(&report, wall_ms),
+            true => json(report, wall_ms),
             false => format!("{report}, {wall_ms} ms"),
         });
-    }
+    })?;
     if !options.json {
         say(&summary(&total, began.elapsed().as_millis()));
     }
@@ -81,30 +88,106 @@ fn run_all(options: &Options) -> Result<(), Failure> {
 fn run_all_nodes(options: &Options, config: &NodesConfig) -> Result<(), Failure> {
     let began = Instant::now();
     let mut total = NodesCounts::default();
-    for seed in options.first..options.first.saturating_add(options.seeds) {
-        say(&format!("seed {seed}"));
-        let start = Instant::now();
-        let report = run_nodes(&NodesConfig { seed, ..*config })?;
-        let wall_ms = start.elapsed().as_millis().max(1);
+    let run_seed = |seed| run_nodes(&NodesConfig { seed, ..*config });
+    in_order(options, run_seed, |report, wall_ms| {
         let rate = u128::from(report.counts.events) * 1_000 / wall_ms;
-        say(&format!("{report}, {wall_ms} ms, {rate} events/s"));
+        say(&match options.json {
+            true => nodes_json(report, wall_ms),
+            false => format!("{report}, {wall_ms} ms, {rate} events/s"),
+        });
         total.add(&report.counts);
+    })?;
+    if !options.json {
+        say(&nodes_summary(&total, began.elapsed().as_millis()));
     }
-    say(&nodes_summary(&total, began.elapsed().as_millis()));
     Ok(())
+}
+
+/// Runs the seeds, several at a time, and tells of each in the order of the seeds; stops telling
+/// at the first that fails.
+fn in_order<R: Send>(
+    options: &Options,
+    run: impl Fn(u64) -> Result<R, Failure> + Sync,
+    mut tell: impl FnMut(&R, u128),
+) -> Result<(), Failure> {
+    let end = options.first.saturating_add(options.seeds);
+    let next = AtomicU64::new(options.first);
+    let (done, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..options.jobs.max(1) {
+            let (done, next, run) = (done.clone(), &next, &run);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    let start = Instant::now();
+                    // A panic has been printed by now; here it is a seed that failed.
+                    let failed = |_| Err(Failure { seed, event: 0, what: "it panicked".into() });
+                    let result =
+                        panic::catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(failed);
+                    if result.is_err() {
+                        // The seeds before it still run to their end: one of them may fail first.
+                        next.store(end, Ordering::Relaxed);
+                    }
+                    if done.send((seed, result, start.elapsed().as_millis().max(1))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(done);
+        let mut waiting = BTreeMap::new();
+        let mut turn = options.first;
+        for (seed, result, wall_ms) in results {
+            waiting.insert(seed, (result, wall_ms));
+            while let Some((result, wall_ms)) = waiting.remove(&turn) {
+                tell(&result?, wall_ms);
+                turn += 1;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn nodes_json(report: &NodesReport, wall_ms: u128) -> String {
+    let counts = &report.counts;
+    format!(
+        r#"{{"seed":{},"nodes":{},"liars":{},"witnesses":{},"dishonest":{},"events":{},"jobs":{},"completed":{},"failed":{},"excused":{},"paid":{},"converged_ms":{},"messages_per_node_second":{},"bytes_per_node_second":{},"bytes_per_node_job":{},"state":"{}","wall_ms":{wall_ms}}}"#,
+        report.seed,
+        report.nodes,
+        report.liars,
+        report.witnesses,
+        report.dishonest,
+        counts.events,
+        counts.jobs,
+        counts.completed,
+        counts.failed,
+        counts.excused,
+        counts.paid,
+        counts.converged_ms,
+        report.messages_per_node_and_second(),
+        report.bytes_per_node_and_second(),
+        report.bytes_per_node_and_trade(),
+        report.state,
+    )
 }
 
 fn nodes_summary(total: &NodesCounts, wall_ms: u128) -> String {
     let mut lines = vec![format!(
-        "{} events without a broken invariant, {} crashes, {} splits, {} messages lost, {} jobs \
-         ({} of 10 000 answered), {} failovers, {} paid, at most {} ms to converge, {} audits, \
-         {wall_ms} ms",
+        "{} events without a broken invariant, {} crashes ({} torn), {} snapshots, {} splits, \
+         {} messages lost, {} jobs ({} of 10 000 answered, {} excused), {} failovers, {} paid, \
+         at most {} ms to converge, {} audits, {wall_ms} ms",
         total.events,
         total.crashes,
+        total.torn,
+        total.snapshots,
         total.splits,
         total.lost,
         total.jobs,
         total.completion(),
+        total.excused,
         total.failovers,
         total.paid,
         total.converged_ms,
@@ -112,6 +195,9 @@ fn nodes_summary(total: &NodesCounts, wall_ms: u128) -> String {
     )];
     for (name, (messages, bytes)) in &total.sent {
         lines.push(format!("  {name:<24} {messages:>9} messages {bytes:>12} bytes"));
+    }
+    for (name, times) in &total.kinds {
+        lines.push(format!("  final: {name:<24} {times:>8}"));
     }
     for (name, times) in &total.lies {
         lines.push(format!("  lie: {name:<24} {times:>8}"));
@@ -173,6 +259,7 @@ fn json(report: &Report, wall_ms: u128) -> String {
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options = Options::default();
+    let mut witnesses = None;
     while let Some(name) = args.next() {
         if name == "--json" {
             options.json = true;
@@ -190,7 +277,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--seeds" => options.seeds = number,
             "--events" => options.config.events = number,
             "--parties" => options.config.parties = Some(size),
-            "--witnesses" => options.config.witnesses = Some(size),
+            "--jobs" => options.jobs = size,
+            "--witnesses" => witnesses = Some(size),
+            "--dishonest" => options.nodes.get_or_insert_default().dishonest = Some(size),
             "--nodes" => {
                 options.nodes.get_or_insert_default().nodes = size;
                 options.seeds = options.seeds.min(NODES_SEEDS);
@@ -200,6 +289,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--liars" => options.config.liars = Some(size),
             _ => return Err(format!("{name} is not known")),
         }
+    }
+    match &mut options.nodes {
+        Some(nodes) => nodes.witnesses = witnesses,
+        None => options.config.witnesses = witnesses,
     }
     Ok(options)
 }

@@ -2,9 +2,10 @@
 //!
 //! Virtual time, one thread, one seed. Connections break, messages are lost, doubled and
 //! overtaken, disks lose what was not synced, the power goes between any two effects, providers
-//! fail in the middle of an answer, one node in ten lies, and so does one witness in four. What
-//! must hold is checked from outside: from the bytes that left the nodes and from the union of all
-//! final entries, never from what a kernel says about itself alone.
+//! fail in the middle of an answer, one node in ten lies, and as many witnesses are dishonest as
+//! the seed draws from 0 to what the charter tolerates. What must hold is checked from outside:
+//! from the bytes that left the nodes and from the union of all final entries, never from what a
+//! kernel says about itself alone.
 
 mod consumer;
 mod founding;
@@ -39,6 +40,18 @@ pub enum Bug {
     ForgetsWork,
     /// A node that is asked for final entries answers with nothing.
     ServesNothing,
+    /// A power cut takes the last synced batch too.
+    LosesSynced,
+    /// Consumers end no hold.
+    LeavesHolds,
+    /// Every engine fails in the middle of every answer.
+    NeverFinishes,
+    /// Providers answer with another text than asked for.
+    AnswersWrongly,
+    /// Providers take every voucher, also one that says less than the one before.
+    VouchersFall,
+    /// Providers accept orders that no rule admits.
+    AcceptsForged,
 }
 
 /// What to run.
@@ -52,6 +65,11 @@ pub struct NodesConfig {
     pub seconds: u64,
     /// How long a client waits between two questions on average, in milliseconds; at least 2.
     pub pause_ms: u64,
+    /// Witnesses of the charter; 1, 3, 4 or 7, drawn when none.
+    pub witnesses: Option<usize>,
+    /// Dishonest witnesses; drawn from 0 to what the charter tolerates when none. With more, a run
+    /// has to fail.
+    pub dishonest: Option<usize>,
     /// Whether nothing fails and nobody lies: what the cost of a mesh is measured with.
     pub calm: bool,
     /// A bug to plant.
@@ -60,7 +78,16 @@ pub struct NodesConfig {
 
 impl Default for NodesConfig {
     fn default() -> Self {
-        Self { seed: 1, nodes: 30, seconds: 240, pause_ms: 8_000, calm: false, bug: Bug::None }
+        Self {
+            seed: 1,
+            nodes: 30,
+            seconds: 240,
+            pause_ms: 8_000,
+            witnesses: None,
+            dishonest: None,
+            calm: false,
+            bug: Bug::None,
+        }
     }
 }
 

@@ -23,18 +23,49 @@ fn the_same_seed_gives_the_same_run() {
 fn planted_bugs_are_found() {
     for (bug, said) in [
         (Bug::ToldBeforeSync, "not true any more"),
+        (Bug::LosesSynced, "not true any more"),
         (Bug::PaysAhead, "tokens that cost"),
         (Bug::ServesNothing, "after the"),
         (Bug::ServesRefused, "of work unpaid"),
         (Bug::ForgetsWork, "of work unpaid"),
+        (Bug::LeavesHolds, "holds TRM for jobs that are over"),
+        (Bug::NeverFinishes, "were not answered"),
+        (Bug::AnswersWrongly, "with another text"),
+        (Bug::VouchersFall, "a voucher that falls"),
+        (Bug::AcceptsForged, "a forged order"),
     ] {
         // What a consumer takes for nothing adds up slowly.
         let seconds = if said == "of work unpaid" { 240 } else { 70 };
         let planted = |seed| NodesConfig { bug, seconds, nodes: 30, ..config(seed) };
-        let found = (1..8).find_map(|seed| run_nodes(&planted(seed)).err());
+        let found = (1..12).find_map(|seed| run_nodes(&planted(seed)).err());
         let failure = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
         assert!(failure.what.contains(said), "{bug:?}: {failure}");
     }
+}
+
+#[test]
+fn as_many_dishonest_witnesses_as_the_charter_tolerates_change_nothing() {
+    for (seed, witnesses, dishonest) in [(1, 1, 0), (2, 3, 0), (3, 4, 0), (4, 4, 1), (5, 7, 2)] {
+        let config = NodesConfig {
+            witnesses: Some(witnesses),
+            dishonest: Some(dishonest),
+            nodes: 24,
+            ..config(seed)
+        };
+        let report = run_nodes(&config).unwrap();
+        assert_eq!((report.witnesses, report.dishonest), (witnesses, dishonest), "{report}");
+        assert!(report.counts.completed > 20, "{report}");
+    }
+}
+
+#[test]
+fn more_dishonest_witnesses_than_the_charter_tolerates_are_noticed() {
+    let found = (1..30).find_map(|seed| {
+        let (witnesses, dishonest) = (Some(4), Some(3));
+        let config = NodesConfig { witnesses, dishonest, nodes: 70, seconds: 40, ..config(seed) };
+        run_nodes(&config).err().filter(|failure| failure.what.contains("final in one slot"))
+    });
+    assert!(found.is_some(), "two entries never became final in one slot");
 }
 
 /// Ten thousand keys of one attacker: their chains can hold nothing that others did not give

@@ -385,6 +385,12 @@ impl Lattice {
         Some(Collect { ids, checkpoint: Some(checkpoint) })
     }
 
+    /// Whether [`Lattice::next_collect`] gives something. Does not list it.
+    pub fn has_collect(&self, party: PartyId) -> bool {
+        let may = |id: DocumentId| self.out_of_welcome(id).is_none() || self.covering(id).is_some();
+        self.chain(party).is_some() && self.unclaimed(party).any(|(id, _)| may(id))
+    }
+
     /// The lock behind the welcome line that the payment `item` is out of.
     pub(super) fn out_of_welcome(&self, item: DocumentId) -> Option<DocumentId> {
         match self.final_entry(item)?.effect.change {

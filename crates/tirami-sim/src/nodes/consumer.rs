@@ -47,7 +47,7 @@ pub(super) struct Job {
     last: Option<JobId>,
     attempt: Option<Attempt>,
     began: u64,
-    /// Whether the mesh was split while it looked for a provider.
+    /// Whether it looked for a provider when none ran on its side of a split.
     cut_off: bool,
 }
 
@@ -114,10 +114,20 @@ impl World {
             return Ok(());
         }
         let at = job.node;
-        job.cut_off |= !self.links.far.is_empty();
         if now > job.began + PATIENCE_MS {
             return self.end_job(number, false);
         }
+        // Nobody can answer a node on whose side of the split no provider runs.
+        let answers = |(other, node): (usize, &super::node::Node)| {
+            other != at
+                && node.serves
+                && node.kernel.is_some()
+                && self.links.reaches(at, other)
+                && node.role != Role::OverCounts
+        };
+        let cut_off = !self.nodes.iter().enumerate().any(answers);
+        let Some(job) = self.jobs.get_mut(&number) else { return Ok(()) };
+        job.cut_off |= cut_off;
         let base = u32::try_from(job.tokens.len()).unwrap_or(u32::MAX);
         let query = Query {
             shape: None,
@@ -265,14 +275,25 @@ impl World {
     ) -> Result<(), String> {
         let Ok(Outcome::VoucherSigned { voucher }) = result else { return Ok(()) };
         let (bytes, signature) = (voucher.bytes().to_vec(), voucher.signature());
-        self.send_to_provider(stream, ToProvider::Voucher(WireDocument { bytes, signature }))
+        self.send_to_provider(stream, ToProvider::Voucher(WireDocument { bytes, signature }))?;
+        let Some(at) = self.streams.get(&stream).map(|known| known.consumer) else {
+            return Ok(());
+        };
+        match self.fallen(at, &voucher)? {
+            Some(less) => self.send_to_provider(stream, ToProvider::Voucher(less)),
+            None => Ok(()),
+        }
     }
 
     fn settle(&mut self, stream: u64, receipt: WireDocument) -> Result<(), String> {
+        let leaves = self.config.bug == Bug::LeavesHolds;
         let Some(job) = self.attempt_on(stream) else { return Ok(()) };
         let at = job.node;
         let Some(attempt) = job.attempt.as_mut() else { return Ok(()) };
         attempt.ending = true;
+        if leaves {
+            return self.next_step(stream);
+        }
         let received = &job.tokens[attempt.base..];
         let command = Command::SettleJob {
             job: attempt.id,

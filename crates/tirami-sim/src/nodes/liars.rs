@@ -1,15 +1,19 @@
-//! What dishonest owners send: rivals, used orders, false heads, signals from the future, garbage.
+//! What dishonest owners send: rivals, used and forged orders and entries, false heads, signals from
+//! the future, garbage.
 
 use std::rc::Rc;
 
 use tirami_core::{
-    Digest, Document, DocumentId, PartyId, Ppm, Signature, Signed, Timestamp, Trm, decode_body,
-    signing_message,
+    Digest, Document, DocumentId, JobId, MeshId, PartyId, Ppm, Signature, Signed, Timestamp, Trm,
+    decode_body, signing_message,
 };
 use tirami_kernel::{Input, RequestId};
 use tirami_ledger::command::{Actor, Command};
+use tirami_ledger::documents::{Order, Voucher};
 use tirami_ledger::event::Event;
-use tirami_ledger::lattice::{Acknowledgement, Entry, EntryKind, LatticeEvent, Transfer};
+use tirami_ledger::lattice::{
+    Acknowledgement, Collect, Enrol, Entry, EntryKind, LatticeEvent, Line, Transfer,
+};
 use tirami_proto::{
     BUCKETS, FinalEntry, Head, JobRequest, Message, PriceSignal, ToProvider, WireClaim,
     WireDocument, WireEntry, bucket_of,
@@ -38,8 +42,9 @@ impl World {
         match self.nodes[at].role {
             Role::DoubleSigns => self.double_sign(at),
             Role::Garbage => self.garbage(at),
-            Role::FalseWitness => self.false_heads(at),
+            Role::AcknowledgesAll | Role::AcknowledgesRivals => self.false_heads(at),
             Role::Replays => self.replay(at),
+            Role::Forges => self.forge_order(at),
             _ => Ok(()),
         }
     }
@@ -74,7 +79,7 @@ impl World {
         self.told("rivals");
         self.ask(at, sign(payee, 5_000_000), Then::Nothing)?;
         let wire = WireEntry { bytes: rival.bytes().to_vec(), signature: rival.signature() };
-        for witness in 0..4 {
+        for witness in 0..self.founding.lattice.charter().witnesses.len() {
             if self.dice.percent(60) {
                 let to = self.nodes[witness].party;
                 self.send(at, to, &Message::Entry(wire.clone()))?;
@@ -83,19 +88,26 @@ impl World {
         Ok(())
     }
 
-    /// A false witness acknowledges whatever it is shown.
+    /// A false witness acknowledges whatever it is shown, or the rivals among it.
     pub(super) fn false_witness(
         &mut self,
         from: usize,
         to: usize,
         bytes: &[u8],
     ) -> Result<(), String> {
-        let node = &self.nodes[to];
-        if node.role != Role::FalseWitness || node.kernel.is_none() {
+        let (role, is_up) = (self.nodes[to].role, self.nodes[to].kernel.is_some());
+        if !is_up || !matches!(role, Role::AcknowledgesAll | Role::AcknowledgesRivals) {
             return Ok(());
         }
+        let id = entry_id(self, bytes);
+        if role == Role::AcknowledgesRivals {
+            let Ok(entry) = decode_body::<Entry>(bytes) else { return Ok(()) };
+            if *self.shown.entry((to, entry.slot())).or_insert(id) == id {
+                return Ok(());
+            }
+        }
         let mesh = self.founding.lattice.mesh();
-        let ack = Acknowledgement::sign(mesh, 1, entry_id(self, bytes), &node.key);
+        let ack = Acknowledgement::sign(mesh, 1, id, &self.nodes[to].key);
         let bytes = minicbor::to_vec(ack).map_err(|error| error.to_string())?;
         self.told("false acknowledgement");
         let party = self.nodes[from].party;
@@ -107,7 +119,8 @@ impl World {
         let kept = match (self.nodes[at].role, message) {
             (Role::NoPay, Message::Entry(entry)) => decode_body::<Entry>(&entry.bytes)
                 .is_ok_and(|body| matches!(body.kind, EntryKind::Pay(_))),
-            (Role::FalseWitness, Message::Acknowledgement(_)) => self.dice.percent(30),
+            (Role::AcknowledgesAll, Message::Acknowledgement(_)) => self.dice.percent(30),
+            (Role::Refuses, Message::Acknowledgement(_)) => true,
             _ => false,
         };
         if kept {
@@ -120,7 +133,7 @@ impl World {
     pub(super) fn note_order(&mut self, stream: u64, order: &WireDocument) {
         let Some(known) = self.streams.get(&stream).copied() else { return };
         let (consumer, provider) = (known.consumer, known.provider);
-        if self.nodes[consumer].role == Role::Replays {
+        if matches!(self.nodes[consumer].role, Role::Replays | Role::Forges) {
             if self.used_orders.len() >= USED_MAX {
                 self.used_orders.remove(0);
             }
@@ -128,14 +141,17 @@ impl World {
         }
     }
 
-    /// A used order again, to its provider or to another.
-    fn replay(&mut self, at: usize) -> Result<(), String> {
+    /// One of a liar's used orders.
+    fn some_used(&mut self, at: usize) -> Option<Used> {
         let mine = self.used_orders.iter().filter(|used| used.consumer == at);
         let mine: Vec<Used> = mine.cloned().collect();
-        if mine.is_empty() {
-            return Ok(());
-        }
-        let used = &mine[self.dice.index(mine.len())];
+        let place = self.dice.index(mine.len());
+        mine.into_iter().nth(place)
+    }
+
+    /// A used order again, to its provider or to another.
+    fn replay(&mut self, at: usize) -> Result<(), String> {
+        let Some(used) = self.some_used(at) else { return Ok(()) };
         let mut provider = used.provider;
         if self.dice.percent(50) {
             let others = (0..self.nodes.len()).filter(|other| self.nodes[*other].serves);
@@ -146,9 +162,62 @@ impl World {
             return Ok(());
         }
         self.told("used order");
+        self.show_order((at, provider), used.order);
+        Ok(())
+    }
+
+    /// A new order of which one thing is as no rule admits.
+    fn forge_order(&mut self, at: usize) -> Result<(), String> {
+        let Some(Used { provider, order, .. }) = self.some_used(at) else { return Ok(()) };
+        let Ok(mut body) = decode_body::<Order>(&order.bytes) else { return Ok(()) };
+        if !self.links.is_open(at, provider) {
+            return Ok(());
+        }
+        body.job = JobId::from_bytes(self.dice.bytes());
+        let now = local(self.now, self.nodes[at].skew_ms);
+        (body.start_by, body.claim_by) = (now.plus_ms(60_000), now.plus_ms(3_600_000));
+        let (mut mesh, mut key) = (self.founding.lattice.mesh(), self.nodes[at].key.clone());
+        let lie = match self.dice.below(6) {
+            0 => {
+                body.price = Ppm::new(1);
+                "order below the price"
+            }
+            1 => {
+                body.start_by = Timestamp::from_ms(now.ms() - 3_600_000);
+                "expired order"
+            }
+            2 => {
+                body.claim_by = now.plus_ms(30 * 24 * 3_600_000);
+                "order for a month"
+            }
+            3 => {
+                body.provider = self.nodes[0].party;
+                "order for another"
+            }
+            4 => {
+                key = self.nodes[0].agent.clone();
+                "order by a foreign key"
+            }
+            _ => {
+                mesh = MeshId::from_bytes([3; 32]);
+                "order of another mesh"
+            }
+        };
+        if body.provider == self.nodes[provider].party || lie == "order for another" {
+            self.told(lie);
+            let signed = Signed::sign(mesh, &key, body).map_err(|error| error.to_string())?;
+            let (bytes, signature) = (signed.bytes().to_vec(), signed.signature());
+            let stream = self.show_order((at, provider), WireDocument { bytes, signature });
+            self.forged_orders.insert(stream);
+        }
+        Ok(())
+    }
+
+    /// Asks for a job with an order as it is.
+    fn show_order(&mut self, (at, provider): (usize, usize), order: WireDocument) -> u64 {
         let stream = self.foreign_stream(at, provider);
         let request = JobRequest {
-            order: used.order.clone(),
+            order,
             body: b"10 20 7".to_vec(),
             path: "/v1/chat/completions".to_owned(),
             resumed: Vec::new(),
@@ -156,7 +225,26 @@ impl World {
         };
         let frame = Box::new(ToProvider::Request(request));
         self.plan(20, Task::ToProvider { stream, frame });
-        Ok(())
+        stream
+    }
+
+    /// A voucher after the last one that says less.
+    pub(super) fn fallen(
+        &mut self,
+        at: usize,
+        voucher: &Signed<Voucher>,
+    ) -> Result<Option<WireDocument>, String> {
+        let mut body = voucher.body().clone();
+        if self.nodes[at].role != Role::Forges || body.tokens < 2 || self.dice.percent(70) {
+            return Ok(None);
+        }
+        self.told("voucher that falls");
+        (body.n, body.tokens) = (body.n + 1, body.tokens / 2);
+        body.amount = Trm::from_micro(body.amount.micro() / 2);
+        let (mesh, key) = (self.founding.lattice.mesh(), &self.nodes[at].key);
+        let signed = Signed::sign(mesh, key, body).map_err(|error| error.to_string())?;
+        let (bytes, signature) = (signed.bytes().to_vec(), signed.signature());
+        Ok(Some(WireDocument { bytes, signature }))
     }
 
     fn false_heads(&mut self, at: usize) -> Result<(), String> {
@@ -177,8 +265,8 @@ impl World {
         let signature = Signature::from_bytes([7; 64]);
         let bytes = self.dice.bytes::<90>().to_vec();
         let chain = self.nodes[self.dice.index(self.nodes.len())].party;
-        let (lie, message) = match self.dice.below(9) {
-            0 => ("forged entry", Message::Entry(self.forged(at)?)),
+        let (lie, message) = match self.dice.below(10) {
+            0 | 9 => return self.show_forged(at),
             1 => ("garbage", Message::Acknowledgement(bytes)),
             2 => return self.false_heads(at),
             3 => ("false signal", Message::Announce(self.false_signals(at)?)),
@@ -221,21 +309,62 @@ impl World {
         self.send(at, to, &message)
     }
 
-    /// An entry that says the wrong balance, or is signed by nobody.
+    /// Shows a forged entry to the witnesses.
+    fn show_forged(&mut self, at: usize) -> Result<(), String> {
+        let entry = self.forged(at)?;
+        for witness in 0..self.founding.lattice.charter().witnesses.len() {
+            let to = self.nodes[witness].party;
+            self.send(at, to, &Message::Entry(entry.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// The next entry of a liar's chain, and one thing about it is as no rule admits.
     fn forged(&mut self, at: usize) -> Result<WireEntry, String> {
-        let node = &self.nodes[at];
-        let payee = self.nodes[0].party;
-        let entry = Entry {
-            chain: node.party,
-            seq: node.lattice().map_or(0, |lattice| lattice.next_signed_seq(node.party)),
-            prev: None,
-            time_ms: Timestamp::default(),
-            kind: Transfer { payee, amount: Trm::from_micro(1 << 60) }.into(),
-            balance: 1 << 60,
+        let (chain, honest) = (self.nodes[at].party, self.nodes[0].party);
+        let known = self.nodes[at].lattice().and_then(|lattice| lattice.chain(chain));
+        let Some(state) = known.map(|chain| chain.state().clone()) else {
+            return Err(format!("node {at} lies and has no chain"));
         };
-        let key = if self.dice.percent(50) { node.key.clone() } else { node.agent.clone() };
-        let mesh = self.founding.lattice.mesh();
+        let [collected, foreign] = self.tally.some_payments();
+        let (seq, prev, mut balance) = (state.next, state.head, state.balance);
+        let (mut mesh, mut key) = (self.founding.lattice.mesh(), self.nodes[at].key.clone());
+        let transfer = |micro| Transfer { payee: honest, amount: Trm::from_micro(micro) }.into();
+        let collect = |id| Collect { ids: vec![id], checkpoint: None }.into();
+        let (lie, kind): (_, EntryKind) = match self.dice.below(8) {
+            0 => ("entry with a wrong balance", transfer(1 << 40)),
+            1 => {
+                balance -= 1 << 40;
+                ("entry beyond the line", transfer(1 << 40))
+            }
+            2 => {
+                (key, balance) = (self.nodes[at].agent.clone(), balance - 5);
+                ("entry by a foreign key", transfer(5))
+            }
+            3 => {
+                (mesh, balance) = (MeshId::from_bytes([3; 32]), balance - 5);
+                ("entry of another mesh", transfer(5))
+            }
+            4 => {
+                let owner = String::new();
+                ("line by nobody", Enrol { party: chain, owner, line: Trm::from_micro(9) }.into())
+            }
+            5 => ("line of another", Line { enrol: self.founding.entries[1].entry.id() }.into()),
+            kind => {
+                let (lie, item) = match kind {
+                    6 => ("payment collected again", collected),
+                    _ => ("payment of another collected", foreign),
+                };
+                let Some(item) = item else { return self.forged(at) };
+                balance += 1_000;
+                (lie, collect(item))
+            }
+        };
+        self.told(lie);
+        let entry = Entry { chain, seq, prev, time_ms: Timestamp::default(), kind, balance };
         let signed = Signed::sign(mesh, &key, entry).map_err(|error| error.to_string())?;
+        let id = entry_id(self, signed.bytes());
+        self.law.forged.insert(id);
         Ok(WireEntry { bytes: signed.bytes().to_vec(), signature: signed.signature() })
     }
 

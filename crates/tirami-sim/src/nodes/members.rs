@@ -7,13 +7,13 @@ use tirami_kernel::Input;
 use tirami_kernel::mesh::{MeshInput, MeshSettings, OwnOffer};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::Command;
-use tirami_ledger::lattice::{EntryKind, Sponsor};
+use tirami_ledger::lattice::{EntryKind, Sponsor, WITNESSES_MAX};
 use tirami_proto::{Offer, PeerAddress, Via};
 
 use super::NodesConfig;
 use super::founding::{Founded, Founding, WELCOME, found};
 use super::links::via;
-use super::node::{LIES, Node, Role};
+use super::node::{FALSE_WITNESSES, LIES, Node, Role};
 use super::world::{Task, Then, World};
 use crate::dice::Dice;
 use crate::law::Law;
@@ -29,13 +29,15 @@ pub(super) const SHAPE: ModelShape = ModelShape {
 };
 /// Jobs of other nodes that a provider does at once.
 pub(super) const SLOTS: u16 = 8;
-/// Members that witness; one of them lies.
-const WITNESSES: usize = 4;
+/// How many members witness.
+const WITNESSES: [usize; 4] = [1, 3, 4, 7];
 /// Newcomers without an invite, which a member sponsors.
 const SPONSORED: usize = 2;
 /// When members look for newcomers to sponsor: there is a checkpoint by then.
 const SPONSOR_MS: u64 = 62_000;
 const SECRET: [u8; 32] = [42; 32];
+/// How often some node writes a snapshot.
+pub(super) const SNAPSHOT_MS: u64 = 3_000;
 
 /// Draws a mesh that fits the configuration.
 ///
@@ -50,7 +52,9 @@ pub(super) fn draw(
     let newcomers = if config.calm { 0 } else { (count / 6).clamp(1, 8) + SPONSORED };
     let members = count - newcomers;
     let keys: Vec<SecretKey> = (0..count).map(|_| dice.key()).collect();
-    let founding = found(dice, &keys[..members], (WITNESSES, count))?;
+    let drawn = WITNESSES[dice.index(WITNESSES.len())];
+    let witnesses = config.witnesses.unwrap_or(drawn).clamp(1, members.min(WITNESSES_MAX));
+    let founding = found(dice, &keys[..members], (witnesses, count))?;
     let mut nodes = Vec::with_capacity(count);
     for (at, key) in keys.iter().enumerate() {
         let bootstrap = (0..3).filter_map(|_| address(&keys, dice.index(members))).collect();
@@ -73,16 +77,37 @@ pub(super) fn draw(
     let mut law = Law::default();
     law.within = true;
     if !config.calm {
-        cast_liars(&mut nodes[..members], &mut law, count / 10);
+        let drawn = dice.index(tolerated(&founding, witnesses) + 1);
+        let dishonest = config.dishonest.unwrap_or(drawn).min(witnesses);
+        cast_witnesses(&mut nodes[witnesses - dishonest..witnesses], &mut law, dice);
+        cast_liars(&mut nodes[..members], &mut law, (witnesses, count / 10), dice);
     }
     Ok((founding, nodes, law))
 }
 
-fn cast_liars(members: &mut [Node], law: &mut Law, liars: usize) {
-    members[WITNESSES - 1].role = Role::FalseWitness;
-    law.liars.insert(members[WITNESSES - 1].key.public());
-    let mut free: Vec<usize> = (WITNESSES..members.len()).collect();
-    for role in LIES.iter().cycle().take(liars.max(1)) {
+/// How many dishonest witnesses change nothing (MONEY §2).
+fn tolerated(founding: &Founding, witnesses: usize) -> usize {
+    let quorum = usize::from(founding.lattice.charter().quorum);
+    (2 * quorum).saturating_sub(witnesses + 1)
+}
+
+/// The founder, who is clerk and registrar too, is none of them unless all witnesses are.
+fn cast_witnesses(dishonest: &mut [Node], law: &mut Law, dice: &mut Dice) {
+    for witness in dishonest {
+        witness.role = FALSE_WITNESSES[dice.index(FALSE_WITNESSES.len())];
+        law.liars.insert(witness.key.public());
+    }
+}
+
+fn cast_liars(
+    members: &mut [Node],
+    law: &mut Law,
+    (witnesses, liars): (usize, usize),
+    dice: &mut Dice,
+) {
+    let mut free: Vec<usize> = (witnesses..members.len()).collect();
+    let first = dice.index(LIES.len());
+    for role in LIES.iter().cycle().skip(first).take(liars.max(1)) {
         // Who over-counts has to serve; the others only have to be there.
         let fits = |at: &usize| {
             let node = &members[*at];
@@ -118,8 +143,10 @@ fn policy() -> ServingPolicy {
 impl World {
     /// Plans what happens by itself.
     pub(super) fn begin(&mut self) -> Result<(), String> {
+        let params = self.founding.lattice.charter().params;
+        self.tally.params = Some((self.founding.lattice.charter().line_total, params.fee_ppm));
         for Founded { entry, wire } in &self.founding.entries {
-            self.tally.add(entry)?;
+            self.tally.add(entry.id(), entry.entry())?;
             let slot = entry.entry().slot();
             self.slots.insert(entry.id(), slot);
             let is_certified = wire.certificate.is_some();
@@ -150,6 +177,7 @@ impl World {
             self.links.storm = true;
             self.plan(15_000, Task::PowerCut);
             self.plan(25_000, Task::Split { heal: false });
+            self.plan(SNAPSHOT_MS, Task::Snapshot);
         }
         Ok(())
     }

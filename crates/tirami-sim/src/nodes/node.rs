@@ -26,20 +26,31 @@ pub(super) enum Role {
     DoubleSigns,
     /// It orders with orders that were used or are for others.
     Replays,
+    /// It orders and vouches as no rule admits.
+    Forges,
     /// It sends what no rule admits.
     Garbage,
-    /// A witness that acknowledges everything.
-    FalseWitness,
+    /// A witness that acknowledges everything, and lies about heads.
+    AcknowledgesAll,
+    /// A witness that acknowledges nothing.
+    Refuses,
+    /// A witness that is honest but for acknowledging the rivals of what it acknowledged.
+    AcknowledgesRivals,
 }
 
+/// The roles of dishonest witnesses.
+pub(super) const FALSE_WITNESSES: [Role; 3] =
+    [Role::AcknowledgesAll, Role::Refuses, Role::AcknowledgesRivals];
+
 /// The roles of liars that are no witness, in turn.
-pub(super) const LIES: [Role; 6] = [
+pub(super) const LIES: [Role; 7] = [
     Role::NoVouchers,
     Role::OverCounts,
     Role::NoPay,
     Role::DoubleSigns,
     Role::Garbage,
     Role::Replays,
+    Role::Forges,
 ];
 
 /// An effect that waits until everything before it is durable.

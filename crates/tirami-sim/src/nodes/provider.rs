@@ -62,7 +62,8 @@ impl World {
             self.refuse(stream, "order_stale_head");
             return Ok(());
         };
-        let is_flaky = self.nodes[at].flaky && self.trading && self.dice.percent(60);
+        let fails = self.nodes[at].flaky && self.trading && self.dice.percent(60);
+        let is_flaky = fails || self.config.bug == Bug::NeverFinishes;
         let dies_at = is_flaky.then(|| self.dice.index(40));
         self.serving.insert(
             stream,
@@ -105,6 +106,11 @@ impl World {
     ) -> Result<(), String> {
         let now = self.now;
         let Some(serving) = self.serving.get_mut(&stream) else { return Ok(()) };
+        let is_forged = self.forged_orders.contains(&stream);
+        let accepts_forged = is_forged && self.config.bug == Bug::AcceptsForged;
+        if is_forged && (result.is_ok() || accepts_forged) {
+            return Err(format!("node {} accepts a forged order", serving.provider));
+        }
         let (completion_max, window_tokens) = match result {
             Ok(Outcome::OrderAccepted { completion_max, window_tokens, .. }) => {
                 (completion_max, window_tokens)
@@ -145,9 +151,10 @@ impl World {
         if batch == 0 {
             return Ok(());
         }
+        let seed = serving.seed ^ u32::from(self.config.bug == Bug::AnswersWrongly);
         let first = serving.base + count(sent);
         let tokens: Vec<u32> =
-            (first..first + count(batch)).map(|place| token(serving.seed, place)).collect();
+            (first..first + count(batch)).map(|place| token(seed, place)).collect();
         serving.sent.extend(&tokens);
         let (done, job) = (serving.sent.len() == serving.total, serving.job);
         let sent = count(serving.sent.len());
@@ -183,8 +190,12 @@ impl World {
         result: &Result<Outcome, Rejection>,
     ) -> Result<(), String> {
         let now = self.now;
+        let takes_all = self.config.bug == Bug::VouchersFall;
         let Some(serving) = self.serving.get_mut(&stream) else { return Ok(()) };
-        if result.is_ok() {
+        if result.is_ok() || takes_all {
+            if tokens < serving.vouched {
+                return Err(format!("node {} takes a voucher that falls", serving.provider));
+            }
             let waited = serving.sent.len() >= serving.vouched + WINDOW;
             serving.vouched = serving.vouched.max(tokens);
             serving.seen_at = now;

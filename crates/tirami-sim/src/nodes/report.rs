@@ -47,10 +47,16 @@ pub struct NodesCounts {
     pub lost: u64,
     /// Power cuts.
     pub crashes: u64,
+    /// Of these, those that left a torn batch on the disk.
+    pub torn: u64,
+    /// Snapshots written.
+    pub snapshots: u64,
     /// Times the network split.
     pub splits: u64,
     /// Lies told, by kind.
     pub lies: BTreeMap<&'static str, u64>,
+    /// Final entries, by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
     /// Refusals, by their stable code.
     pub refusals: BTreeMap<String, u64>,
     /// Jobs that honest consumers began.
@@ -85,9 +91,14 @@ impl NodesCounts {
         }
         self.lost += other.lost;
         self.crashes += other.crashes;
+        self.torn += other.torn;
+        self.snapshots += other.snapshots;
         self.splits += other.splits;
         for (name, times) in &other.lies {
             *self.lies.entry(name).or_default() += times;
+        }
+        for (name, times) in &other.kinds {
+            *self.kinds.entry(name).or_default() += times;
         }
         for (code, times) in &other.refusals {
             *self.refusals.entry(code.clone()).or_default() += times;
@@ -129,6 +140,10 @@ pub struct NodesReport {
     pub nodes: usize,
     /// Nodes that lie.
     pub liars: usize,
+    /// Witnesses of the charter.
+    pub witnesses: usize,
+    /// Of them, the dishonest ones.
+    pub dishonest: usize,
     /// Virtual time of trade, in milliseconds.
     pub virtual_ms: u64,
     /// Connections at the end of trade.
@@ -169,13 +184,15 @@ impl fmt::Display for NodesReport {
         let counts = &self.counts;
         write!(
             f,
-            "seed {}: {} nodes, {} liars, {} connections, {} s virtual, {} events, {} crashes, \
+            "seed {}: {} nodes, {} liars, {} of {} witnesses dishonest, {} connections, {} s virtual, {} events, {} crashes, \
              {} splits, {} lost, {} jobs ({} completed, {} failed, {} excused), {} failovers, \
              {} paid, {} entries final, {} ms to converge, {} ms to settle, {} messages/node/s, \
              {} B/node/s, {} B/node/trade, state {}",
             self.seed,
             self.nodes,
             self.liars,
+            self.dishonest,
+            self.witnesses,
             self.connections,
             self.virtual_ms / 1_000,
             counts.events,

@@ -37,6 +37,7 @@ impl World {
         let before = self.counts.cost(self.tally.jobs_paid());
         self.trade_until(end)?;
         self.counts.paid = self.tally.jobs_paid();
+        self.counts.kinds = self.tally.kinds().clone();
         let cost = self.counts.cost(self.counts.paid).since(before, end - begin);
         let connections = self.links.len();
         let virtual_ms = self.now;
@@ -46,6 +47,8 @@ impl World {
             seed: self.config.seed,
             nodes: self.nodes.len(),
             liars: self.nodes.iter().filter(|node| !node.is_honest()).count(),
+            witnesses: self.founding.lattice.charter().witnesses.len(),
+            dishonest: self.law.liars.len(),
             virtual_ms,
             connections,
             cost,
@@ -157,8 +160,11 @@ impl World {
             if let Some(pending) = lattice.pending_of(node.party).next() {
                 let (entry, version) = (pending.entry().entry(), lattice.charter().version);
                 let (seq, kind) = (entry.seq, entry.kind.name());
-                let acks = pending.acknowledged_by(version).count();
-                return Some(format!("{kind} {seq} of node {at} is not final with {acks} of 3"));
+                let (acks, quorum) =
+                    (pending.acknowledged_by(version).count(), lattice.charter().quorum);
+                return Some(format!(
+                    "{kind} {seq} of node {at} is not final with {acks} of {quorum}"
+                ));
             }
             if let Some((job, debt)) = book.debts().iter().next() {
                 return Some(format!("node {at} has not paid job {job}: {debt:?}"));

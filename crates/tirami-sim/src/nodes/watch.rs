@@ -70,7 +70,10 @@ impl World {
                 };
                 self.nodes[at].keep(slot.chain, slot.seq, wire);
                 if self.nodes[at].is_honest() {
-                    self.tally.add(entry)?;
+                    if self.law.forged.contains(&entry.id()) {
+                        return Err(format!("forged entry {} is final at node {at}", entry.id()));
+                    }
+                    self.tally.add(entry.id(), entry.entry())?;
                 }
             }
             LatticeEvent::AcknowledgementMade { acknowledgement, slot } => {

@@ -1,6 +1,6 @@
 //! The loop: virtual time, what is planned, and the way from an input to its effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tirami_core::{DocumentId, JobId, PartyId, Trm};
@@ -76,6 +76,8 @@ pub(super) enum Task {
     Split {
         heal: bool,
     },
+    /// Some node writes a snapshot beside its log.
+    Snapshot,
     /// A client of a node asks something.
     Ask {
         node: usize,
@@ -160,6 +162,10 @@ pub(super) struct World {
     pub(super) trading: bool,
     pub(super) healed: Option<super::rest::Healed>,
     pub(super) used_orders: Vec<super::liars::Used>,
+    /// Streams of jobs whose order no rule admits.
+    pub(super) forged_orders: BTreeSet<u64>,
+    /// What dishonest witnesses were shown first in each slot.
+    pub(super) shown: BTreeMap<(usize, tirami_ledger::lattice::Slot), DocumentId>,
 }
 
 impl World {
@@ -193,6 +199,8 @@ impl World {
             trading: true,
             healed: None,
             used_orders: Vec::new(),
+            forged_orders: BTreeSet::new(),
+            shown: BTreeMap::new(),
         };
         world.begin().map_err(|what| failure(world.counts.events, what))?;
         Ok(world)
@@ -283,6 +291,12 @@ impl World {
                 self.plan(length, Task::Split { heal: !heal });
                 Ok(())
             }
+            Task::Snapshot => {
+                self.plan(super::members::SNAPSHOT_MS, Task::Snapshot);
+                let at = self.dice.index(self.nodes.len());
+                self.write_snapshot(at);
+                Ok(())
+            }
             Task::Lie { node } => {
                 let pause = self.dice.between(1_000, 6_000);
                 self.plan(pause, Task::Lie { node });
@@ -352,12 +366,27 @@ impl World {
         }
         let node = &mut self.nodes[at];
         node.held.push_back(Held { after: node.disk.batches(), effects });
+        self.plan_sync(at);
+        Ok(())
+    }
+
+    fn plan_sync(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
         if !node.sync_planned {
             node.sync_planned = true;
             let (life, pause) = (node.life, self.dice.between(1, 6));
             self.plan(pause, Task::Sync { node: at, life });
         }
-        Ok(())
+    }
+
+    /// A snapshot counts from the next sync on; a power cut before that loses it.
+    fn write_snapshot(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if let Some(kernel) = &node.kernel {
+            node.disk.stage(kernel.snapshot());
+            self.counts.snapshots += 1;
+            self.plan_sync(at);
+        }
     }
 
     fn plan_wake(&mut self, at: usize, wake_at: Option<tirami_core::Timestamp>) {
@@ -485,7 +514,8 @@ impl World {
         node.wake_planned = None;
         node.life += 1;
         self.counts.crashes += 1;
-        node.disk.cut(&mut self.dice, cut);
+        let cut = if self.config.bug == Bug::LosesSynced { Cut::Broken } else { cut };
+        self.counts.torn += u64::from(node.disk.cut(&mut self.dice, cut));
         if node.disk.batches() < node.told {
             return Err(format!("what node {at} told others is not true any more after a crash"));
         }
