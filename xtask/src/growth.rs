@@ -32,10 +32,10 @@ struct Size {
 }
 
 const SIZES: [Size; 5] = [
-    Size { nodes: "30", seeds: "20", seconds: "60", pause: "3000", jobs: "2" },
-    Size { nodes: "100", seeds: "10", seconds: "60", pause: "10000", jobs: "2" },
-    Size { nodes: "300", seeds: "5", seconds: "60", pause: "30000", jobs: "2" },
-    Size { nodes: "1000", seeds: "3", seconds: "40", pause: "100000", jobs: "2" },
+    Size { nodes: "30", seeds: "12", seconds: "60", pause: "3000", jobs: "2" },
+    Size { nodes: "100", seeds: "4", seconds: "60", pause: "10000", jobs: "2" },
+    Size { nodes: "300", seeds: "3", seconds: "60", pause: "30000", jobs: "2" },
+    Size { nodes: "1000", seeds: "3", seconds: "30", pause: "100000", jobs: "2" },
     Size { nodes: "3000", seeds: "1", seconds: "40", pause: "300000", jobs: "1" },
 ];
 
@@ -59,14 +59,22 @@ struct Series {
     sizes: Vec<(u64, Vec<u64>)>,
 }
 
-/// Measures the sizes asked for, all when none is, and writes page and picture of all runs known.
+/// Measures the sizes asked for, all when none is, and writes page and picture of all runs known;
+/// `page` measures nothing.
 pub(crate) fn growth(sizes: &[&str]) -> Outcome<()> {
+    let mut lines = known_runs()?;
+    if sizes != ["page"] {
+        measure(sizes, &mut lines)?;
+    }
+    publish(&lines)
+}
+
+fn measure(sizes: &[&str], lines: &mut Vec<String>) -> Outcome<()> {
     let unknown = sizes.iter().find(|asked| SIZES.iter().all(|size| size.nodes != **asked));
     if let Some(unknown) = unknown {
         return Err(Failure::new(format!("{unknown} is not a size that is measured")));
     }
     run_watched(&mut cargo(["build", "--release", "-p", "tirami-sim"]))?;
-    let mut lines = known_runs()?;
     for size in SIZES.iter().filter(|size| sizes.is_empty() || sizes.contains(&size.nodes)) {
         let mut command = Command::new(workspace::release_binary("tirami-sim"));
         command.args(arguments(size)).args(["--jobs", size.jobs, "--json"]);
@@ -77,7 +85,7 @@ pub(crate) fn growth(sizes: &[&str]) -> Outcome<()> {
         lines.extend(told.lines().map(str::to_owned));
         workspace::write(&at(RUNS), &(lines.join("\n") + "\n"))?;
     }
-    publish(&lines)
+    Ok(())
 }
 
 fn at(file: &str) -> PathBuf {
@@ -115,9 +123,9 @@ fn publish(lines: &[String]) -> Outcome<()> {
     let runs = lines.iter().map(|line| Json::parse(line)).collect::<Outcome<Vec<Json>>>()?;
     let all = FIGURES.iter().map(|figure| series(&runs, figure)).collect::<Outcome<Vec<_>>>()?;
     let page = workspace::read(&at(PAGE))?;
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
-        rest.split_once(END).map(|(_, after)| (before, after))
-    });
+    let parts = page
+        .split_once(BEGIN)
+        .and_then(|(before, rest)| rest.split_once(END).map(|(_, after)| (before, after)));
     let (before, after) =
         parts.ok_or_else(|| Failure::new(format!("{PAGE} has no place for the table")))?;
     let table = table(&runs, &all)?;
@@ -153,7 +161,8 @@ fn figures(runs: &[Json], size: &Size, field: &str) -> Outcome<Vec<u64>> {
 
 fn table(runs: &[Json], all: &[Series]) -> Outcome<String> {
     let measured = SIZES.iter().filter(|size| {
-        all.iter().any(|series| series.sizes.iter().any(|(nodes, _)| nodes.to_string() == size.nodes))
+        all.iter()
+            .any(|series| series.sizes.iter().any(|(nodes, _)| nodes.to_string() == size.nodes))
     });
     let measured: Vec<&Size> = measured.collect();
     let mut rows = vec![cells("nodes", measured.iter().map(|size| thousands(size.nodes)))];

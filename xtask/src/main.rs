@@ -37,7 +37,7 @@ usage: cargo xtask <command>
   sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--jobs J] [--calm]
                      whole nodes in one thread, as many as asked; a seed replays its run
   growth [NODES…]    what a mesh costs as it grows, by simulation: table and picture of
-                     docs/reference/mesh-simulation.md
+                     docs/reference/mesh-simulation.md; `growth page` only writes them
   codegen [--check]  write the reference pages from the code, or fail when they are stale
 ";
 

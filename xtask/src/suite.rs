@@ -12,10 +12,11 @@ use crate::{Failure, Outcome, clients, codegen, demo, model, tidy, workspace};
 /// A simulation of 40 worlds with 25 000 events each: a million in all.
 const SIMULATION: [&str; 4] = ["--seeds", "40", "--events", "25000"];
 
-/// Simulations of whole nodes: many small meshes, one larger one, none with a broken invariant.
-const SIMULATIONS_OF_NODES: [[&str; 6]; 2] = [
-    ["--nodes", "30", "--seeds", "10", "--seconds", "120"],
-    ["--nodes", "100", "--seeds", "1", "--seconds", "40"],
+/// Simulations of whole nodes: many small meshes, two large ones at the same time, none with a
+/// broken invariant.
+const SIMULATIONS_OF_NODES: [[&str; 8]; 2] = [
+    ["--nodes", "50", "--seeds", "100", "--seconds", "60", "--pause", "8000"],
+    ["--nodes", "1000", "--seeds", "2", "--seconds", "20", "--pause", "100000"],
 ];
 
 /// Runs everything.

@@ -93,8 +93,7 @@ mod tests {
         let key = SecretKey::from_seed([1; 32]).public();
         let slot = Slot { chain: key.party(), seq: 3 };
         let [one, other] = [1, 2].map(|byte| DocumentId::from_bytes([byte; 32]));
-        let mut law = Law::default();
-        law.within = true;
+        let mut law = Law { within: true, ..Law::default() };
         for _ in 0..2 {
             assert_eq!(law.promised(key, slot, one), Ok(()));
             assert_eq!(law.signed(slot, one), Ok(()));

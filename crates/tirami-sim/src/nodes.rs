@@ -44,14 +44,16 @@ pub enum Bug {
     LosesSynced,
     /// Consumers end no hold.
     LeavesHolds,
-    /// Every engine fails in the middle of every answer.
-    NeverFinishes,
+    /// Every engine fails before its first token.
+    NeverBegins,
     /// Providers answer with another text than asked for.
     AnswersWrongly,
     /// Providers take every voucher, also one that says less than the one before.
     VouchersFall,
     /// Providers accept orders that no rule admits.
     AcceptsForged,
+    /// All dishonest witnesses acknowledge everything, and all liars sign two entries for a slot.
+    Conspire,
 }
 
 /// What to run.

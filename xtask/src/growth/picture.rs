@@ -41,10 +41,8 @@ pub(super) fn draw(all: &[Series]) -> String {
 fn panel(series: &Series) -> String {
     let [left, top, right, bottom] = MARGINS;
     let figures = || series.sizes.iter().flat_map(|(_, figures)| figures).copied();
-    let across = Axis::over(
-        series.sizes.iter().map(|(nodes, _)| *nodes),
-        (left, PANEL_WIDTH - right),
-    );
+    let across =
+        Axis::over(series.sizes.iter().map(|(nodes, _)| *nodes), (left, PANEL_WIDTH - right));
     let up = Axis::over(figures(), (PANEL_HEIGHT - bottom, top));
     let mut out = format!("<text class=\"title\" x=\"{left}\" y=\"22\">{}</text>\n", series.title);
     for tick in up.ticks() {
@@ -105,8 +103,10 @@ impl Axis {
     fn ticks(&self) -> Vec<u64> {
         let within = |tick: &u64| (self.low..=self.high).contains(&(*tick as f64));
         let powers = || (0..12).map(|power| 10_u64.pow(power));
-        let fine: Vec<u64> =
-            powers().flat_map(|power| [1, 2, 5].map(|times| times * power)).filter(within).collect();
+        let fine: Vec<u64> = powers()
+            .flat_map(|power| [1, 2, 5].map(|times| times * power))
+            .filter(within)
+            .collect();
         if fine.len() <= 6 { fine } else { powers().filter(within).collect() }
     }
 }

@@ -49,8 +49,10 @@ struct Tree {
 }
 
 /// Endings of files that hold text of ours.
-const TEXT_ENDINGS: [&str; 12] =
-    ["rs", "toml", "md", "txt", "py", "mjs", "json", "sh", "sql", "html", "css", "yml"];
+const TEXT_ENDINGS: [&str; 14] = [
+    "rs", "toml", "md", "txt", "py", "mjs", "json", "jsonl", "sh", "sql", "svg", "html", "css",
+    "yml",
+];
 
 impl Tree {
     fn read(root: &Path) -> Outcome<Self> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tirami_core::{PartyId, Timestamp};
+use tirami_core::{Digest, PartyId, Timestamp};
 use tirami_proto::{FRAMES_BURST, FRAMES_PER_SECOND, Hello, TokenBucket};
 
 /// Heads remembered of one peer, so that it is not told what it told: those of the latest news.
@@ -37,6 +37,12 @@ pub struct Peer {
     pub(crate) ahead: BTreeMap<PartyId, u64>,
     /// What it is known to hold.
     pub(crate) told: BTreeMap<PartyId, u64>,
+    /// Buckets that it said it holds otherwise than this node ever did, and since when that waits
+    /// for news on their way.
+    pub(crate) doubts: BTreeMap<u8, Digest>,
+    pub(crate) doubts_at: Option<Timestamp>,
+    /// Whether it was compared with since it connected.
+    pub(crate) is_compared: bool,
     pub(crate) summary_at: Option<Timestamp>,
     pub(crate) synced_at: Option<Timestamp>,
     /// The place after the last own entry it was asked to acknowledge, and when.
@@ -61,6 +67,9 @@ impl Peer {
             answers: TokenBucket::new(ANSWER_BYTES_PER_SECOND, ANSWER_BYTES_BURST, now),
             ahead: BTreeMap::new(),
             told: BTreeMap::new(),
+            doubts: BTreeMap::new(),
+            doubts_at: None,
+            is_compared: false,
             summary_at: None,
             synced_at: None,
             offered_seq: 0,

@@ -145,6 +145,7 @@ impl Kernel {
                     self.mesh.roll.sponsored(entry.id());
                 }
                 let chain = entry.entry().chain;
+                self.mesh.fetch.went_on(chain);
                 let lattice = self.ledger.lattice();
                 let frozen = lattice.chain(chain).is_some_and(|known| known.frozen().is_some());
                 if self.mesh.peers.is_empty() {
@@ -206,6 +207,7 @@ impl Kernel {
             self.offer_entries(false, effects);
         }
         if calls.finals {
+            self.remember_buckets();
             self.mesh.desk.again = true;
             self.offer_entries(false, effects);
             self.acknowledge_waiting(effects);

@@ -7,9 +7,9 @@
 //! makes progress, and nothing is ever followed by hashes. A cut-off peer costs nothing but time:
 //! what is final here is never asked for again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tirami_core::{DocumentId, PartyId, Signature, Timestamp};
+use tirami_core::{Digest, DocumentId, PartyId, Signature, Timestamp};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{
@@ -17,7 +17,7 @@ use tirami_ledger::lattice::{
 };
 use tirami_proto::{BUCKETS, Fault, FinalEntry, Head, Message, WireSlot, bucket_of};
 
-use super::{Mesh, NEWS_PEERS_MAX, Serve, peer::AHEAD_MAX};
+use super::{Mesh, NEWS_PEERS_MAX, Peer, Serve, peer::AHEAD_MAX};
 use crate::kernel::{Effects, Kernel};
 
 /// Final entries asked for at once.
@@ -43,6 +43,10 @@ const SUMMARY_EVERY_MS: u64 = 30_000;
 const SUMMARY_ANY_MS: u64 = 3_000;
 /// The least time between two summaries to one peer.
 const SUMMARY_MS_MIN: u64 = 1_000;
+/// How long news may be on their way before heads are asked for because of them.
+const DOUBT_MS: u64 = 1_000;
+/// Digests remembered of each bucket: what it held after the latest changes.
+const PAST_MAX: usize = 16;
 
 /// What is being fetched.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +60,11 @@ pub(crate) struct Fetch {
     stalled: BTreeMap<PartyId, (Timestamp, u64)>,
     /// The summary of the chains, and how many entries were final then.
     summary: Option<(usize, Summary)>,
+    /// Buckets of chains that went on in this input.
+    changed: BTreeSet<u8>,
+    /// The digests that each bucket had lately, the present one last. A peer that shows one of
+    /// them holds nothing of the bucket that this node lacks: what is final stays final.
+    past: BTreeMap<u8, VecDeque<Digest>>,
     /// Where the round over the chains goes on.
     cursor: Option<PartyId>,
 }
@@ -68,6 +77,25 @@ impl Fetch {
 
     pub(super) fn lost(&mut self, peer: PartyId) {
         self.asked.retain(|_, (asked, _)| *asked != peer);
+    }
+
+    /// A chain went on.
+    pub(super) fn went_on(&mut self, chain: PartyId) {
+        self.changed.insert(bucket_of(chain));
+    }
+
+    fn remember(&mut self, bucket: u8, digest: Digest) {
+        let past = self.past.entry(bucket).or_default();
+        if past.back() != Some(&digest) {
+            past.push_back(digest);
+        }
+        if past.len() > PAST_MAX {
+            past.pop_front();
+        }
+    }
+
+    fn had(&self, bucket: u8, digest: &Digest) -> bool {
+        self.past.get(&bucket).is_some_and(|past| past.contains(digest))
     }
 }
 
@@ -110,9 +138,20 @@ impl Kernel {
     fn summary(&mut self) -> Summary {
         let (count, lattice) = (self.ledger.lattice().final_count(), self.ledger.lattice());
         let kept = self.mesh.fetch.summary.take().filter(|(of, _)| *of == count);
-        let (_, summary) =
-            self.mesh.fetch.summary.insert(kept.unwrap_or_else(|| (count, lattice.summary())));
-        summary.clone()
+        let (_, summary) = kept.unwrap_or_else(|| (count, lattice.summary()));
+        for (bucket, digest) in (0_u8..).zip(&summary.buckets) {
+            self.mesh.fetch.remember(bucket, *digest);
+        }
+        self.mesh.fetch.summary = Some((count, summary.clone()));
+        summary
+    }
+
+    /// Remembers what the buckets of the chains that went on hold now.
+    pub(super) fn remember_buckets(&mut self) {
+        for bucket in core::mem::take(&mut self.mesh.fetch.changed) {
+            let digest = self.ledger.lattice().bucket_digest(bucket);
+            self.mesh.fetch.remember(bucket, digest);
+        }
     }
 
     pub(super) fn send_summary(&mut self, to: PartyId, effects: &mut Effects) {
@@ -136,7 +175,7 @@ impl Kernel {
     pub(super) fn take_summary(
         &mut self,
         from: PartyId,
-        (state, buckets): (tirami_core::Digest, &[tirami_core::Digest]),
+        (state, buckets): (Digest, &[Digest]),
         effects: &mut Effects,
     ) {
         if buckets.len() != BUCKETS {
@@ -144,19 +183,39 @@ impl Kernel {
             return;
         }
         let own = self.summary();
-        if own.root == state {
-            if let Some(peer) = self.mesh.peers.get_mut(&from) {
-                peer.ahead.clear();
-                peer.synced_at = Some(self.clock);
-            }
-            return;
+        let fetch = &self.mesh.fetch;
+        let doubts = (0_u8..).zip(buckets).filter(|(bucket, theirs)| !fetch.had(*bucket, theirs));
+        let doubts: BTreeMap<u8, Digest> =
+            doubts.map(|(bucket, theirs)| (bucket, *theirs)).collect();
+        let now = self.clock;
+        let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
+        if doubts.is_empty() {
+            // It holds what this node holds, or did a while ago.
+            peer.ahead.clear();
+            peer.synced_at = Some(now);
+            peer.doubts_at = None;
+        } else {
+            peer.doubts_at.get_or_insert(now);
         }
-        for (bucket, (own, theirs)) in (0_u8..).zip(own.buckets.iter().zip(buckets)) {
-            if own != theirs {
+        peer.doubts = doubts;
+        // Later on most differences are news on their way; a first one may be a long absence.
+        if !core::mem::replace(&mut peer.is_compared, true) {
+            self.ask_heads(from, effects);
+        }
+        if own.root != state {
+            self.compare_with(from, effects);
+        }
+    }
+
+    /// Asks a peer for the heads of those buckets that news did not explain.
+    fn ask_heads(&mut self, from: PartyId, effects: &mut Effects) {
+        let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
+        peer.doubts_at = None;
+        for (bucket, theirs) in core::mem::take(&mut peer.doubts) {
+            if !self.mesh.fetch.had(bucket, &theirs) {
                 effects.send.push((from, Message::WantHeads { bucket }));
             }
         }
-        self.compare_with(from, effects);
     }
 
     pub(super) fn tell_heads(&mut self, to: PartyId, bucket: u8, effects: &mut Effects) {
@@ -426,6 +485,11 @@ impl Kernel {
             }
             // It may be slow and still the only one that has the chain.
             self.compare_with(from, effects);
+        }
+        let doubted = |peer: &Peer| peer.doubts_at.is_some_and(|at| now >= at.plus_ms(DOUBT_MS));
+        let doubted = self.mesh.peers.iter().filter(|(_, peer)| doubted(peer));
+        for from in doubted.map(|(party, _)| *party).collect::<Vec<_>>() {
+            self.ask_heads(from, effects);
         }
         let open = self.mesh.peers.iter().filter(|(_, peer)| peer.is_open());
         let told: Vec<_> = open.map(|(to, peer)| (peer.summary_at, *to)).collect();

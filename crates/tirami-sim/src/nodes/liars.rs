@@ -1,5 +1,5 @@
-//! What dishonest owners send: rivals, used and forged orders and entries, false heads, signals from
-//! the future, garbage.
+//! What dishonest owners send: rivals, used and forged orders and entries, false heads, signals
+//! from the future, garbage.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::documents::{Order, Voucher};
 use tirami_ledger::event::Event;
 use tirami_ledger::lattice::{
-    Acknowledgement, Collect, Enrol, Entry, EntryKind, LatticeEvent, Line, Transfer,
+    Acknowledgement, Certificate, Collect, Enrol, Entry, EntryKind, LatticeEvent, Line, Transfer,
 };
 use tirami_proto::{
     BUCKETS, FinalEntry, Head, JobRequest, Message, PriceSignal, ToProvider, WireClaim,
@@ -31,6 +31,14 @@ pub(super) struct Used {
     consumer: usize,
     provider: usize,
     order: WireDocument,
+}
+
+/// A rival that was shown to witnesses.
+#[derive(Debug)]
+pub(super) struct Shown {
+    by: usize,
+    entry: WireEntry,
+    acknowledgements: Vec<Acknowledgement>,
 }
 
 impl World {
@@ -79,11 +87,40 @@ impl World {
         self.told("rivals");
         self.ask(at, sign(payee, 5_000_000), Then::Nothing)?;
         let wire = WireEntry { bytes: rival.bytes().to_vec(), signature: rival.signature() };
+        let (entry, acknowledgements) = (wire.clone(), Vec::new());
+        self.rivals.insert(rival.id(), Shown { by: at, entry, acknowledgements });
         for witness in 0..self.founding.lattice.charter().witnesses.len() {
             if self.dice.percent(60) {
                 let to = self.nodes[witness].party;
                 self.send(at, to, &Message::Entry(wire.clone()))?;
             }
+        }
+        Ok(())
+    }
+
+    /// A liar gathers acknowledgements of its rival and shows everybody the certificate.
+    pub(super) fn gather(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
+        let Ok(ack) = minicbor::decode::<Acknowledgement>(bytes) else { return Ok(()) };
+        let Some(shown) = self.rivals.get_mut(&ack.entry).filter(|shown| shown.by == at) else {
+            return Ok(());
+        };
+        if shown.acknowledgements.iter().all(|known| known.witness != ack.witness) {
+            shown.acknowledgements.push(ack);
+        }
+        let quorum = usize::from(self.founding.lattice.charter().quorum);
+        if shown.acknowledgements.len() < quorum {
+            return Ok(());
+        }
+        let acknowledgements = core::mem::take(&mut shown.acknowledgements);
+        let WireEntry { bytes, signature } = shown.entry.clone();
+        let certificate = minicbor::to_vec(Certificate { acknowledgements });
+        let certificate = Some(certificate.map_err(|error| error.to_string())?);
+        let entries = vec![FinalEntry { bytes, signature, certificate }];
+        let message = Message::Finals { chain: self.nodes[at].party, entries, more: false };
+        self.told("certified rival");
+        for (one, other) in self.links_of(at) {
+            let to = self.nodes[if one == at { other } else { one }].party;
+            self.send(at, to, &message)?;
         }
         Ok(())
     }

@@ -127,6 +127,9 @@ impl World {
         if let Message::Entry(entry) = &message {
             self.false_witness(from, to, &entry.bytes)?;
         }
+        if let Message::Acknowledgement(bytes) = &message {
+            self.gather(to, bytes)?;
+        }
         let event = PeerEvent::Message(Box::new(message));
         self.give(to, Input::Peer { peer: self.nodes[from].party, event })
     }

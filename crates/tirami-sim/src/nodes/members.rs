@@ -10,11 +10,11 @@ use tirami_ledger::command::Command;
 use tirami_ledger::lattice::{EntryKind, Sponsor, WITNESSES_MAX};
 use tirami_proto::{Offer, PeerAddress, Via};
 
-use super::NodesConfig;
 use super::founding::{Founded, Founding, WELCOME, found};
 use super::links::via;
 use super::node::{FALSE_WITNESSES, LIES, Node, Role};
 use super::world::{Task, Then, World};
+use super::{Bug, NodesConfig};
 use crate::dice::Dice;
 use crate::law::Law;
 
@@ -79,8 +79,13 @@ pub(super) fn draw(
     if !config.calm {
         let drawn = dice.index(tolerated(&founding, witnesses) + 1);
         let dishonest = config.dishonest.unwrap_or(drawn).min(witnesses);
-        cast_witnesses(&mut nodes[witnesses - dishonest..witnesses], &mut law, dice);
-        cast_liars(&mut nodes[..members], &mut law, (witnesses, count / 10), dice);
+        let mut manners = (FALSE_WITNESSES.to_vec(), LIES.to_vec());
+        if config.bug == Bug::Conspire {
+            manners = (vec![Role::AcknowledgesAll], vec![Role::DoubleSigns]);
+        }
+        let false_witnesses = &mut nodes[witnesses - dishonest..witnesses];
+        cast_witnesses(false_witnesses, &mut law, &manners.0, dice);
+        cast_liars(&mut nodes[..members], &mut law, (witnesses, count / 10), &manners.1, dice);
     }
     Ok((founding, nodes, law))
 }
@@ -92,9 +97,9 @@ fn tolerated(founding: &Founding, witnesses: usize) -> usize {
 }
 
 /// The founder, who is clerk and registrar too, is none of them unless all witnesses are.
-fn cast_witnesses(dishonest: &mut [Node], law: &mut Law, dice: &mut Dice) {
+fn cast_witnesses(dishonest: &mut [Node], law: &mut Law, manners: &[Role], dice: &mut Dice) {
     for witness in dishonest {
-        witness.role = FALSE_WITNESSES[dice.index(FALSE_WITNESSES.len())];
+        witness.role = manners[dice.index(manners.len())];
         law.liars.insert(witness.key.public());
     }
 }
@@ -103,11 +108,12 @@ fn cast_liars(
     members: &mut [Node],
     law: &mut Law,
     (witnesses, liars): (usize, usize),
+    lies: &[Role],
     dice: &mut Dice,
 ) {
     let mut free: Vec<usize> = (witnesses..members.len()).collect();
-    let first = dice.index(LIES.len());
-    for role in LIES.iter().cycle().skip(first).take(liars.max(1)) {
+    let first = dice.index(lies.len());
+    for role in lies.iter().cycle().skip(first).take(liars.max(1)) {
         // Who over-counts has to serve; the others only have to be there.
         let fits = |at: &usize| {
             let node = &members[*at];
@@ -175,8 +181,9 @@ impl World {
         }
         if !self.config.calm {
             self.links.storm = true;
-            self.plan(15_000, Task::PowerCut);
-            self.plan(25_000, Task::Split { heal: false });
+            // Early enough that a short run sees both.
+            self.plan((self.config.seconds * 250).min(15_000), Task::PowerCut);
+            self.plan((self.config.seconds * 400).min(25_000), Task::Split { heal: false });
             self.plan(SNAPSHOT_MS, Task::Snapshot);
         }
         Ok(())

@@ -62,9 +62,11 @@ impl World {
             self.refuse(stream, "order_stale_head");
             return Ok(());
         };
-        let fails = self.nodes[at].flaky && self.trading && self.dice.percent(60);
-        let is_flaky = fails || self.config.bug == Bug::NeverFinishes;
-        let dies_at = is_flaky.then(|| self.dice.index(40));
+        let is_flaky = self.nodes[at].flaky && self.trading && self.dice.percent(60);
+        let mut dies_at = is_flaky.then(|| self.dice.index(40));
+        if self.config.bug == Bug::NeverBegins {
+            dies_at = Some(0);
+        }
         self.serving.insert(
             stream,
             Serving {

@@ -164,6 +164,8 @@ pub(super) struct World {
     pub(super) used_orders: Vec<super::liars::Used>,
     /// Streams of jobs whose order no rule admits.
     pub(super) forged_orders: BTreeSet<u64>,
+    /// Rivals that liars signed, and who acknowledged them.
+    pub(super) rivals: BTreeMap<DocumentId, super::liars::Shown>,
     /// What dishonest witnesses were shown first in each slot.
     pub(super) shown: BTreeMap<(usize, tirami_ledger::lattice::Slot), DocumentId>,
 }
@@ -200,6 +202,7 @@ impl World {
             healed: None,
             used_orders: Vec::new(),
             forged_orders: BTreeSet::new(),
+            rivals: BTreeMap::new(),
             shown: BTreeMap::new(),
         };
         world.begin().map_err(|what| failure(world.counts.events, what))?;
