@@ -32,6 +32,7 @@ usage: cargo xtask <command>
   tidy               layout, layers, sizes, words
   bench              measure, and write docs/reference/bench.md
   bench mesh         measure the mesh, and write docs/reference/bench-mesh.md
+  bench mesh PART…   only hop, trades, garbage, sync or resume; writes nothing
   soak --minutes N   ten nodes at full load for so long; 10080 are a week
   sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--calm]
                      whole nodes in one thread, as many as asked; a seed replays its run
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         ["ci"] => suite::ci(),
         ["tidy"] => tidy::tidy(),
         ["bench"] => bench::bench(),
-        ["bench", "mesh"] => bench::bench_mesh(),
+        ["bench", "mesh", parts @ ..] => bench::bench_mesh(parts),
         ["soak", "--minutes", minutes] => bench::soak(minutes),
         ["sim", rest @ ..] => suite::sim(rest),
         ["codegen"] => codegen::codegen(codegen::Mode::Write),

@@ -15,6 +15,8 @@ pub use flop::Flop;
 pub use id::{AgentId, Digest, DocumentId, IdError, JobId, MeshId, ModelDigest, PartyId};
 pub use key::{KeyError, PublicKey, SecretKey, Signature};
 pub use model::ModelShape;
-pub use signed::{Document, SIGNED_BYTES_MAX, Signed, SignedError, decode_body, signing_message};
+pub use signed::{
+    Checked, Document, SIGNED_BYTES_MAX, Signed, SignedError, decode_body, signing_message,
+};
 pub use time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
 pub use trm::{Ppm, TRM_MICRO, Trm, TrmError};
