@@ -40,11 +40,20 @@ pub(crate) fn bench() -> Outcome<()> {
     publish(PAGE, intro, &table)
 }
 
-/// Measures what a mesh costs and writes its page. Nothing else should run meanwhile.
-pub(crate) fn bench_mesh() -> Outcome<()> {
+/// Measures what a mesh costs and writes its page, unless only some parts are asked for. Nothing
+/// else should run meanwhile.
+pub(crate) fn bench_mesh(parts: &[&str]) -> Outcome<()> {
     let mut steps = Steps::new(2);
     steps.step("build", || run_watched(cargo(MESH_BENCH).arg("--no-run")))?;
-    let table = steps.step("measure", || output(&mut cargo(MESH_BENCH)))?;
+    let mut command = cargo(MESH_BENCH);
+    if !parts.is_empty() {
+        command.arg("--").args(parts);
+    }
+    let table = steps.step("measure", || output(&mut command))?;
+    if !parts.is_empty() {
+        print!("\n{table}");
+        return Ok(());
+    }
     let intro = "# Measurements of the mesh\n\nWritten by `cargo xtask bench mesh`: real nodes with \
                  scripted engines on loopback, clients and nodes in one process. Medians of \
                  alternating rounds, and ratios to what they are compared with in the same run.";

@@ -33,6 +33,7 @@ usage: cargo xtask <command>
   tidy               layout, layers, sizes, words
   bench              measure, and write docs/reference/bench.md
   bench mesh         measure the mesh, and write docs/reference/bench-mesh.md
+  bench mesh PART…   only hop, trades, garbage, sync or resume; writes nothing
   soak --minutes N   ten nodes at full load for so long; 10080 are a week
   sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--jobs J] [--calm]
                      whole nodes in one thread, as many as asked; a seed replays its run
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
         ["ci"] => suite::ci(),
         ["tidy"] => tidy::tidy(),
         ["bench"] => bench::bench(),
-        ["bench", "mesh"] => bench::bench_mesh(),
+        ["bench", "mesh", parts @ ..] => bench::bench_mesh(parts),
         ["soak", "--minutes", minutes] => bench::soak(minutes),
         ["sim", rest @ ..] => suite::sim(rest),
         ["growth", sizes @ ..] => growth::growth(sizes),

@@ -17,6 +17,8 @@ pub use id::{AgentId, Digest, DocumentId, IdError, JobId, MeshId, ModelDigest, P
 pub use key::{KeyError, PublicKey, SecretKey, Signature};
 pub use model::ModelShape;
 pub use remember::{REMEMBERED_MAX, RememberSignatures};
-pub use signed::{Document, SIGNED_BYTES_MAX, Signed, SignedError, decode_body, signing_message};
+pub use signed::{
+    Checked, Document, SIGNED_BYTES_MAX, Signed, SignedError, decode_body, signing_message,
+};
 pub use time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
 pub use trm::{Ppm, TRM_MICRO, Trm, TrmError};

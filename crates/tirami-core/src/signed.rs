@@ -47,6 +47,32 @@ pub struct Signed<T> {
     signature: Signature,
 }
 
+/// That a key's signature over one document was verified. It cannot be made up: only verifying
+/// makes one, and it counts for nothing but the same key, bytes and signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    key: PublicKey,
+    id: DocumentId,
+    signature: Signature,
+}
+
+impl Checked {
+    /// Verifies as [`Signed::verify`] does, for whoever needs the document later.
+    ///
+    /// # Errors
+    ///
+    /// The first of [`SignedError`]'s variants that applies.
+    pub fn verify<T: Document>(
+        mesh: MeshId,
+        key: PublicKey,
+        bytes: Vec<u8>,
+        signature: Signature,
+    ) -> Result<Self, SignedError> {
+        let id = Signed::<T>::verify(mesh, key, bytes, signature)?.id();
+        Ok(Self { key, id, signature })
+    }
+}
+
 impl<T: Document> Signed<T> {
     /// Signs `body` for `mesh`.
     ///
@@ -71,10 +97,28 @@ impl<T: Document> Signed<T> {
         bytes: Vec<u8>,
         signature: Signature,
     ) -> Result<Self, SignedError> {
+        Self::verify_unless(None, mesh, key, bytes, signature)
+    }
+
+    /// As [`Signed::verify`]; a signature that `checked` stands for is not computed again.
+    ///
+    /// # Errors
+    ///
+    /// The first of [`SignedError`]'s variants that applies.
+    pub fn verify_unless(
+        checked: Option<Checked>,
+        mesh: MeshId,
+        key: PublicKey,
+        bytes: Vec<u8>,
+        signature: Signature,
+    ) -> Result<Self, SignedError> {
         let body = decode_body(&bytes)?;
         let message = signing_message(T::KIND, mesh, &bytes);
-        key.verify(&message, &signature)?;
-        Ok(Self { id: id_of(&message), body, bytes, signature })
+        let id = id_of(&message);
+        if checked != Some(Checked { key, id, signature }) {
+            key.verify(&message, &signature)?;
+        }
+        Ok(Self { id, body, bytes, signature })
     }
 
     /// Takes bytes back from the node's own store, whose checksum stands for the signature.
@@ -206,6 +250,26 @@ mod tests {
         let mut bytes = note.bytes().to_vec();
         *bytes.last_mut().unwrap() ^= 1;
         assert_eq!(Signed::<Note>::verify(MESH, key, bytes, note.signature()), bad);
+    }
+
+    #[test]
+    fn what_was_checked_counts_for_the_same_key_bytes_and_signature_only() {
+        let (note, key) = (note(), SecretKey::from_seed([1; 32]));
+        let other = Signed::sign(MESH, &key, Note { text: "bye".into() }).unwrap();
+        let (bytes, signature) = (note.bytes().to_vec(), note.signature());
+        let checked = Checked::verify::<Note>(MESH, key.public(), bytes.clone(), signature);
+        let again = |key: PublicKey, bytes: &[u8], signature| {
+            let checked = checked.clone().ok();
+            Signed::<Note>::verify_unless(checked, MESH, key, bytes.to_vec(), signature)
+        };
+        assert_eq!(again(key.public(), &bytes, signature), Ok(note));
+        let stranger = SecretKey::from_seed([2; 32]).public();
+        let bad = Err(SignedError::Key(KeyError::BadSignature));
+        assert_eq!(again(stranger, &bytes, signature), bad);
+        assert_eq!(again(key.public(), other.bytes(), signature), bad);
+        assert_eq!(again(key.public(), &bytes, other.signature()), bad);
+        let forged = Checked::verify::<Note>(MESH, key.public(), bytes, other.signature());
+        assert_eq!(forged, Err(SignedError::Key(KeyError::BadSignature)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod addresses;
 mod charters;
 mod claims;
 mod handshake;
+mod lag;
 mod peer;
 mod react;
 mod reciprocity;
@@ -70,6 +71,7 @@ pub struct Mesh {
     scores: BTreeMap<PartyId, Score>,
     signals: signals::Signals,
     fetch: sync::Fetch,
+    lag: lag::Lag,
     desk: witness::Desk,
     start: start::Start,
     roll: roll::Roll,

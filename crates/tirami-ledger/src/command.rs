@@ -1,8 +1,8 @@
 //! What may be asked of the ledger, by whom, and what it answers with.
 
 use tirami_core::{
-    AgentId, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm, Signature,
-    Timestamp, Trm,
+    AgentId, Checked, Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm,
+    Signature, Timestamp, Trm,
 };
 
 use crate::book::{ApprovalId, KeyId, Limits, Scope, ServingPolicy, Target};
@@ -408,6 +408,8 @@ pub struct AcceptOrder {
     pub order: Vec<u8>,
     /// The consumer's signature.
     pub signature: Signature,
+    /// Where it was verified already, that: it is not computed twice.
+    pub checked: Option<Checked>,
     /// The model that would answer.
     pub model: ModelDigest,
     /// Its shape.

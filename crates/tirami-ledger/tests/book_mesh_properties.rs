@@ -191,6 +191,7 @@ impl Run {
         let Some(index) = self.at(back) else { return };
         let job = &self.jobs[index];
         let accept = Command::AcceptOrder(AcceptOrder {
+            checked: None,
             order: job.order.bytes().to_vec(),
             signature: job.order.signature(),
             model: MODEL,

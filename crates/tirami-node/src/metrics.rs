@@ -173,6 +173,9 @@ metrics! {
     entries_behind: Gauge, "entries_behind", None,
         "tirami_entries_behind", "",
         "Final entries that some peer is known to hold and this node lacks, at least";
+    convergence_lag: Gauge<f64, AtomicU64>, "convergence_lag", Some(Unit::Seconds),
+        "tirami_convergence_lag_seconds", "",
+        "Since when this node knows of the oldest final entry of a peer that it still lacks";
     entries_pending: Gauge, "entries_pending", None,
         "tirami_entries_pending", "", "Entries of this node that are not final";
     served_running: Gauge, "served_running", None,
@@ -218,6 +221,7 @@ pub(crate) struct Readings {
     pub(crate) peers: u64,
     pub(crate) providers: u64,
     pub(crate) entries_behind: u64,
+    pub(crate) lag_ms: u64,
     pub(crate) entries_pending: u64,
     pub(crate) served_running: u64,
     pub(crate) served_jobs: u64,
@@ -287,6 +291,7 @@ impl Metrics {
         set(&self.peers, readings.peers);
         set(&self.providers, readings.providers);
         set(&self.entries_behind, readings.entries_behind);
+        self.convergence_lag.set(readings.lag_ms as f64 / 1e3);
         set(&self.entries_pending, readings.entries_pending);
         set(&self.served_running, readings.served_running);
         set(&self.served_jobs, readings.served_jobs);

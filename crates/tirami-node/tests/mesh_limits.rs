@@ -2,20 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "mesh/flood.rs"]
+mod flood;
 #[path = "mesh/support.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::{Connection, presets};
-use iroh::{Endpoint, EndpointAddr, RelayMode, TransportAddr};
+use flood::{connect, endpoint, flooding, hello, malformed};
 use support::{Peer, SOON, joining, on_loopback, until};
-use tirami_core::{SecretKey, Signature};
+use tirami_core::{DocumentId, SecretKey, Signature};
 use tirami_node::mesh::StreamError;
 use tirami_proto::{
-    ALPN, FrameError, Hello, Invite, JOB_FRAME_BYTES_MAX, JobRequest, Message, PROTOCOL,
-    PROTOCOL_MIN, STREAM_CONTROL, ToConsumer, ToProvider, Via, WireDocument, admission_proof,
-    encode,
+    FrameError, Head, Invite, JOB_FRAME_BYTES_MAX, JobRequest, Message, PROTOCOL, STREAM_CONTROL,
+    ToConsumer, ToProvider, Welcome, WireDocument, bucket_of, encode,
 };
 
 fn request(bytes: usize) -> ToProvider {
@@ -79,56 +79,6 @@ fn a_job_has_a_stream_of_its_own_and_its_frames_have_a_limit() {
     one.stop();
 }
 
-/// A stranger who knows the secret.
-async fn endpoint(key: &SecretKey) -> Endpoint {
-    Endpoint::builder(presets::Minimal)
-        .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
-        .relay_mode(RelayMode::Disabled)
-        .clear_ip_transports()
-        .bind_addr("127.0.0.1:0")
-        .unwrap()
-        .bind()
-        .await
-        .unwrap()
-}
-
-async fn connect(endpoint: &Endpoint, invite: &Invite) -> Option<Connection> {
-    let peer = &invite.peers[0];
-    let id = iroh::PublicKey::from_bytes(peer.key.as_bytes()).unwrap();
-    let ways = peer.via.iter().filter_map(|via| match via {
-        Via::Ip(address) => Some(TransportAddr::Ip(*address)),
-        Via::Relay(_) => None,
-    });
-    let address = EndpointAddr::from_parts(id, ways);
-    tokio::time::timeout(Duration::from_secs(5), endpoint.connect(address, ALPN)).await.ok()?.ok()
-}
-
-/// Sends `frame` as fast as it is taken, up to 10 000 times each second, until the other side
-/// closes; gives how many it sent.
-async fn flood(connection: &Connection, hello: &Message, frame: &[u8], until: Instant) -> u64 {
-    let mut sent = 0;
-    let Ok((mut send, mut receive)) = connection.open_bi().await else { return 0 };
-    // What comes back is read, so that nothing but the sender's own haste is at fault.
-    let reading =
-        tokio::spawn(async move { while let Ok(Some(_)) = receive.read_chunk(65_536).await {} });
-    if send.write_all(&[STREAM_CONTROL]).await.is_err()
-        || send.write_all(&encode(hello)).await.is_err()
-    {
-        return 0;
-    }
-    let batch = frame.repeat(100);
-    while Instant::now() < until {
-        let paced = tokio::time::sleep(Duration::from_millis(10));
-        match tokio::time::timeout_at(until.into(), send.write_all(&batch)).await {
-            Ok(Ok(())) => sent += 100,
-            _ => break,
-        }
-        paced.await;
-    }
-    reading.abort();
-    sent
-}
-
 fn resident_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -142,49 +92,18 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
     let one = Peer::start(dir.path(), on_loopback());
     let invite = one.node.invite().unwrap();
     let url = format!("http://{}/health", one.node.api);
-    let malformed = {
-        let mut frame = 40_u32.to_be_bytes().to_vec();
-        frame.extend_from_slice(&[0xff; 40]);
-        frame
-    };
     let floods =
-        [malformed, encode(&Message::WantPeers), encode(&Message::WantHeads { bucket: 3 })];
+        [malformed(), encode(&Message::WantPeers), encode(&Message::WantHeads { bucket: 3 })];
     let before = resident_mib();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
         let until = Instant::now() + Duration::from_secs(8);
-        let flooding = floods.iter().enumerate().map(|(n, frame)| {
-            let (invite, frame) = (invite.clone(), frame.clone());
-            tokio::spawn(async move {
-                let key = SecretKey::from_seed([40 + n as u8; 32]);
-                let endpoint = endpoint(&key).await;
-                let (own, peer) = (key.public().party(), invite.peers[0].party());
-                let proof = |secret| admission_proof(secret, invite.mesh, own, peer);
-                let hello = Message::Hello(Hello {
-                    protocol_min: PROTOCOL_MIN,
-                    protocol: PROTOCOL,
-                    features: 0,
-                    mesh: invite.mesh,
-                    charter_version: 1,
-                    admission: invite.secret.as_ref().map(proof),
-                    addresses: Vec::new(),
-                    agent: "flood".into(),
-                });
-                let (mut sent, mut connections) = (0, 0);
-                while Instant::now() < until {
-                    if let Some(connection) = connect(&endpoint, &invite).await {
-                        connections += 1;
-                        sent += flood(&connection, &hello, &frame, until).await;
-                        connection.close(0_u32.into(), b"");
-                    }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                endpoint.close().await;
-                (sent, connections)
-            })
+        let floods = floods.into_iter().enumerate().map(|(n, frame)| {
+            let key = SecretKey::from_seed([40 + n as u8; 32]);
+            tokio::spawn(flooding(key, invite.clone(), frame, until.into()))
         });
-        let flooding: Vec<_> = flooding.collect();
+        let floods: Vec<_> = floods.collect();
         // Chooses the TLS library for this process, as every client of a node does.
         drop(tirami_sdk::Client::new("http://127.0.0.1:1", None).unwrap());
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -197,7 +116,7 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
             answers += 1;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        for flood in flooding {
+        for flood in floods {
             println!("(messages, connections): {:?}", flood.await.unwrap());
         }
         println!("{answers} answers, the slowest after {slowest:?}");
@@ -206,5 +125,66 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
     let grown = resident_mib().saturating_sub(before);
     println!("memory grew by {grown} MiB");
     assert!(grown < 100, "{grown} MiB");
+    one.stop();
+}
+
+/// Joins as a peer that knows of five entries of its own chain and gives none of them.
+async fn tell_of_what_is_missing(invite: &Invite) {
+    let key = SecretKey::from_seed([60; 32]);
+    let (endpoint, chain) = (endpoint(&key).await, key.public().party());
+    let connection = connect(&endpoint, invite).await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let welcome = Message::Welcome(Welcome {
+        protocol: PROTOCOL,
+        features: 0,
+        charters: Vec::new(),
+        your_address: None,
+    });
+    let first = [&[STREAM_CONTROL][..], &encode(&hello(&key, invite)), &encode(&welcome)].concat();
+    send.write_all(&first).await.unwrap();
+    let reading =
+        tokio::spawn(async move { while let Ok(Some(_)) = receive.read_chunk(65_536).await {} });
+    let head = Head { chain, next_seq: 5, head: DocumentId::from_bytes([5; 32]) };
+    let heads = encode(&Message::Heads { bucket: bucket_of(chain), heads: vec![head] });
+    while send.write_all(&heads).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    reading.abort();
+}
+
+#[test]
+fn a_node_that_knows_of_entries_it_lacks_says_for_how_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Peer::start(dir.path(), on_loopback());
+    let token = std::fs::read_to_string(dir.path().join("api_token")).unwrap();
+    let url = format!("http://{}", one.node.api);
+    let client = tirami_sdk::Client::new(&url, Some(token.trim())).unwrap();
+    let seconds = |metrics: String| {
+        let line = metrics.lines().find(|line| line.starts_with("tirami_convergence_lag_seconds "));
+        line.and_then(|line| line.split_once(' ')?.1.parse::<f64>().ok()).unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        assert_eq!(client.network().await.unwrap().lag_ms, 0);
+        let invite = one.node.invite().unwrap();
+        let told = tokio::spawn(async move { tell_of_what_is_missing(&invite).await });
+        let until = Instant::now() + SOON;
+        loop {
+            let network = client.network().await.unwrap();
+            let lag_s = seconds(client.metrics().await.unwrap());
+            if network.lag_ms > 1_000 && lag_s > 1.0 {
+                assert_eq!(network.entries_behind, 5);
+                break;
+            }
+            assert!(Instant::now() < until, "{network:?} {lag_s}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        told.abort();
+        while client.network().await.unwrap().lag_ms > 0 {
+            assert!(Instant::now() < until, "nobody is ahead any more");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(seconds(client.metrics().await.unwrap()) == 0.0);
+    });
     one.stop();
 }

@@ -130,6 +130,7 @@ async fn status(client: &Client, out: Output) -> Result<Exit, Failure> {
             ("final entries", network.entries_final.to_string()),
             ("not final here", network.entries_pending.to_string()),
             ("entries behind", network.entries_behind.to_string()),
+            ("behind for", format!("{:.1} s", network.lag_ms as f64 / 1e3)),
             ("sums agree", if network.conserved { "yes" } else { "NO" }.to_owned()),
             ("state", network.lattice_state_hash.clone()),
         ]);

@@ -331,6 +331,7 @@ impl Kernel {
         self.expire_signals(now);
         self.renew_signal();
         self.beat_start(effects);
+        self.beat_lag(now);
         self.beat_sync(now, effects);
         self.beat_witness(effects);
         self.beat_roll(effects);

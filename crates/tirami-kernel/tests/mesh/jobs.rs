@@ -59,6 +59,7 @@ fn a_claim_reaches_the_witness_and_ends_when_the_debtor_has_paid() {
     net.ok(
         2,
         Command::AcceptOrder(AcceptOrder {
+            checked: None,
             order: order.bytes().to_vec(),
             signature: order.signature(),
             model: MODEL,

@@ -365,6 +365,12 @@ impl Lattice {
         matches!(end, Some((Ending::Defaulted { .. }, _)))
     }
 
+    /// Whether [`Lattice::next_collect`] has anything. Ends at the first.
+    pub fn can_collect(&self, party: PartyId) -> bool {
+        let is_ready = |id| self.out_of_welcome(id).is_none() || self.covering(id).is_some();
+        self.chain(party).is_some() && self.unclaimed(party).any(|(id, _)| is_ready(id))
+    }
+
     /// The next `collect` of `party`: up to 256 of what it may collect now, first what needs no
     /// checkpoint, then what one checkpoint covers. `None` when there is nothing, or no chain.
     pub fn next_collect(&self, party: PartyId) -> Option<Collect> {
@@ -383,12 +389,6 @@ impl Lattice {
         let (checkpoint, mut ids) = covered.into_iter().max_by_key(|(_, ids)| ids.len())?;
         ids.truncate(Collect::IDS_MAX);
         Some(Collect { ids, checkpoint: Some(checkpoint) })
-    }
-
-    /// Whether [`Lattice::next_collect`] gives something. Does not list it.
-    pub fn has_collect(&self, party: PartyId) -> bool {
-        let may = |id: DocumentId| self.out_of_welcome(id).is_none() || self.covering(id).is_some();
-        self.chain(party).is_some() && self.unclaimed(party).any(|(id, _)| may(id))
     }
 
     /// The lock behind the welcome line that the payment `item` is out of.

@@ -39,7 +39,7 @@ impl Ledger {
     /// When payments to this node are to be collected; none when there are none, or no chain to
     /// collect them on.
     pub(super) fn next_collect(&self) -> Option<Timestamp> {
-        self.lattice.has_collect(self.party).then(|| self.book.next_collect())
+        self.lattice.can_collect(self.party).then(|| self.book.next_collect())
     }
 
     /// What a final entry of another chain paid for jobs that this node served.

@@ -66,7 +66,8 @@ impl Ledger {
             return Err(OrderRefusal::NotForMe { provider: body.provider });
         }
         let (mesh, key) = (self.lattice.mesh(), self.key_of(body.consumer));
-        let order = Signed::verify(mesh, key, accept.order.clone(), accept.signature)
+        let (bytes, signature) = (accept.order.clone(), accept.signature);
+        let order = Signed::verify_unless(accept.checked, mesh, key, bytes, signature)
             .map_err(|_| OrderRefusal::BadSignature)?;
         if body.consumer == self.party { Err(OrderRefusal::SelfOrder) } else { Ok(order) }
     }

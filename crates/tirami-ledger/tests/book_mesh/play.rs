@@ -182,6 +182,7 @@ impl Play {
         };
         let head_age = named("head").map_or(0, duration);
         let accept = AcceptOrder {
+            checked: None,
             order: bytes,
             signature,
             model: if named("model").is_some() { ModelDigest::from_bytes([8; 32]) } else { MODEL },

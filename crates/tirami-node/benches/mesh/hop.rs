@@ -14,7 +14,7 @@ const FIRST_MAX_MS: f64 = 5.0;
 const SPEED_MIN: f64 = 0.98;
 
 /// Rows (a) to (c).
-pub(crate) fn overhead(table: &mut Table) {
+pub(crate) fn overhead(table: &Table) {
     let mesh = Mesh::of(&[script(TOKENS, Duration::ZERO)]);
     let (user, provider) = (mesh.user(), mesh.provider(0));
     let (mut local, mut hop) = (Vec::new(), Vec::new());
@@ -42,7 +42,7 @@ pub(crate) fn overhead(table: &mut Table) {
     speed(table, &mesh, what, Some(SPEED_MIN));
 }
 
-fn speed(table: &mut Table, mesh: &Mesh, what: &str, least: Option<f64>) {
+fn speed(table: &Table, mesh: &Mesh, what: &str, least: Option<f64>) {
     let (mut local, mut hop) = (Vec::new(), Vec::new());
     for round in 0..=SPEED_ROUNDS {
         let (here, there) = (tokens_per_second(mesh.provider(0)), tokens_per_second(mesh.user()));

@@ -8,6 +8,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot go on ends")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
+#[path = "../../tests/mesh/flood.rs"]
+mod flood;
+mod garbage;
 mod hop;
 #[path = "../../tests/mesh/jobs_support.rs"]
 mod jobs_support;
@@ -18,7 +21,21 @@ mod support;
 mod sync;
 mod trades;
 
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
 use report::Table;
+
+/// What can be measured alone, by its name.
+const PARTS: [(&str, fn(&Table)); 5] = [
+    ("hop", hop::overhead),
+    ("trades", trades::between_two),
+    ("garbage", garbage::beside_the_work),
+    ("sync", sync::of_a_newcomer),
+    ("resume", resume::after_a_kill),
+];
+/// Longer than everything together takes on a slow machine.
+const WITHIN: Duration = Duration::from_secs(450);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,18 +50,26 @@ fn main() {
     };
     // Whoever first builds a client of the SDK chooses who does TLS in this process.
     drop(tirami_sdk::Client::new("http://127.0.0.1", None).unwrap());
-    let mut table = Table::default();
-    if wanted("hop") {
-        hop::overhead(&mut table);
-    }
-    if wanted("trades") {
-        trades::between_two(&mut table);
-    }
-    if wanted("sync") {
-        sync::of_a_newcomer(&mut table);
-    }
-    if wanted("resume") {
-        resume::after_a_kill(&mut table);
+    let table = Table::default();
+    end_in_time(&table);
+    for (name, part) in PARTS.iter().filter(|(name, _)| wanted(name)) {
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| part(&table)));
+        if let Err(panic) = ran {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            table.missing(name, text.unwrap_or("it ended with a defect"));
+        }
     }
     println!("{}", table.markdown());
+}
+
+/// Nobody may be there to end a bench that hangs: it shows what it has.
+fn end_in_time(table: &Table) {
+    let table = table.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(WITHIN);
+        table.missing("the rest", "the bench ran out of time");
+        println!("{}", table.markdown());
+        std::process::exit(0);
+    });
 }

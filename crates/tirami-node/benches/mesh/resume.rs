@@ -12,7 +12,7 @@ const KILLED_AT: usize = 20;
 const RESUMED_WITHIN_S: f64 = 5.0;
 
 /// Row (g).
-pub(crate) fn after_a_kill(table: &mut Table) {
+pub(crate) fn after_a_kill(table: &Table) {
     let mut pauses = Vec::new();
     for _ in 0..ROUNDS {
         let mut mesh = Mesh::of(&[script(TOKENS, PACE), script(TOKENS, PACE)]);

@@ -121,6 +121,7 @@ fn totals_of(kernel: &Kernel) -> Network {
         entries_final: lattice.final_count() as u64,
         entries_pending: lattice.pending_of(ledger.party()).count() as u64,
         entries_behind: kernel.entries_behind(),
+        lag_ms: kernel.lag_ms(kernel.clock()),
         checkpoint_at_ms: lattice.last_checkpoint().map(|(_, _, at)| at.ms()),
         total_nodes: lattice.chains().count() as u64,
         total_trades: ledger.book().jobs_charged(),

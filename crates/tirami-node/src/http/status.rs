@@ -98,6 +98,7 @@ pub(super) async fn metrics(
                 peers: kernel.mesh().peers().filter(|(_, peer)| peer.is_open()).count() as u64,
                 providers: network::providers_serving(kernel),
                 entries_behind: kernel.entries_behind(),
+                lag_ms: kernel.lag_ms(now),
                 entries_pending: ledger.lattice().pending_of(ledger.party()).count() as u64,
                 served_running: book.served_running() as u64,
                 served_jobs: book.jobs_served(),

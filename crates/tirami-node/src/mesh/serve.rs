@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use tirami_core::{Digest, JobId, PartyId, PublicKey, Signature, Signed, Timestamp, decode_body};
+use tirami_core::{Checked, Digest, JobId, PartyId, PublicKey, Signature, Timestamp, decode_body};
 use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling};
 use tirami_kernel::Kernel;
 use tirami_ledger::Rejection;
@@ -121,7 +121,7 @@ impl Server {
             let message = "the request is not the one that was ordered";
             return Err(refused("order_other_request", message, false));
         }
-        let head_at = self.check_signer(&order, &wire).await?;
+        let (checked, head_at) = self.check_signer(&order, &wire).await?;
         let Asked { mut prompt, mut sampling, completion_max } = self.understood(body).await?;
         let resumed_tokens = count(&resumed);
         let prompt_tokens = count(&prompt.tokens).saturating_add(resumed_tokens);
@@ -129,6 +129,7 @@ impl Server {
         let accept = AcceptOrder {
             order: wire.bytes,
             signature: wire.signature,
+            checked: Some(checked),
             model: model.digest,
             shape: model.shape,
             prompt_tokens,
@@ -146,7 +147,11 @@ impl Server {
 
     /// Whether the order is signed as it has to be, before its request costs any work; and since
     /// when the consumer's head is known here.
-    async fn check_signer(&self, order: &Order, wire: &WireDocument) -> Result<Timestamp, Refusal> {
+    async fn check_signer(
+        &self,
+        order: &Order,
+        wire: &WireDocument,
+    ) -> Result<(Checked, Timestamp), Refusal> {
         let consumer = order.consumer;
         let known = move |kernel: &Kernel, _| {
             let key = kernel.ledger().lattice().chain(consumer).map(|chain| chain.key());
@@ -155,9 +160,9 @@ impl Server {
         let (key, head_at) = self.handle.read(known).await?;
         let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
         let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
-        Signed::<Order>::verify(self.handle.mesh(), key, bytes, signature)
+        let checked = Checked::verify::<Order>(self.handle.mesh(), key, bytes, signature)
             .map_err(|_| OrderRefusal::BadSignature)?;
-        Ok(head_at.unwrap_or_default())
+        Ok((checked, head_at.unwrap_or_default()))
     }
 
     async fn understood(&self, body: Vec<u8>) -> Result<Asked, Refusal> {
@@ -416,8 +421,10 @@ impl<'a> Serving<'a> {
     /// The answer is complete: the receipt goes with its last text.
     async fn finish(mut self, text: String, finish: Finish) {
         let cached = self.generation.take().map_or(0, |generation| generation.cached_tokens());
-        // A voucher must not come to the ledger after the end.
-        self.all_taken().await;
+        while self.waiting.is_some() {
+            let taken = taken(&mut self.taking).await;
+            self.took(taken);
+        }
         let finish = match finish {
             Finish::Stop => FinishReason::Stop,
             Finish::Length => FinishReason::Length,
@@ -430,7 +437,18 @@ impl<'a> Serving<'a> {
             build: self.server.engine.model().build.clone(),
             finish,
         };
-        let ended = self.server.end(Command::FinishServed(report)).await;
+        // The last voucher comes to the ledger before the end; both become durable together.
+        let last = async {
+            if let Some(taking) = &mut self.taking {
+                let (_, taken) = taking.await;
+                if let Err(error) = taken {
+                    tracing::debug!(job = %self.job, %error, "a voucher was refused");
+                }
+            }
+        };
+        let end = self.server.end(Command::FinishServed(report));
+        let (_, ended) = futures_util::future::join(last, end).await;
+        self.taking = None;
         let receipt = match ended {
             Some(Outcome::JobServed { receipt: Some(receipt), .. }) => {
                 WireDocument { bytes: receipt.bytes().to_vec(), signature: receipt.signature() }

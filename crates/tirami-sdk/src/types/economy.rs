@@ -159,6 +159,9 @@ pub struct Network {
     pub entries_pending: u64,
     /// Final entries that some peer is known to hold and this node lacks, at least.
     pub entries_behind: u64,
+    /// How long ago this node learned of the oldest final entry that some connected peer holds and
+    /// it still lacks, in milliseconds; 0 when it is up to date.
+    pub lag_ms: u64,
     /// When the newest checkpoint was written, in milliseconds since the Unix epoch.
     pub checkpoint_at_ms: Option<u64>,
     /// Chains in the lattice.

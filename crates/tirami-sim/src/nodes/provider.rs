@@ -84,6 +84,7 @@ impl World {
             },
         );
         let accept = AcceptOrder {
+            checked: None,
             order: request.order.bytes,
             signature: request.order.signature,
             model: MODEL,
