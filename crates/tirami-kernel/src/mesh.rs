@@ -7,6 +7,7 @@
 mod addresses;
 mod charters;
 mod claims;
+mod faucet;
 mod handshake;
 mod peer;
 mod react;
@@ -27,6 +28,7 @@ use crate::scheduler::Opinions;
 
 pub use addresses::ADDRESSES_KNOWN_MAX;
 pub use charters::DRAFTS_MAX;
+pub use faucet::Faucet;
 pub use peer::Peer;
 pub use settings::{MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
@@ -74,6 +76,7 @@ pub struct Mesh {
     start: start::Start,
     roll: roll::Roll,
     drafts: charters::Drafts,
+    search: faucet::Search,
     opinions: Opinions,
     /// Chains of others that went on since the last flush, and who told.
     news: BTreeMap<PartyId, Option<PartyId>>,

@@ -412,6 +412,22 @@ pub enum BookEvent {
         #[n(0)]
         at: Timestamp,
     },
+    /// The node's faucet sponsored a newcomer.
+    #[n(41)]
+    StrangerSponsored {
+        /// The newcomer.
+        #[n(0)]
+        newcomer: PartyId,
+        /// Where it came from.
+        #[n(1)]
+        source: u64,
+        /// What was locked.
+        #[n(2)]
+        amount: Trm,
+        /// When.
+        #[n(3)]
+        at: Timestamp,
+    },
 }
 
 /// Why a circuit breaker opened.

@@ -6,6 +6,7 @@ mod chain;
 mod charter;
 mod claims;
 mod debts;
+mod faucet;
 mod jobs;
 mod remote;
 mod served;
@@ -156,6 +157,7 @@ impl Ledger {
             | Command::ReceiveClaim { .. } => {
                 self.between_nodes(&Context { now, ..*context }, command)
             }
+            Command::SponsorStranger(asked) => self.sponsor_stranger(now, context.keys, asked),
             Command::Recover => Ok(Decision::done(self.book.recovered(now))),
             Command::Tick => Ok(self.tick(now, context.keys)),
             Command::CreateAgent { agent, .. } => {

@@ -328,5 +328,6 @@ fn claims_and_policy() -> Vec<BookEvent> {
             ..ServingPolicy::default()
         }),
         BookEvent::SettlingFailed { at },
+        BookEvent::StrangerSponsored { newcomer: consumer, source: 7, amount, at },
     ]
 }

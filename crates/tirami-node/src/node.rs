@@ -147,11 +147,17 @@ impl Node {
         let personal = opening.genesis().personal;
         let (store_stats, driver_stats) = (StoreStats::default(), DriverStats::default());
         let (store, reader) = opening.start(store_stats.clone())?;
-        let (peers, dials) = Peers::new(kernel.ledger().party());
-        let kernel = driver::start(kernel, store, Arc::clone(&peers), driver_stats.clone());
+        let (peers, errands) = Peers::new(kernel.ledger().party());
+        let kernel = driver::start(
+            kernel,
+            store,
+            Arc::clone(&peers),
+            driver_stats.clone(),
+            mesh.clock.clone(),
+        );
         let handle = kernel.handle.clone();
         let accounts = Accounts { handle: handle.clone(), personal, shape, price };
-        let parts = Parts { handle: handle.clone(), reader: reader.clone(), peers, dials };
+        let parts = Parts { handle: handle.clone(), reader: reader.clone(), peers, errands };
         let prepared = async {
             let is_member = accounts.prepare(config.personal_agent_answers).await?;
             accounts.admin_key(&data_dir).await?;
@@ -308,6 +314,7 @@ fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyF
         bootstrap: mesh.bootstrap.iter().chain(invited).cloned().collect(),
         addresses: Vec::new(),
         agent: mesh::agent(),
+        faucet: mesh.faucet,
     })
 }
 

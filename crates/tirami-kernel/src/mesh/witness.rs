@@ -338,7 +338,7 @@ fn refuse(to: PartyId, entry: DocumentId, (code, retry): (&str, bool), effects: 
 }
 
 /// A sentence that fits a message.
-fn sentence(reason: &str) -> String {
+pub(super) fn sentence(reason: &str) -> String {
     let mut end = reason.len().min(tirami_proto::REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;

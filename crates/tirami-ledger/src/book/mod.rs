@@ -12,6 +12,7 @@ mod approvals;
 mod claims;
 mod debts;
 mod defaults;
+mod faucet;
 mod holds;
 mod keys;
 mod manage;
@@ -46,6 +47,7 @@ pub use defaults::{
     DAY_ANSWERS, HOUR_ANSWERS, LINE_ANSWERS, LINE_MIN, MINUTE_ANSWERS, REQUEST_ANSWERS,
     answer_cost, default_limits, founder_line,
 };
+pub use faucet::FAUCET_DAY_MAX;
 pub use holds::{
     CONTINUABLE_MAX, CONTINUE_WITHIN_MS, HOLDS_MAX, Hold, JOBS_REMEMBERED_MAX, VoucherHead,
 };
@@ -68,6 +70,7 @@ pub(crate) use admit::check_shape;
 use approvals::Approvals;
 use claims::Claims;
 use debts::Debts;
+use faucet::Faucet;
 use holds::{Holds, outcome_of};
 use keys::{Keys, NewKey};
 use meter::Meter;
@@ -134,6 +137,9 @@ pub struct Book {
     #[n(15)]
     #[cbor(default)]
     claims: Claims,
+    /// Books from before the field keep their bytes.
+    #[cbor(n(17), default, skip_if = "Faucet::is_empty")]
+    faucet: Faucet,
 }
 
 impl Default for Book {
@@ -155,6 +161,7 @@ impl Default for Book {
             debts: Debts::default(),
             served: Served::default(),
             claims: Claims::default(),
+            faucet: Faucet::default(),
         }
     }
 }
@@ -460,5 +467,6 @@ impl Book {
             && self.debts.is_consistent()
             && self.served.is_consistent()
             && self.claims.is_consistent()
+            && self.faucet.is_consistent()
     }
 }

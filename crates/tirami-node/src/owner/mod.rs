@@ -21,7 +21,7 @@ use tirami_ledger::command::{Actor, Command};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Config;
-use crate::driver::now;
+use crate::clock::now;
 use crate::handle::{Handle, SubmitError};
 use machine::Machine;
 use price::{Electricity, Pace};
