@@ -33,7 +33,7 @@ pub use peer::Peer;
 pub use settings::{MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
 pub use sync::{PAGE_MAX, SERVE_MAX};
-pub use witness::{OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX};
+pub use witness::{FREE_OPENS, OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX};
 
 /// Peers that a node looks for by itself; witnesses come on top.
 pub const PEERS_TARGET: usize = 12;

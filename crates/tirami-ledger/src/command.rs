@@ -262,6 +262,15 @@ pub enum Command {
         failed: bool,
     },
 
+    /// Records that another node tried something here and was refused.
+    NoteRefusal {
+        /// Who.
+        party: PartyId,
+        /// The refusal's code.
+        code: String,
+        /// How often since it was last recorded.
+        more: u32,
+    },
     /// Sponsors a newcomer that showed work, within what the owner lets the node's faucet give.
     SponsorStranger(SponsorStranger),
     /// Sets to whom and how far this node serves.
@@ -344,6 +353,7 @@ impl Command {
             | Self::VoidJob { .. }
             | Self::SettleJob { .. }
             | Self::AbandonJob { .. }
+            | Self::NoteRefusal { .. }
             | Self::SponsorStranger(_)
             | Self::SetServing(_)
             | Self::AcceptOrder(_)

@@ -412,6 +412,22 @@ pub enum BookEvent {
         #[n(0)]
         at: Timestamp,
     },
+    /// Another node tried something here and was refused.
+    #[n(40)]
+    Refused {
+        /// Who.
+        #[n(0)]
+        party: PartyId,
+        /// The refusal's code.
+        #[n(1)]
+        code: String,
+        /// How often since it was last recorded.
+        #[n(2)]
+        more: u32,
+        /// When.
+        #[n(3)]
+        at: Timestamp,
+    },
     /// The node's faucet sponsored a newcomer.
     #[n(41)]
     StrangerSponsored {

@@ -196,7 +196,8 @@ impl Driver {
     /// How long nothing falls due.
     fn sleep(&self) -> Duration {
         let (least, most) = WAKE_WITHIN;
-        let due = self.wake_at.map_or(most, |at| Duration::from_millis(at.since_ms(self.clock.now())));
+        let due =
+            self.wake_at.map_or(most, |at| Duration::from_millis(at.since_ms(self.clock.now())));
         due.clamp(least, most)
     }
 

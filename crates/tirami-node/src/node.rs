@@ -189,6 +189,12 @@ impl Node {
         let build = engine.as_ref().map_or_else(String::new, |one| one.model().build.clone());
         let metrics = Arc::new(Metrics::new(&build));
         add_metrics(&metrics, &store_stats, &driver_stats);
+        metrics.add(
+            "peer_refusals",
+            "What other nodes tried here and was refused, by the refusal's code",
+            None,
+            handle.owner().refusals().by_code(),
+        );
         let loopback = api.ip().to_canonical().is_loopback();
         let http = bounds(HttpConfig::new(config.body_max_bytes, loopback));
         let provider = match (&mesh, &engine) {

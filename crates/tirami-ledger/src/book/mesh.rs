@@ -8,6 +8,7 @@ use tirami_core::{DocumentId, JobId, MINUTE_MS, PartyId, Ppm, Timestamp, Trm};
 use super::claims::Claimed;
 use super::debts::Debt;
 use super::holds::VoucherHead;
+use super::refused::Refused;
 use super::served::{Consumer, Demand, ServedJob};
 use super::{Book, ServingPolicy};
 use crate::command::FaucetBounds;
@@ -61,6 +62,10 @@ impl Book {
                 self.debts.set_settle_at(Trm::from_micro(quarter));
                 self.served.set_policy(policy.clone());
             }
+            BookEvent::Refused { party, code, more, at } => {
+                self.tell_time(*at);
+                self.refusals.note(self.clock, *party, (code, *more));
+            }
             BookEvent::StrangerSponsored { source, amount, at, .. } => {
                 self.tell_time(*at);
                 self.faucet.give(self.clock, *amount, *source);
@@ -111,6 +116,11 @@ impl Book {
         bounds: &FaucetBounds,
     ) -> Result<(), FaucetRefusal> {
         self.faucet.check(now, wish, bounds)
+    }
+
+    /// What other nodes tried here and was refused: the party, the refusal's code, how often.
+    pub fn refusals(&self) -> impl Iterator<Item = (PartyId, &str, &Refused)> {
+        self.refusals.all()
     }
 
     /// What the faucet gave within the day before `now`.

@@ -18,6 +18,7 @@ mod keys;
 mod manage;
 mod mesh;
 mod meter;
+mod refused;
 mod served;
 mod serving;
 mod words;
@@ -54,6 +55,7 @@ pub use holds::{
 pub use keys::{ApiKey, Caller, GRACE_MAX_MS, KEYS_MAX};
 pub use mesh::PRICE_GRACE_MS;
 pub use meter::Usage;
+pub use refused::{REFUSED_CODE_MAX, REFUSED_MAX, Refused};
 pub use served::{
     CLAIM_AHEAD_MAX_MS, CONSUMERS_MAX, Consumer, DUN_MS, ORDER_AHEAD_MAX_MS, SERVED_DONE_MAX,
     SERVED_UNPAID_MAX, ServedEnd, ServedJob, WINDOW_TOKENS,
@@ -74,6 +76,7 @@ use faucet::Faucet;
 use holds::{Holds, outcome_of};
 use keys::{Keys, NewKey};
 use meter::Meter;
+use refused::Refusals;
 pub(crate) use served::Demand;
 use served::Served;
 
@@ -137,7 +140,9 @@ pub struct Book {
     #[n(15)]
     #[cbor(default)]
     claims: Claims,
-    /// Books from before the field keep their bytes.
+    /// Books from before these fields keep their bytes.
+    #[cbor(n(16), default, skip_if = "Refusals::is_empty")]
+    refusals: Refusals,
     #[cbor(n(17), default, skip_if = "Faucet::is_empty")]
     faucet: Faucet,
 }
@@ -161,6 +166,7 @@ impl Default for Book {
             debts: Debts::default(),
             served: Served::default(),
             claims: Claims::default(),
+            refusals: Refusals::default(),
             faucet: Faucet::default(),
         }
     }
@@ -467,6 +473,7 @@ impl Book {
             && self.debts.is_consistent()
             && self.served.is_consistent()
             && self.claims.is_consistent()
+            && self.refusals.is_consistent()
             && self.faucet.is_consistent()
     }
 }

@@ -34,11 +34,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Why not, but for what only signing shows.
-    pub fn check_stranger(
-        &self,
-        now: Timestamp,
-        asked: &SponsorStranger,
-    ) -> Result<(), Rejection> {
+    pub fn check_stranger(&self, now: Timestamp, asked: &SponsorStranger) -> Result<(), Rejection> {
         let now = now.max(self.book.clock());
         self.book.check_kill()?;
         self.check_may_sign()?;
@@ -64,9 +60,9 @@ impl Ledger {
             Change::Enrolled { party: enrolled, .. } => enrolled == party,
             _ => false,
         });
-        let granted = lattice.grants(party).any(|(_, grant)| {
-            matches!(grant, Grant::Enrolment { .. } | Grant::Welcome { .. })
-        });
+        let granted = lattice
+            .grants(party)
+            .any(|(_, grant)| matches!(grant, Grant::Enrolment { .. } | Grant::Welcome { .. }));
         under_way
             || granted
             || lattice.chain(party).is_some()

@@ -33,7 +33,13 @@ fn running(dir: &Path, pages: u32) -> Running {
     let (store, _) = opening.start_with(StoreStats::default(), configure).unwrap();
     let ledger = Ledger::new(Lattice::found(&charter).unwrap(), genesis.party);
     let (peers, _) = Peers::new(genesis.party);
-    start(Kernel::new(ledger, Keyring::new(node)), store, peers, DriverStats::default(), Clock::default())
+    start(
+        Kernel::new(ledger, Keyring::new(node)),
+        store,
+        peers,
+        DriverStats::default(),
+        Clock::default(),
+    )
 }
 
 /// A command that leaves its number in the journal.
