@@ -216,7 +216,11 @@ impl Kernel {
             return;
         }
         match self.decide(&Actor::Node, &Command::SponsorStranger(asked)) {
-            Ok((events, _)) => self.take(events, effects),
+            Ok((events, _)) => {
+                self.take(events, effects);
+                // It waits for this entry, although what it said led to it.
+                self.mesh.source = None;
+            }
             Err(rejection) => refuse(from, &rejection, effects),
         }
     }

@@ -236,6 +236,8 @@ impl Mesh {
     /// Says goodbye to everybody and closes the endpoint.
     pub(crate) async fn stop(self) {
         let shared = self.shared;
+        // A node that is stopped a moment after it joined finds its mesh again.
+        shared.remember();
         let ended = shared.peers.close();
         let goodbyes = async {
             for one in &ended {

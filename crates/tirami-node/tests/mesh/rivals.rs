@@ -152,23 +152,24 @@ fn who_collects_twice_or_signs_rivals_is_refused_proven_everywhere_and_served_no
     let dir = cheat.killed();
     until("it is gone", SOON, || !witness.peer.read(move |kernel| kernel.mesh().is_open(party)));
 
+    // The same payment again, with the balance it would make.
+    let kind = Transfer { payee: witness.party(), amount: Trm::from_micro(1) }.into();
+    let mut twice = draft(witness, party, kind);
+    twice.kind = EntryKind::from(Collect { ids: vec![gift], checkpoint: None });
+    twice.balance += 1 + 7;
+    // Two gifts in one place: one is acknowledged, the other is the proof.
+    let to = |payee: PartyId| Transfer { payee, amount: Trm::from_micro(1) }.into();
+    let one = sign(draft(witness, party, to(witness.party())));
+    let other = sign(draft(witness, party, to(provider.party())));
+    assert_eq!(one.body().seq, other.body().seq);
+    let invite = witness.peer.node.invite().unwrap();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.unwrap().block_on(async {
-        let mut wire = Wire::open(&key, &witness.peer.node.invite().unwrap()).await;
-        // The same payment again, with the balance it would make.
-        let kind = Transfer { payee: witness.party(), amount: Trm::from_micro(1) }.into();
-        let mut twice = draft(witness, party, kind);
-        twice.kind = EntryKind::from(Collect { ids: vec![gift], checkpoint: None });
-        twice.balance += 1 + 7;
+        let mut wire = Wire::open(&key, &invite).await;
         let refused = wire.offer(&sign(twice)).await.unwrap_err();
         assert!(refused.starts_with("entry_refused"), "{refused}");
 
-        // Two gifts in one place: one is acknowledged, the other is the proof.
-        let to = |payee: PartyId| Transfer { payee, amount: Trm::from_micro(1) }.into();
-        let one = sign(draft(witness, party, to(witness.party())));
-        let other = sign(draft(witness, party, to(provider.party())));
-        assert_eq!(one.body().seq, other.body().seq);
         wire.offer(&one).await.unwrap();
         let refused = wire.offer(&other).await.unwrap_err();
         assert!(refused.starts_with("slot_taken"), "{refused}");
@@ -179,7 +180,6 @@ fn who_collects_twice_or_signs_rivals_is_refused_proven_everywhere_and_served_no
     assert_eq!(lattice_of(witness, |lattice| lattice.totals().loss), 0);
 
     // Its node takes over the branch that is final; nobody serves it any more.
-    let invite = witness.peer.node.invite().unwrap();
     let options = MeshOptions { clock: mesh.clock.clock(), ..joining(invite) };
     let cheat = TestNode::start_in(dir, options, None);
     until("it has the final branch", SOON, || same(&cheat, witness));
