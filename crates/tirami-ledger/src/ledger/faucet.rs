@@ -7,7 +7,7 @@ use super::{Decision, Keyring, Ledger};
 use crate::Rejection;
 use crate::command::SponsorStranger;
 use crate::event::{BookEvent, Event};
-use crate::lattice::{Change, Grant, Sponsor};
+use crate::lattice::{Change, Sponsor};
 use crate::refusal::FaucetRefusal;
 
 impl Ledger {
@@ -60,11 +60,8 @@ impl Ledger {
             Change::Enrolled { party: enrolled, .. } => enrolled == party,
             _ => false,
         });
-        let granted = lattice
-            .grants(party)
-            .any(|(_, grant)| matches!(grant, Grant::Enrolment { .. } | Grant::Welcome { .. }));
         under_way
-            || granted
+            || lattice.grants(party).next().is_some()
             || lattice.chain(party).is_some()
             || lattice.pending_of(party).next().is_some()
     }
