@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// Show the mesh, invite others to it, change its witnesses, grant lines.
     Mesh(cmd::mesh::MeshArgs),
     /// List the nodes this one is connected to.
-    Peers,
+    Peers(cmd::peers::PeersArgs),
     /// List the nodes that serve models.
     Providers,
     /// Take no more jobs of other nodes; running ones go on elsewhere.

@@ -65,7 +65,7 @@ async fn run(cli: Cli, out: Output) -> Result<Exit, Failure> {
         Command::Policy(args) => cmd::policy::run(global, args, out).await,
         Command::Approve(args) => cmd::approve::run(global, args, out).await,
         Command::Mesh(args) => cmd::mesh::run(global, args, out).await,
-        Command::Peers => cmd::peers::peers(global, out).await,
+        Command::Peers(args) => cmd::peers::peers(global, args, out).await,
         Command::Providers => cmd::peers::providers(global, out).await,
         Command::Pause => cmd::serving::pause(global, out).await,
         Command::Resume => cmd::serving::resume(global, out).await,

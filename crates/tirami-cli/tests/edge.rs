@@ -490,6 +490,75 @@ fn the_commands_of_the_mesh_work_between_two_nodes() {
     until("it is connected again", || b.run(&["peers"]).stdout.contains(&party(&a)[..8]));
 }
 
+/// Restored from a backup, a node knows less of its own chain than the mesh does.
+#[test]
+fn a_node_set_back_to_an_old_copy_signs_nothing_until_it_has_its_newest_entries_again() {
+    let home = tempdir().unwrap();
+    let founder = Node::start_with(home.path(), "a", &["--no-model"]);
+    let party = |node: &Node| {
+        let status = node.run(&["--json", "status"]).succeeds().json();
+        status["status"]["node_id"].as_str().unwrap().to_owned()
+    };
+    let to = party(&founder);
+    let invite = founder.run(&["mesh", "invite"]).succeeds().stdout.clone();
+    let invite = invite.lines().last().unwrap().to_owned();
+    let mut member = Node::start_with(home.path(), "b", &["--join", &invite, "--no-model"]);
+    let give =
+        |node: &Node, amount: &str, key: &str| node.run(&["transfer", &to, amount, "--key", key]);
+    until("the newcomer can give", || give(&member, "1", "one").code == 0);
+    let stop = |node: &mut Node| {
+        node.interrupt();
+        assert!(node.wait().success());
+    };
+    stop(&mut member);
+    let (data, old) = (member.data_dir.clone(), home.path().join("old"));
+    copy(&data, &old);
+
+    let mut member = Node::start_with(home.path(), "b", &["--no-model"]);
+    until("it gives more", || give(&member, "2", "two").code == 0);
+    let entries = |node: &Node| node.run(&["--json", "mesh"]).json()["network"].clone();
+    until("the founder has it", || {
+        let (one, other) = (entries(&founder), entries(&member));
+        one["lattice_state_hash"] == other["lattice_state_hash"] && other["entries_pending"] == 0
+    });
+    let newest = entries(&founder)["entries_final"].as_u64().unwrap();
+    stop(&mut member);
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&old, &data);
+
+    // The only witness does not answer: the old copy is not believed.
+    common::signal(founder.pid(), "STOP");
+    let member = Node::start_with(home.path(), "b", &["--no-model"]);
+    let refused = give(&member, "4", "three");
+    common::signal(founder.pid(), "CONT");
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(refused.stderr.contains("asking the witnesses"), "{refused:?}");
+    // It does, and the node goes on from where it really was.
+    until("it gives again", || give(&member, "4", "three").code == 0);
+    until("both know the same", || {
+        let (one, other) = (entries(&founder), entries(&member));
+        one["lattice_state_hash"] == other["lattice_state_hash"]
+            && one["entries_final"].as_u64().unwrap() > newest
+            && one["conserved"] == true
+    });
+    let mesh = member.run(&["--json", "peers", "--refused"]).succeeds().json();
+    assert_eq!(mesh["count"], 0, "nothing was signed twice: {mesh}");
+}
+
+/// A copy of a directory with all that is in it.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
 /// Asks again until something holds.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();

@@ -7,7 +7,7 @@ use tirami_ledger::book::{AGENTS_MAX, KeyId};
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::event::{BookEvent, Event};
 use tirami_ledger::{Context, Keyring, Ledger, Rejection};
-use tirami_proto::{Goodbye, Message, PeerAddress};
+use tirami_proto::{Goodbye, Message, PeerAddress, Work};
 
 use crate::mesh::{Mesh, MeshInput, PeerEvent, Serve};
 use crate::scheduler::{self, Query, Ranking};
@@ -80,6 +80,8 @@ pub struct Effects {
     pub disconnect: Vec<(PartyId, Goodbye)>,
     /// Peers to dial. One that cannot be reached is reported as disconnected.
     pub connect: Vec<PeerAddress>,
+    /// Work to do beside everything else, reported as [`MeshInput::Worked`].
+    pub work: Option<Work>,
     /// When to give [`Input::Tick`] if nothing comes before; none when nothing will fall due.
     /// Never before the input's time. Each effect replaces what the one before said.
     pub wake_at: Option<Timestamp>,
@@ -148,7 +150,7 @@ impl Kernel {
                 }
             }
             Input::Peer { peer, event } => self.peer_event(peer, event, &mut effects),
-            Input::Mesh(input) => self.mesh_input(input),
+            Input::Mesh(input) => self.mesh_input(input, &mut effects),
             Input::Tick => {}
         }
         self.beat(&mut effects);

@@ -7,6 +7,7 @@
 mod addresses;
 mod charters;
 mod claims;
+mod faucet;
 mod handshake;
 mod lag;
 mod peer;
@@ -28,11 +29,12 @@ use crate::scheduler::Opinions;
 
 pub use addresses::ADDRESSES_KNOWN_MAX;
 pub use charters::DRAFTS_MAX;
+pub use faucet::Faucet;
 pub use peer::Peer;
 pub use settings::{MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
 pub use sync::{PAGE_MAX, SERVE_MAX};
-pub use witness::{OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX};
+pub use witness::{FREE_OPENS, OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX};
 
 /// Peers that a node looks for by itself; witnesses come on top.
 pub const PEERS_TARGET: usize = 12;
@@ -76,6 +78,7 @@ pub struct Mesh {
     start: start::Start,
     roll: roll::Roll,
     drafts: charters::Drafts,
+    search: faucet::Search,
     opinions: Opinions,
     /// Chains of others that went on since the last flush, and who told.
     news: BTreeMap<PartyId, Option<PartyId>>,

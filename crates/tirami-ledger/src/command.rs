@@ -262,6 +262,17 @@ pub enum Command {
         failed: bool,
     },
 
+    /// Records that another node tried something here and was refused.
+    NoteRefusal {
+        /// Who.
+        party: PartyId,
+        /// The refusal's code.
+        code: String,
+        /// How often since it was last recorded.
+        more: u32,
+    },
+    /// Sponsors a newcomer that showed work, within what the owner lets the node's faucet give.
+    SponsorStranger(SponsorStranger),
     /// Sets to whom and how far this node serves.
     SetServing(ServingPolicy),
     /// Takes another node's order, if it passes every check of MONEY §9.
@@ -342,6 +353,8 @@ impl Command {
             | Self::VoidJob { .. }
             | Self::SettleJob { .. }
             | Self::AbandonJob { .. }
+            | Self::NoteRefusal { .. }
+            | Self::SponsorStranger(_)
             | Self::SetServing(_)
             | Self::AcceptOrder(_)
             | Self::TakeVoucher { .. }
@@ -362,6 +375,7 @@ impl Command {
                 | Self::OrderJob(_)
                 | Self::FundAgent { .. }
                 | Self::DefundAgent { .. }
+                | Self::SponsorStranger(_)
                 | Self::SignEntry { kind: EntryKind::Pay(_) | EntryKind::Transfer(_) }
         )
     }
@@ -422,6 +436,28 @@ pub struct AcceptOrder {
     /// When a witness last said, or this node as a witness last knew, that the consumer's head
     /// known here is its newest.
     pub head_at: Timestamp,
+}
+
+/// What an owner lets the node's faucet give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FaucetBounds {
+    /// All newcomers of a sliding day together.
+    pub day_max: Trm,
+    /// Newcomers of a sliding day that come from one source.
+    pub source_max: u32,
+}
+
+/// A newcomer that asks the node's faucet for a welcome line, and has shown its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SponsorStranger {
+    /// The newcomer.
+    pub newcomer: PartyId,
+    /// Where it connects from, as a number: newcomers from one place have the same.
+    pub source: u64,
+    /// What is locked for it.
+    pub amount: Trm,
+    /// The owner's bounds.
+    pub bounds: FaucetBounds,
 }
 
 /// What a job delivered.

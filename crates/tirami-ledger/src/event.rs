@@ -412,6 +412,38 @@ pub enum BookEvent {
         #[n(0)]
         at: Timestamp,
     },
+    /// Another node tried something here and was refused.
+    #[n(40)]
+    Refused {
+        /// Who.
+        #[n(0)]
+        party: PartyId,
+        /// The refusal's code.
+        #[n(1)]
+        code: String,
+        /// How often since it was last recorded.
+        #[n(2)]
+        more: u32,
+        /// When.
+        #[n(3)]
+        at: Timestamp,
+    },
+    /// The node's faucet sponsored a newcomer.
+    #[n(41)]
+    StrangerSponsored {
+        /// The newcomer.
+        #[n(0)]
+        newcomer: PartyId,
+        /// Where it came from.
+        #[n(1)]
+        source: u64,
+        /// What was locked.
+        #[n(2)]
+        amount: Trm,
+        /// When.
+        #[n(3)]
+        at: Timestamp,
+    },
 }
 
 /// Why a circuit breaker opened.

@@ -6,6 +6,7 @@ mod chain;
 mod charter;
 mod claims;
 mod debts;
+mod faucet;
 mod jobs;
 mod remote;
 mod served;
@@ -17,7 +18,7 @@ use minicbor::{Decode, Encode};
 use tirami_core::{AgentId, Digest, PartyId, SecretKey, Timestamp, Trm};
 
 use crate::Rejection;
-use crate::book::{Book, Payer};
+use crate::book::{Book, Payer, REFUSED_CODE_MAX};
 use crate::command::{Actor, Command, Outcome};
 use crate::event::{BookEvent, Event};
 use crate::lattice::Lattice;
@@ -156,6 +157,15 @@ impl Ledger {
             | Command::ReceiveClaim { .. } => {
                 self.between_nodes(&Context { now, ..*context }, command)
             }
+            Command::NoteRefusal { party, code, more } => {
+                if code.len() > REFUSED_CODE_MAX || *more == 0 {
+                    let range = "a code of at most 64 bytes, with a count above 0";
+                    return Err(Rejection::OutOfRange { field: "refusal", range });
+                }
+                let (party, code, more) = (*party, code.clone(), *more);
+                Ok(Decision::done([BookEvent::Refused { party, code, more, at: now }]))
+            }
+            Command::SponsorStranger(asked) => self.sponsor_stranger(now, context.keys, asked),
             Command::Recover => Ok(Decision::done(self.book.recovered(now))),
             Command::Tick => Ok(self.tick(now, context.keys)),
             Command::CreateAgent { agent, .. } => {

@@ -1,4 +1,4 @@
-//! Why an order, a voucher, a receipt or a claim between two nodes is refused.
+//! Why an order, a voucher, a receipt, a claim or a newcomer's wish is refused between two nodes.
 
 use minicbor::{Decode, Encode};
 use tirami_core::{DocumentId, PartyId, Ppm, Timestamp, Trm};
@@ -340,6 +340,55 @@ impl ClaimRefusal {
             Self::Lapsed => "claim_lapsed",
             Self::Paid => "claim_paid",
             Self::TooMany { .. } => "claim_too_many",
+        }
+    }
+}
+
+/// Why a faucet does not sponsor a newcomer, in order of precedence. Nothing was locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FaucetRefusal {
+    /// The owner sponsors nobody who is not known.
+    #[error("this node sponsors no strangers; ask a member to run: tirami mesh sponsor")]
+    Off,
+    /// The party has begun already, or was given a line.
+    #[error("a welcome line is for newcomers; this party has a chain or a line already")]
+    Known,
+    /// The work is for another time than now.
+    #[error("the work came too late; ask again for a new task")]
+    Work,
+    /// The mesh has no checkpoint from which the time could be counted.
+    #[error("the mesh has no checkpoint yet; one comes within minutes; ask again then")]
+    NoCheckpoint,
+    /// What may be given in a day is given.
+    #[error("this node has sponsored newcomers with {given} of {max} TRM today; ask again later")]
+    Day {
+        /// What was given.
+        given: Trm,
+        /// What may be given.
+        max: Trm,
+    },
+    /// As many newcomers from the same place were sponsored as may be in a day.
+    #[error("this node sponsors {max} newcomers a day from one address; ask again tomorrow")]
+    Source {
+        /// How many may come from one place.
+        max: u32,
+    },
+    /// The node has not enough money of its own.
+    #[error("this node has not enough TRM to sponsor anybody; ask another one or later")]
+    Empty,
+}
+
+impl FaucetRefusal {
+    /// The stable code sent to peers.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Off => "faucet_off",
+            Self::Known => "faucet_known",
+            Self::Work => "faucet_work",
+            Self::NoCheckpoint => "faucet_no_checkpoint",
+            Self::Day { .. } => "faucet_day",
+            Self::Source { .. } => "faucet_source",
+            Self::Empty => "faucet_empty",
         }
     }
 }

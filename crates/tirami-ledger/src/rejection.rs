@@ -4,7 +4,7 @@ use tirami_core::{AgentId, JobId, Timestamp, Trm};
 
 use crate::book::{ApprovalId, Level, Period, Scope};
 use crate::lattice::{AcknowledgeRefusal, CharterError, CutRejection, EntryRejection};
-use crate::refusal::{ClaimRefusal, OrderRefusal, VoucherRefusal};
+use crate::refusal::{ClaimRefusal, FaucetRefusal, OrderRefusal, VoucherRefusal};
 
 /// Why a command was refused. Nothing has changed when one is returned.
 ///
@@ -140,6 +140,9 @@ pub enum Rejection {
     /// A claim was refused.
     #[error(transparent)]
     Claim(#[from] ClaimRefusal),
+    /// The node's faucet gives nothing.
+    #[error(transparent)]
+    Faucet(#[from] FaucetRefusal),
     /// The node does not hold the key that has to sign.
     #[error("the node does not hold the secret key that has to sign this")]
     KeyNotHeld,
@@ -197,6 +200,7 @@ impl Rejection {
             Self::Order(refusal) => refusal.code(),
             Self::Voucher(refusal) => refusal.code(),
             Self::Claim(refusal) => refusal.code(),
+            Self::Faucet(refusal) => refusal.code(),
             Self::KeyNotHeld => "key_not_held",
             Self::RolledBack { .. } => "rolled_back",
             Self::Unconfirmed => "unconfirmed",

@@ -328,5 +328,7 @@ fn claims_and_policy() -> Vec<BookEvent> {
             ..ServingPolicy::default()
         }),
         BookEvent::SettlingFailed { at },
+        BookEvent::Refused { party: consumer, code: "order_price".to_owned(), more: 3, at },
+        BookEvent::StrangerSponsored { newcomer: consumer, source: 7, amount, at },
     ]
 }

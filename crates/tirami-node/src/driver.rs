@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tirami_core::{JobId, PartyId, Timestamp};
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::handle::{
     Handle, INPUT_QUEUE_MAX, JobTokens, News, PEER_QUEUE_MAX, Reply, Request, SubmitError, Tell,
 };
@@ -81,6 +82,7 @@ pub(crate) fn start(
     store: Store,
     peers: Arc<Peers>,
     stats: DriverStats,
+    clock: Clock,
 ) -> Running {
     let (sender, requests) = mpsc::channel(INPUT_QUEUE_MAX);
     let (news_sender, news) = mpsc::channel(PEER_QUEUE_MAX);
@@ -97,6 +99,7 @@ pub(crate) fn start(
         connections: BTreeMap::new(),
         jobs,
         stats,
+        clock,
         failed: Failed(failed),
         stop: stop.clone(),
         wake_at: Some(Timestamp::default()),
@@ -117,6 +120,7 @@ struct Driver {
     connections: BTreeMap<PartyId, u64>,
     jobs: JobTokens,
     stats: DriverStats,
+    clock: Clock,
     failed: Failed,
     stop: CancellationToken,
     wake_at: Option<Timestamp>,
@@ -192,7 +196,8 @@ impl Driver {
     /// How long nothing falls due.
     fn sleep(&self) -> Duration {
         let (least, most) = WAKE_WITHIN;
-        let due = self.wake_at.map_or(most, |at| Duration::from_millis(at.since_ms(now())));
+        let due =
+            self.wake_at.map_or(most, |at| Duration::from_millis(at.since_ms(self.clock.now())));
         due.clamp(least, most)
     }
 
@@ -256,26 +261,33 @@ impl Driver {
                 self.handle(Input::AddAgentKey(key), None, batch);
                 batch.tell.push(tell);
             }
-            Request::Read(read) => batch.tell.push(read(&self.kernel, now())),
+            Request::Read(read) => batch.tell.push(read(&self.kernel, self.clock.now())),
         }
     }
 
     fn handle(&mut self, input: Input, reply: Option<Reply>, batch: &mut Batch) {
         let started = Instant::now();
-        let effects = self.kernel.handle(now(), input);
+        let effects = self.kernel.handle(self.clock.now(), input);
         self.stats.decision_seconds.observe(started.elapsed().as_secs_f64());
         self.wake_at = effects.wake_at;
-        let Effects { append, reply: decided, cancel, send, connect, disconnect, serve, .. } =
-            effects;
+        let Effects {
+            append, reply: decided, cancel, send, connect, disconnect, serve, work, ..
+        } = effects;
         batch.events.extend(append);
         batch.cancel.extend(cancel);
         let number = |peer: &PartyId| self.connections.get(peer).copied();
-        let Outgoing { send: sends, connect: connects, disconnect: ends, serve: serves } =
-            &mut batch.outgoing;
+        let Outgoing {
+            send: sends,
+            connect: connects,
+            disconnect: ends,
+            serve: serves,
+            work: works,
+        } = &mut batch.outgoing;
         sends.extend(send.into_iter().filter_map(|(to, what)| Some((to, number(&to)?, what))));
         ends.extend(disconnect.into_iter().filter_map(|(to, why)| Some((to, number(&to)?, why))));
         serves.extend(serve.into_iter().filter_map(|one| Some((number(&one.peer)?, one))));
         connects.extend(connect);
+        works.extend(work);
         if let (Some(reply), Some((_, decided))) = (reply, decided) {
             batch.tell.push(Box::new(move |durable| answer(reply, decided, durable)));
         }
@@ -322,7 +334,7 @@ impl Driver {
                 Failed::say(&failed, error.to_string());
             }
         });
-        self.store.snapshot(now(), state_hash, body, done).await
+        self.store.snapshot(self.clock.now(), state_hash, body, done).await
     }
 
     /// Decides what was queued before the end, takes a last snapshot, and closes the store. After
@@ -356,10 +368,4 @@ fn answer(reply: Reply, decided: Result<Outcome, Rejection>, durable: Result<(),
     };
     // Whoever does not wait for the answer any more does not need it.
     drop(reply.send(answer));
-}
-
-/// The time. A clock before 1970 counts as 1970.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -2,6 +2,7 @@
 //! settings live here, around a kernel that decides and does no I/O.
 
 pub mod bundle;
+mod clock;
 pub mod config;
 mod driver;
 pub mod handle;
@@ -13,4 +14,5 @@ pub mod node;
 mod owner;
 pub mod store;
 
+pub use clock::Clock;
 pub use driver::{DriverStats, SNAPSHOT_EVERY_EVENTS};

@@ -147,11 +147,17 @@ impl Node {
         let personal = opening.genesis().personal;
         let (store_stats, driver_stats) = (StoreStats::default(), DriverStats::default());
         let (store, reader) = opening.start(store_stats.clone())?;
-        let (peers, dials) = Peers::new(kernel.ledger().party());
-        let kernel = driver::start(kernel, store, Arc::clone(&peers), driver_stats.clone());
+        let (peers, errands) = Peers::new(kernel.ledger().party());
+        let kernel = driver::start(
+            kernel,
+            store,
+            Arc::clone(&peers),
+            driver_stats.clone(),
+            mesh.clock.clone(),
+        );
         let handle = kernel.handle.clone();
         let accounts = Accounts { handle: handle.clone(), personal, shape, price };
-        let parts = Parts { handle: handle.clone(), reader: reader.clone(), peers, dials };
+        let parts = Parts { handle: handle.clone(), reader: reader.clone(), peers, errands };
         let prepared = async {
             let is_member = accounts.prepare(config.personal_agent_answers).await?;
             accounts.admin_key(&data_dir).await?;
@@ -183,6 +189,12 @@ impl Node {
         let build = engine.as_ref().map_or_else(String::new, |one| one.model().build.clone());
         let metrics = Arc::new(Metrics::new(&build));
         add_metrics(&metrics, &store_stats, &driver_stats);
+        metrics.add(
+            "peer_refusals",
+            "What other nodes tried here and was refused, by the refusal's code",
+            None,
+            handle.owner().refusals().by_code(),
+        );
         let loopback = api.ip().to_canonical().is_loopback();
         let http = bounds(HttpConfig::new(config.body_max_bytes, loopback));
         let provider = match (&mesh, &engine) {
@@ -308,6 +320,7 @@ fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyF
         bootstrap: mesh.bootstrap.iter().chain(invited).cloned().collect(),
         addresses: Vec::new(),
         agent: mesh::agent(),
+        faucet: mesh.faucet,
     })
 }
 

@@ -17,6 +17,7 @@ mod limits;
 mod message;
 mod peer;
 mod wire;
+mod work;
 
 pub use announce::{
     MODEL_NAME_BYTES_MAX, OFFERS_MAX, Offer, PRICE_SIGNAL_BYTES_MAX, PriceSignal, REGION_BYTES_MAX,
@@ -50,6 +51,7 @@ pub use wire::{
     CUT_SLOTS_MAX, FINALS_PER_FRAME_MAX, FinalEntry, Head, WireCharter, WireClaim, WireDocument,
     WireEntry, WireSlot,
 };
+pub use work::{WORK_BITS_MAX, Work};
 
 /// The newest protocol version this code speaks.
 pub const PROTOCOL: u16 = 1;

@@ -239,13 +239,46 @@ pub enum Message {
         )]
         Vec<PeerAddress>,
     ),
+    /// A newcomer without a line asks whether the receiver would sponsor it.
+    #[n(24)]
+    WantSponsor,
+    /// The sender would, once this work is shown to it.
+    #[n(25)]
+    SponsorTask {
+        /// What the work is bound to; good for some minutes.
+        #[n(0)]
+        challenge: Digest,
+        /// How much work it takes, as in [`crate::Work`].
+        #[n(1)]
+        bits: u8,
+    },
+    /// The work is done.
+    #[n(26)]
+    SponsorProof {
+        /// The challenge of the task.
+        #[n(0)]
+        challenge: Digest,
+        /// The number that was found.
+        #[n(1)]
+        nonce: u64,
+    },
+    /// The sender does not sponsor the newcomer.
+    #[n(27)]
+    SponsorRefused {
+        /// Which rule refuses it, for programs.
+        #[cbor(n(0), decode_with = "bounded::text::<_, CODE_BYTES_MAX>")]
+        code: String,
+        /// Why, for people.
+        #[cbor(n(1), decode_with = "bounded::text::<_, REASON_BYTES_MAX>")]
+        reason: String,
+    },
 }
 
 impl Frame for Message {
     fn bytes_max(number: u64) -> Option<usize> {
         match number {
             1 | 6 | 9 | 12 | 14 | 16 | 21 | 23 => Some(CONTROL_FRAME_BYTES_MAX),
-            0..=23 => Some(SMALL_FRAME),
+            0..=27 => Some(SMALL_FRAME),
             _ => None,
         }
     }

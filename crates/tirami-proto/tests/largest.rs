@@ -90,6 +90,13 @@ fn the_largest_control_messages_fit() {
             Message::Announce(vec![document(PRICE_SIGNAL_BYTES_MAX); ANNOUNCED_PER_FRAME_MAX]),
         ),
         ("peers", Message::Peers(vec![peer(); PEERS_PER_FRAME_MAX])),
+        (
+            "sponsor-refused",
+            Message::SponsorRefused {
+                code: "x".repeat(64),
+                reason: "x".repeat(tirami_proto::REASON_BYTES_MAX),
+            },
+        ),
     ];
     for (what, message) in &all {
         arrives(what, message, CONTROL_FRAME_BYTES_MAX);

@@ -241,6 +241,9 @@ operations! {
         &[], EMPTY => json::<types::Network>();
     Peers: Get "/v1/tirami/peers", READ, "listPeers", "Lists the nodes this one is connected to.",
         &[], EMPTY => json::<types::PeerList>();
+    Refusals: Get "/v1/tirami/refusals", READ, "listRefusals",
+        "Lists what other nodes tried here and was refused.",
+        &[], EMPTY => json::<types::RefusalList>();
     Providers: Get "/v1/tirami/providers", READ, "listProviders",
         "Lists the nodes that say they serve models.",
         &[], EMPTY => json::<types::ProviderList>();

@@ -210,6 +210,8 @@ const fn name(command: &Command) -> &'static str {
         Command::AbandonServed { .. } => "abandon_served",
         Command::ReceiveClaim { .. } => "receive_claim",
         Command::Recover => "recover",
+        Command::NoteRefusal { .. } => "note_refusal",
+        Command::SponsorStranger(_) => "sponsor_stranger",
         Command::Tick => "tick",
     }
 }

@@ -127,6 +127,8 @@ async fn status(client: &Client, out: Output) -> Result<Exit, Failure> {
             ("serving now", network.providers.to_string()),
             ("charter", format!("version {}", charter.version)),
             ("witnesses", watch(&charter)),
+            ("welcome line", welcome(&charter)),
+            ("faucet", faucet(&charter)),
             ("final entries", network.entries_final.to_string()),
             ("not final here", network.entries_pending.to_string()),
             ("entries behind", network.entries_behind.to_string()),
@@ -140,6 +142,28 @@ async fn status(client: &Client, out: Output) -> Result<Exit, Failure> {
         }
     });
     Ok(Exit::Done)
+}
+
+fn welcome(charter: &MeshCharter) -> String {
+    let Some(line) = &charter.welcome else { return "none".to_owned() };
+    let mut text = format!("{}, {} TRM", line.state, line.amount_trm);
+    if let Some(sponsor) = &line.sponsor {
+        text.push_str(&format!(", {}", output::short(sponsor)));
+    }
+    if let Some(refused) = &line.refused {
+        text.push_str(&format!(" ({refused})"));
+    }
+    text
+}
+
+fn faucet(charter: &MeshCharter) -> String {
+    match &charter.faucet {
+        Some(open) => format!(
+            "{} TRM for a newcomer; {} of {} TRM given today",
+            open.amount_trm, open.given_trm, open.day_max_trm
+        ),
+        None => "shut".to_owned(),
+    }
 }
 
 fn watch(charter: &MeshCharter) -> String {

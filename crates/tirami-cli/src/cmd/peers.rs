@@ -1,5 +1,6 @@
 //! `tirami peers` and `tirami providers`: the other nodes.
 
+use clap::Args;
 use tirami_sdk::types::{Peer, Provider};
 
 use crate::client::{Need, connect};
@@ -7,8 +8,19 @@ use crate::exit::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::settings::Global;
 
+/// What to show of the peers.
+#[derive(Debug, Args)]
+pub(crate) struct PeersArgs {
+    /// Show what other nodes tried here and was refused, connected or not.
+    #[arg(long)]
+    refused: bool,
+}
+
 /// Lists the nodes this one is connected to.
-pub(crate) async fn peers(global: &Global, out: Output) -> Result<Exit, Failure> {
+pub(crate) async fn peers(global: &Global, args: PeersArgs, out: Output) -> Result<Exit, Failure> {
+    if args.refused {
+        return refused(global, out).await;
+    }
     let list = connect(global, Need::Personal).await?.peers().await?;
     out.answer(&list, |out| {
         let rows: Vec<_> = list.peers.iter().map(peer).collect();
@@ -17,6 +29,21 @@ pub(crate) async fn peers(global: &Global, out: Output) -> Result<Exit, Failure>
     });
     if list.count == 0 {
         out.note("connected to nobody; `tirami mesh invite` makes the word with which others join");
+    }
+    Ok(Exit::Done)
+}
+
+async fn refused(global: &Global, out: Output) -> Result<Exit, Failure> {
+    let list = connect(global, Need::Personal).await?.refusals().await?;
+    out.answer(&list, |out| {
+        let row = |row: &tirami_sdk::types::Refusal| {
+            vec![output::short(&row.node_id), row.code.clone(), row.times.to_string()]
+        };
+        let rows: Vec<_> = list.refusals.iter().map(row).collect();
+        out.table(&["node", "refused for", "times"], &["times"], &rows);
+    });
+    if list.count == 0 {
+        out.note("nothing was refused to any other node");
     }
     Ok(Exit::Done)
 }

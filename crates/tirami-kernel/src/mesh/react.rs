@@ -27,7 +27,7 @@ struct Calls {
 }
 
 impl Kernel {
-    pub(crate) fn mesh_input(&mut self, input: MeshInput) {
+    pub(crate) fn mesh_input(&mut self, input: MeshInput, effects: &mut Effects) {
         let own = self.ledger.party();
         match input {
             MeshInput::Settings(settings) => {
@@ -43,6 +43,9 @@ impl Kernel {
             }
             MeshInput::Observed(observation) => {
                 self.mesh.opinions.observe(&observation, self.clock);
+            }
+            MeshInput::Worked { sponsor, challenge, nonce } => {
+                self.worked((sponsor, challenge), nonce, effects);
             }
             MeshInput::AddPeer(address) => {
                 self.mesh.addresses.add(own, &address, true);
@@ -103,6 +106,14 @@ impl Kernel {
                 self.tell_signals(from, effects);
             }
             Message::Peers(peers) => self.take_peers(&peers),
+            Message::WantSponsor => self.tell_task(from, effects),
+            Message::SponsorTask { challenge, bits } => {
+                self.take_task(from, (challenge, bits), effects);
+            }
+            Message::SponsorProof { challenge, nonce } => {
+                self.take_sponsor_proof(from, (challenge, nonce), effects);
+            }
+            Message::SponsorRefused { reason, .. } => self.take_sponsor_refusal(from, reason),
             // Handled before a peer is open.
             Message::Hello(_) | Message::Welcome(_) | Message::Goodbye(_) => {}
         }
@@ -335,6 +346,8 @@ impl Kernel {
         self.beat_sync(now, effects);
         self.beat_witness(effects);
         self.beat_roll(effects);
+        self.beat_faucet(now, effects);
+        self.beat_welcome(effects);
         self.dial(now, effects);
         self.settle_news(effects);
     }

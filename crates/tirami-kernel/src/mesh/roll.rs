@@ -96,6 +96,14 @@ impl Kernel {
         self.join(effects);
     }
 
+    /// What lines call for on this node's chain: it falls due by what others sign, which no
+    /// deadline of the ledger tells.
+    pub(super) fn beat_welcome(&mut self, effects: &mut Effects) {
+        if self.ledger.welcome_due(self.clock) {
+            self.command(&Command::Tick, effects);
+        }
+    }
+
     /// A `sponsor` entry for this node among what was final before the start.
     fn search_sponsor(&mut self) {
         let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
@@ -123,7 +131,9 @@ impl Kernel {
             self.search_sponsor();
         }
         let (enrol, sponsor) = (self.mesh.roll.grant(own), self.mesh.roll.sponsor);
-        if (enrol.is_some() || sponsor.is_some())
+        // Whoever was paid for its work needs no line, but a chain to collect on.
+        let has_earned = !self.ledger.book().earned_total().is_zero();
+        if (enrol.is_some() || sponsor.is_some() || has_earned)
             && !self.command(&Command::Join { enrol, sponsor }, effects)
         {
             // A sponsor's lock may be unusable by now; the enrolment does not depend on it.

@@ -1,8 +1,9 @@
 //! What the node tells its kernel about the mesh: settings, what it serves, what connections do.
 
-use tirami_core::{PartyId, Ppm};
+use tirami_core::{Digest, PartyId, Ppm};
 use tirami_proto::{Message, Offer, PeerAddress};
 
+use super::faucet::Faucet;
 use crate::scheduler::Observation;
 
 /// What happened on the connection to a peer. The party is the key the connection proved.
@@ -35,6 +36,15 @@ pub enum MeshInput {
     AddPeer(PeerAddress),
     /// What came of a job at a provider; the next ranking counts it.
     Observed(Observation),
+    /// What came of the work of [`crate::Effects::work`].
+    Worked {
+        /// For whom it was done.
+        sponsor: PartyId,
+        /// The sponsor's challenge.
+        challenge: Digest,
+        /// The number that was found; none when the search was given up.
+        nonce: Option<u64>,
+    },
 }
 
 /// How this node takes part in its mesh.
@@ -50,6 +60,8 @@ pub struct MeshSettings {
     pub addresses: Vec<String>,
     /// Name and version of this software, at most [`tirami_proto::AGENT_BYTES_MAX`] bytes.
     pub agent: String,
+    /// What newcomers that nobody knows are given; none when nothing.
+    pub faucet: Option<Faucet>,
 }
 
 /// What this node offers, as it stands in its next price signal.

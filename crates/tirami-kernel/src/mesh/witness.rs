@@ -7,9 +7,9 @@ use tirami_core::{Digest, Document, DocumentId, PartyId, Timestamp, decode_body,
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::lattice::{
-    AcknowledgeRefusal, Acknowledgement, Entry, EntryRejection, SignedEntry,
+    AcknowledgeRefusal, Acknowledgement, Entry, EntryKind, EntryRejection, SignedEntry,
 };
-use tirami_proto::{Fault, Message, WireEntry};
+use tirami_proto::{Fault, Message, TokenBucket, WireEntry};
 
 use super::sync::fault_of;
 use super::{Mesh, Serve};
@@ -25,6 +25,9 @@ pub const PARKED_PER_PEER_MAX: usize = 64;
 const OFFER_AGAIN_MS: u64 = 2_000;
 /// Entries of others that this witness could not acknowledge yet and looks at again.
 const WAITING_MAX: usize = 1_024;
+/// Chains that parties without a grant open, each second in the long run and at once: the bytes of
+/// each are kept for ever, whether it is acknowledged or not.
+pub const FREE_OPENS: (u32, u32) = (1, 64);
 /// Entries looked at again at once.
 const AGAIN_MAX: usize = 64;
 
@@ -36,6 +39,8 @@ pub(crate) struct Desk {
     /// Whether something became final since they were looked at.
     pub(super) again: bool,
     cursor: Option<DocumentId>,
+    /// How many chains without a grant may still be opened now.
+    free_opens: Option<TokenBucket>,
     /// When the last checkpoint's cut was asked for.
     cut_asked_at: Option<Timestamp>,
     /// Who sent which parked entry, by its number in the order of parking.
@@ -52,6 +57,13 @@ impl Desk {
 
     pub(super) fn unparked(&mut self, number: u64) -> Option<PartyId> {
         self.parked.remove(&number)
+    }
+
+    /// Whether too many chains without a grant were opened just now; counts one more.
+    fn is_crowded(&mut self, now: Timestamp) -> bool {
+        let (per_second, burst) = FREE_OPENS;
+        let room = self.free_opens.get_or_insert(TokenBucket::new(per_second, burst, now));
+        room.take(1, now).is_err()
     }
 
     fn parked_of(&self, peer: PartyId) -> usize {
@@ -128,7 +140,10 @@ impl Kernel {
         let known = lattice.pending_entry(id).is_some() || lattice.final_entry(id).is_some();
         let many =
             chain.is_some_and(|chain| lattice.pending_of(chain).count() >= PENDING_PER_CHAIN_MAX);
-        if !known && (many || self.mesh.desk.parked_of(from) >= PARKED_PER_PEER_MAX) {
+        let is_new = chain.is_some_and(|chain| lattice.pending_of(chain).next().is_none());
+        let is_free = body.as_ref().is_some_and(opens_free) && is_new;
+        let many = many || self.mesh.desk.parked_of(from) >= PARKED_PER_PEER_MAX;
+        if !known && (many || (is_free && self.mesh.desk.is_crowded(self.clock))) {
             refuse(from, id, ("too_many", true), effects);
             return;
         }
@@ -318,6 +333,11 @@ impl Kernel {
     }
 }
 
+/// Whether an entry opens a chain that nobody granted anything.
+fn opens_free(entry: &Entry) -> bool {
+    matches!(&entry.kind, EntryKind::Open(open) if open.enrol.is_none() && open.sponsor.is_none())
+}
+
 pub(super) fn wire_entry(entry: &SignedEntry) -> WireEntry {
     WireEntry { bytes: entry.bytes().to_vec(), signature: entry.signature() }
 }
@@ -338,7 +358,7 @@ fn refuse(to: PartyId, entry: DocumentId, (code, retry): (&str, bool), effects: 
 }
 
 /// A sentence that fits a message.
-fn sentence(reason: &str) -> String {
+pub(super) fn sentence(reason: &str) -> String {
     let mut end = reason.len().min(tirami_proto::REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;

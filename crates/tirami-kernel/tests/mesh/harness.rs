@@ -169,11 +169,21 @@ impl Net {
 
     /// A newcomer with an invite that names `peers`.
     pub(crate) fn join(&mut self, peers: &[usize]) -> usize {
+        self.newcomer(peers, Some(SECRET))
+    }
+
+    /// A newcomer to a public mesh.
+    pub(crate) fn stranger(&mut self, peers: &[usize]) -> usize {
+        self.newcomer(peers, None)
+    }
+
+    fn newcomer(&mut self, peers: &[usize], secret: Option<[u8; 32]>) -> usize {
         let number = self.nodes.len();
         let history: Vec<_> = self.nodes[0].lattice().charters(0).collect();
         let mesh = self.nodes[0].lattice().mesh();
         let lattice = Lattice::from_history(mesh, &history).unwrap();
         let mut node = Node::new(key(number as u8 + 1), lattice);
+        node.settings.secret = secret;
         node.settings.bootstrap = peers.iter().map(|peer| self.address(*peer)).collect();
         node.settings.addresses = vec![via(number).to_string()];
         self.nodes.push(node);
@@ -237,7 +247,8 @@ impl Net {
     }
 
     fn carry_out(&mut self, node: usize, effects: Effects) {
-        let Effects { append, reply, send, serve, disconnect, connect, wake_at, .. } = effects;
+        let Effects { append, reply, send, serve, disconnect, connect, work, wake_at, .. } =
+            effects;
         self.nodes[node].keep(append);
         self.nodes[node].wake_at = wake_at;
         assert!(wake_at.is_none_or(|at| at.ms() > self.now_ms), "woken in the past: {wake_at:?}");
@@ -257,6 +268,11 @@ impl Net {
             if let Some(to) = self.number_of(to) {
                 self.close(node, to, 2 * DELAY_MS);
             }
+        }
+        if let Some(work) = work {
+            let nonce = work.search(0, 1 << 20);
+            let (sponsor, challenge) = (work.sponsor, work.challenge);
+            self.give(node, Input::Mesh(MeshInput::Worked { sponsor, challenge, nonce }));
         }
         for address in connect {
             let via = address.via.first();

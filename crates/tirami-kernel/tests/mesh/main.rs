@@ -8,6 +8,7 @@
 )]
 
 mod charter;
+mod faucet;
 mod finality;
 mod harness;
 mod jobs;

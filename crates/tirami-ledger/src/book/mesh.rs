@@ -8,11 +8,13 @@ use tirami_core::{DocumentId, JobId, MINUTE_MS, PartyId, Ppm, Timestamp, Trm};
 use super::claims::Claimed;
 use super::debts::Debt;
 use super::holds::VoucherHead;
+use super::refused::Refused;
 use super::served::{Consumer, Demand, ServedJob};
 use super::{Book, ServingPolicy};
+use crate::command::FaucetBounds;
 use crate::event::BookEvent;
 use crate::lattice::{EntryKind, LatticeEvent, PayItem};
-use crate::refusal::{ClaimRefusal, OrderRefusal};
+use crate::refusal::{ClaimRefusal, FaucetRefusal, OrderRefusal};
 
 /// Orders at the price before are taken so long after it rose, in milliseconds: signals of the
 /// old price are on their way.
@@ -60,6 +62,14 @@ impl Book {
                 self.debts.set_settle_at(Trm::from_micro(quarter));
                 self.served.set_policy(policy.clone());
             }
+            BookEvent::Refused { party, code, more, at } => {
+                self.tell_time(*at);
+                self.refusals.note(self.clock, *party, (code, *more));
+            }
+            BookEvent::StrangerSponsored { source, amount, at, .. } => {
+                self.tell_time(*at);
+                self.faucet.give(self.clock, *amount, *source);
+            }
             BookEvent::SettlingFailed { at } => {
                 self.tell_time(*at);
                 self.debts.failed(*at);
@@ -98,6 +108,26 @@ impl Book {
         }
     }
 
+    /// Refuses what the faucet's owner does not let it give.
+    pub(crate) fn check_faucet(
+        &self,
+        now: Timestamp,
+        wish: (Trm, u64),
+        bounds: &FaucetBounds,
+    ) -> Result<(), FaucetRefusal> {
+        self.faucet.check(now, wish, bounds)
+    }
+
+    /// What other nodes tried here and was refused: the party, the refusal's code, how often.
+    pub fn refusals(&self) -> impl Iterator<Item = (PartyId, &str, &Refused)> {
+        self.refusals.all()
+    }
+
+    /// What the faucet gave within the day before `now`.
+    pub fn faucet_given(&self, now: Timestamp) -> Trm {
+        self.faucet.given(now)
+    }
+
     pub(super) fn set_price(&mut self, price: Ppm, at: Option<Timestamp>) {
         if let Some(at) = at {
             self.tell_time(at);
@@ -117,6 +147,11 @@ impl Book {
 
     pub(crate) fn due_payment(&self, now: Timestamp) -> Option<(PartyId, Vec<PayItem>)> {
         self.debts.due(now)
+    }
+
+    /// Whether nothing that could not be signed is waited for.
+    pub(crate) fn may_settle(&self, now: Timestamp) -> bool {
+        self.debts.not_before(Timestamp::default()) <= now
     }
 
     /// When payments to this node may be collected next.

@@ -12,11 +12,13 @@ mod approvals;
 mod claims;
 mod debts;
 mod defaults;
+mod faucet;
 mod holds;
 mod keys;
 mod manage;
 mod mesh;
 mod meter;
+mod refused;
 mod served;
 mod serving;
 mod words;
@@ -46,12 +48,14 @@ pub use defaults::{
     DAY_ANSWERS, HOUR_ANSWERS, LINE_ANSWERS, LINE_MIN, MINUTE_ANSWERS, REQUEST_ANSWERS,
     answer_cost, default_limits, founder_line,
 };
+pub use faucet::FAUCET_DAY_MAX;
 pub use holds::{
     CONTINUABLE_MAX, CONTINUE_WITHIN_MS, HOLDS_MAX, Hold, JOBS_REMEMBERED_MAX, VoucherHead,
 };
 pub use keys::{ApiKey, Caller, GRACE_MAX_MS, KEYS_MAX};
 pub use mesh::PRICE_GRACE_MS;
 pub use meter::Usage;
+pub use refused::{REFUSED_CODE_MAX, REFUSED_MAX, Refused};
 pub use served::{
     CLAIM_AHEAD_MAX_MS, CONSUMERS_MAX, Consumer, DUN_MS, ORDER_AHEAD_MAX_MS, SERVED_DONE_MAX,
     SERVED_UNPAID_MAX, ServedEnd, ServedJob, WINDOW_TOKENS,
@@ -68,9 +72,11 @@ pub(crate) use admit::check_shape;
 use approvals::Approvals;
 use claims::Claims;
 use debts::Debts;
+use faucet::Faucet;
 use holds::{Holds, outcome_of};
 use keys::{Keys, NewKey};
 use meter::Meter;
+use refused::Refusals;
 pub(crate) use served::Demand;
 use served::Served;
 
@@ -134,6 +140,11 @@ pub struct Book {
     #[n(15)]
     #[cbor(default)]
     claims: Claims,
+    /// Books from before these fields keep their bytes.
+    #[cbor(n(16), default, skip_if = "Refusals::is_empty")]
+    refusals: Refusals,
+    #[cbor(n(17), default, skip_if = "Faucet::is_empty")]
+    faucet: Faucet,
 }
 
 impl Default for Book {
@@ -155,6 +166,8 @@ impl Default for Book {
             debts: Debts::default(),
             served: Served::default(),
             claims: Claims::default(),
+            refusals: Refusals::default(),
+            faucet: Faucet::default(),
         }
     }
 }
@@ -460,5 +473,7 @@ impl Book {
             && self.debts.is_consistent()
             && self.served.is_consistent()
             && self.claims.is_consistent()
+            && self.refusals.is_consistent()
+            && self.faucet.is_consistent()
     }
 }

@@ -27,7 +27,7 @@ impl Ledger {
         self.check_standing(now, order.body().consumer)?;
         self.check_terms(now, accept, order.body())?;
         let completion_max = affordable(accept, order.body())?;
-        self.check_risk(now, accept, order.body())?;
+        self.check_risk(now, accept.head_at, order.body())?;
         let body = order.body();
         let accepted = ServedAccepted {
             job: body.job,
@@ -54,6 +54,29 @@ impl Ledger {
         let accepted = Event::Book(BookEvent::ServedAccepted(accepted));
         let events = vec![accepted, record(DocumentKind::Order, body.job, &order)];
         Ok(Decision { events, outcome })
+    }
+
+    /// Looks at what is known of a consumer before its request costs any work: whether it may order
+    /// here at all, and whether what it owes leaves room for this order.
+    ///
+    /// # Errors
+    ///
+    /// [`OrderRefusal`]; [`crate::command::Command::AcceptOrder`] looks at everything again.
+    pub fn check_consumer(
+        &self,
+        now: Timestamp,
+        order: &Order,
+        head_at: Timestamp,
+    ) -> Result<(), OrderRefusal> {
+        let now = now.max(self.book.clock());
+        if order.provider != self.party {
+            return Err(OrderRefusal::NotForMe { provider: order.provider });
+        }
+        if order.consumer == self.party {
+            return Err(OrderRefusal::SelfOrder);
+        }
+        self.check_standing(now, order.consumer)?;
+        self.check_risk(now, head_at, order)
     }
 
     /// The order is one, for this node, and its consumer's.
@@ -135,12 +158,12 @@ impl Ledger {
     fn check_risk(
         &self,
         now: Timestamp,
-        accept: &AcceptOrder,
+        head_at: Timestamp,
         order: &Order,
     ) -> Result<(), OrderRefusal> {
         let consumer = order.consumer;
         self.book.check_new(now, order.job, consumer)?;
-        if accept.head_at.plus_ms(self.book.serving().fresh_ms) <= now {
+        if head_at.plus_ms(self.book.serving().fresh_ms) <= now {
             return Err(OrderRefusal::StaleHead);
         }
         let owed = self.book.owed_by(consumer);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use tirami_core::PartyId;
-use tirami_proto::{PeerAddress, REGION_BYTES_MAX, Via};
+use tirami_proto::{PeerAddress, REGION_BYTES_MAX, Via, WORK_BITS_MAX};
 
 use crate::owner::Hours;
 
@@ -47,6 +47,14 @@ pub enum Key {
     MeshPort,
     /// `mesh_public`
     MeshPublic,
+    /// `faucet_day_trm`
+    FaucetDayTrm,
+    /// `faucet_trm`
+    FaucetTrm,
+    /// `faucet_work_bits`
+    FaucetWorkBits,
+    /// `faucet_source_day`
+    FaucetSourceDay,
     /// `mesh_region`
     MeshRegion,
     /// `mesh_relay_urls`
@@ -151,7 +159,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 29] = [
+pub const FIELDS: [Field; 33] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -324,6 +332,46 @@ pub const FIELDS: [Field; 29] = [
         default: "false",
         doc: "Whether nodes without an invite are let in. They have no line until a \
               member gives them one.",
+    },
+    Field {
+        key: Key::FaucetDayTrm,
+        name: "faucet_day_trm",
+        env: "TIRAMI_FAUCET_DAY_TRM",
+        flag: "faucet-day-trm",
+        kind: Kind::Number { min: 0, max: 1_000_000_000_000 },
+        default: "0",
+        doc: "Opens a faucet: newcomers without a line that show work are sponsored out of this \
+              node's own money, with so much TRM within a day. What one does not settle is lost. \
+              0 sponsors nobody.",
+    },
+    Field {
+        key: Key::FaucetTrm,
+        name: "faucet_trm",
+        env: "TIRAMI_FAUCET_TRM",
+        flag: "faucet-trm",
+        kind: Kind::Number { min: 1, max: 1_000_000_000_000 },
+        default: "1000",
+        doc: "What the faucet locks for one newcomer, in TRM; at most what the charter allows.",
+    },
+    Field {
+        key: Key::FaucetWorkBits,
+        name: "faucet_work_bits",
+        env: "TIRAMI_FAUCET_WORK_BITS",
+        flag: "faucet-work-bits",
+        kind: Kind::Number { min: 0, max: WORK_BITS_MAX as u64 },
+        default: "24",
+        doc: "The work a newcomer shows to the faucet: each bit more doubles it, 24 take some \
+              seconds of one core.",
+    },
+    Field {
+        key: Key::FaucetSourceDay,
+        name: "faucet_source_day",
+        env: "TIRAMI_FAUCET_SOURCE_DAY",
+        flag: "faucet-source-day",
+        kind: Kind::Number { min: 1, max: 4_096 },
+        default: "2",
+        doc: "Newcomers that the faucet sponsors within a day from one IPv4 address or IPv6 \
+              network; all that come over relays count as one.",
     },
     Field {
         key: Key::MeshRegion,

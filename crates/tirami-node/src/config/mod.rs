@@ -14,7 +14,9 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use tirami_core::PartyId;
+use tirami_core::{PartyId, TRM_MICRO, Trm};
+use tirami_kernel::command::FaucetBounds;
+use tirami_kernel::mesh::Faucet;
 use tirami_proto::PeerAddress;
 
 pub use crate::owner::Hours;
@@ -69,6 +71,14 @@ pub struct Config {
     pub mesh_port: u16,
     /// Whether nodes without an invite are let in.
     pub mesh_public: bool,
+    /// What the faucet gives within a day, in TRM; 0 while it is shut.
+    pub faucet_day_trm: u64,
+    /// What the faucet locks for one newcomer, in TRM.
+    pub faucet_trm: u64,
+    /// The work shown to the faucet, in bits.
+    pub faucet_work_bits: u8,
+    /// Newcomers of a day from one place.
+    pub faucet_source_day: u32,
     /// Where the node says it is; may be empty.
     pub mesh_region: String,
     /// Relays; none by default.
@@ -98,6 +108,19 @@ impl Config {
     /// What holds when nothing is set, for the owner of the directory `home`.
     pub fn defaults(home: &Path) -> Self {
         resolve::config_of(&layer::defaults(home))
+    }
+
+    /// The faucet, when it is open.
+    pub fn faucet(&self) -> Option<Faucet> {
+        let trm = |trm: u64| Trm::from_micro(trm.saturating_mul(TRM_MICRO));
+        (self.faucet_day_trm > 0).then(|| Faucet {
+            amount: trm(self.faucet_trm),
+            work_bits: self.faucet_work_bits,
+            bounds: FaucetBounds {
+                day_max: trm(self.faucet_day_trm),
+                source_max: self.faucet_source_day,
+            },
+        })
     }
 
     /// Address and port of the HTTP API.

@@ -24,7 +24,7 @@ fn running(dir: &Path, pages: u32) -> Running {
         personal: node.public().agent(),
         charter: charter.bytes().to_vec(),
         charter_signature: charter.signature(),
-        created_at: now(),
+        created_at: Clock::default().now(),
     };
     let opening = Opening::create(dir, &genesis, DirLock::take(dir).unwrap()).unwrap();
     let configure = |db: &rusqlite::Connection| {
@@ -33,7 +33,13 @@ fn running(dir: &Path, pages: u32) -> Running {
     let (store, _) = opening.start_with(StoreStats::default(), configure).unwrap();
     let ledger = Ledger::new(Lattice::found(&charter).unwrap(), genesis.party);
     let (peers, _) = Peers::new(genesis.party);
-    start(Kernel::new(ledger, Keyring::new(node)), store, peers, DriverStats::default())
+    start(
+        Kernel::new(ledger, Keyring::new(node)),
+        store,
+        peers,
+        DriverStats::default(),
+        Clock::default(),
+    )
 }
 
 /// A command that leaves its number in the journal.

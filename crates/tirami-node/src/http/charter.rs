@@ -3,15 +3,16 @@
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use tirami_core::{Digest, DocumentId, PublicKey, Trm, decode_body};
+use tirami_core::{Digest, DocumentId, PublicKey, Timestamp, Trm, decode_body};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::command::{Command, Outcome};
-use tirami_ledger::lattice::{Charter, CharterChange, Enrol, EntryKind, Sponsor};
+use tirami_ledger::lattice::{Charter, CharterChange, Ending, Enrol, EntryKind, Sponsor};
 use tirami_proto::Invite;
 use tirami_sdk::types::{
-    ApproveCharter, ChainEntry, CharterDraft, Done, EnrolRequest, JoinRequest, MeshCharter,
-    MeshInvite, SponsorRequest, WitnessAction, WitnessChange,
+    ApproveCharter, ChainEntry, CharterDraft, Done, EnrolRequest, FaucetState, JoinRequest,
+    LastCheckpoint, MeshCharter, MeshInvite, SponsorRequest, WelcomeLine, WitnessAction,
+    WitnessChange,
 };
 
 use super::error::ApiError;
@@ -82,8 +83,56 @@ fn shown(kernel: &Kernel) -> MeshCharter {
         line_default_trm: charter.params.line_default.into(),
         welcome_trm: charter.params.welcome.into(),
         fee_ppm: charter.params.fee_ppm.get(),
+        checkpoint: lattice.last_checkpoint().map(|(number, id, at)| LastCheckpoint {
+            number,
+            entry: id.to_string(),
+            at_ms: at.ms(),
+        }),
+        welcome: welcome(kernel),
+        faucet: faucet(kernel),
         drafts: drafts(kernel).filter_map(|bytes| draft(kernel, &bytes)).collect(),
     }
+}
+
+/// The node's welcome line, or its search for one.
+fn welcome(kernel: &Kernel) -> Option<WelcomeLine> {
+    let (own, lattice) = (kernel.ledger().party(), kernel.ledger().lattice());
+    let mesh = kernel.mesh();
+    if let Some(welcome) = lattice.welcome(own) {
+        let state = match welcome.end {
+            Some((Ending::Defaulted { .. }, _)) => "defaulted",
+            Some((Ending::Settled, _)) => "settled",
+            None if welcome.settle.is_some() => "settled",
+            None => "open",
+        };
+        return Some(WelcomeLine {
+            state: state.to_owned(),
+            amount_trm: welcome.amount.into(),
+            sponsor: Some(welcome.sponsor.to_string()),
+            deadline_ms: welcome.deadline.map(Timestamp::ms),
+            refused: None,
+        });
+    }
+    let (asked, refused) = (mesh.asks_sponsor(), mesh.sponsor_refused());
+    let searches = lattice.chain(own).is_none() && (asked.is_some() || refused.is_some());
+    searches.then(|| WelcomeLine {
+        state: "searching".to_owned(),
+        amount_trm: lattice.charter().params.welcome.into(),
+        sponsor: asked.map(|party| party.to_string()),
+        deadline_ms: None,
+        refused: refused.map(|(_, reason)| reason.to_owned()),
+    })
+}
+
+fn faucet(kernel: &Kernel) -> Option<FaucetState> {
+    let faucet = kernel.mesh().settings().faucet?;
+    let welcome = kernel.ledger().lattice().charter().params.welcome;
+    Some(FaucetState {
+        amount_trm: faucet.amount.min(welcome).into(),
+        given_trm: kernel.ledger().book().faucet_given(kernel.clock()).into(),
+        day_max_trm: faucet.bounds.day_max.into(),
+        work_bits: faucet.work_bits,
+    })
 }
 
 fn witnesses(charter: &Charter) -> Vec<String> {

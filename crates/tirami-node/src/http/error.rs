@@ -195,6 +195,7 @@ impl From<Rejection> for ApiError {
             | Rejection::Order(_)
             | Rejection::Voucher(_)
             | Rejection::Claim(_)
+            | Rejection::Faucet(_)
             | Rejection::Acknowledge(_)
             | Rejection::Charter(_)
             | Rejection::Cut(_) => (StatusCode::BAD_REQUEST, INVALID),

@@ -16,6 +16,7 @@ mod mesh;
 mod models;
 mod network;
 mod query;
+mod refusals;
 mod safety;
 mod schedule;
 mod serve;
@@ -197,6 +198,7 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Trade => get(economy::trade),
         Operation::Network => get(network::network),
         Operation::Peers => get(mesh::peers),
+        Operation::Refusals => get(refusals::refusals),
         Operation::Providers => get(mesh::providers),
         Operation::Topology => get(mesh::topology),
         Operation::Protocol => get(mesh::protocol),

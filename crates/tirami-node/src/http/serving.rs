@@ -35,7 +35,7 @@ pub(super) async fn resume(
     State(app): State<AppState>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let rest = !app.handle.owner().seen().reasons(crate::driver::now()).is_empty();
+    let rest = !app.handle.owner().seen().reasons(crate::clock::now()).is_empty();
     changed(&app, caller, move |policy| {
         policy.paused_by_owner = false;
         policy.paused = rest;

@@ -19,7 +19,7 @@ use super::endpoint::{party_of, way_of};
 use super::frames::{FrameReceiver, FrameSender, Gate, StreamError};
 use super::peers::{Close, Ends, Parcel, Queue};
 use super::{Shared, jobs};
-use crate::driver::now;
+use crate::clock::now;
 use crate::handle::SubmitError;
 
 /// How long the other side may take to open its control stream.

@@ -22,6 +22,7 @@ mod provide;
 mod remembered;
 mod remote;
 mod serve;
+mod work;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant, SystemTime};
 use iroh::Endpoint;
 use iroh::endpoint::Incoming;
 use tirami_core::{Digest, PartyId, SecretKey};
-use tirami_kernel::mesh::{MeshInput, MeshSettings, PeerEvent};
+use tirami_kernel::mesh::{Faucet, MeshInput, MeshSettings, PeerEvent};
 use tirami_proto::{ALPN, GoodbyeCode, Message, TokenBucket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -55,10 +56,11 @@ pub(crate) use provide::{Provider, set_serving};
 pub(crate) use remote::Client;
 pub(crate) use serve::Server;
 
+use crate::clock::{Clock, now};
 use crate::config::Config;
-use crate::driver::now;
 use crate::handle::{Handle, SubmitError};
 use crate::store::StoreReader;
+use peers::Errand;
 use remembered::Remembered;
 
 /// Handshakes at the same time; one more is turned away.
@@ -89,6 +91,10 @@ pub struct MeshOptions {
     pub bootstrap: Vec<PeerAddress>,
     /// Whether nodes without an invite are let in.
     pub public: bool,
+    /// What newcomers that nobody knows are given; none when nothing.
+    pub faucet: Option<Faucet>,
+    /// The time by which money is kept.
+    pub clock: Clock,
 }
 
 impl MeshOptions {
@@ -100,6 +106,8 @@ impl MeshOptions {
             join: None,
             bootstrap: config.bootstrap_peers.clone(),
             public: config.mesh_public,
+            faucet: config.faucet(),
+            clock: Clock::default(),
         }
     }
 }
@@ -134,8 +142,8 @@ pub(crate) struct Parts {
     pub(crate) handle: Handle,
     pub(crate) reader: StoreReader,
     pub(crate) peers: Arc<Peers>,
-    /// What the kernel wants dialled.
-    pub(crate) dials: mpsc::Receiver<PeerAddress>,
+    /// What the kernel wants dialled or worked on.
+    pub(crate) errands: mpsc::Receiver<Errand>,
 }
 
 /// The node's part in a mesh, running.
@@ -184,7 +192,7 @@ impl Mesh {
             2 * control::ALL_FRAMES_PER_SECOND,
             now(),
         );
-        let Parts { handle, reader, peers, dials } = parts;
+        let Parts { handle, reader, peers, errands } = parts;
         let shared = Arc::new(Shared {
             endpoint,
             handle,
@@ -200,7 +208,7 @@ impl Mesh {
         });
         shared.introduce().await?;
         shared.spawn(Arc::clone(&shared).accept());
-        shared.spawn(Arc::clone(&shared).dial_all(dials));
+        shared.spawn(Arc::clone(&shared).run_errands(errands));
         shared.spawn(Arc::clone(&shared).look());
         Ok(Self { shared, jobs: Mutex::new(Some(jobs)) })
     }
@@ -228,6 +236,8 @@ impl Mesh {
     /// Says goodbye to everybody and closes the endpoint.
     pub(crate) async fn stop(self) {
         let shared = self.shared;
+        // A node that is stopped a moment after it joined finds its mesh again.
+        shared.remember();
         let ended = shared.peers.close();
         let goodbyes = async {
             for one in &ended {
@@ -302,10 +312,13 @@ impl Shared {
         }
     }
 
-    /// Dials whom the kernel wants.
-    async fn dial_all(self: Arc<Self>, mut dials: mpsc::Receiver<PeerAddress>) {
-        while let Some(address) = dials.recv().await {
-            self.dial(address);
+    /// Dials whom the kernel wants, and does the work it wants.
+    async fn run_errands(self: Arc<Self>, mut errands: mpsc::Receiver<Errand>) {
+        while let Some(errand) = errands.recv().await {
+            match errand {
+                Errand::Dial(address) => self.dial(address),
+                Errand::Work(task) => self.spawn(work::run(Arc::clone(&self), task)),
+            }
         }
     }
 

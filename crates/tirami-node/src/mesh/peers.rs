@@ -12,7 +12,7 @@ use bytes::Bytes;
 use iroh::endpoint::{Connection, VarInt};
 use tirami_core::{PartyId, Timestamp};
 use tirami_kernel::mesh::Serve;
-use tirami_proto::{Fault, Goodbye, GoodbyeCode, Message, PeerAddress, Score, Via, encode};
+use tirami_proto::{Fault, Goodbye, GoodbyeCode, Message, PeerAddress, Score, Via, Work, encode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -135,12 +135,24 @@ pub(crate) struct Outgoing {
     pub(crate) connect: Vec<PeerAddress>,
     pub(crate) disconnect: Vec<(PartyId, u64, Goodbye)>,
     pub(crate) serve: Vec<(u64, Serve)>,
+    pub(crate) work: Vec<Work>,
+}
+
+/// What takes longer than handing on a message.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    Dial(PeerAddress),
+    Work(Work),
 }
 
 impl Outgoing {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { send, connect, disconnect, serve } = self;
-        send.is_empty() && connect.is_empty() && disconnect.is_empty() && serve.is_empty()
+        let Self { send, connect, disconnect, serve, work } = self;
+        send.is_empty()
+            && connect.is_empty()
+            && disconnect.is_empty()
+            && serve.is_empty()
+            && work.is_empty()
     }
 }
 
@@ -148,7 +160,7 @@ impl Outgoing {
 pub(crate) struct Peers {
     own: PartyId,
     table: Mutex<Table>,
-    dials: mpsc::Sender<PeerAddress>,
+    errands: mpsc::Sender<Errand>,
     numbers: AtomicU64,
 }
 
@@ -161,11 +173,11 @@ struct Table {
 }
 
 impl Peers {
-    /// No connections yet. What the kernel wants dialled comes out of the receiver.
-    pub(crate) fn new(own: PartyId) -> (Arc<Self>, mpsc::Receiver<PeerAddress>) {
-        let (dials, dialled) = mpsc::channel(DIALS_MAX);
+    /// No connections yet. What the kernel wants dialled or worked on comes out of the receiver.
+    pub(crate) fn new(own: PartyId) -> (Arc<Self>, mpsc::Receiver<Errand>) {
+        let (errands, wanted) = mpsc::channel(DIALS_MAX);
         let table = Mutex::new(Table::default());
-        (Arc::new(Self { own, table, dials, numbers: AtomicU64::new(1) }), dialled)
+        (Arc::new(Self { own, table, errands, numbers: AtomicU64::new(1) }), wanted)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -179,7 +191,7 @@ impl Peers {
 
     /// Does what the kernel wants. Never waits.
     pub(crate) fn carry(&self, outgoing: Outgoing) {
-        let Outgoing { send, connect, disconnect, serve } = outgoing;
+        let Outgoing { send, connect, disconnect, serve, work } = outgoing;
         let table = self.table();
         // One announcement goes to many peers; it is encoded once.
         let mut last: Option<(Message, Bytes)> = None;
@@ -210,9 +222,10 @@ impl Peers {
             }
         }
         drop(table);
-        for address in connect {
-            // The kernel asks again for what was not dialled.
-            drop(self.dials.try_send(address));
+        let dials = connect.into_iter().map(Errand::Dial);
+        for errand in dials.chain(work.into_iter().map(Errand::Work)) {
+            // The kernel asks again for what was not done.
+            drop(self.errands.try_send(errand));
         }
     }
 

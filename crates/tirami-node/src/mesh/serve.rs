@@ -68,7 +68,7 @@ impl Server {
         let stop = server.stop.clone();
         while let Some(Some(mut job)) = stop.run_until_cancelled(incoming.recv()).await {
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                let full = refused("busy", "the node serves as many streams as it may", true).0;
+                let full = refused("busy", "the node serves as many streams as it may", true).told;
                 // One that does not take even this sees its stream end.
                 drop(timeout(TURN_AWAY_WITHIN, job.send.send(&full)).await);
                 continue;
@@ -91,15 +91,16 @@ impl Server {
         match self.begin(request).await {
             Ok(begun) => {
                 let accepted = begun.accepted();
-                let mut serving = Serving::new(self, begun, send, rtt);
+                let mut serving = Serving::new((self, peer), begun, send, rtt);
                 if serving.say(&accepted).await.is_err() {
                     return serving.abandon().await;
                 }
                 serving.run(frames).await;
             }
-            Err(Refusal(refusal)) => {
-                tracing::debug!(%peer, ?refusal, "an order was refused");
-                drop(send.send(&refusal).await);
+            Err(Refusal { code, told }) => {
+                tracing::debug!(%peer, ?told, "an order was refused");
+                self.handle.owner().refusals().note(&self.handle, peer, code).await;
+                drop(send.send(&told).await);
                 send.finish();
                 drop(timeout(FLUSH_WITHIN, send.flushed()).await);
             }
@@ -145,24 +146,28 @@ impl Server {
         Ok(Begun { job, prompt_tokens, completion_max, window, generation })
     }
 
-    /// Whether the order is signed as it has to be, before its request costs any work; and since
-    /// when the consumer's head is known here.
+    /// Whether the order is signed as it has to be, by a consumer that is served here, before its
+    /// request costs any work; and since when the consumer's head is known here.
     async fn check_signer(
         &self,
         order: &Order,
         wire: &WireDocument,
     ) -> Result<(Checked, Timestamp), Refusal> {
         let consumer = order.consumer;
-        let known = move |kernel: &Kernel, _| {
-            let key = kernel.ledger().lattice().chain(consumer).map(|chain| chain.key());
-            (key, kernel.head_at(consumer))
+        let asked = order.clone();
+        let known = move |kernel: &Kernel, now| {
+            let ledger = kernel.ledger();
+            let key = ledger.lattice().chain(consumer).map(|chain| chain.key());
+            let head_at = kernel.head_at(consumer).unwrap_or_default();
+            (key, head_at, ledger.check_consumer(now, &asked, head_at))
         };
-        let (key, head_at) = self.handle.read(known).await?;
+        let (key, head_at, refused) = self.handle.read(known).await?;
         let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
         let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
         let checked = Checked::verify::<Order>(self.handle.mesh(), key, bytes, signature)
             .map_err(|_| OrderRefusal::BadSignature)?;
-        Ok((checked, head_at.unwrap_or_default()))
+        refused?;
+        Ok((checked, head_at))
     }
 
     async fn understood(&self, body: Vec<u8>) -> Result<Asked, Refusal> {
@@ -173,7 +178,13 @@ impl Server {
             .map_err(|_| refused("prepare_failed", "the prompt could not be prepared", false))?;
         understood.map_err(|error| {
             let error = &error.body().error;
-            refused(error.code.as_deref().unwrap_or("invalid_request"), &error.message, false)
+            let mut refusal = refused("invalid_request", &error.message, false);
+            if let (ToConsumer::Refused { code, .. }, Some(known)) =
+                (&mut refusal.told, &error.code)
+            {
+                code.clone_from(known);
+            }
+            refusal
         })
     }
 
@@ -248,6 +259,7 @@ type Taking = Pin<Box<dyn Future<Output = (u32, Result<Outcome, SubmitError>)> +
 /// One job on its way to its consumer.
 struct Serving<'a> {
     server: &'a Server,
+    peer: PartyId,
     job: JobId,
     prompt_tokens: u32,
     generation: Option<Generation>,
@@ -268,10 +280,16 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(server: &'a Server, begun: Begun, send: FrameSender<ToConsumer>, rtt: Duration) -> Self {
+    fn new(
+        (server, peer): (&'a Server, PartyId),
+        begun: Begun,
+        send: FrameSender<ToConsumer>,
+        rtt: Duration,
+    ) -> Self {
         let now = Instant::now();
         Self {
             server,
+            peer,
             job: begun.job,
             prompt_tokens: begun.prompt_tokens,
             generation: Some(begun.generation),
@@ -310,7 +328,7 @@ impl<'a> Serving<'a> {
                         return self.abandon().await;
                     }
                 },
-                taken = taken(&mut self.taking) => self.took(taken),
+                taken = taken(&mut self.taking) => self.took(taken).await,
                 piece = next_piece(&mut self.generation), if has_room => match piece {
                     Some(Piece::Delta { tokens, text, .. }) => {
                         if self.tokens(tokens, text).await.is_err() {
@@ -395,7 +413,7 @@ impl<'a> Serving<'a> {
         self.taking = Some(Box::pin(taking));
     }
 
-    fn took(&mut self, (tokens, taken): (u32, Result<Outcome, SubmitError>)) {
+    async fn took(&mut self, (tokens, taken): (u32, Result<Outcome, SubmitError>)) {
         self.taking = None;
         match taken {
             // The same word again buys no more time.
@@ -404,7 +422,13 @@ impl<'a> Serving<'a> {
                 self.patience = Instant::now() + VOUCHER_WITHIN;
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(job = %self.job, %error, "a voucher was refused"),
+            Err(error) => {
+                tracing::debug!(job = %self.job, %error, "a voucher was refused");
+                if let SubmitError::Rejected(rejection) = &error {
+                    let (handle, code) = (&self.server.handle, rejection.code());
+                    handle.owner().refusals().note(handle, self.peer, code).await;
+                }
+            }
         }
         if let Some(next) = self.waiting.take() {
             self.offered(next);
@@ -414,7 +438,7 @@ impl<'a> Serving<'a> {
     async fn all_taken(&mut self) {
         while self.taking.is_some() {
             let taken = taken(&mut self.taking).await;
-            self.took(taken);
+            self.took(taken).await;
         }
     }
 
@@ -543,9 +567,13 @@ fn no_receipt() -> WireDocument {
 }
 
 /// Why an order is not served; nothing is owed.
-struct Refusal(ToConsumer);
+struct Refusal {
+    /// Text of the program, never of a peer.
+    code: &'static str,
+    told: ToConsumer,
+}
 
-fn refused(code: &str, message: &str, is_transient: bool) -> Refusal {
+fn refused(code: &'static str, message: &str, is_transient: bool) -> Refusal {
     let mut message = message.to_owned();
     let mut end = message.len().min(tirami_proto::REASON_BYTES_MAX);
     while !message.is_char_boundary(end) {
@@ -553,7 +581,7 @@ fn refused(code: &str, message: &str, is_transient: bool) -> Refusal {
     }
     message.truncate(end);
     let retry_after_ms = is_transient.then_some(RETRY_AFTER_MS);
-    Refusal(ToConsumer::Refused { code: code.to_owned(), message, retry_after_ms })
+    Refusal { code, told: ToConsumer::Refused { code: code.to_owned(), message, retry_after_ms } }
 }
 
 impl From<OrderRefusal> for Refusal {

@@ -9,7 +9,7 @@ use tirami_ledger::{Keyring, Ledger};
 use tirami_proto::Invite;
 
 use super::StartError;
-use crate::driver::now;
+use crate::clock::now;
 use crate::handle::SubmitError;
 use crate::keys::{self, KeyDir, KeyFileError};
 use crate::mesh::{JoinError, MeshOptions, ask_to_join};

@@ -7,6 +7,7 @@
 mod hours;
 mod machine;
 mod price;
+mod refusals;
 mod transfers;
 
 use std::path::PathBuf;
@@ -20,13 +21,14 @@ use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::clock::now;
 use crate::config::Config;
-use crate::driver::now;
 use crate::handle::{Handle, SubmitError};
 use machine::Machine;
 use price::{Electricity, Pace};
 
 pub use hours::Hours;
+pub(crate) use refusals::Refusals;
 pub(crate) use transfers::{TransferError, Transfers};
 
 /// How often clock and machine are looked at.
@@ -41,6 +43,7 @@ pub(crate) struct Owner {
     turn: tokio::sync::Mutex<()>,
     seen: Mutex<Seen>,
     transfers: OnceLock<Transfers>,
+    refusals: Refusals,
 }
 
 /// What the rules are, and what was found out for them last.
@@ -62,6 +65,11 @@ impl Owner {
     /// Where transfers are written down; the first who says so counts.
     pub(crate) fn keep_transfers(&self, path: PathBuf) {
         let _ = self.transfers.set(Transfers::new(path));
+    }
+
+    /// What other nodes tried here and was refused.
+    pub(crate) const fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     pub(crate) fn transfers(&self) -> Option<&Transfers> {

@@ -84,6 +84,8 @@ pub(super) const fn book(event: &BookEvent) -> (&'static str, Option<Timestamp>)
         E::ClaimMade { at, .. } => ("claim_made", Some(*at)),
         E::ClaimNoted { at, .. } => ("claim_noted", Some(*at)),
         E::ReceiptRefused { at, .. } => ("receipt_refused", Some(*at)),
+        E::Refused { at, .. } => ("refused", Some(*at)),
+        E::StrangerSponsored { at, .. } => ("stranger_sponsored", Some(*at)),
         E::ServingSet(_) => ("serving_set", None),
         E::SettlingFailed { at } => ("settling_failed", Some(*at)),
     }

@@ -6,10 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::jobs_support::{Mesh, TestNode, ask, script};
 use crate::support::{SOON, until};
 use tirami_core::{
-    Digest, JobId, ModelDigest, ModelShape, PartyId, Ppm, SecretKey, Signed, Timestamp, Trm,
+    Digest, JobId, MINUTE_MS, ModelDigest, ModelShape, PartyId, Ppm, SecretKey, Signed, Timestamp,
+    Trm,
 };
 use tirami_kernel::mesh::{MeshInput, OwnOffer};
+use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::documents::{FinishReason, Order, Receipt, Voucher};
+use tirami_ledger::lattice::{Pay, PayItem, Transfer};
 use tirami_node::keys::KeyDir;
 use tirami_node::mesh::{IncomingJob, JobStream};
 use tirami_proto::{JobRequest, Offer, ToConsumer, ToProvider, WireDocument};
@@ -18,7 +21,7 @@ const MODEL: ModelDigest = ModelDigest::from_bytes([0xfa; 32]);
 const SHAPE: ModelShape =
     ModelShape { parameters_active: 1_000_000, layers: 2, attention_width: 64, context_max: 4_096 };
 
-fn key_of(node: &TestNode) -> SecretKey {
+pub fn key_of(node: &TestNode) -> SecretKey {
     KeyDir::open(node.dir.as_ref().unwrap().path()).unwrap().node_key().unwrap()
 }
 
@@ -27,11 +30,11 @@ fn now() -> Timestamp {
     Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap())
 }
 
-fn wire<T: tirami_core::Document>(document: &Signed<T>) -> WireDocument {
+pub fn wire<T: tirami_core::Document>(document: &Signed<T>) -> WireDocument {
     WireDocument { bytes: document.bytes().to_vec(), signature: document.signature() }
 }
 
-fn output(tokens: &[u32]) -> Digest {
+pub fn output(tokens: &[u32]) -> Digest {
     Digest::of(&tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<_>>())
 }
 
@@ -139,10 +142,7 @@ fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
             assert_eq!(charged.trm().micro(), honest, "{ended}");
             serving.join().unwrap();
         });
-        let refused = mesh.user().peer.read(move |kernel| {
-            kernel.ledger().book().receipts_refused().get(&party).copied().unwrap_or_default()
-        });
-        assert_eq!(refused as usize, n);
+        assert_eq!(mesh.user().refused(party, "receipts") as usize, n);
     }
 }
 
@@ -194,6 +194,22 @@ impl Consumer<'_> {
         })
     }
 
+    /// A voucher for `tokens` of an order.
+    fn voucher(&self, order: &WireDocument, n: u32, tokens: &[u32]) -> ToProvider {
+        let mesh = self.node.peer.node.handle().mesh();
+        let (bytes, signature) = (order.bytes.clone(), order.signature);
+        let id = Signed::<Order>::verify(mesh, self.node.party().into(), bytes, signature);
+        let count = u32::try_from(tokens.len()).unwrap();
+        let voucher = Voucher {
+            order: id.unwrap().id(),
+            n,
+            amount: SHAPE.work(0, 1 + count).cost_ceil(Ppm::ONE),
+            tokens: count,
+            stream: output(tokens),
+        };
+        ToProvider::Voucher(wire(&Signed::sign(mesh, &self.key, voucher).unwrap()))
+    }
+
     fn code(&self, order: WireDocument) -> String {
         match self.send(order).1 {
             Some(ToConsumer::Refused { code, .. }) => code,
@@ -233,6 +249,125 @@ fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
     let (_stream, first) = consumer.send(order.clone());
     assert!(matches!(first, Some(ToConsumer::Accepted { prompt_tokens: 1, .. })), "{first:?}");
     assert_eq!(consumer.code(order), "order_replayed");
+
+    // Every reason is kept for the owner, with who tried.
+    let provider = mesh.provider(0);
+    for code in ["order_price", "order_bad_signature", "order_replayed", "order_other_request"] {
+        until("it is recorded", SOON, || provider.refused(node.party(), code) > 0);
+    }
+    assert_eq!(provider.refused(mesh.user().party(), "order_price"), 0);
+}
+
+#[test]
+fn orders_of_other_meshes_and_keys_and_beyond_what_is_lent_are_refused_and_recorded() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let provider = mesh.provider(0);
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: provider.party(),
+        body: serde_json::to_vec(&ask(4_000, false)).unwrap(),
+    };
+    let signed_for = |mesh, order: Order| wire(&Signed::sign(mesh, &consumer.key, order).unwrap());
+    let other = tirami_core::MeshId::from_bytes([7; 32]);
+    assert_eq!(consumer.code(signed_for(other, consumer.order(1))), "order_bad_signature");
+    let mut foreign = consumer.order(2);
+    foreign.consumer = mesh.user().party();
+    assert_eq!(consumer.code(consumer.sign(foreign)), "order_bad_signature");
+    let mut unknown = consumer.order(3);
+    unknown.consumer = PartyId::from_bytes([9; 32]);
+    assert_eq!(consumer.code(consumer.sign(unknown)), "order_unknown_consumer");
+    let lent = provider.peer.read(|kernel| kernel.ledger().book().serving().exposure_start);
+    let mut dear = consumer.order(4);
+    dear.max_amount = Trm::from_micro(lent.micro() + 1);
+    assert_eq!(consumer.code(consumer.sign(dear)), "order_exposure");
+
+    // A provider that wants fresher word of the consumer's head than there can be.
+    let mut policy = provider.peer.read(|kernel| kernel.ledger().book().serving().clone());
+    policy.fresh_ms = 0;
+    provider.submit(Actor::Node, Command::SetServing(policy));
+    assert_eq!(consumer.code(consumer.sign(consumer.order(5))), "order_stale_head");
+    let recorded = ["order_unknown_consumer", "order_exposure", "order_stale_head"];
+    for code in recorded {
+        until("it is recorded", SOON, || provider.refused(node.party(), code) > 0);
+    }
+    let metrics = provider.text("/metrics");
+    assert!(metrics.contains("tirami_peer_refusals_total{code=\"order_exposure\"} 1"), "{metrics}");
+    assert_eq!(provider.peer.read(|kernel| kernel.ledger().book().served().len()), 0);
+}
+
+#[test]
+fn a_consumer_that_keeps_silent_is_claimed_held_back_and_refused_until_it_pays() {
+    let mesh = Mesh::of(&[script(40, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let (provider, witness) = (mesh.provider(0), mesh.user());
+    let (party, clock) = (node.party(), &mesh.clock);
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: provider.party(),
+        body: serde_json::to_vec(&ask(100, false)).unwrap(),
+    };
+    let order = consumer.sign(consumer.order(1));
+    let (mut stream, first) = consumer.send(order.clone());
+    assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
+    let mut tokens = Vec::new();
+    node.peer.block_on(async {
+        while tokens.len() < 20 {
+            match stream.receive.next().await {
+                Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
+                other => panic!("{other:?}"),
+            }
+        }
+        // One that falls is refused and recorded, and the one before it stands.
+        stream.send.send(&consumer.voucher(&order, 1, &tokens[..20])).await.unwrap();
+        stream.send.send(&consumer.voucher(&order, 2, &tokens[..10])).await.unwrap();
+    });
+    until("the falling voucher is recorded", SOON, || provider.refused(party, "voucher_falls") > 0);
+    drop(stream);
+    until("the job has ended", SOON, || provider.served_running() == 0);
+
+    // Ten minutes later its provider shows the voucher to the witness.
+    clock.pass_ms(11 * MINUTE_MS);
+    let claims = || {
+        let read = move |kernel: &tirami_kernel::Kernel| {
+            kernel.ledger().book().claims_against(party, kernel.clock()).count()
+        };
+        witness.peer.read(read)
+    };
+    until("the witness knows the claim", SOON, || claims() == 1);
+    clock.pass_ms(11 * MINUTE_MS);
+    let asked = |n| Order {
+        start_by: clock.now().plus_ms(60_000),
+        claim_by: clock.now().plus_ms(3_600_000),
+        ..consumer.order(n)
+    };
+    until("its orders are refused", SOON, || {
+        consumer.code(consumer.sign(asked(2))) == "order_unpaid_claim"
+    });
+    // The witness holds what it signs, and lets a run through that pays.
+    let sign = |kind| node.submit(Actor::Node, Command::SignEntry { kind });
+    let gift = Transfer { payee: witness.party(), amount: Trm::from_micro(1) };
+    sign(gift.into());
+    let pending = || {
+        let own = move |kernel: &tirami_kernel::Kernel| {
+            kernel.ledger().lattice().pending_of(party).count()
+        };
+        node.peer.read(own)
+    };
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(pending(), 1, "the debtor's entry waits");
+    let due = SHAPE.work(0, 21).cost_ceil(Ppm::ONE);
+    let items = vec![PayItem { job: JobId::from_bytes([1; 16]), amount: due }];
+    sign(Pay::new(provider.party(), items, Ppm::ZERO).into());
+    until("both are final", SOON, || pending() == 0);
+    until("the claim is answered", SOON, || claims() == 0);
+    let mut accepted = None;
+    until("it is served again", SOON, || {
+        accepted = consumer.send(consumer.sign(asked(3))).1;
+        matches!(accepted, Some(ToConsumer::Accepted { .. }))
+    });
 }
 
 #[test]

@@ -19,7 +19,8 @@ use tirami_ledger::command::{Actor, Command, Outcome};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use crate::support::{Peer, SOON, joining, on_loopback, until};
+use crate::support::{Ahead, Peer, SOON, joining, on_loopback, until};
+use tirami_node::mesh::MeshOptions;
 
 pub fn script(tokens: u32, delay: Duration) -> FakeScript {
     FakeScript { tokens_per_answer: tokens, delay, fail_after: None }
@@ -49,8 +50,16 @@ pub struct TestNode {
 }
 
 impl TestNode {
-    pub fn start(mesh: tirami_node::mesh::MeshOptions, engine: Option<Arc<dyn Engine>>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    pub fn start(mesh: MeshOptions, engine: Option<Arc<dyn Engine>>) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), mesh, engine)
+    }
+
+    /// The same in a directory that a node may have left.
+    pub fn start_in(
+        dir: tempfile::TempDir,
+        mesh: MeshOptions,
+        engine: Option<Arc<dyn Engine>>,
+    ) -> Self {
         let peer = Peer::with_engine(dir.path(), mesh, engine.clone());
         let url = format!("http://127.0.0.1:{}", peer.node.api.port());
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -111,6 +120,13 @@ impl TestNode {
         })
     }
 
+    /// The same as text.
+    pub fn text(&self, path: &str) -> String {
+        let key = std::fs::read_to_string(self.dir.as_ref().unwrap().path().join("api_token"));
+        let call = self.http.get(format!("{}{path}", self.url)).bearer_auth(key.unwrap().trim());
+        self.runtime.block_on(async { call.send().await.unwrap().text().await.unwrap() })
+    }
+
     pub fn trades(&self) -> Vec<Value> {
         let list = self.get("/v1/tirami/trades");
         list["trades"].as_array().unwrap_or_else(|| panic!("{list}")).clone()
@@ -128,14 +144,31 @@ impl TestNode {
         self.peer.read(|kernel| kernel.ledger().book().served_running())
     }
 
+    /// How often this node recorded a refusal of `party` with this code.
+    pub fn refused(&self, party: PartyId, code: &str) -> u64 {
+        let list = self.get("/v1/tirami/refusals");
+        let rows = list["refusals"].as_array().unwrap_or_else(|| panic!("{list}")).iter();
+        let mut of = rows.filter(|row| row["node_id"] == party.to_string() && row["code"] == code);
+        of.next().and_then(|row| row["times"].as_u64()).unwrap_or_default()
+    }
+
     /// Ends at once, as a machine that loses power.
     pub fn kill(self) {
         self.peer.kill();
+    }
+
+    /// The same, and leaves its directory.
+    pub fn killed(mut self) -> tempfile::TempDir {
+        let dir = self.dir.take().unwrap();
+        self.peer.kill();
+        dir
     }
 }
 
 /// A node without a model, which founded the mesh, and providers.
 pub struct Mesh {
+    /// The time of all its nodes.
+    pub clock: Ahead,
     user: Option<TestNode>,
     providers: Vec<Option<TestNode>>,
 }
@@ -162,11 +195,13 @@ impl Mesh {
     }
 
     fn with(engines: Vec<Arc<dyn Engine>>) -> Self {
-        let user = TestNode::start(on_loopback(), None);
+        let clock = Ahead::default();
+        let by_it = |options| MeshOptions { clock: clock.clock(), ..options };
+        let user = TestNode::start(by_it(on_loopback()), None);
         let invite = || user.peer.node.invite().unwrap();
-        let start = |engine| Some(TestNode::start(joining(invite()), Some(engine)));
+        let start = |engine| Some(TestNode::start(by_it(joining(invite())), Some(engine)));
         let providers: Vec<_> = engines.into_iter().map(start).collect();
-        let mesh = Self { user: Some(user), providers };
+        let mesh = Self { clock, user: Some(user), providers };
         mesh.ready(mesh.user());
         mesh
     }
@@ -186,7 +221,8 @@ impl Mesh {
     /// Another node without a model.
     pub fn add_user(&self) -> TestNode {
         let invite = self.user().peer.node.invite().unwrap();
-        let user = TestNode::start(joining(invite), None);
+        let options = MeshOptions { clock: self.clock.clock(), ..joining(invite) };
+        let user = TestNode::start(options, None);
         until("it is a member", SOON, || {
             user.peer.is_member() && !user.peer.line_of(user.party()).is_zero()
         });

@@ -7,4 +7,6 @@ mod http;
 mod jobs;
 mod jobs_support;
 mod nodes;
+mod rivals;
 mod support;
+mod welcome;

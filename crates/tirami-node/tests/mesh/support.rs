@@ -5,12 +5,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tirami_core::{Digest, PartyId, Trm};
+use tirami_core::{Digest, PartyId, Timestamp, Trm};
 use tirami_infer::engine::Engine;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_kernel::Kernel;
+use tirami_node::Clock;
 use tirami_node::config::Config;
 use tirami_node::mesh::MeshOptions;
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
@@ -21,6 +23,27 @@ use tokio::runtime::Runtime;
 pub struct Peer {
     pub node: RunningNode,
     runtime: Option<Runtime>,
+}
+
+/// A clock that runs ahead of the machine's, as far as a test wants: hours pass at once.
+#[derive(Clone, Default)]
+pub struct Ahead(Arc<AtomicU64>);
+
+impl Ahead {
+    pub fn pass_ms(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let machine = Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap());
+        machine.plus_ms(self.0.load(Ordering::Relaxed))
+    }
+
+    pub fn clock(&self) -> Clock {
+        let own = self.clone();
+        Clock::new(move || own.now())
+    }
 }
 
 pub fn on_loopback() -> MeshOptions {

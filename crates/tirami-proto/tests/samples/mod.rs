@@ -163,6 +163,19 @@ fn witnessing() -> Vec<(&'static str, Message)> {
         ("highest-none", none),
         ("claim", Message::Claim(WireClaim { order: document(1), voucher: document(2) })),
         ("double-sign", Message::DoubleSign { first: entry(1), second: entry(2) }),
+        ("want-sponsor", Message::WantSponsor),
+        ("sponsor-task", Message::SponsorTask { challenge: Digest::from_bytes([5; 32]), bits: 22 }),
+        (
+            "sponsor-proof",
+            Message::SponsorProof { challenge: Digest::from_bytes([5; 32]), nonce: 1 << 33 },
+        ),
+        (
+            "sponsor-refused",
+            Message::SponsorRefused {
+                code: "faucet_day".to_owned(),
+                reason: "ask again tomorrow".to_owned(),
+            },
+        ),
     ]
 }
 

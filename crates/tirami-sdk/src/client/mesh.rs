@@ -15,6 +15,15 @@ impl Client {
         self.get(Operation::Peers, &[], &[]).await
     }
 
+    /// What other nodes tried here and was refused.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn refusals(&self) -> Result<RefusalList, ClientError> {
+        self.get(Operation::Refusals, &[], &[]).await
+    }
+
     /// The nodes that say they serve models.
     ///
     /// # Errors

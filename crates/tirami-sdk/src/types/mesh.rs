@@ -47,6 +47,30 @@ pub struct Peer {
     pub http_endpoint: Option<String>,
 }
 
+/// What other nodes tried here and was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefusalList {
+    /// How many rows.
+    pub count: u64,
+    /// The newest first.
+    pub refusals: Vec<Refusal>,
+}
+
+/// What one node tried and was refused, for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Refusal {
+    /// Who tried.
+    pub node_id: String,
+    /// Why it was refused: the code of an order's or voucher's refusal, `receipts` for receipts
+    /// that did not agree with what was received, or `double_signed` for a party that is proven to
+    /// have signed two entries for one place.
+    pub code: String,
+    /// How often.
+    pub times: u64,
+    /// When the last time was recorded, in milliseconds since the Unix epoch.
+    pub last_at_ms: Option<u64>,
+}
+
 /// The nodes that say they serve models.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProviderList {
@@ -339,8 +363,53 @@ pub struct MeshCharter {
     pub welcome_trm: Amount,
     /// The share of a payment that is burned, in ppm.
     pub fee_ppm: u32,
+    /// The last checkpoint known here; none in a mesh that is only beginning.
+    pub checkpoint: Option<LastCheckpoint>,
+    /// This node's welcome line, or its search for one; none when it neither has nor wants any.
+    pub welcome: Option<WelcomeLine>,
+    /// This node's faucet, while it is open.
+    pub faucet: Option<FaucetState>,
     /// Drafts of the next version that wait for approvals.
     pub drafts: Vec<CharterDraft>,
+}
+
+/// The last checkpoint of a mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastCheckpoint {
+    /// Its number, from 1.
+    pub number: u64,
+    /// Its entry.
+    pub entry: String,
+    /// The time it states, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+/// What a newcomer may begin with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WelcomeLine {
+    /// `searching`, `open`, `settled` or `defaulted`.
+    pub state: String,
+    /// How far below its line the node may go for jobs.
+    pub amount_trm: Amount,
+    /// Who sponsors it; while it searches, who is asked.
+    pub sponsor: Option<String>,
+    /// When it has to be settled, in milliseconds since the Unix epoch.
+    pub deadline_ms: Option<u64>,
+    /// Why the last one asked did not sponsor this node.
+    pub refused: Option<String>,
+}
+
+/// What a node gives to newcomers that nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FaucetState {
+    /// What is locked for one newcomer.
+    pub amount_trm: Amount,
+    /// What was locked within the last day.
+    pub given_trm: Amount,
+    /// The most that is locked within a day.
+    pub day_max_trm: Amount,
+    /// The work a newcomer shows, in bits.
+    pub work_bits: u8,
 }
 
 /// A draft of the next charter.

@@ -65,6 +65,7 @@ pub(super) fn draw(
             bootstrap,
             addresses: vec![via(at)],
             agent: "sim/1".to_owned(),
+            faucet: None,
         };
         let is_member = at < members;
         let start = if is_member { &founding.lattice } else { &founding.bare };

@@ -1,0 +1,256 @@
+//! A member that signs what it may not: it speaks the protocol with its own key, against real
+//! nodes.
+
+use std::time::Duration;
+
+use iroh::endpoint::{Connection, presets};
+use iroh::{Endpoint, EndpointAddr, RelayMode, TransportAddr};
+use tirami_core::{MINUTE_MS, PartyId, SecretKey, Signed, Trm};
+use tirami_ledger::command::{Actor, Command};
+use tirami_ledger::lattice::{Collect, Entry, EntryKind, Lattice, Transfer};
+use tirami_node::mesh::{Invite, MeshOptions};
+use tirami_proto::{
+    ALPN, CONTROL_FRAME_BYTES_MAX, Frames, Hello, Message, PROTOCOL, PROTOCOL_MIN, STREAM_CONTROL,
+    Via, WireEntry, admission_proof, encode,
+};
+
+use crate::cheats::key_of;
+use crate::jobs_support::{Mesh, TestNode, ask, script};
+use crate::support::{SOON, joining, until};
+
+/// A connection on which whatever is wanted can be said.
+struct Wire {
+    _endpoint: Endpoint,
+    _connection: Connection,
+    send: iroh::endpoint::SendStream,
+    receive: iroh::endpoint::RecvStream,
+    frames: Frames,
+}
+
+impl Wire {
+    async fn open(key: &SecretKey, invite: &Invite) -> Self {
+        let endpoint = Endpoint::builder(presets::Minimal)
+            .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
+            .relay_mode(RelayMode::Disabled)
+            .clear_ip_transports()
+            .bind_addr("127.0.0.1:0")
+            .unwrap()
+            .bind()
+            .await
+            .unwrap();
+        let peer = &invite.peers[0];
+        let id = iroh::PublicKey::from_bytes(peer.key.as_bytes()).unwrap();
+        let ways = peer.via.iter().filter_map(|via| match via {
+            Via::Ip(address) => Some(TransportAddr::Ip(*address)),
+            Via::Relay(_) => None,
+        });
+        let address = EndpointAddr::from_parts(id, ways);
+        let connection = endpoint.connect(address, ALPN).await.unwrap();
+        let (mut send, receive) = connection.open_bi().await.unwrap();
+        send.write_all(&[STREAM_CONTROL]).await.unwrap();
+        let own = key.public().party();
+        let proof = |secret| admission_proof(secret, invite.mesh, own, peer.party());
+        let hello = Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol: PROTOCOL,
+            features: 0,
+            mesh: invite.mesh,
+            charter_version: 1,
+            admission: invite.secret.as_ref().map(proof),
+            addresses: Vec::new(),
+            agent: "rival".to_owned(),
+        };
+        let frames = Frames::new(CONTROL_FRAME_BYTES_MAX);
+        let mut wire = Self { _endpoint: endpoint, _connection: connection, send, receive, frames };
+        wire.say(&Message::Hello(hello)).await;
+        wire.until(|message| matches!(message, Message::Welcome(_))).await;
+        // The other side waits for a welcome too.
+        let welcome = tirami_proto::Welcome {
+            protocol: PROTOCOL,
+            features: 0,
+            charters: Vec::new(),
+            your_address: None,
+        };
+        wire.say(&Message::Welcome(welcome)).await;
+        wire
+    }
+
+    async fn say(&mut self, message: &Message) {
+        self.send.write_all(&encode(message)).await.unwrap();
+    }
+
+    /// Reads until a message fits.
+    async fn until(&mut self, fits: impl Fn(&Message) -> bool) -> Message {
+        let reading = async {
+            loop {
+                while let Some(message) = self.frames.next::<Message>().unwrap() {
+                    if fits(&message) {
+                        return message;
+                    }
+                }
+                let chunk = self.receive.read_chunk(65_536).await.unwrap().unwrap();
+                self.frames.push(&chunk);
+            }
+        };
+        tokio::time::timeout(SOON, reading).await.expect("an answer")
+    }
+
+    /// Offers an entry to the witness; says whether it was acknowledged.
+    async fn offer(&mut self, entry: &Signed<Entry>) -> Result<(), String> {
+        let wire = WireEntry { bytes: entry.bytes().to_vec(), signature: entry.signature() };
+        self.say(&Message::Entry(wire)).await;
+        let id = entry.id();
+        let answer = self.until(|message| match message {
+            Message::Acknowledgement(_) => true,
+            Message::EntryRefused { entry, .. } => *entry == id,
+            _ => false,
+        });
+        match answer.await {
+            Message::EntryRefused { code, reason, .. } => Err(format!("{code}: {reason}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn lattice_of<T: Send + 'static>(
+    node: &TestNode,
+    read: impl FnOnce(&Lattice) -> T + Send + 'static,
+) -> T {
+    node.peer.read(move |kernel| read(kernel.ledger().lattice()))
+}
+
+/// The next entry of a chain, as `node` would draft it.
+fn draft(node: &TestNode, chain: PartyId, kind: EntryKind) -> Entry {
+    let now = tirami_core::Timestamp::from_ms(1);
+    lattice_of(node, move |lattice| lattice.draft(chain, now, kind)).unwrap()
+}
+
+#[test]
+fn who_collects_twice_or_signs_rivals_is_refused_proven_everywhere_and_served_no_more() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let (witness, provider) = (mesh.user(), mesh.provider(0));
+    let cheat = mesh.add_user();
+    let (party, key) = (cheat.party(), key_of(&cheat));
+    let id = witness.peer.node.handle().mesh();
+    let sign = |entry: Entry| Signed::sign(id, &key, entry).unwrap();
+
+    // It is given something, and collects it as it should.
+    let kind = Transfer { payee: party, amount: Trm::from_micro(7) }.into();
+    witness.submit(Actor::Node, Command::SignEntry { kind });
+    let gift = lattice_of(witness, move |lattice| lattice.uncollected(party).next()).unwrap().0;
+    mesh.clock.pass_ms(2 * MINUTE_MS);
+    until("it has collected", SOON, || {
+        lattice_of(witness, move |lattice| lattice.uncollected_sum(party)) == 0
+    });
+    assert_eq!(cheat.post(&ask(3, false))["choices"][0]["finish_reason"], "stop");
+    mesh.clock.pass_ms(15_000);
+    until("its job is paid", SOON, || {
+        lattice_of(witness, move |lattice| lattice.signed_balance(party)) < 7
+    });
+    let same = |one: &TestNode, other: &TestNode| one.peer.state() == other.peer.state();
+    until("both know its chain", SOON, || same(&cheat, witness) && same(&cheat, provider));
+    let dir = cheat.killed();
+    until("it is gone", SOON, || !witness.peer.read(move |kernel| kernel.mesh().is_open(party)));
+
+    // The same payment again, with the balance it would make.
+    let kind = Transfer { payee: witness.party(), amount: Trm::from_micro(1) }.into();
+    let mut twice = draft(witness, party, kind);
+    twice.kind = EntryKind::from(Collect { ids: vec![gift], checkpoint: None });
+    twice.balance += 1 + 7;
+    // Two gifts in one place: one is acknowledged, the other is the proof.
+    let to = |payee: PartyId| Transfer { payee, amount: Trm::from_micro(1) }.into();
+    let one = sign(draft(witness, party, to(witness.party())));
+    let other = sign(draft(witness, party, to(provider.party())));
+    assert_eq!(one.body().seq, other.body().seq);
+    let invite = witness.peer.node.invite().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.unwrap().block_on(async {
+        let mut wire = Wire::open(&key, &invite).await;
+        let refused = wire.offer(&sign(twice)).await.unwrap_err();
+        assert!(refused.starts_with("entry_refused"), "{refused}");
+
+        wire.offer(&one).await.unwrap();
+        let refused = wire.offer(&other).await.unwrap_err();
+        assert!(refused.starts_with("slot_taken"), "{refused}");
+    });
+    for node in [witness, provider] {
+        until("everybody has the proof", SOON, || node.refused(party, "double_signed") == 1);
+    }
+    assert_eq!(lattice_of(witness, |lattice| lattice.totals().loss), 0);
+
+    // Its node takes over the branch that is final; nobody serves it any more.
+    let options = MeshOptions { clock: mesh.clock.clock(), ..joining(invite) };
+    let cheat = TestNode::start_in(dir, options, None);
+    until("it has the final branch", SOON, || same(&cheat, witness));
+    until("its orders are refused", SOON, || {
+        assert_ne!(cheat.raw(&ask(3, false)).0, 200);
+        provider.refused(party, "order_double_signed") > 0
+    });
+    assert_eq!(witness.get("/v1/tirami/network")["conserved"], true);
+}
+
+#[test]
+fn a_witness_comes_and_goes_with_entries_in_flight_and_jobs_go_on_while_it_is_away() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let second = mesh.add_user();
+    let party = second.party();
+    let founder = mesh.user();
+    let key = std::fs::read_to_string(founder.dir.as_ref().unwrap().path().join("api_token"));
+    let owner = tirami_sdk::Client::new(&founder.url, Some(key.unwrap().trim())).unwrap();
+    let change = |action| {
+        let draft = founder.peer.block_on(owner.change_witnesses(action, &party.to_string()));
+        draft.unwrap().in_force
+    };
+    let gift = |from: &TestNode, to: PartyId| {
+        let kind = Transfer { payee: to, amount: Trm::from_micro(1) }.into();
+        from.submit(Actor::Node, Command::SignEntry { kind });
+    };
+    let version = |node: &TestNode| lattice_of(node, |lattice| lattice.charter().version);
+    let pending = |node: &TestNode| {
+        let own = node.party();
+        lattice_of(node, move |lattice| lattice.pending_of(own).count())
+    };
+    let provider = mesh.provider(0);
+
+    // Entries are under way while the charter changes.
+    gift(provider, founder.party());
+    assert!(change(tirami_sdk::types::WitnessAction::Add));
+    gift(provider, founder.party());
+    gift(founder, provider.party());
+    let all = [founder, provider, &second];
+    until("everybody has the charter", SOON, || all.iter().all(|node| version(node) == 2));
+    until("nothing is left open", SOON, || all.iter().all(|node| pending(node) == 0));
+
+    // Both witnesses make the quorum. While one is away payments wait and answers do not.
+    let dir = second.killed();
+    until("it is gone", SOON, || !founder.peer.read(move |kernel| kernel.mesh().is_open(party)));
+    gift(founder, provider.party());
+    assert_eq!(founder.post(&ask(3, false))["choices"][0]["finish_reason"], "stop");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(pending(founder) > 0, "without a quorum nothing is final");
+    assert_eq!(founder.post(&ask(3, false))["choices"][0]["finish_reason"], "stop");
+
+    // Back again it acknowledges what waited, and is removed with entries under way.
+    let options =
+        MeshOptions { clock: mesh.clock.clock(), ..joining(founder.peer.node.invite().unwrap()) };
+    let second = TestNode::start_in(dir, options, None);
+    until("what waited is final", SOON, || pending(founder) == 0);
+    gift(provider, founder.party());
+    let draft = founder
+        .peer
+        .block_on(
+            owner.change_witnesses(tirami_sdk::types::WitnessAction::Remove, &party.to_string()),
+        )
+        .unwrap();
+    assert!(!draft.in_force, "the other witness has to approve too");
+    let key = std::fs::read_to_string(second.dir.as_ref().unwrap().path().join("api_token"));
+    let other = tirami_sdk::Client::new(&second.url, Some(key.unwrap().trim())).unwrap();
+    let approve = || second.peer.block_on(other.approve_charter(&draft.draft));
+    until("the draft has come and is approved", SOON, || approve().is_ok());
+    let all = [founder, provider, &second];
+    until("everybody has the charter", SOON, || all.iter().all(|node| version(node) == 3));
+    until("nothing is left open", SOON, || all.iter().all(|node| pending(node) == 0));
+    gift(founder, provider.party());
+    until("one witness is enough again", SOON, || pending(founder) == 0);
+}
