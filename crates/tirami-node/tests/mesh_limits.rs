@@ -2,20 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "mesh/raw.rs"]
+mod raw;
 #[path = "mesh/support.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::{Connection, presets};
-use iroh::{Endpoint, EndpointAddr, RelayMode, TransportAddr};
+use iroh::endpoint::Connection;
+use raw::{connect, endpoint, hello};
 use support::{Peer, SOON, joining, on_loopback, until};
 use tirami_core::{SecretKey, Signature};
 use tirami_node::mesh::StreamError;
 use tirami_proto::{
-    ALPN, FrameError, Hello, Invite, JOB_FRAME_BYTES_MAX, JobRequest, Message, PROTOCOL,
-    PROTOCOL_MIN, STREAM_CONTROL, ToConsumer, ToProvider, Via, WireDocument, admission_proof,
-    encode,
+    FrameError, JOB_FRAME_BYTES_MAX, JobRequest, Message, STREAM_CONTROL, ToConsumer, ToProvider,
+    WireDocument, encode,
 };
 
 fn request(bytes: usize) -> ToProvider {
@@ -79,30 +80,6 @@ fn a_job_has_a_stream_of_its_own_and_its_frames_have_a_limit() {
     one.stop();
 }
 
-/// A stranger who knows the secret.
-async fn endpoint(key: &SecretKey) -> Endpoint {
-    Endpoint::builder(presets::Minimal)
-        .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
-        .relay_mode(RelayMode::Disabled)
-        .clear_ip_transports()
-        .bind_addr("127.0.0.1:0")
-        .unwrap()
-        .bind()
-        .await
-        .unwrap()
-}
-
-async fn connect(endpoint: &Endpoint, invite: &Invite) -> Option<Connection> {
-    let peer = &invite.peers[0];
-    let id = iroh::PublicKey::from_bytes(peer.key.as_bytes()).unwrap();
-    let ways = peer.via.iter().filter_map(|via| match via {
-        Via::Ip(address) => Some(TransportAddr::Ip(*address)),
-        Via::Relay(_) => None,
-    });
-    let address = EndpointAddr::from_parts(id, ways);
-    tokio::time::timeout(Duration::from_secs(5), endpoint.connect(address, ALPN)).await.ok()?.ok()
-}
-
 /// Sends `frame` as fast as it is taken, up to 10 000 times each second, until the other side
 /// closes; gives how many it sent.
 async fn flood(connection: &Connection, hello: &Message, frame: &[u8], until: Instant) -> u64 {
@@ -158,19 +135,8 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
             let (invite, frame) = (invite.clone(), frame.clone());
             tokio::spawn(async move {
                 let key = SecretKey::from_seed([40 + n as u8; 32]);
-                let endpoint = endpoint(&key).await;
-                let (own, peer) = (key.public().party(), invite.peers[0].party());
-                let proof = |secret| admission_proof(secret, invite.mesh, own, peer);
-                let hello = Message::Hello(Hello {
-                    protocol_min: PROTOCOL_MIN,
-                    protocol: PROTOCOL,
-                    features: 0,
-                    mesh: invite.mesh,
-                    charter_version: 1,
-                    admission: invite.secret.as_ref().map(proof),
-                    addresses: Vec::new(),
-                    agent: "flood".into(),
-                });
+                let endpoint = endpoint(&key, "127.0.0.1:0").await;
+                let hello = Message::Hello(hello(&key, &invite));
                 let (mut sent, mut connections) = (0, 0);
                 while Instant::now() < until {
                     if let Some(connection) = connect(&endpoint, &invite).await {

@@ -48,6 +48,11 @@ impl Kernel {
                 self.mesh.addresses.add(own, &address, true);
                 self.mesh.beat_at = Some(self.clock);
             }
+            MeshInput::Found(address) => {
+                self.mesh.addresses.add(own, &address, false);
+                self.mesh.addresses.seen(address.party(), self.clock);
+                self.mesh.beat_at = Some(self.clock);
+            }
         }
     }
 
@@ -57,8 +62,7 @@ impl Kernel {
         for party in blocked {
             let reason = "the owner of this node does not want this peer";
             let code = tirami_proto::GoodbyeCode::Blocked;
-            effects.disconnect.push((party, super::handshake::goodbye(code, reason, 0)));
-            self.drop_peer(party);
+            self.send_away(party, super::handshake::goodbye(code, reason, 0), effects);
         }
     }
 
@@ -102,7 +106,7 @@ impl Kernel {
                 self.tell_peers(from, effects);
                 self.tell_signals(from, effects);
             }
-            Message::Peers(peers) => self.take_peers(&peers),
+            Message::Peers(peers) => self.take_peers(from, &peers),
             // Handled before a peer is open.
             Message::Hello(_) | Message::Welcome(_) | Message::Goodbye(_) => {}
         }
@@ -306,9 +310,10 @@ impl Kernel {
         effects.send.push((to, Message::Peers(peers)));
     }
 
-    fn take_peers(&mut self, peers: &[PeerAddress]) {
-        for address in peers {
-            self.mesh.addresses.add(self.ledger.party(), address, false);
+    fn take_peers(&mut self, from: PartyId, peers: &[PeerAddress]) {
+        for PeerAddress { key, via } in peers {
+            let address = PeerAddress { key: *key, via: self.ways_told(from, via.iter().cloned()) };
+            self.mesh.addresses.add(self.ledger.party(), &address, false);
         }
     }
 

@@ -54,7 +54,6 @@ fn offer(node: &TestNode, price: Ppm) {
         queue: 0,
         models: vec![offered],
         region: String::new(),
-        features: 0,
         http_endpoint: None,
         serving: true,
     };

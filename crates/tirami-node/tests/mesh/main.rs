@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod cheats;
+mod doors;
 mod http;
 mod jobs;
 mod jobs_support;
 mod nodes;
+mod raw;
 mod support;

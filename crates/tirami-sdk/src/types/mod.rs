@@ -24,11 +24,11 @@ pub use economy::{
 pub use error::{ErrorBody, ErrorDetail, ErrorExtra};
 pub use keys::{CreateKey, CreatedKey, KeyInfo, KeyList, RotateKey, Scope};
 pub use mesh::{
-    ApproveCharter, BestRoute, ChainEntry, CharterDraft, EnrolRequest, JoinRequest, MeshCharter,
-    MeshInvite, OfferedModel, Peer, PeerList, Protocol, Provider, ProviderList, ProviderWish,
-    Schedule, ScheduleCandidate, ScheduleExclusion, ScheduleRequest, Serving, ServingChange,
-    ServingRules, SponsorRequest, Topology, TopologyLink, TopologyNode, TransferRequest,
-    WitnessAction, WitnessChange,
+    ApproveCharter, BestRoute, ChainEntry, CharterDraft, EnrolRequest, Farewell, InviteRequest,
+    JoinRequest, MeshCharter, MeshInvite, OfferedModel, Peer, PeerList, Protocol, Provider,
+    ProviderList, ProviderWish, Schedule, ScheduleCandidate, ScheduleExclusion, ScheduleRequest,
+    Serving, ServingChange, ServingRules, SponsorRequest, Topology, TopologyLink, TopologyNode,
+    TransferRequest, WitnessAction, WitnessChange,
 };
 pub use models::{Model, ModelDetail, ModelList};
 pub use safety::{
