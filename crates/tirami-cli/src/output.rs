@@ -217,6 +217,11 @@ pub(crate) fn short(id: &str) -> String {
     tail.chars().take(SHOWN).collect()
 }
 
+/// What another node says, without what would move the cursor or change colours.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn columns(text: &str) -> usize {
     text.chars().count()
 }
@@ -224,6 +229,11 @@ fn columns(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_does_nothing_to_the_terminal() {
+        assert_eq!(plain("a\x1b[2Jb\nc\u{9b}d é"), "a [2Jb c d é");
+    }
 
     #[test]
     fn figures_are_written_for_people() {

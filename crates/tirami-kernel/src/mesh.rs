@@ -7,6 +7,7 @@
 mod addresses;
 mod charters;
 mod claims;
+mod farewell;
 mod faucet;
 mod handshake;
 mod lag;
@@ -23,15 +24,17 @@ mod witness;
 use std::collections::BTreeMap;
 
 use tirami_core::{Digest, PartyId, Timestamp};
-use tirami_proto::Score;
+use tirami_proto::{FEATURE_ALL_CHAINS, Score};
 
 use crate::scheduler::Opinions;
 
 pub use addresses::ADDRESSES_KNOWN_MAX;
 pub use charters::DRAFTS_MAX;
+pub use farewell::{FAREWELLS_MAX, Farewell};
 pub use faucet::Faucet;
+pub use handshake::Standing;
 pub use peer::Peer;
-pub use settings::{MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
+pub use settings::{ADMITTED_MAX, Admission, MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
 pub use sync::{PAGE_MAX, SERVE_MAX};
 pub use witness::{FREE_OPENS, OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX};
@@ -41,11 +44,11 @@ pub const PEERS_TARGET: usize = 12;
 /// Connections at most; those to witnesses and trusted peers come on top.
 pub const PEERS_MAX: usize = 4_096;
 /// Of them, at most so many whose party is not known to the mesh.
-pub const STRANGERS_MAX: usize = 256;
+pub const STRANGERS_MAX: usize = 128;
 /// Peers whose behaviour is remembered after their connection ended.
 pub const SCORES_MAX: usize = 4_096;
 /// Optional abilities of this version.
-pub const FEATURES: u64 = 0;
+pub const FEATURES: u64 = FEATURE_ALL_CHAINS;
 /// How often a node with peers looks at what is due.
 pub const BEAT_MS: u64 = 500;
 /// How long news wait for more before they are passed on together.
@@ -95,7 +98,7 @@ pub struct Mesh {
     /// Events of the current input that were reacted to.
     seen: usize,
     faults: u64,
-    goodbyes: u64,
+    farewells: farewell::Farewells,
 }
 
 impl Mesh {
@@ -124,9 +127,14 @@ impl Mesh {
         self.faults
     }
 
-    /// Connections that a peer ended with a reason, since the start.
+    /// Connections that one side ended with a reason, the latest first.
+    pub fn farewells(&self) -> impl Iterator<Item = &Farewell> {
+        self.farewells.latest_first()
+    }
+
+    /// Connections that one side ended with a reason, since the start.
     pub const fn goodbyes(&self) -> u64 {
-        self.goodbyes
+        self.farewells.count()
     }
 
     /// For how long `party` is refused because of its behaviour, in milliseconds.

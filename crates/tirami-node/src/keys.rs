@@ -189,6 +189,17 @@ impl KeyDir {
         write_key(&self.dir.join(MESH_SECRET), &SecretKey::from_seed(secret))
     }
 
+    /// Replaces the secret of the mesh by a new one: synced when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyFileError`] when none can be made or written; the old one stays.
+    pub fn renew_mesh_secret(&self) -> Result<[u8; 32], KeyFileError> {
+        let secret = random()?;
+        self.keep_mesh_secret(secret)?;
+        Ok(secret)
+    }
+
     /// Keeps an agent's key: synced when this returns.
     ///
     /// # Errors

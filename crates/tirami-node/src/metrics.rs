@@ -168,6 +168,10 @@ metrics! {
     killed: Gauge, "kill_switch", None,
         "tirami_kill_switch", "", "1 while all spending is frozen";
     peers: Gauge, "peers", None, "tirami_peers", "", "Other nodes this one is connected to";
+    goodbyes: Gauge, "goodbyes", None,
+        "tirami_goodbyes", "", "Connections that one side ended with a reason, since the start";
+    peer_faults: Gauge, "peer_faults", None,
+        "tirami_peer_faults", "", "Faults of other nodes that were counted, since the start";
     providers: Gauge, "providers", None,
         "tirami_providers", "", "Nodes that serve models now, this one included";
     entries_behind: Gauge, "entries_behind", None,
@@ -219,6 +223,8 @@ pub(crate) struct Readings {
     pub(crate) approvals: u64,
     pub(crate) killed: bool,
     pub(crate) peers: u64,
+    pub(crate) goodbyes: u64,
+    pub(crate) peer_faults: u64,
     pub(crate) providers: u64,
     pub(crate) entries_behind: u64,
     pub(crate) lag_ms: u64,
@@ -289,6 +295,8 @@ impl Metrics {
         set(&self.approvals, readings.approvals);
         set(&self.killed, readings.killed.into());
         set(&self.peers, readings.peers);
+        set(&self.goodbyes, readings.goodbyes);
+        set(&self.peer_faults, readings.peer_faults);
         set(&self.providers, readings.providers);
         set(&self.entries_behind, readings.entries_behind);
         self.convergence_lag.set(readings.lag_ms as f64 / 1e3);

@@ -143,7 +143,7 @@ impl Node {
         let shape = engine.as_ref().map_or(REFERENCE_SHAPE, |engine| engine.model().shape);
         let price = Ppm::new(config.price_ppm);
         let Opened { opening, keys, node, kernel } =
-            opened(&data_dir, founder_line(&shape, price), &mesh, &config.mesh_relay_urls).await?;
+            opened(&data_dir, founder_line(&shape, price), &mesh).await?;
         let personal = opening.genesis().personal;
         let (store_stats, driver_stats) = (StoreStats::default(), DriverStats::default());
         let (store, reader) = opening.start(store_stats.clone())?;
@@ -170,9 +170,10 @@ impl Node {
             let bound = bound.map_err(|source| StartError::Bind { address: bind, source })?;
             let joined = match mesh.bind {
                 Some(udp) => {
-                    let settings = mesh_settings(&keys, &mesh)?;
-                    let relays = config.mesh_relay_urls.as_slice();
-                    Some(Mesh::start(parts, &node, &data_dir, (udp, relays), settings).await?)
+                    let admission = mesh::admission(&data_dir);
+                    let settings = MeshSettings { admission, ..mesh_settings(&keys, &mesh)? };
+                    let doors = (udp, &mesh.finding);
+                    Some(Mesh::start(parts, &node, &data_dir, doors, settings).await?)
                 }
                 None => None,
             };
@@ -317,6 +318,7 @@ fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyF
     Ok(MeshSettings {
         secret: Some(keys.mesh_secret()?),
         public: mesh.public,
+        admission: None,
         bootstrap: mesh.bootstrap.iter().chain(invited).cloned().collect(),
         addresses: Vec::new(),
         agent: mesh::agent(),

@@ -4,12 +4,15 @@
 
 #[path = "mesh/flood.rs"]
 mod flood;
+#[path = "mesh/raw.rs"]
+mod raw;
 #[path = "mesh/support.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
-use flood::{connect, endpoint, flooding, hello, malformed};
+use flood::{flooding, malformed};
+use raw::{connect, endpoint, hello};
 use support::{Peer, SOON, joining, on_loopback, until};
 use tirami_core::{DocumentId, SecretKey, Signature};
 use tirami_node::mesh::StreamError;
@@ -131,7 +134,7 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
 /// Joins as a peer that knows of five entries of its own chain and gives none of them.
 async fn tell_of_what_is_missing(invite: &Invite) {
     let key = SecretKey::from_seed([60; 32]);
-    let (endpoint, chain) = (endpoint(&key).await, key.public().party());
+    let (endpoint, chain) = (endpoint(&key, "127.0.0.1:0").await, key.public().party());
     let connection = connect(&endpoint, invite).await.unwrap();
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     let welcome = Message::Welcome(Welcome {
@@ -140,7 +143,9 @@ async fn tell_of_what_is_missing(invite: &Invite) {
         charters: Vec::new(),
         your_address: None,
     });
-    let first = [&[STREAM_CONTROL][..], &encode(&hello(&key, invite)), &encode(&welcome)].concat();
+    let first =
+        [&[STREAM_CONTROL][..], &encode(&Message::Hello(hello(&key, invite))), &encode(&welcome)]
+            .concat();
     send.write_all(&first).await.unwrap();
     let reading =
         tokio::spawn(async move { while let Ok(Some(_)) = receive.read_chunk(65_536).await {} });

@@ -64,7 +64,7 @@ pub struct PriceSignal {
     /// Where the provider says it is, for example `eu-west`; may be empty.
     #[cbor(n(9), decode_with = "bounded::text::<_, REGION_BYTES_MAX>")]
     pub region: String,
-    /// Bit set of optional abilities.
+    /// Bit set of the provider's optional abilities, as in its hello.
     #[n(10)]
     pub features: u64,
     /// Where the provider can be reached, each as a [`crate::Via`] prints.

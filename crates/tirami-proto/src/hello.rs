@@ -8,6 +8,8 @@ use tirami_core::{MeshId, PartyId};
 use crate::wire::CHARTERS_PER_FRAME_MAX;
 use crate::{ADDRESS_BYTES_MAX, PROTOCOL, PROTOCOL_MIN, WireCharter, bounded};
 
+/// The sender keeps the chains of all parties, so that it can be asked for any of them.
+pub const FEATURE_ALL_CHAINS: u64 = 1;
 /// Addresses a node tells of itself at most.
 pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of the name and version of a peer's software at most.

@@ -28,8 +28,8 @@ pub use frame::{
     TOKEN_FRAME_BYTES_MAX, encode,
 };
 pub use hello::{
-    ADDRESSES_MAX, AGENT_BYTES_MAX, Goodbye, GoodbyeCode, Hello, REASON_BYTES_MAX, Welcome,
-    admission_fits, admission_proof, common_version,
+    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_ALL_CHAINS, Goodbye, GoodbyeCode, Hello,
+    REASON_BYTES_MAX, Welcome, admission_fits, admission_proof, common_version,
 };
 pub use job::{
     BODY_BYTES_MAX, JobRequest, PATH_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX,
@@ -44,7 +44,7 @@ pub use message::{
 };
 pub use peer::{
     ADDRESS_BYTES_MAX, AddressError, INVITE_PEERS_MAX, INVITE_PREFIX, Invite, InviteError,
-    PeerAddress, RELAY_BYTES_MAX, VIA_MAX, Via,
+    NAME_BYTES_MAX, PeerAddress, RELAY_BYTES_MAX, VIA_MAX, Via,
 };
 pub use wire::{
     APPROVAL_BYTES_MAX, APPROVALS_MAX, CERTIFICATE_BYTES_MAX, CHARTERS_PER_FRAME_MAX,

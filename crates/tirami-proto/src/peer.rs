@@ -16,6 +16,8 @@ use crate::bounded;
 pub const RELAY_BYTES_MAX: usize = 256;
 /// Bytes of a peer's address as text at most.
 pub const ADDRESS_BYTES_MAX: usize = 64 + 1 + RELAY_BYTES_MAX;
+/// Bytes of a host's name at most.
+pub const NAME_BYTES_MAX: usize = 253;
 /// Ways to reach one peer at most.
 pub const VIA_MAX: usize = 8;
 /// Peers in an invite at most.
@@ -35,11 +37,15 @@ pub enum Via {
     Ip(SocketAddr),
     /// A relay that both sides can reach, as an `https://` or `http://` URL.
     Relay(String),
+    /// A host's name and a port, looked up each time it is dialled. Only the owner gives one: from
+    /// the wire it is not taken, so that no peer makes a node ask for a name.
+    Name(String),
 }
 
 /// A peer's key and the ways to reach it; with no way, whoever dials has to find one.
 ///
-/// The text is `PUBKEY`, `PUBKEY@IP:PORT` or `PUBKEY@RELAY_URL`; further ways follow after commas.
+/// The text is `PUBKEY`, `PUBKEY@IP:PORT`, `PUBKEY@HOST:PORT` or `PUBKEY@RELAY_URL`; further ways
+/// follow after commas.
 ///
 /// # Examples
 ///
@@ -66,12 +72,15 @@ pub enum AddressError {
     TooLong,
     /// It does not begin with a key.
     #[error(
-        "an address of a peer is PUBKEY, PUBKEY@IP:PORT or PUBKEY@RELAY_URL, and a PUBKEY has 64 \
-         characters of 0-9 and a-f"
+        "an address of a peer is PUBKEY, PUBKEY@IP:PORT, PUBKEY@HOST:PORT or PUBKEY@RELAY_URL, and \
+         a PUBKEY has 64 characters of 0-9 and a-f"
     )]
     Key,
     /// What follows the `@` is neither an address nor a URL.
-    #[error("after the @ stands IP:PORT, [IPv6]:PORT, or the http:// or https:// URL of a relay")]
+    #[error(
+        "after the @ stands IP:PORT, [IPv6]:PORT, HOST:PORT, or the http:// or https:// URL of a \
+         relay"
+    )]
     Via,
 }
 
@@ -87,10 +96,31 @@ impl fmt::Display for Via {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Relay(url) => url.fmt(f),
+            Self::Name(name) => name.fmt(f),
         }
     }
 }
 
+impl Via {
+    /// Reads what an owner writes: what stands on the wire, or a host's name and a port.
+    fn of_owner(text: &str) -> Result<Self, AddressError> {
+        text.parse().or_else(|error| {
+            let (name, port) = text.rsplit_once(':').ok_or(error)?;
+            let label = |label: &str| {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+                !label.is_empty() && label.bytes().all(plain)
+            };
+            // The last part of a name begins with a letter; a number there is a mistyped address.
+            let last = name.rsplit('.').next().and_then(|last| last.bytes().next());
+            let named = last.is_some_and(|first| first.is_ascii_alphabetic());
+            let port = port.parse::<u16>().is_ok_and(|port| port != 0);
+            let fits = name.len() <= NAME_BYTES_MAX && name.split('.').all(label);
+            if fits && named && port { Ok(Self::Name(text.to_owned())) } else { Err(error) }
+        })
+    }
+}
+
+/// What stands on the wire: an address or a relay.
 impl FromStr for Via {
     type Err = AddressError;
 
@@ -133,7 +163,7 @@ impl FromStr for PeerAddress {
         };
         let key = key.parse().map_err(|_| AddressError::Key)?;
         let ways = ways.into_iter().flat_map(|ways| ways.split(','));
-        let via = ways.map(str::parse).collect::<Result<Vec<Via>, _>>()?;
+        let via = ways.map(Via::of_owner).collect::<Result<Vec<Via>, _>>()?;
         if via.len() > VIA_MAX { Err(AddressError::TooLong) } else { Ok(Self { key, via }) }
     }
 }
@@ -142,8 +172,9 @@ impl<C> Encode<C> for PeerAddress {
     fn encode<W: Write>(&self, e: &mut Encoder<W>, c: &mut C) -> Result<(), EncodeError<W::Error>> {
         e.map(2)?.u8(0)?;
         self.key.encode(e, c)?;
-        e.u8(1)?.array(self.via.len() as u64)?;
-        self.via.iter().try_for_each(|via| e.str(&via.to_string()).map(|_| ()))
+        let told = || self.via.iter().filter(|via| !matches!(via, Via::Name(_)));
+        e.u8(1)?.array(told().count() as u64)?;
+        told().try_for_each(|via| e.str(&via.to_string()).map(|_| ()))
     }
 }
 

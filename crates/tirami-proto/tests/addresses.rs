@@ -19,6 +19,8 @@ fn an_address_survives_its_text() {
         "@https://relay.example/",
         "@http://10.0.0.1:8080/relay",
         "@192.168.1.20:3001,https://relay.example/",
+        "@localhost:3001",
+        "@box-1.home.example:3001,192.168.1.20:3001",
     ];
     for text in texts {
         let text = format!("{}{text}", "0a".repeat(32));
@@ -39,6 +41,10 @@ fn other_texts_are_no_address() {
         ("@0.0.0.0:3001", AddressError::Via),
         ("@192.168.1.20:99999", AddressError::Via),
         ("@relay.example", AddressError::Via),
+        ("@relay.example:0", AddressError::Via),
+        ("@relay..example:1", AddressError::Via),
+        ("@relay.example.7:1", AddressError::Via),
+        ("@:3001", AddressError::Via),
         ("@ftp://relay.example", AddressError::Via),
         ("@https://", AddressError::Via),
         ("@https://:80", AddressError::Via),
@@ -59,6 +65,17 @@ fn other_texts_are_no_address() {
     for text in ["", "@10.0.0.1:1", "node", &"g".repeat(64), &"AB".repeat(32)] {
         assert_eq!(text.parse::<PeerAddress>(), Err(AddressError::Key), "{text:?}");
     }
+}
+
+#[test]
+fn a_name_is_the_owners_and_does_not_go_over_the_wire() {
+    let text = format!("{}@box.example:3001,10.0.0.1:1", "0a".repeat(32));
+    let peer: PeerAddress = text.parse().unwrap();
+    assert!(matches!(peer.via[0], Via::Name(_)));
+    let told: PeerAddress = minicbor::decode(&minicbor::to_vec(&peer).unwrap()).unwrap();
+    assert_eq!(told.via, [Via::Ip(([10, 0, 0, 1], 1).into())]);
+    // Nor is one taken from somebody who sends it all the same.
+    assert_eq!("box.example:3001".parse::<Via>(), Err(AddressError::Via));
 }
 
 #[test]

@@ -264,8 +264,8 @@ operations! {
         &[], json::<types::TransferRequest>() => json::<types::ChainEntry>();
 
     MeshInvite: Post "/v1/tirami/mesh/invite", ADMIN, "inviteToMesh",
-        "Makes the word with which another machine joins.",
-        &[], EMPTY => json::<types::MeshInvite>();
+        "Makes the word with which other machines join; without a body on the usual terms.",
+        &[], json::<types::InviteRequest>() => json::<types::MeshInvite>();
     MeshJoin: Post "/v1/tirami/mesh/join", ADMIN, "joinMesh",
         "Dials the nodes of an invite to this mesh; a node that has a book cannot join another.",
         &[], json::<types::JoinRequest>() => json::<types::Done>();

@@ -76,7 +76,7 @@ async fn the_mesh_is_asked_for(client: &Client) {
     assert!(client.schedule(&ScheduleRequest::default()).await.is_err());
     assert!(client.route(Some("m"), Some(1), Some("price"), None).await.is_err());
     assert!(client.transfer(&transfer).await.is_err());
-    assert!(client.mesh_invite().await.is_err());
+    assert!(client.mesh_invite(&InviteRequest::default()).await.is_err());
     assert!(client.mesh_join("x").await.is_err());
     assert!(client.mesh_charter().await.is_err());
     assert!(client.approve_charter("x").await.is_err());

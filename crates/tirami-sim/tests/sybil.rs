@@ -195,6 +195,7 @@ impl Node {
         };
         let order = Signed::sign(self.lattice().mesh(), key, order).unwrap();
         self.command(Command::AcceptOrder(AcceptOrder {
+            checked: None,
             order: order.bytes().to_vec(),
             signature: order.signature(),
             model: MODEL,

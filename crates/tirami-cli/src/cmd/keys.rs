@@ -61,7 +61,7 @@ struct CreateArgs {
 
 /// A length of time with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Span(Duration);
+pub(super) struct Span(Duration);
 
 impl FromStr for Span {
     type Err = String;
@@ -85,7 +85,7 @@ impl FromStr for Span {
 }
 
 impl Span {
-    fn ms(self) -> u64 {
+    pub(super) fn ms(self) -> u64 {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -3,10 +3,12 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tirami_sdk::types::{
-    ChainEntry, CharterDraft, EnrolRequest, MeshCharter, SponsorRequest, WitnessAction,
+    ChainEntry, CharterDraft, EnrolRequest, InviteRequest, MeshCharter, SponsorRequest,
+    WitnessAction,
 };
 use tirami_sdk::{Amount, Client};
 
+use super::keys::Span;
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Output};
@@ -23,8 +25,8 @@ pub(crate) struct MeshArgs {
 enum Action {
     /// Show members, witnesses and what is under way; also without a word.
     Status,
-    /// Print the word with which another machine joins, alone on the last line.
-    Invite,
+    /// Print the word with which other machines join, alone on the last line.
+    Invite(InviteArgs),
     /// Add or remove a witness.
     Witness {
         #[command(subcommand)]
@@ -59,6 +61,19 @@ enum Action {
     },
 }
 
+#[derive(Debug, Args)]
+struct InviteArgs {
+    /// How many newcomers get a line by it, counted by the registrar [default: 8].
+    #[arg(long, value_name = "N")]
+    uses: Option<u32>,
+    /// For how long, such as 12h or 30d [default: 7d].
+    #[arg(long, value_name = "TIME")]
+    expires: Option<Span>,
+    /// Replace the mesh's secret first: this node then lets in nobody by an earlier invite.
+    #[arg(long)]
+    renew: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum Change {
     /// From the next charter on it acknowledges entries.
@@ -85,14 +100,7 @@ pub(crate) async fn run(global: &Global, args: MeshArgs, out: Output) -> Result<
     let client = connect(global, need).await?;
     match args.action {
         None | Some(Action::Status) => status(&client, out).await,
-        Some(Action::Invite) => {
-            let invite = client.mesh_invite().await?;
-            if invite.secret {
-                out.note("whoever has this word is let into the mesh; hand it over in private");
-            }
-            out.answer(&invite, |out| out.line(&invite.invite));
-            Ok(Exit::Done)
-        }
+        Some(Action::Invite(args)) => invite(&client, args, out).await,
         Some(Action::Witness { change }) => {
             let (action, witness) = match change {
                 Change::Add(witness) => (WitnessAction::Add, witness),
@@ -112,6 +120,30 @@ pub(crate) async fn run(global: &Global, args: MeshArgs, out: Output) -> Result<
             Ok(Exit::Done)
         }
     }
+}
+
+async fn invite(client: &Client, args: InviteArgs, out: Output) -> Result<Exit, Failure> {
+    let request = InviteRequest {
+        uses: args.uses,
+        expires_in_s: args.expires.map(|span| span.ms() / 1_000),
+        renew: args.renew,
+    };
+    let invite = client.mesh_invite(&request).await?;
+    if invite.secret {
+        out.note("whoever has this word is let into the mesh; hand it over in private");
+        match invite.expires_at_ms {
+            Some(at) => out.note(format_args!(
+                "until {} UTC, {} newcomers get a line by it or an earlier one",
+                output::moment(at),
+                invite.enrolments_left
+            )),
+            None => out.note(
+                "newcomers get a line only while the registrar's node has invites of its own left",
+            ),
+        }
+    }
+    out.answer(&invite, |out| out.line(&invite.invite));
+    Ok(Exit::Done)
 }
 
 async fn status(client: &Client, out: Output) -> Result<Exit, Failure> {

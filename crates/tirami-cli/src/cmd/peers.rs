@@ -1,7 +1,7 @@
 //! `tirami peers` and `tirami providers`: the other nodes.
 
 use clap::Args;
-use tirami_sdk::types::{Peer, Provider};
+use tirami_sdk::types::{Farewell, Peer, Provider};
 
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
@@ -15,6 +15,8 @@ pub(crate) struct PeersArgs {
     #[arg(long)]
     refused: bool,
 }
+/// Farewells shown; `--json` has all that the node keeps.
+const FAREWELLS_SHOWN: usize = 8;
 
 /// Lists the nodes this one is connected to.
 pub(crate) async fn peers(global: &Global, args: PeersArgs, out: Output) -> Result<Exit, Failure> {
@@ -26,6 +28,11 @@ pub(crate) async fn peers(global: &Global, args: PeersArgs, out: Output) -> Resu
         let rows: Vec<_> = list.peers.iter().map(peer).collect();
         let head = ["node", "state", "address", "models", "owes TRM", "software"];
         out.table(&head, &["owes TRM"], &rows);
+        let rows: Vec<_> = list.farewells.iter().take(FAREWELLS_SHOWN).map(farewell).collect();
+        if !rows.is_empty() {
+            out.line("");
+            out.table(&["node", "what", "times", "why"], &["times"], &rows);
+        }
     });
     if list.count == 0 {
         out.note("connected to nobody; `tirami mesh invite` makes the word with which others join");
@@ -48,6 +55,17 @@ async fn refused(global: &Global, out: Output) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Which connections ended with a word.
+fn farewell(one: &Farewell) -> Vec<String> {
+    let what = if one.by_peer { "sent this node away" } else { "sent away" };
+    vec![
+        output::short(&one.node_id),
+        what.to_owned(),
+        one.times.to_string(),
+        output::plain(&one.reason),
+    ]
+}
+
 fn peer(peer: &Peer) -> Vec<String> {
     let mut state = peer.state.clone();
     if peer.witness {
@@ -57,9 +75,9 @@ fn peer(peer: &Peer) -> Vec<String> {
         output::short(&peer.node_id),
         state,
         peer.address.clone().unwrap_or_default(),
-        peer.models.join(" "),
+        output::plain(&peer.models.join(" ")),
         peer.owes_trm.to_string(),
-        peer.agent.clone(),
+        output::plain(&peer.agent),
     ]
 }
 
@@ -89,11 +107,11 @@ fn models(provider: &Provider) -> impl Iterator<Item = Vec<String>> {
         vec![
             output::short(&provider.node_id),
             state.to_owned(),
-            model.model.clone(),
-            model.quantisation.clone(),
+            output::plain(&model.model),
+            output::plain(&model.quantisation),
             provider.price_trm.to_string(),
             format!("{}/{}", provider.slots_free, provider.slots),
-            provider.region.clone(),
+            output::plain(&provider.region),
         ]
     })
 }

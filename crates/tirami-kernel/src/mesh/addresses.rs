@@ -81,6 +81,13 @@ impl Addresses {
         self.known.insert(party, known);
     }
 
+    /// The peer was seen where its address says: it is dialled as soon as it may be.
+    pub(crate) fn seen(&mut self, party: PartyId, now: Timestamp) {
+        if let Some(known) = self.known.get_mut(&party) {
+            known.next_at = known.next_at.min(now);
+        }
+    }
+
     /// Forgets the address that failed most; configured ones are kept.
     fn forget_one(&mut self) -> bool {
         let free = self.known.iter().filter(|(_, known)| !known.pinned);

@@ -3,7 +3,7 @@
 use tirami_core::{PartyId, Timestamp};
 use tirami_proto::{
     ADDRESSES_MAX, AGENT_BYTES_MAX, Fault, Goodbye, GoodbyeCode, Hello, Message, PROTOCOL,
-    PROTOCOL_MIN, PeerAddress, Welcome, admission_fits, admission_proof, common_version,
+    PROTOCOL_MIN, PeerAddress, Via, Welcome, admission_fits, admission_proof, common_version,
 };
 
 use super::{FEATURES, FIRST_PEERS, PEERS_MAX, Peer, PeerEvent, SCORES_MAX, STRANGERS_MAX};
@@ -14,7 +14,33 @@ pub(super) const HANDSHAKE_MS: u64 = 5_000;
 /// When a peer that was one too many may come back.
 const FULL_RETRY_MS: u64 = 60_000;
 
+/// What this node makes of a party before it says a word, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It misbehaved and is refused for so many more milliseconds.
+    Refused(u64),
+    /// Nothing is known of it.
+    Stranger,
+    /// It belongs to the mesh, or the owner named it.
+    Member,
+    /// A witness, or a party the owner trusts: without it little goes on.
+    Needed,
+}
+
 impl Kernel {
+    /// What this node makes of a party that connects, by the key which the connection proved.
+    pub fn standing(&self, party: PartyId, now: Timestamp) -> Standing {
+        if let Some(left_ms) = self.mesh.refused_ms(party, now) {
+            Standing::Refused(left_ms)
+        } else if self.is_witness(party) || self.is_trusted(party) {
+            Standing::Needed
+        } else if self.is_known(party) {
+            Standing::Member
+        } else {
+            Standing::Stranger
+        }
+    }
+
     pub(crate) fn peer_event(&mut self, from: PartyId, event: PeerEvent, effects: &mut Effects) {
         if from == self.ledger.party() {
             let goodbye = goodbye(GoodbyeCode::Other, "this is the node itself", 0);
@@ -26,6 +52,7 @@ impl Kernel {
                 self.connected(from, outgoing, address, effects);
             }
             PeerEvent::Message(message) => self.message(from, *message, effects),
+            PeerEvent::Malformed => self.fault(from, Fault::Malformed, effects),
             PeerEvent::Disconnected => {
                 self.mesh.addresses.lost(from, self.clock);
                 self.drop_peer(from);
@@ -43,11 +70,11 @@ impl Kernel {
         self.drop_peer(from);
         if let Some(left_ms) = self.mesh.scores.get(&from).and_then(|s| s.refused_ms(self.clock)) {
             let reason = "too much of what this peer sent was invalid; it is refused for a while";
-            effects.disconnect.push((from, goodbye(GoodbyeCode::Misbehaved, reason, left_ms)));
+            self.send_away(from, goodbye(GoodbyeCode::Misbehaved, reason, left_ms), effects);
             return;
         }
         if let Err(goodbye) = self.has_room(from) {
-            effects.disconnect.push((from, goodbye));
+            self.send_away(from, goodbye, effects);
             return;
         }
         self.mesh.peers.insert(from, Peer::new(self.clock, outgoing, address));
@@ -113,7 +140,7 @@ impl Kernel {
             Message::Welcome(welcome) => self.take_welcome(from, welcome, effects),
             Message::Goodbye(goodbye) => {
                 self.mesh.addresses.refused(from, &goodbye, now);
-                self.mesh.goodbyes = self.mesh.goodbyes.saturating_add(1);
+                self.mesh.farewells.note(from, true, &goodbye, now);
                 self.drop_peer(from);
                 effects.disconnect.push((from, self::goodbye(GoodbyeCode::Other, "", 0)));
             }
@@ -132,11 +159,7 @@ impl Kernel {
         self.read_roll();
         let protocol = match self.judge(from, &hello) {
             Ok(protocol) => protocol,
-            Err(goodbye) => {
-                self.drop_peer(from);
-                effects.disconnect.push((from, goodbye));
-                return;
-            }
+            Err(goodbye) => return self.send_away(from, goodbye, effects),
         };
         let invited = self.shows_secret(from, &hello);
         let charters = self.charters_after(hello.charter_version);
@@ -145,9 +168,11 @@ impl Kernel {
         let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
         let your_address = peer.address.clone();
         (peer.protocol, peer.invited) = (protocol, invited);
-        let via = hello.addresses.iter().chain(&your_address);
-        let via = via.filter_map(|via| via.parse().ok()).collect();
+        let via: Vec<Via> = hello.addresses.iter().filter_map(|via| via.parse().ok()).collect();
+        let seen = your_address.iter().filter_map(|via| via.parse().ok());
         peer.hello = Some(hello);
+        let mut via = self.ways_told(from, via.into_iter());
+        via.extend(seen);
         let address = PeerAddress { key: from.into(), via };
         self.mesh.addresses.add(self.ledger.party(), &address, false);
         let welcome = Welcome { protocol, features, charters, your_address };
@@ -272,9 +297,24 @@ impl Kernel {
         if score.fault(fault, now) {
             let left_ms = score.refused_ms(now).unwrap_or_default();
             let reason = "too much of what this peer sent was invalid; it is refused for a while";
-            effects.disconnect.push((from, goodbye(GoodbyeCode::Misbehaved, reason, left_ms)));
-            self.drop_peer(from);
+            self.send_away(from, goodbye(GoodbyeCode::Misbehaved, reason, left_ms), effects);
         }
+    }
+
+    /// Ends the connection to a peer with a word, and keeps it for the owner.
+    pub(super) fn send_away(&mut self, from: PartyId, goodbye: Goodbye, effects: &mut Effects) {
+        self.mesh.farewells.note(from, false, &goodbye, self.clock);
+        self.drop_peer(from);
+        effects.disconnect.push((from, goodbye));
+    }
+
+    /// Of the ways a peer tells of, those worth dialling: an address inside a machine means
+    /// another machine to everybody else, so it counts only from a peer on this one.
+    pub(super) fn ways_told(&self, from: PartyId, via: impl Iterator<Item = Via>) -> Vec<Via> {
+        let seen = self.mesh.peers.get(&from).and_then(|peer| peer.address.as_deref());
+        let inside = |via: &Via| matches!(via, Via::Ip(address) if address.ip().is_loopback());
+        let is_here = seen.is_none_or(|seen| seen.parse().is_ok_and(|via| inside(&via)));
+        via.filter(|via| is_here || !inside(via)).collect()
     }
 
     pub(super) fn drop_peer(&mut self, from: PartyId) {
@@ -294,9 +334,8 @@ impl Kernel {
             peers.filter(|(_, peer)| !peer.is_open() && now >= peer.since.plus_ms(HANDSHAKE_MS));
         let late: Vec<PartyId> = late.map(|(party, _)| *party).collect();
         for party in late {
-            self.drop_peer(party);
             let reason = "the peer did not introduce itself in time";
-            effects.disconnect.push((party, goodbye(GoodbyeCode::Other, reason, 0)));
+            self.send_away(party, goodbye(GoodbyeCode::Other, reason, 0), effects);
         }
     }
 }

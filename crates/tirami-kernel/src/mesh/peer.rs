@@ -110,6 +110,11 @@ impl Peer {
         self.protocol
     }
 
+    /// The abilities it says it has, as a bit set; none before its hello.
+    pub fn features(&self) -> u64 {
+        self.hello.as_ref().map_or(0, |hello| hello.features)
+    }
+
     /// When this node last held everything the peer was known to hold.
     pub const fn synced_at(&self) -> Option<Timestamp> {
         self.synced_at

@@ -51,6 +51,11 @@ impl Kernel {
                 self.mesh.addresses.add(own, &address, true);
                 self.mesh.beat_at = Some(self.clock);
             }
+            MeshInput::Found(address) => {
+                self.mesh.addresses.add(own, &address, false);
+                self.mesh.addresses.seen(address.party(), self.clock);
+                self.mesh.beat_at = Some(self.clock);
+            }
         }
     }
 
@@ -60,8 +65,7 @@ impl Kernel {
         for party in blocked {
             let reason = "the owner of this node does not want this peer";
             let code = tirami_proto::GoodbyeCode::Blocked;
-            effects.disconnect.push((party, super::handshake::goodbye(code, reason, 0)));
-            self.drop_peer(party);
+            self.send_away(party, super::handshake::goodbye(code, reason, 0), effects);
         }
     }
 
@@ -105,7 +109,6 @@ impl Kernel {
                 self.tell_peers(from, effects);
                 self.tell_signals(from, effects);
             }
-            Message::Peers(peers) => self.take_peers(&peers),
             Message::WantSponsor => self.tell_task(from, effects),
             Message::SponsorTask { challenge, bits } => {
                 self.take_task(from, (challenge, bits), effects);
@@ -114,6 +117,7 @@ impl Kernel {
                 self.take_sponsor_proof(from, (challenge, nonce), effects);
             }
             Message::SponsorRefused { reason, .. } => self.take_sponsor_refusal(from, reason),
+            Message::Peers(peers) => self.take_peers(from, &peers),
             // Handled before a peer is open.
             Message::Hello(_) | Message::Welcome(_) | Message::Goodbye(_) => {}
         }
@@ -319,9 +323,10 @@ impl Kernel {
         effects.send.push((to, Message::Peers(peers)));
     }
 
-    fn take_peers(&mut self, peers: &[PeerAddress]) {
-        for address in peers {
-            self.mesh.addresses.add(self.ledger.party(), address, false);
+    fn take_peers(&mut self, from: PartyId, peers: &[PeerAddress]) {
+        for PeerAddress { key, via } in peers {
+            let address = PeerAddress { key: *key, via: self.ways_told(from, via.iter().cloned()) };
+            self.mesh.addresses.add(self.ledger.party(), &address, false);
         }
     }
 

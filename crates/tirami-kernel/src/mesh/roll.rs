@@ -1,7 +1,7 @@
 //! Who is enrolled: the registrar enrols whoever shows the mesh's secret, and a newcomer opens its
 //! chain with its enrolment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tirami_core::{DocumentId, PartyId};
 use tirami_ledger::command::Command;
@@ -40,26 +40,57 @@ impl Roll {
 impl Kernel {
     /// Brings the index up to the registrar's last final entry.
     pub(super) fn read_roll(&mut self) {
-        let lattice = self.ledger.lattice();
-        let registrar = lattice.charter().registrar;
+        let registrar = self.ledger.lattice().charter().registrar;
         let roll = &mut self.mesh.roll;
         if roll.registrar != Some(registrar) {
             let Roll { sponsor, searched, .. } = *roll;
             *roll = Roll { registrar: Some(registrar), sponsor, searched, ..Roll::default() };
         }
-        let end = lattice.chain(registrar).map_or(0, |chain| chain.next_seq());
-        for seq in roll.next_seq..end {
-            let Some(id) = lattice.final_at(Slot { chain: registrar, seq }) else { continue };
-            let change = lattice.final_entry(id).map(|known| known.effect.change);
-            if let Some(Change::Enrolled { party, .. }) = change {
-                roll.grants.entry(party).or_insert(id);
-            }
+        let from_seq = self.mesh.roll.next_seq;
+        let (unread, end) = self.enrolments_from(registrar, from_seq);
+        let roll = &mut self.mesh.roll;
+        for (party, id) in unread {
+            roll.grants.entry(party).or_insert(id);
         }
         roll.next_seq = end.max(roll.next_seq);
     }
 
-    /// Enrols an invited party with the charter's default line, once. Without room under the
-    /// charter's `line_total` nothing happens: the registrar's owner may enrol it by hand.
+    /// The final enrolments of the registrar from a place on, and the place after its last entry.
+    fn enrolments_from(
+        &self,
+        registrar: PartyId,
+        from_seq: u64,
+    ) -> (Vec<(PartyId, DocumentId)>, u64) {
+        let lattice = self.ledger.lattice();
+        let end = lattice.chain(registrar).map_or(0, |chain| chain.next_seq());
+        let ids =
+            (from_seq..end).filter_map(|seq| lattice.final_at(Slot { chain: registrar, seq }));
+        let enrolled = ids.filter_map(|id| match lattice.final_entry(id)?.effect.change {
+            Change::Enrolled { party, .. } => Some((party, id)),
+            _ => None,
+        });
+        (enrolled.collect(), end)
+    }
+
+    /// Parties that are enrolled, or will be as soon as what this node signed is final.
+    pub fn enrolled(&self) -> u64 {
+        let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
+        let registrar = lattice.charter().registrar;
+        let roll = Some(&self.mesh.roll).filter(|roll| roll.registrar == Some(registrar));
+        let (unread, _) = self.enrolments_from(registrar, roll.map_or(0, |roll| roll.next_seq));
+        let pending = lattice.pending_of(own).filter_map(|pending| match pending.effect().change {
+            Change::Enrolled { party, .. } => Some(party),
+            _ => None,
+        });
+        let known = |party: &PartyId| roll.is_some_and(|roll| roll.grants.contains_key(party));
+        let more = unread.into_iter().map(|(party, _)| party).chain(pending);
+        let more: BTreeSet<PartyId> = more.filter(|party| !known(party)).collect();
+        (roll.map_or(0, |roll| roll.grants.len()) + more.len()) as u64
+    }
+
+    /// Enrols an invited party with the charter's default line, once, while the owner's invites
+    /// have a use left. Without room under the charter's `line_total` nothing happens: the
+    /// registrar's owner may enrol it by hand.
     pub(super) fn enrol(&mut self, party: PartyId, effects: &mut Effects) {
         let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
         if lattice.charter().registrar != own || lattice.chain(own).is_none() {
@@ -67,6 +98,11 @@ impl Kernel {
         }
         self.read_roll();
         if self.mesh.roll.grant(party).is_some() {
+            return;
+        }
+        let admission = self.mesh.settings.admission;
+        let admission = admission.filter(|admission| self.clock < admission.expires_at);
+        if admission.is_none_or(|admission| self.enrolled() >= admission.enrolled_max) {
             return;
         }
         let lattice = self.ledger.lattice();

@@ -1,6 +1,6 @@
 //! What the node tells its kernel about the mesh: settings, what it serves, what connections do.
 
-use tirami_core::{Digest, PartyId, Ppm};
+use tirami_core::{Digest, PartyId, Ppm, Timestamp};
 use tirami_proto::{Message, Offer, PeerAddress};
 
 use super::faucet::Faucet;
@@ -21,6 +21,8 @@ pub enum PeerEvent {
     },
     /// A message came on the control stream.
     Message(Box<Message>),
+    /// A frame came that is no message.
+    Malformed,
     /// The connection ended, or dialling failed.
     Disconnected,
 }
@@ -34,6 +36,9 @@ pub enum MeshInput {
     Offer(Option<OwnOffer>),
     /// Somebody gave the address of a peer: it is dialled soon and kept.
     AddPeer(PeerAddress),
+    /// A node that may belong to the mesh was found, or is remembered: it is dialled, and let in
+    /// like anybody else.
+    Found(PeerAddress),
     /// What came of a job at a provider; the next ranking counts it.
     Observed(Observation),
     /// What came of the work of [`crate::Effects::work`].
@@ -47,6 +52,34 @@ pub enum MeshInput {
     },
 }
 
+/// How many newcomers the registrar still enrols by itself: so many that its owner made invites
+/// for. Whoever comes by one later is let in without a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Parties on the roll at which it ends.
+    pub enrolled_max: u64,
+    /// When it ends in any case.
+    pub expires_at: Timestamp,
+}
+
+impl Admission {
+    /// With `uses` further newcomers, of whom the last may come at `expires_at`.
+    pub fn extended(
+        before: Option<Self>,
+        (enrolled, now): (u64, Timestamp),
+        (uses, expires_at): (u32, Timestamp),
+    ) -> Self {
+        let before = before.filter(|before| before.expires_at > now);
+        let left = before.map_or(0, |before| before.enrolled_max.saturating_sub(enrolled));
+        let more = left.saturating_add(uses.into()).min(ADMITTED_MAX);
+        let until = before.map_or(expires_at, |before| before.expires_at.max(expires_at));
+        Self { enrolled_max: enrolled.saturating_add(more), expires_at: until }
+    }
+}
+
+/// Newcomers at most that a registrar enrols by itself before its owner makes another invite.
+pub const ADMITTED_MAX: u64 = 64;
+
 /// How this node takes part in its mesh.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MeshSettings {
@@ -54,6 +87,8 @@ pub struct MeshSettings {
     pub secret: Option<[u8; 32]>,
     /// Whether everybody is admitted.
     pub public: bool,
+    /// Whom a registrar enrols by itself; none for nobody.
+    pub admission: Option<Admission>,
     /// Peers to dial first; they are kept whatever happens.
     pub bootstrap: Vec<PeerAddress>,
     /// Where this node can be reached, each as a [`tirami_proto::Via`] prints.
@@ -81,8 +116,6 @@ pub struct OwnOffer {
     pub models: Vec<Offer>,
     /// Where the node is, for example `eu-west`; may be empty.
     pub region: String,
-    /// Bit set of optional abilities.
-    pub features: u64,
     /// An HTTP endpoint of its own, for people.
     pub http_endpoint: Option<String>,
     /// Whether it takes jobs at this time.

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use tirami_core::{PartyId, Signed, Timestamp};
 use tirami_proto::{
     ADDRESSES_MAX, ANNOUNCED_PER_FRAME_MAX, Fault, Message, PeerAddress, PriceSignal,
-    SIGNAL_AHEAD_MS_MAX, SIGNAL_LIFE_MS_MAX, SignalOrder, SignalRefusal, WireDocument,
+    SIGNAL_AHEAD_MS_MAX, SIGNAL_LIFE_MS_MAX, SignalOrder, SignalRefusal, Via, WireDocument,
 };
 
-use super::{Mesh, NEWS_PEERS_MAX, OwnOffer, SIGNAL_PEERS_MAX, nearness};
+use super::{FEATURES, Mesh, NEWS_PEERS_MAX, OwnOffer, SIGNAL_PEERS_MAX, nearness};
 use crate::kernel::{Effects, Kernel};
 
 /// Providers whose signals are kept.
@@ -158,7 +158,7 @@ impl Kernel {
             queue: 0,
             models: Vec::new(),
             region: String::new(),
-            features: 0,
+            features: FEATURES,
             addresses,
             http_endpoint: None,
             serving: false,
@@ -174,7 +174,6 @@ impl Kernel {
             signal.models.dedup_by_key(|model| model.model);
             signal.models.truncate(tirami_proto::OFFERS_MAX);
             signal.region = offer.region;
-            signal.features = offer.features;
             signal.http_endpoint = offer.http_endpoint;
             signal.serving = offer.serving;
         }
@@ -250,8 +249,8 @@ impl Kernel {
         if signals.floors.len() >= 2 * ANNOUNCED_MAX && floor.is_none() {
             return Ok(());
         }
-        let ways = signal.body().addresses.iter().filter_map(|via| via.parse().ok());
-        let address = PeerAddress { key: provider.into(), via: ways.collect() };
+        let ways: Vec<Via> =
+            signal.body().addresses.iter().filter_map(|via| via.parse().ok()).collect();
         signals.floors.insert(provider, signal.body().issued_at);
         if stranger {
             signals.strangers.insert(provider);
@@ -259,7 +258,9 @@ impl Kernel {
         signals.held.insert(provider, signal);
         signals.news.insert(provider, BTreeSet::from([from]));
         self.mesh.flush_soon(self.clock);
-        if !address.via.is_empty() {
+        let via = self.ways_told(from, ways.into_iter());
+        if !via.is_empty() {
+            let address = PeerAddress { key: provider.into(), via };
             self.mesh.addresses.add(self.ledger.party(), &address, false);
         }
         Ok(())

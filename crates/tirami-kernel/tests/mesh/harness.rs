@@ -6,7 +6,7 @@ use tirami_core::{PartyId, SecretKey, Signed, Timestamp, Trm};
 use tirami_kernel::command::{Actor, Command, Outcome};
 use tirami_kernel::event::Event;
 use tirami_kernel::lattice::{Charter, Lattice, LatticeEvent, Transfer};
-use tirami_kernel::mesh::{MeshInput, MeshSettings, PeerEvent, Serve};
+use tirami_kernel::mesh::{Admission, MeshInput, MeshSettings, PeerEvent, Serve};
 use tirami_kernel::{Effects, Input, Kernel, Keyring, Ledger, Rejection, RequestId};
 use tirami_proto::{
     CONTROL_FRAME_BYTES_MAX, FinalEntry, Frames, Goodbye, Message, PeerAddress, Via, encode,
@@ -14,6 +14,9 @@ use tirami_proto::{
 
 pub(crate) const START_MS: u64 = 1_700_000_000_000;
 pub(crate) const SECRET: [u8; 32] = [42; 32];
+/// An owner who invited as many as will come.
+pub(crate) const EVERYBODY: Admission =
+    Admission { enrolled_max: u64::MAX, expires_at: Timestamp::from_ms(u64::MAX) };
 /// One way through the network.
 const DELAY_MS: u64 = 5;
 
@@ -39,6 +42,7 @@ impl Node {
         let genesis = Ledger::new(lattice, key.public().party());
         let settings = MeshSettings {
             secret: Some(SECRET),
+            admission: Some(EVERYBODY),
             agent: "test/1".to_owned(),
             ..MeshSettings::default()
         };

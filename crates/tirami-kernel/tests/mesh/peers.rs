@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tirami_core::{MeshId, Signature, Timestamp};
 use tirami_kernel::Input;
-use tirami_kernel::mesh::{MeshInput, PeerEvent};
+use tirami_kernel::mesh::{Admission, MeshInput, PeerEvent};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::Command;
 use tirami_proto::{GoodbyeCode, Hello, Message, WireEntry};
@@ -69,6 +69,42 @@ fn a_peer_without_the_secret_stays_out_and_a_public_mesh_takes_it() {
     assert!(net.nodes[0].kernel.mesh().is_open(net.party(stranger)));
     // Admitted, but not enrolled.
     assert!(net.nodes[0].lattice().chain(net.party(stranger)).is_none());
+}
+
+#[test]
+fn an_invite_brings_in_as_many_as_the_owner_said_and_not_later() {
+    let mut net = Net::found(1);
+    let at = |net: &Net, ms| Timestamp::from_ms(net.now_ms + ms);
+    let members = |net: &Net| net.nodes[0].lattice().chains().count();
+    let allow = |net: &mut Net, uses, ms| {
+        let kernel = &net.nodes[0].kernel;
+        let (enrolled, now) = (kernel.enrolled(), Timestamp::from_ms(net.now_ms));
+        let before = kernel.mesh().settings().admission;
+        let before = before.filter(|before| before.enrolled_max < u64::MAX);
+        let wanted = (uses, at(net, ms));
+        net.nodes[0].settings.admission =
+            Some(Admission::extended(before, (enrolled, now), wanted));
+        net.settings(0);
+    };
+    allow(&mut net, 2, 20_000);
+    for _ in 0..5 {
+        net.join(&[0]);
+    }
+    net.run_ms(10_000);
+    assert_eq!(members(&net), 3, "the founder and two of five keys that have the invite");
+    assert!(net.is_connected(0, 5), "the others are let in without a line");
+    // Uses of several invites add up, and what is over by time is over.
+    allow(&mut net, 1, 5_000);
+    allow(&mut net, 1, 5_000);
+    net.run_ms(4_000);
+    assert_eq!(members(&net), 5);
+    net.run_ms(10_000);
+    allow(&mut net, 9, 0);
+    net.run_ms(4_000);
+    assert_eq!(members(&net), 5, "an invite that has expired enrols nobody");
+    allow(&mut net, 9, 60_000);
+    net.run_ms(4_000);
+    assert_eq!(members(&net), 6);
 }
 
 #[test]

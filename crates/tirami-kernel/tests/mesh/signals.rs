@@ -34,7 +34,6 @@ fn offer(price: u32) -> OwnOffer {
         queue: 0,
         models: vec![model],
         region: String::new(),
-        features: 0,
         http_endpoint: None,
         serving: true,
     }

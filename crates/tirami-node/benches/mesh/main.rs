@@ -14,6 +14,8 @@ mod garbage;
 mod hop;
 #[path = "../../tests/mesh/jobs_support.rs"]
 mod jobs_support;
+#[path = "../../tests/mesh/raw.rs"]
+mod raw;
 mod report;
 mod resume;
 #[path = "../../tests/mesh/support.rs"]

@@ -57,6 +57,10 @@ pub enum Key {
     FaucetSourceDay,
     /// `mesh_region`
     MeshRegion,
+    /// `mesh_http_endpoint`
+    MeshHttpEndpoint,
+    /// `mesh_pkarr_url`
+    MeshPkarrUrl,
     /// `mesh_relay_urls`
     MeshRelayUrls,
     /// `bootstrap_peers`
@@ -97,6 +101,8 @@ pub enum Kind {
         /// The most bytes.
         bytes_max: usize,
     },
+    /// An `https://` or `http://` URL, or nothing.
+    Url,
     /// Hours of the day, or nothing.
     Hours,
     /// A whole number within these bounds, both allowed.
@@ -111,7 +117,7 @@ pub enum Kind {
 /// What a list is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item {
-    /// `PUBKEY`, `PUBKEY@IP:PORT` or `PUBKEY@RELAY_URL`.
+    /// `PUBKEY`, `PUBKEY@IP:PORT`, `PUBKEY@HOST:PORT` or `PUBKEY@RELAY_URL`.
     Peer,
     /// The name of a party.
     Party,
@@ -127,7 +133,7 @@ pub const LIST_MAX: usize = 256;
 pub enum Value {
     /// Of [`Kind::Directory`].
     Directory(PathBuf),
-    /// Of [`Kind::Text`], [`Kind::Label`] and [`Kind::Hours`].
+    /// Of [`Kind::Text`], [`Kind::Label`], [`Kind::Url`] and [`Kind::Hours`].
     Text(String),
     /// Of [`Kind::Address`].
     Address(IpAddr),
@@ -159,7 +165,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 33] = [
+pub const FIELDS: [Field; 35] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -384,6 +390,26 @@ pub const FIELDS: [Field; 33] = [
               nothing.",
     },
     Field {
+        key: Key::MeshHttpEndpoint,
+        name: "mesh_http_endpoint",
+        env: "TIRAMI_MESH_HTTP_ENDPOINT",
+        flag: "mesh-http-endpoint",
+        kind: Kind::Url,
+        default: "",
+        doc: "Where people may reach this node's HTTP API, such as https://box.example. It is \
+              shown to others and opens nothing by itself.",
+    },
+    Field {
+        key: Key::MeshPkarrUrl,
+        name: "mesh_pkarr_url",
+        env: "TIRAMI_MESH_PKARR_URL",
+        flag: "mesh-pkarr-url",
+        kind: Kind::Url,
+        default: "",
+        doc: "A pkarr server at which this node leaves its addresses, signed, and looks for those \
+              of peers that have moved. With none, nobody is asked.",
+    },
+    Field {
         key: Key::MeshRelayUrls,
         name: "mesh_relay_urls",
         env: "TIRAMI_MESH_RELAY_URLS",
@@ -505,7 +531,8 @@ impl Field {
         let text = text.trim();
         match self.kind {
             Kind::List(item) => item.parse_all(text).ok_or_else(|| self.allowed()),
-            Kind::Hours if text.is_empty() => Ok(Value::Text(String::new())),
+            Kind::Hours | Kind::Url if text.is_empty() => Ok(Value::Text(String::new())),
+            Kind::Url if is_url(text) => Ok(Value::Text(text.to_owned())),
             Kind::Hours => match text.parse::<Hours>() {
                 Ok(hours) => Ok(Value::Text(hours.to_string())),
                 Err(()) => Err(self.allowed()),
@@ -514,7 +541,7 @@ impl Field {
                 Ok(Value::Text(text.to_owned()))
             }
             _ if text.is_empty() => Err(self.allowed()),
-            Kind::Label { .. } => Err(self.allowed()),
+            Kind::Label { .. } | Kind::Url => Err(self.allowed()),
             Kind::Flag => match text {
                 "true" | "yes" | "on" | "1" => Ok(Value::Flag(true)),
                 "false" | "no" | "off" | "0" => Ok(Value::Flag(false)),
@@ -542,6 +569,7 @@ impl Field {
             Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Flag => "true or false".to_owned(),
             Kind::Label { bytes_max } => format!("a text of at most {bytes_max} bytes"),
+            Kind::Url => "a URL that begins with https:// or http://, or nothing".to_owned(),
             Kind::Hours => "hours such as 22:00-08:00, or 22:00-08:00 +02:00".to_owned(),
             Kind::List(item) => item.allowed().to_owned(),
         }
@@ -565,17 +593,23 @@ impl Item {
         match self {
             Self::Peer => text.parse::<PeerAddress>().is_ok(),
             Self::Party => text.parse::<PartyId>().is_ok(),
-            Self::Relay => matches!(text.parse(), Ok(Via::Relay(_))),
+            Self::Relay => is_url(text),
         }
     }
 
     const fn allowed(self) -> &'static str {
         match self {
-            Self::Peer => "a list of peers: PUBKEY, PUBKEY@IP:PORT or PUBKEY@RELAY_URL",
+            Self::Peer => {
+                "a list of peers: PUBKEY, PUBKEY@IP:PORT, PUBKEY@HOST:PORT or PUBKEY@RELAY_URL"
+            }
             Self::Party => "a list of parties, each 64 characters of 0-9 and a-f",
             Self::Relay => "a list of URLs that begin with https:// or http://",
         }
     }
+}
+
+fn is_url(text: &str) -> bool {
+    matches!(text.parse(), Ok(Via::Relay(_)))
 }
 
 /// The names of all settings.

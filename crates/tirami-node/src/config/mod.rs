@@ -81,6 +81,10 @@ pub struct Config {
     pub faucet_source_day: u32,
     /// Where the node says it is; may be empty.
     pub mesh_region: String,
+    /// Where people may reach the HTTP API; shown to others.
+    pub mesh_http_endpoint: Option<String>,
+    /// A pkarr server to leave addresses at and to ask for them.
+    pub mesh_pkarr_url: Option<String>,
     /// Relays; none by default.
     pub mesh_relay_urls: Vec<String>,
     /// Nodes to connect to first.

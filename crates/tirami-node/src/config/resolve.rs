@@ -108,6 +108,8 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         faucet_work_bits: number(layer, Key::FaucetWorkBits),
         faucet_source_day: number(layer, Key::FaucetSourceDay),
         mesh_region: text(layer, Key::MeshRegion),
+        mesh_http_endpoint: some_text(layer, Key::MeshHttpEndpoint),
+        mesh_pkarr_url: some_text(layer, Key::MeshPkarrUrl),
         mesh_relay_urls: list(layer, Key::MeshRelayUrls),
         bootstrap_peers: list(layer, Key::BootstrapPeers),
         trusted_peers: list(layer, Key::TrustedPeers),
@@ -154,6 +156,11 @@ fn text(layer: &Layer, key: Key) -> String {
         Some((Value::Text(text), _)) => text.clone(),
         _ => key.field().default.to_owned(),
     }
+}
+
+/// A text that may be empty.
+fn some_text(layer: &Layer, key: Key) -> Option<String> {
+    Some(text(layer, key)).filter(|text| !text.is_empty())
 }
 
 /// The table's bounds keep every number within the type it is used as; a test tries both ends.

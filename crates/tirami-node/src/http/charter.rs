@@ -2,38 +2,92 @@
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use tirami_core::{Digest, DocumentId, PublicKey, Timestamp, Trm, decode_body};
 use tirami_kernel::Kernel;
-use tirami_kernel::mesh::MeshInput;
+use tirami_kernel::mesh::{ADMITTED_MAX, MeshInput};
 use tirami_ledger::command::{Command, Outcome};
 use tirami_ledger::lattice::{Charter, CharterChange, Ending, Enrol, EntryKind, Sponsor};
 use tirami_proto::Invite;
 use tirami_sdk::types::{
-    ApproveCharter, ChainEntry, CharterDraft, Done, EnrolRequest, FaucetState, JoinRequest,
-    LastCheckpoint, MeshCharter, MeshInvite, SponsorRequest, WelcomeLine, WitnessAction,
-    WitnessChange,
+    ApproveCharter, ChainEntry, CharterDraft, Done, EnrolRequest, FaucetState, InviteRequest,
+    JoinRequest, LastCheckpoint, MeshCharter, MeshInvite, SponsorRequest, WelcomeLine,
+    WitnessAction, WitnessChange,
 };
 
 use super::error::ApiError;
 use super::guard::Caller;
 use super::schedule::party;
 use super::{AppState, json};
+use crate::mesh::{INVITE_LIFE_MS, INVITE_USES, Terms};
 
-pub(super) async fn invite(State(app): State<AppState>) -> Result<Response, ApiError> {
+/// The longest an invite may bring in newcomers: ten years.
+const LIFE_MS_MAX: u64 = 10 * 366 * 24 * 60 * 60 * 1_000;
+
+pub(super) async fn invite(
+    State(app): State<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let asked = match request.headers().contains_key(CONTENT_TYPE) {
+        true => json::read(request, &app.config).await?,
+        false => InviteRequest::default(),
+    };
     let client = app.mesh.as_ref().ok_or_else(|| {
         conflict(
             "no_mesh",
             "this node opens no port for other nodes; set mesh_enabled = true and start it again",
         )
     })?;
-    let invite = client.streams.invite();
+    let terms = terms(&app, &asked).await?;
+    let invite = client.streams.invite(terms).await.map_err(|error| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        ApiError::server(status, "internal_error", error.to_string())
+    })?;
+    let left = app.handle.read(|kernel, now| {
+        let charter = kernel.ledger().lattice().charter();
+        let admission = kernel.mesh().settings().admission;
+        let counts = charter.registrar == kernel.ledger().party();
+        let admission = admission.filter(|left| counts && left.expires_at > now)?;
+        let left = admission.enrolled_max.saturating_sub(kernel.enrolled());
+        Some((left, admission.expires_at.ms()))
+    });
+    let left = left.await?;
     Ok(json::ok(&MeshInvite {
+        enrolments_left: left.map_or(0, |(left, _)| left),
+        expires_at_ms: left.map(|(_, at)| at),
         invite: invite.to_string(),
         mesh_id: invite.mesh.to_string(),
         peers: invite.peers.len() as u64,
         secret: invite.secret.is_some(),
     }))
+}
+
+/// What an invite is good for. A new secret is written down before it is used.
+async fn terms(app: &AppState, asked: &InviteRequest) -> Result<Terms, ApiError> {
+    let uses = asked.uses.unwrap_or(INVITE_USES);
+    if u64::from(uses) > ADMITTED_MAX {
+        let most = format!("an invite brings in at most {ADMITTED_MAX} newcomers");
+        return Err(ApiError::invalid("uses", most));
+    }
+    let life_ms = asked.expires_in_s.map_or(INVITE_LIFE_MS, |s| s.saturating_mul(1_000));
+    let secret = if asked.renew {
+        let keys = app.keys.clone();
+        let renewed = tokio::task::spawn_blocking(move || keys.renew_mesh_secret()).await;
+        Some(renewed.map_err(|_| key_trouble())?.map_err(|error| {
+            tracing::error!(%error, "the mesh's secret cannot be replaced");
+            key_trouble()
+        })?)
+    } else {
+        None
+    };
+    Ok(Terms { uses, life_ms: life_ms.min(LIFE_MS_MAX), secret })
+}
+
+fn key_trouble() -> ApiError {
+    let message = "the mesh's secret cannot be replaced, and the old one is in force; the node's \
+                   log says why";
+    ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
 }
 
 /// Of the node's own mesh, the nodes in the invite are dialled. A book belongs to one mesh for

@@ -6,15 +6,17 @@ use axum::extract::State;
 use axum::response::Response;
 use tirami_core::{Flop, PartyId, Ppm, Timestamp, Trm};
 use tirami_kernel::Kernel;
-use tirami_kernel::mesh::{FEATURES, Peer as KernelPeer, Provider as KernelProvider};
+use tirami_kernel::mesh::{
+    FEATURES, Farewell as KernelFarewell, Peer as KernelPeer, Provider as KernelProvider,
+};
 use tirami_proto::{
-    ALPN, CONTROL_FRAME_BYTES_MAX, JOB_FRAME_BYTES_MAX, Offer, PROTOCOL, PROTOCOL_MIN,
-    SIGNAL_LIFE_MS_MAX,
+    ALPN, CONTROL_FRAME_BYTES_MAX, FEATURE_ALL_CHAINS, GoodbyeCode, JOB_FRAME_BYTES_MAX, Offer,
+    PROTOCOL, PROTOCOL_MIN, SIGNAL_LIFE_MS_MAX,
 };
 use tirami_sdk::Amount;
 use tirami_sdk::types::{
-    OfferedModel, Peer, PeerList, Protocol, Provider, ProviderList, Topology, TopologyLink,
-    TopologyNode,
+    Farewell, OfferedModel, Peer, PeerList, Protocol, Provider, ProviderList, Topology,
+    TopologyLink, TopologyNode,
 };
 
 use super::error::ApiError;
@@ -25,10 +27,39 @@ pub(super) async fn peers(State(app): State<AppState>) -> Result<Response, ApiEr
         let witnesses = witnesses(kernel);
         let peers = kernel.mesh().peers();
         let peers = peers.map(|(party, known)| peer(kernel, &witnesses, (party, known)));
-        peers.collect::<Vec<_>>()
+        let farewells = kernel.mesh().farewells().map(farewell);
+        (peers.collect::<Vec<_>>(), farewells.collect())
     });
-    let peers = peers.await?;
-    Ok(json::ok(&PeerList { count: peers.len() as u64, peers }))
+    let (peers, farewells) = peers.await?;
+    Ok(json::ok(&PeerList { count: peers.len() as u64, peers, farewells }))
+}
+
+fn farewell(known: &KernelFarewell) -> Farewell {
+    let code = match known.code {
+        GoodbyeCode::Version => "version",
+        GoodbyeCode::WrongMesh => "wrong_mesh",
+        GoodbyeCode::NotAdmitted => "not_admitted",
+        GoodbyeCode::Blocked => "blocked",
+        GoodbyeCode::TooMany => "too_many",
+        GoodbyeCode::Misbehaved => "misbehaved",
+        GoodbyeCode::Stopping => "stopping",
+        GoodbyeCode::Other => "other",
+    };
+    Farewell {
+        node_id: known.peer.to_string(),
+        by_peer: known.said_by_peer,
+        code: code.to_owned(),
+        reason: known.reason.clone(),
+        at_ms: known.at.ms(),
+        times: known.times,
+    }
+}
+
+/// The names of abilities that this version knows.
+fn features(bits: u64) -> Vec<String> {
+    let known = [(FEATURE_ALL_CHAINS, "all_chains")];
+    let named = known.iter().filter(|(bit, _)| bits & bit != 0);
+    named.map(|(_, name)| (*name).to_owned()).collect()
 }
 
 fn peer(
@@ -44,6 +75,7 @@ fn peer(
         address: known.address().map(str::to_owned),
         agent: known.agent().to_owned(),
         protocol_version: known.protocol(),
+        features: features(known.features()),
         connected_at_ms: known.since().ms(),
         synced_at_ms: known.synced_at().map(Timestamp::ms),
         chains_ahead: known.chains_ahead() as u64,
@@ -86,6 +118,7 @@ fn provider(kernel: &Kernel, known: KernelProvider<'_>) -> Provider {
         slots: signal.slots,
         queue: signal.queue,
         region: signal.region.clone(),
+        features: features(signal.features),
         http_endpoint: signal.http_endpoint.clone(),
         models: signal.models.iter().map(|offer| offered(offer, signal.price)).collect(),
         issued_at_ms: signal.issued_at.ms(),

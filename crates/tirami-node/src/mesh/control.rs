@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tirami_core::PartyId;
-use tirami_kernel::mesh::{PeerEvent, Serve};
+use tirami_kernel::mesh::{PeerEvent, Serve, Standing};
 use tirami_proto::{
-    BYTES_BURST, BYTES_PER_SECOND, CONTROL_FRAME_BYTES_MAX, FRAMES_BURST, FRAMES_PER_SECOND,
-    FrameError, Goodbye, GoodbyeCode, Message, STREAM_CONTROL, TokenBucket, encode,
+    CONTROL_FRAME_BYTES_MAX, FrameError, Goodbye, GoodbyeCode, Message, PeerLimits, STREAM_CONTROL,
+    encode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::endpoint::{party_of, way_of};
+use super::doors::Source;
+use super::endpoint::{party_of, source_of, way_of};
 use super::frames::{FrameReceiver, FrameSender, Gate, StreamError};
 use super::peers::{Close, Ends, Parcel, Queue};
 use super::{Shared, jobs};
@@ -36,16 +37,25 @@ pub(super) const ALL_FRAMES_PER_SECOND: u32 = 16_000;
 /// Runs a connection until it ends. `false` when it never got as far as the kernel.
 pub(super) async fn run(mesh: Arc<Shared>, connection: Connection, outgoing: bool) -> bool {
     let peer = party_of(&connection);
-    if mesh.peers.refused_ms(peer, now()).is_some() {
-        Close::Goodbye(GoodbyeCode::Misbehaved).now(&connection);
-        return false;
-    }
+    let standing = match mesh.handle.read(move |kernel, now| kernel.standing(peer, now)).await {
+        Ok(Standing::Refused(_)) => {
+            Close::Goodbye(GoodbyeCode::Misbehaved).now(&connection);
+            return false;
+        }
+        Ok(standing) => standing,
+        // Whoever has no answer for its owner has none for others.
+        Err(_) => {
+            Close::Goodbye(GoodbyeCode::TooMany).now(&connection);
+            return false;
+        }
+    };
     let opened = timeout(OPEN_WITHIN, open(&connection, outgoing)).await;
     let Ok(Some((send, receive))) = opened else {
         Close::Form.now(&connection);
         return false;
     };
-    let mut ends = match mesh.peers.enter(peer, &connection, outgoing) {
+    let source = source_of(&connection);
+    let mut ends = match mesh.peers.enter((peer, standing, source), &connection, outgoing) {
         Ok(ends) => ends,
         Err(close) => {
             close.now(&connection);
@@ -56,7 +66,8 @@ pub(super) async fn run(mesh: Arc<Shared>, connection: Connection, outgoing: boo
     if let Some(before) = ends.before.take() {
         before.cancelled().await;
     }
-    let link = Running { mesh, connection, peer, number: ends.number };
+    let is_member = standing >= Standing::Member;
+    let link = Running { mesh, connection, peer, number: ends.number, source, is_member };
     link.run(ends, outgoing, send, receive).await;
     true
 }
@@ -80,6 +91,8 @@ struct Running {
     connection: Connection,
     peer: PartyId,
     number: u64,
+    source: Source,
+    is_member: bool,
 }
 
 impl Running {
@@ -125,20 +138,21 @@ impl Running {
         loop {
             match control.next_through(&mut gate).await {
                 Ok(Some(message)) => {
-                    self.mesh.overhear(self.peer, &message);
+                    self.mesh.overhear(self.peer, &message, (self.source, self.is_member));
                     if self.tell(PeerEvent::Message(Box::new(message))).await.is_err() {
                         return;
                     }
                 }
                 Ok(None) | Err(StreamError::Ended(_)) => return,
                 Err(StreamError::Frame(FrameError::Malformed)) => {
-                    if self.mesh.peers.malformed(self.peer, now()) {
-                        return self.send_away();
+                    // The kernel counts it, and sends the peer away when it is too much.
+                    if self.tell(PeerEvent::Malformed).await.is_err() {
+                        return;
                     }
                 }
                 Err(StreamError::Frame(FrameError::TooLarge { .. })) => {
                     // It goes in any case; what it did is counted for when it comes back.
-                    self.mesh.peers.malformed(self.peer, now());
+                    drop(self.tell(PeerEvent::Malformed).await);
                     return self.send_away();
                 }
                 Err(StreamError::Stalled) => return self.send_away(),
@@ -147,9 +161,8 @@ impl Running {
     }
 
     fn send_away(&self) {
-        let reason = "what this peer sent could not be read; it is refused for a while".to_owned();
-        let retry_after_ms = self.mesh.peers.refused_ms(self.peer, now()).unwrap_or(1_000);
-        let goodbye = Goodbye { code: GoodbyeCode::Misbehaved, reason, retry_after_ms };
+        let reason = "what this peer sent could not be read".to_owned();
+        let goodbye = Goodbye { code: GoodbyeCode::Misbehaved, reason, retry_after_ms: 1_000 };
         self.mesh.peers.dismiss(self.peer, self.number, goodbye);
     }
 }
@@ -207,32 +220,20 @@ async fn serve(mesh: Arc<Shared>, queue: Queue, mut serves: mpsc::Receiver<Serve
 /// sending more.
 struct Limits {
     mesh: Arc<Shared>,
-    frames: TokenBucket,
-    bytes: TokenBucket,
+    peer: PeerLimits,
 }
 
 impl Limits {
-    /// Three quarters of what the kernel allows: it never finds a peer too fast that was read no
-    /// faster.
+    /// Half of what the kernel allows: it never finds a peer too fast that was read no faster.
     fn new(mesh: Arc<Shared>) -> Self {
-        let frames = TokenBucket::new(FRAMES_PER_SECOND / 4 * 3, FRAMES_BURST / 4 * 3, now());
-        let bytes = TokenBucket::new(BYTES_PER_SECOND / 4 * 3, BYTES_BURST / 4 * 3, now());
-        Self { mesh, frames, bytes }
+        Self { mesh, peer: PeerLimits::new(now()) }
     }
 }
 
 impl Gate for Limits {
     async fn admit(&mut self, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        loop {
-            let wait_ms = match self.frames.take(1, now()) {
-                Ok(()) => break,
-                Err(wait_ms) => wait_ms,
-            };
-            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-        }
         // A frame is far smaller than the burst, so the wait is short.
-        while let Err(wait_ms) = self.bytes.take(bytes, now()) {
+        while let Err(wait_ms) = self.peer.frame(bytes, now()) {
             tokio::time::sleep(Duration::from_millis(wait_ms.min(1_000))).await;
         }
         while let Err(wait_ms) = self.mesh.frame() {

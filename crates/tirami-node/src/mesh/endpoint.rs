@@ -1,16 +1,20 @@
 //! The node's QUIC endpoint: which key, which port, which limits, and where it can be reached.
 //!
-//! Nothing is asked of anybody else's servers: no DNS, no relay except those the owner names.
+//! Nothing is asked of anybody else's servers: no DNS, no relay, no directory except those the
+//! owner names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use iroh::address_lookup::{AddrFilter, PkarrPublisher, PkarrResolver};
 use iroh::endpoint::{BindOpts, Builder, Connection, QuicTransportConfig, VarInt, presets};
 use iroh::{Endpoint, EndpointAddr, RelayMode, RelayUrl, TransportAddr};
 use tirami_core::{PartyId, PublicKey, SecretKey};
 use tirami_proto::{ALPN, PeerAddress, VIA_MAX, Via};
+use tokio::time::timeout;
 
 use super::MeshError;
+use super::doors::Source;
 
 /// How often a quiet connection shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -24,8 +28,19 @@ const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 /// Bytes of a connection that may arrive before they are read: so many that jobs nobody reads
 /// never keep the control stream from being read.
 const CONNECTION_WINDOW_BYTES: u32 = (STREAMS_PER_PEER_MAX + 1) * STREAM_WINDOW_BYTES;
+/// How long looking up the name of a peer may take.
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
 /// Bytes sent to a peer that it has not confirmed yet.
 const SEND_WINDOW_BYTES: u64 = 4 << 20;
+
+/// What helps nodes to find each other, besides the addresses they tell of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Finding {
+    /// Relays over which nodes connect that cannot reach each other directly.
+    pub relay_urls: Vec<String>,
+    /// A pkarr server to leave addresses at and to ask for them.
+    pub pkarr_url: Option<String>,
+}
 
 /// Opens the endpoint of the node with this key.
 ///
@@ -33,17 +48,17 @@ const SEND_WINDOW_BYTES: u64 = 4 << 20;
 ///
 /// # Errors
 ///
-/// [`MeshError`] when the address cannot be bound or a relay's URL is none.
+/// [`MeshError`] when the address cannot be bound or a URL is none.
 pub(super) async fn open(
     key: &SecretKey,
     bind: SocketAddr,
-    relay_urls: &[String],
+    finding: &Finding,
 ) -> Result<Endpoint, MeshError> {
-    match bound(key, bind, relay_urls).await {
+    match bound(key, bind, finding).await {
         Err(MeshError::Bind { reason, .. }) if bind.port() != 0 => {
             let free = SocketAddr::new(bind.ip(), 0);
             tracing::warn!(port = bind.port(), %reason, "the mesh takes another port");
-            bound(key, free, relay_urls).await
+            bound(key, free, finding).await
         }
         opened => opened,
     }
@@ -52,15 +67,16 @@ pub(super) async fn open(
 async fn bound(
     key: &SecretKey,
     bind: SocketAddr,
-    relay_urls: &[String],
+    finding: &Finding,
 ) -> Result<Endpoint, MeshError> {
     let failed = |reason: String| MeshError::Bind { address: bind, reason };
     let builder = Endpoint::builder(presets::Minimal)
         .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
         .alpns(vec![ALPN.to_vec()])
-        .relay_mode(relays(relay_urls)?)
+        .relay_mode(relays(&finding.relay_urls)?)
         .transport_config(transport())
         .clear_ip_transports();
+    let builder = with_directory(builder, finding.pkarr_url.as_deref())?;
     let builder = with_addresses(builder, bind).map_err(|error| failed(error.to_string()))?;
     builder.bind().await.map_err(|error| failed(error.to_string()))
 }
@@ -80,6 +96,15 @@ fn with_addresses(
     };
     let optional = BindOpts::default().set_is_required(false);
     builder.bind_addr_with_opts(SocketAddr::new(other, bind.port()), optional)
+}
+
+/// Leaves this node's addresses, signed, at the owner's server and asks it for those of others.
+fn with_directory(builder: Builder, url: Option<&str>) -> Result<Builder, MeshError> {
+    let Some(text) = url else { return Ok(builder) };
+    let url: RelayUrl = text.parse().map_err(|_| MeshError::Pkarr { url: text.to_owned() })?;
+    let publisher = PkarrPublisher::builder(url.clone().into());
+    let publisher = publisher.addr_filter(AddrFilter::unfiltered());
+    Ok(builder.address_lookup(publisher).address_lookup(PkarrResolver::builder(url.into())))
 }
 
 fn relays(urls: &[String]) -> Result<RelayMode, MeshError> {
@@ -117,6 +142,14 @@ pub(super) fn way_of(connection: &Connection) -> Option<Via> {
     via_of(selected.or_else(|| paths.iter().next())?.remote_addr())
 }
 
+/// Where the other side is, as far as limits tell addresses apart.
+pub(super) fn source_of(connection: &Connection) -> Source {
+    match way_of(connection) {
+        Some(Via::Ip(address)) => Source::of_ip(address.ip()),
+        _ => Source::Relay,
+    }
+}
+
 /// How long a round trip to the other side takes at this time.
 pub(super) fn rtt_of(connection: &Connection) -> Duration {
     let paths = connection.paths();
@@ -130,6 +163,8 @@ pub(super) fn dialled(address: &PeerAddress) -> Option<EndpointAddr> {
     let ways = address.via.iter().filter_map(|via| match via {
         Via::Ip(address) => Some(TransportAddr::Ip(*address)),
         Via::Relay(url) => url.parse().ok().map(TransportAddr::Relay),
+        // It was looked up before.
+        Via::Name(_) => None,
     });
     Some(EndpointAddr::from_parts(id, ways))
 }
@@ -165,5 +200,22 @@ fn is_reachable(way: &Via) -> bool {
     match way {
         Via::Ip(address) => !address.ip().is_unspecified() && address.port() != 0,
         Via::Relay(_) => true,
+        Via::Name(_) => false,
     }
+}
+
+/// Looks up the names among the ways to a peer: anew each time, as names move.
+pub(super) async fn looked_up(address: &mut PeerAddress) {
+    let (names, mut via): (Vec<Via>, Vec<Via>) =
+        address.via.drain(..).partition(|via| matches!(via, Via::Name(_)));
+    for name in names {
+        let Via::Name(name) = name else { continue };
+        match timeout(LOOK_UP_WITHIN, tokio::net::lookup_host(&name)).await {
+            Ok(Ok(found)) => via.extend(found.map(|address| Via::Ip(canonical(address)))),
+            Ok(Err(error)) => tracing::debug!(name, %error, "the name of a peer is not known"),
+            Err(_) => tracing::debug!(name, "the name of a peer could not be looked up in time"),
+        }
+    }
+    via.truncate(2 * VIA_MAX);
+    address.via = via;
 }

@@ -73,9 +73,12 @@ impl JobStreams {
         Self { shared }
     }
 
-    /// What another machine needs to join the mesh of this node.
-    pub(crate) fn invite(&self) -> tirami_proto::Invite {
-        super::invite::make(&self.shared)
+    /// What other machines need to join the mesh of this node, on these terms.
+    pub(crate) async fn invite(
+        &self,
+        terms: super::Terms,
+    ) -> Result<tirami_proto::Invite, super::MeshError> {
+        super::invite::make(&self.shared, terms).await
     }
 
     /// Opens a stream to `peer`, dialling it first where it is known but not connected.

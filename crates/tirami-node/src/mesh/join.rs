@@ -9,6 +9,7 @@ use std::time::Duration;
 use iroh::Endpoint;
 use iroh::endpoint::Connection;
 use tirami_core::{MeshId, PartyId, SecretKey, Signed};
+use tirami_kernel::mesh::FEATURES;
 use tirami_ledger::lattice::{Charter, Lattice};
 use tirami_proto::{
     ALPN, CONTROL_FRAME_BYTES_MAX, Goodbye, GoodbyeCode, Hello, Invite, Message, PROTOCOL,
@@ -17,7 +18,7 @@ use tirami_proto::{
 use tokio::time::timeout;
 
 use super::frames::{FrameReceiver, FrameSender};
-use super::{MeshError, endpoint};
+use super::{Finding, MeshError, endpoint};
 
 /// How long one member may take.
 const MEMBER_WITHIN: Duration = Duration::from_secs(8);
@@ -77,14 +78,14 @@ pub enum JoinError {
 pub(crate) async fn ask(
     key: &SecretKey,
     bind: SocketAddr,
-    relay_urls: &[String],
+    finding: &Finding,
     invite: &Invite,
 ) -> Result<Signed<Charter>, JoinError> {
     if invite.peers.is_empty() {
         return Err(JoinError::Nobody);
     }
     // Any port does for asking; the node's own one is opened when it starts.
-    let endpoint = endpoint::open(key, SocketAddr::new(bind.ip(), 0), relay_urls).await?;
+    let endpoint = endpoint::open(key, SocketAddr::new(bind.ip(), 0), finding).await?;
     let mut refused = JoinError::Unreachable { nodes: invite.peers.len() };
     for peer in &invite.peers {
         match timeout(MEMBER_WITHIN, ask_one(&endpoint, key, peer, invite)).await {
@@ -121,7 +122,7 @@ fn hello(own: PartyId, peer: PartyId, invite: &Invite) -> Hello {
     Hello {
         protocol_min: PROTOCOL_MIN,
         protocol: PROTOCOL,
-        features: 0,
+        features: FEATURES,
         mesh: invite.mesh,
         charter_version: 0,
         admission: invite.secret.as_ref().map(proof),

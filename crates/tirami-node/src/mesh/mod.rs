@@ -10,12 +10,14 @@
 //! ```
 
 mod control;
+mod doors;
 mod endpoint;
 mod failover;
 mod frames;
 mod invite;
 mod jobs;
 mod join;
+mod observed;
 mod offer;
 mod peers;
 mod provide;
@@ -25,7 +27,7 @@ mod serve;
 mod work;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,16 +41,21 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use endpoint::STREAMS_PER_PEER_MAX;
+pub use doors::{HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX};
+pub use endpoint::{Finding, STREAMS_PER_PEER_MAX};
 pub use frames::{FrameReceiver, FrameSender, StreamError};
+pub use invite::{INVITE_LIFE_MS, INVITE_USES};
 pub use jobs::{INCOMING_JOBS_MAX, IncomingJob, JobStream, JobStreams, OpenError};
 pub use join::JoinError;
-pub use peers::{CONNECTIONS_MAX, QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX};
+pub use peers::{
+    CONNECTIONS_MAX, INTRODUCING_MAX, INTRODUCING_PER_SOURCE_MAX, QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX,
+};
 pub use remembered::REMEMBERED_MAX;
 pub use serve::SERVED_STREAMS_MAX;
 pub use tirami_proto::{Invite, PeerAddress};
 
 pub(crate) use failover::{Journeyed, MeshAsk, MeshJob, Part, RouteError, Started, begin};
+pub(crate) use invite::{Terms, admission};
 pub(crate) use join::ask as ask_to_join;
 pub(crate) use offer::Offering;
 pub(crate) use peers::{Outgoing, Peers};
@@ -60,11 +67,11 @@ use crate::clock::{Clock, now};
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
 use crate::store::StoreReader;
+use doors::{Doors, Source};
+use observed::Observed;
 use peers::Errand;
 use remembered::Remembered;
 
-/// Handshakes at the same time; one more is turned away.
-const HANDSHAKES_MAX: usize = 64;
 /// Nodes dialled at the same time.
 const DIALS_AT_ONCE: usize = 16;
 /// How long a handshake may take.
@@ -73,8 +80,6 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A clock that runs so far ahead of the steady one means that the machine slept.
 const SLEPT: Duration = Duration::from_secs(3);
-/// Addresses kept at which others saw this node.
-const OBSERVED_MAX: usize = 2;
 /// How long goodbyes may take when the node stops.
 const GOODBYES_WITHIN: Duration = Duration::from_secs(2);
 /// How long closing the endpoint may take when the node stops.
@@ -95,6 +100,8 @@ pub struct MeshOptions {
     pub faucet: Option<Faucet>,
     /// The time by which money is kept.
     pub clock: Clock,
+    /// What helps nodes to find each other.
+    pub finding: Finding,
 }
 
 impl MeshOptions {
@@ -108,6 +115,10 @@ impl MeshOptions {
             public: config.mesh_public,
             faucet: config.faucet(),
             clock: Clock::default(),
+            finding: Finding {
+                relay_urls: config.mesh_relay_urls.clone(),
+                pkarr_url: config.mesh_pkarr_url.clone(),
+            },
         }
     }
 }
@@ -131,6 +142,20 @@ pub enum MeshError {
     Relay {
         /// What was set.
         url: String,
+    },
+    /// A pkarr server's URL is none.
+    #[error("{url} is not the URL of a pkarr server; correct mesh_pkarr_url")]
+    Pkarr {
+        /// What was set.
+        url: String,
+    },
+    /// How many may come by invite cannot be written down.
+    #[error("{path} cannot be written: {reason}; no invite was made")]
+    Invite {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        reason: String,
     },
     /// The kernel has stopped.
     #[error(transparent)]
@@ -160,6 +185,10 @@ struct Shared {
     incoming: mpsc::Sender<IncomingJob>,
     remembered: Mutex<Remembered>,
     settings: Mutex<Told>,
+    data_dir: PathBuf,
+    /// One invite at a time.
+    inviting: tokio::sync::Mutex<()>,
+    runtime: tokio::runtime::Handle,
     frames: Mutex<TokenBucket>,
     dials: Semaphore,
     stop: CancellationToken,
@@ -169,7 +198,7 @@ struct Shared {
 /// What the kernel was told of this node.
 struct Told {
     settings: MeshSettings,
-    observed: Vec<SocketAddr>,
+    observed: Observed,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -182,10 +211,10 @@ impl Mesh {
         parts: Parts,
         key: &SecretKey,
         data_dir: &Path,
-        (bind, relay_urls): (SocketAddr, &[String]),
+        (bind, finding): (SocketAddr, &Finding),
         settings: MeshSettings,
     ) -> Result<Self, MeshError> {
-        let endpoint = endpoint::open(key, bind, relay_urls).await?;
+        let endpoint = endpoint::open(key, bind, finding).await?;
         let (incoming, jobs) = mpsc::channel(INCOMING_JOBS_MAX);
         let frames = TokenBucket::new(
             control::ALL_FRAMES_PER_SECOND,
@@ -200,7 +229,10 @@ impl Mesh {
             peers,
             incoming,
             remembered: Mutex::new(Remembered::read(data_dir)),
-            settings: Mutex::new(Told { settings, observed: Vec::new() }),
+            settings: Mutex::new(Told { settings, observed: Observed::default() }),
+            data_dir: data_dir.to_path_buf(),
+            inviting: tokio::sync::Mutex::new(()),
+            runtime: tokio::runtime::Handle::current(),
             frames: Mutex::new(frames),
             dials: Semaphore::new(DIALS_AT_ONCE),
             stop: CancellationToken::new(),
@@ -218,9 +250,16 @@ impl Mesh {
         self.shared.own_address()
     }
 
-    /// What another machine needs to join.
+    /// What another machine needs to join. The registrar enrols as many as by default, from a
+    /// moment later on.
     pub(crate) fn invite(&self) -> Invite {
-        invite::make(&self.shared)
+        let shared = Arc::clone(&self.shared);
+        self.shared.runtime.spawn(async move {
+            if let Err(error) = invite::make(&shared, Terms::default()).await {
+                tracing::warn!(%error, "nobody is enrolled by this invite");
+            }
+        });
+        invite::named(&self.shared)
     }
 
     /// Opens streams to providers.
@@ -270,13 +309,13 @@ impl Shared {
         self.handle.mesh_input(MeshInput::Settings(settings)).await?;
         let remembered = lock(&self.remembered).peers().to_vec();
         for peer in remembered {
-            self.handle.mesh_input(MeshInput::AddPeer(peer)).await?;
+            self.handle.mesh_input(MeshInput::Found(peer)).await?;
         }
         Ok(())
     }
 
     fn own_address(&self) -> PeerAddress {
-        endpoint::own_address(&self.endpoint, &lock(&self.settings).observed)
+        endpoint::own_address(&self.endpoint, lock(&self.settings).observed.addresses())
     }
 
     /// Whether the node can be reached elsewhere than it last said.
@@ -290,22 +329,19 @@ impl Shared {
 
     /// Takes connections that others open.
     async fn accept(self: Arc<Self>) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let doors = Doors::default();
         while let Some(incoming) = self.endpoint.accept().await {
-            let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
-                incoming.refuse();
-                continue;
-            };
-            let busy = handshakes.available_permits() < HANDSHAKES_MAX / 2;
-            if busy && !incoming.remote_addr_validated() {
+            if doors.is_busy() && !incoming.remote_addr_validated() {
                 // Whoever forges its address does not come back.
                 drop(incoming.retry());
                 continue;
             }
+            let place = doors.enter(Source::of(&incoming.remote_addr()));
             let shared = Arc::clone(&self);
             self.spawn(async move {
-                if let Some(connection) = shake_hands(incoming).await {
-                    drop(permit);
+                let shaken = place.taken.run_until_cancelled(shake_hands(incoming)).await;
+                drop(place);
+                if let Some(Some(connection)) = shaken {
                     control::run(shared, connection, false).await;
                 }
             });
@@ -345,6 +381,7 @@ impl Shared {
         }
         let connecting = async {
             let _permit = self.dials.acquire().await.ok()?;
+            endpoint::looked_up(&mut address).await;
             let connect = self.endpoint.connect(endpoint::dialled(&address)?, ALPN);
             timeout(HANDSHAKE_WITHIN, connect).await.ok()?.ok()
         };
@@ -373,18 +410,18 @@ impl Shared {
     }
 
     /// What a message from a peer says about the connection itself.
-    fn overhear(&self, peer: PartyId, message: &Message) {
+    fn overhear(&self, peer: PartyId, message: &Message, (source, is_member): (Source, bool)) {
         let seen = match message {
             Message::Welcome(welcome) => welcome.your_address.as_ref(),
-            Message::Goodbye(goodbye) => return self.unwanted(peer, goodbye.code),
+            Message::Goodbye(goodbye) => {
+                self.peers.was_sent_away(peer, goodbye);
+                return self.unwanted(peer, goodbye.code);
+            }
             _ => return,
         };
-        let Some(Ok(seen)) = seen.map(|text| text.parse()) else { return };
-        let seen = endpoint::canonical(seen);
-        let observed = &mut lock(&self.settings).observed;
-        observed.retain(|known| *known != seen);
-        observed.insert(0, seen);
-        observed.truncate(OBSERVED_MAX);
+        if let Some(Ok(seen)) = seen.map(|text| text.parse()) {
+            lock(&self.settings).observed.heard(seen, source, is_member);
+        }
     }
 
     /// Looks now and then at what nobody reports.

@@ -29,6 +29,8 @@ pub(crate) struct Offering {
     /// Generations the engine runs at the same time.
     pub(crate) sequences: u32,
     pub(crate) region: String,
+    /// Where people may reach its HTTP API.
+    pub(crate) http_endpoint: Option<String>,
     pub(crate) halted: watch::Sender<bool>,
 }
 
@@ -94,8 +96,7 @@ impl Offering {
             queue: small(load.queued),
             models: vec![offered],
             region: self.region.clone(),
-            features: 0,
-            http_endpoint: None,
+            http_endpoint: self.http_endpoint.clone(),
             serving,
         }
     }

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iroh::endpoint::{Connection, VarInt};
-use tirami_core::{PartyId, Timestamp};
-use tirami_kernel::mesh::Serve;
-use tirami_proto::{Fault, Goodbye, GoodbyeCode, Message, PeerAddress, Score, Via, Work, encode};
+use tirami_core::PartyId;
+use tirami_kernel::mesh::{Serve, Standing};
+use tirami_proto::{Goodbye, GoodbyeCode, Message, PeerAddress, TokenBucket, Via, Work, encode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+
+use super::doors::Source;
+use crate::clock::now;
 
 /// Connections overall.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -26,8 +29,15 @@ pub const QUEUE_BYTES_MAX: u32 = 2 << 20;
 const SERVES_MAX: usize = 64;
 /// Addresses that may wait to be dialled.
 pub(super) const DIALS_MAX: usize = 256;
-/// Peers whose faults are remembered.
-const SCORES_MAX: usize = 1_024;
+/// Connections of strangers on which this node has not said welcome yet.
+pub const INTRODUCING_MAX: usize = 64;
+/// Of them, those from one address.
+pub const INTRODUCING_PER_SOURCE_MAX: usize = 16;
+/// When a peer that had to make room may come back.
+const ROOM_RETRY_MS: u64 = 60_000;
+/// Farewells logged each second in the long run, and at once: what a stranger does fills no log.
+const LOGGED_PER_SECOND: u32 = 1;
+const LOGGED_BURST: u32 = 20;
 /// Two connections between the same nodes that are made within this time were dialled by both at
 /// once.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -111,6 +121,8 @@ pub(super) struct Link {
     pub(super) accepted: Arc<AtomicBool>,
     /// Cancelled when the kernel has heard of the end.
     pub(super) ended: CancellationToken,
+    standing: Standing,
+    source: Source,
     since: Instant,
     /// The way last remembered.
     noted: Option<Via>,
@@ -164,11 +176,10 @@ pub(crate) struct Peers {
     numbers: AtomicU64,
 }
 
-#[derive(Default)]
 struct Table {
     links: BTreeMap<PartyId, Link>,
     dialling: BTreeSet<PartyId>,
-    scores: BTreeMap<PartyId, Score>,
+    logged: TokenBucket,
     closed: bool,
 }
 
@@ -176,7 +187,9 @@ impl Peers {
     /// No connections yet. What the kernel wants dialled or worked on comes out of the receiver.
     pub(crate) fn new(own: PartyId) -> (Arc<Self>, mpsc::Receiver<Errand>) {
         let (errands, wanted) = mpsc::channel(DIALS_MAX);
-        let table = Mutex::new(Table::default());
+        let logged = TokenBucket::new(LOGGED_PER_SECOND, LOGGED_BURST, now());
+        let (links, dialling) = (BTreeMap::new(), BTreeSet::new());
+        let table = Mutex::new(Table { links, dialling, logged, closed: false });
         (Arc::new(Self { own, table, errands, numbers: AtomicU64::new(1) }), wanted)
     }
 
@@ -192,7 +205,7 @@ impl Peers {
     /// Does what the kernel wants. Never waits.
     pub(crate) fn carry(&self, outgoing: Outgoing) {
         let Outgoing { send, connect, disconnect, serve, work } = outgoing;
-        let table = self.table();
+        let mut table = self.table();
         // One announcement goes to many peers; it is encoded once.
         let mut last: Option<(Message, Bytes)> = None;
         for (peer, number, message) in send {
@@ -217,6 +230,11 @@ impl Peers {
             }
         }
         for (peer, number, goodbye) in disconnect {
+            // An empty reason answers the other side's own.
+            if !goodbye.reason.is_empty() && table.may_log() {
+                let (code, reason) = (goodbye.code, &goodbye.reason);
+                tracing::info!(%peer, ?code, reason, "a peer was sent away");
+            }
             if let Some(link) = table.link(peer, number) {
                 link.dismiss(goodbye);
             }
@@ -241,14 +259,23 @@ impl Peers {
         link.accepted.load(Ordering::Acquire).then(|| link.connection.clone())
     }
 
-    /// Enters a connection whose control stream is open.
+    /// Logs that a peer ended the connection, unless too much is logged already.
+    pub(super) fn was_sent_away(&self, peer: PartyId, goodbye: &Goodbye) {
+        if self.table().may_log() {
+            let (code, reason) = (goodbye.code, &goodbye.reason);
+            tracing::info!(%peer, ?code, reason, "a peer ended the connection");
+        }
+    }
+
+    /// Enters a connection whose control stream is open. Where there is no place left, a party of
+    /// lower standing makes room.
     ///
     /// # Errors
     ///
     /// Why it is to be closed instead.
     pub(super) fn enter(
         &self,
-        peer: PartyId,
+        (peer, standing, source): (PartyId, Standing, Source),
         connection: &Connection,
         outgoing: bool,
     ) -> Result<Ends, Close> {
@@ -262,10 +289,10 @@ impl Peers {
                 Close::Replaced.now(&known.connection);
                 Some(known.ended.clone())
             }
-            None if table.links.len() >= CONNECTIONS_MAX => {
-                return Err(Close::Goodbye(GoodbyeCode::TooMany));
+            None => {
+                table.make_room(standing, source)?;
+                None
             }
-            None => None,
         };
         let (queue, parcels) = Queue::new();
         let (serve, serves) = mpsc::channel(SERVES_MAX);
@@ -279,6 +306,8 @@ impl Peers {
             serves: serve,
             accepted: Arc::clone(&accepted),
             ended: ended.clone(),
+            standing,
+            source,
             since: Instant::now(),
             noted: None,
         };
@@ -303,33 +332,18 @@ impl Peers {
         }
     }
 
-    /// Begins to dial a peer. `false` when it is connected, is being dialled, or is refused.
+    /// Begins to dial a peer. `false` when it is connected or is being dialled.
     pub(super) fn begin_dial(&self, peer: PartyId) -> bool {
         let mut table = self.table();
-        let room = !table.closed && table.links.len() < CONNECTIONS_MAX;
-        room && peer != self.own && !table.links.contains_key(&peer) && table.dialling.insert(peer)
+        !table.closed
+            && peer != self.own
+            && !table.links.contains_key(&peer)
+            && table.dialling.insert(peer)
     }
 
     /// The dialling of a peer has ended.
     pub(super) fn end_dial(&self, peer: PartyId) {
         self.table().dialling.remove(&peer);
-    }
-
-    /// Records a frame that could not be read. `true` when the peer has to go for a while.
-    pub(super) fn malformed(&self, peer: PartyId, now: Timestamp) -> bool {
-        let mut table = self.table();
-        if table.scores.len() >= SCORES_MAX && !table.scores.contains_key(&peer) {
-            table.scores.retain(|_, score| !score.is_clean(now));
-            if table.scores.len() >= SCORES_MAX {
-                table.scores.pop_first();
-            }
-        }
-        table.scores.entry(peer).or_default().fault(Fault::Malformed, now)
-    }
-
-    /// For how many more milliseconds the peer is refused for what could not be read.
-    pub(super) fn refused_ms(&self, peer: PartyId, now: Timestamp) -> Option<u64> {
-        self.table().scores.get(&peer)?.refused_ms(now)
     }
 
     /// Ends the connection to a peer with a word.
@@ -380,9 +394,62 @@ impl Table {
     fn link(&self, peer: PartyId, number: u64) -> Option<&Link> {
         self.links.get(&peer).filter(|link| link.number == number)
     }
+
+    fn may_log(&mut self) -> bool {
+        self.logged.take(1, now()).is_ok()
+    }
+
+    /// A place for a newcomer. Strangers who have not introduced themselves push out each other
+    /// only; when all places are taken, whoever counts more pushes out whoever counts least.
+    fn make_room(&mut self, standing: Standing, source: Source) -> Result<(), Close> {
+        if standing < Standing::Member {
+            let introducing = self.links.iter().filter(|(_, link)| link.is_introducing());
+            let mut waiting: Vec<(Instant, PartyId, bool)> = introducing
+                .map(|(party, link)| (link.since, *party, link.source == source))
+                .collect();
+            waiting.sort_unstable();
+            let same = waiting.iter().filter(|(_, _, same)| *same).count();
+            let leaves = if same >= INTRODUCING_PER_SOURCE_MAX {
+                waiting.iter().find(|(_, _, same)| *same)
+            } else if waiting.len() >= INTRODUCING_MAX {
+                waiting.first()
+            } else {
+                None
+            };
+            if let Some((_, oldest, _)) = leaves {
+                self.send_away(*oldest);
+            }
+        }
+        if self.links.len() < CONNECTIONS_MAX {
+            return Ok(());
+        }
+        let least = self.links.iter().min_by_key(|(_, link)| {
+            (link.standing, link.accepted.load(Ordering::Acquire), link.since)
+        });
+        match least {
+            Some((party, link)) if link.standing < standing => {
+                let party = *party;
+                self.send_away(party);
+                Ok(())
+            }
+            _ => Err(Close::Goodbye(GoodbyeCode::TooMany)),
+        }
+    }
+
+    fn send_away(&mut self, party: PartyId) {
+        if let Some(link) = self.links.remove(&party) {
+            let reason = "this node needs the place for somebody else; try another one".to_owned();
+            let code = GoodbyeCode::TooMany;
+            link.dismiss(Goodbye { code, reason, retry_after_ms: ROOM_RETRY_MS });
+        }
+    }
 }
 
 impl Link {
+    fn is_introducing(&self) -> bool {
+        self.standing < Standing::Member && !self.accepted.load(Ordering::Acquire)
+    }
+
     fn dismiss(&self, goodbye: Goodbye) {
         let code = goodbye.code;
         if self.queue.end(goodbye).is_err() {

@@ -70,6 +70,7 @@ impl Provider {
             engine: Arc::clone(&engine),
             sequences: config.sequences.max(JOBS_MIN),
             region: config.mesh_region.clone(),
+            http_endpoint: config.mesh_http_endpoint.clone(),
             halted,
         };
         tasks.spawn(stop.clone().run_until_cancelled_owned(offering.run()));

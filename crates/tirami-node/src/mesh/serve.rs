@@ -170,6 +170,14 @@ impl Server {
         Ok((checked, head_at))
     }
 
+    /// Writes down that a voucher of `peer` for `job` was refused.
+    async fn voucher_refused(&self, (peer, job): (PartyId, JobId), error: &SubmitError) {
+        tracing::debug!(%job, %error, "a voucher was refused");
+        if let SubmitError::Rejected(rejection) = error {
+            self.handle.owner().refusals().note(&self.handle, peer, rejection.code()).await;
+        }
+    }
+
     async fn understood(&self, body: Vec<u8>) -> Result<Asked, Refusal> {
         let engine = Arc::clone(&self.engine);
         // A long text keeps a core busy for a while; no other job may wait for it.
@@ -422,13 +430,7 @@ impl<'a> Serving<'a> {
                 self.patience = Instant::now() + VOUCHER_WITHIN;
             }
             Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(job = %self.job, %error, "a voucher was refused");
-                if let SubmitError::Rejected(rejection) = &error {
-                    let (handle, code) = (&self.server.handle, rejection.code());
-                    handle.owner().refusals().note(handle, self.peer, code).await;
-                }
-            }
+            Err(error) => self.server.voucher_refused((self.peer, self.job), &error).await,
         }
         if let Some(next) = self.waiting.take() {
             self.offered(next);
@@ -447,7 +449,7 @@ impl<'a> Serving<'a> {
         let cached = self.generation.take().map_or(0, |generation| generation.cached_tokens());
         while self.waiting.is_some() {
             let taken = taken(&mut self.taking).await;
-            self.took(taken);
+            self.took(taken).await;
         }
         let finish = match finish {
             Finish::Stop => FinishReason::Stop,
@@ -462,11 +464,12 @@ impl<'a> Serving<'a> {
             finish,
         };
         // The last voucher comes to the ledger before the end; both become durable together.
+        let (server, whose) = (self.server, (self.peer, self.job));
         let last = async {
             if let Some(taking) = &mut self.taking {
                 let (_, taken) = taking.await;
                 if let Err(error) = taken {
-                    tracing::debug!(job = %self.job, %error, "a voucher was refused");
+                    server.voucher_refused(whose, &error).await;
                 }
             }
         };

@@ -34,14 +34,13 @@ pub(super) async fn opened(
     data_dir: &Path,
     line_total: Trm,
     mesh: &MeshOptions,
-    relays: &[String],
 ) -> Result<Opened, StartError> {
     let dir = data_dir.to_path_buf();
     let (found, keys) = blocking(move || look(&dir)).await?;
     let charter = match (&mesh.join, &found) {
         (Some(invite), Found::Nothing(_)) => {
             let bind = mesh.bind.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
-            let charter = ask_to_join(&keys.node_key()?, bind, relays, invite).await?;
+            let charter = ask_to_join(&keys.node_key()?, bind, &mesh.finding, invite).await?;
             keep_secret(&keys, invite)?;
             Some(charter)
         }

@@ -1,58 +1,16 @@
 //! A stranger who knows the mesh's secret and sends whatever it likes, past any node's own code.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+#![allow(unreachable_pub, reason = "test files and a bench share this")]
 
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, presets};
-use iroh::{Endpoint, EndpointAddr, RelayMode, TransportAddr};
+use iroh::endpoint::Connection;
 use tirami_core::SecretKey;
-use tirami_proto::{
-    ALPN, Hello, Invite, Message, PROTOCOL, PROTOCOL_MIN, STREAM_CONTROL, Via, admission_proof,
-    encode,
-};
+use tirami_proto::{Invite, Message, STREAM_CONTROL, encode};
 use tokio::time::Instant;
 
-/// A stranger's way into the network.
-pub async fn endpoint(key: &SecretKey) -> Endpoint {
-    Endpoint::builder(presets::Minimal)
-        .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
-        .relay_mode(RelayMode::Disabled)
-        .clear_ip_transports()
-        .bind_addr("127.0.0.1:0")
-        .unwrap()
-        .bind()
-        .await
-        .unwrap()
-}
-
-pub async fn connect(endpoint: &Endpoint, invite: &Invite) -> Option<Connection> {
-    let peer = &invite.peers[0];
-    let id = iroh::PublicKey::from_bytes(peer.key.as_bytes()).unwrap();
-    let ways = peer.via.iter().filter_map(|via| match via {
-        Via::Ip(address) => Some(TransportAddr::Ip(*address)),
-        Via::Relay(_) => None,
-    });
-    let address = EndpointAddr::from_parts(id, ways);
-    tokio::time::timeout(Duration::from_secs(5), endpoint.connect(address, ALPN)).await.ok()?.ok()
-}
-
-/// What a stranger who knows the secret says first.
-pub fn hello(key: &SecretKey, invite: &Invite) -> Message {
-    let (own, peer) = (key.public().party(), invite.peers[0].party());
-    let proof = |secret| admission_proof(secret, invite.mesh, own, peer);
-    Message::Hello(Hello {
-        protocol_min: PROTOCOL_MIN,
-        protocol: PROTOCOL,
-        features: 0,
-        mesh: invite.mesh,
-        charter_version: 1,
-        admission: invite.secret.as_ref().map(proof),
-        addresses: Vec::new(),
-        agent: "stranger".into(),
-    })
-}
+use crate::raw::{connect, endpoint, hello};
 
 /// Sends `frame` as fast as it is taken, up to 10 000 times each second, until the other side
 /// closes; gives how many it sent.
@@ -88,8 +46,8 @@ pub async fn flooding(
     frame: Vec<u8>,
     until: Instant,
 ) -> (u64, u64) {
-    let endpoint = endpoint(&key).await;
-    let hello = hello(&key, &invite);
+    let endpoint = endpoint(&key, "127.0.0.1:0").await;
+    let hello = Message::Hello(hello(&key, &invite));
     let (mut sent, mut connections) = (0, 0);
     while Instant::now() < until {
         if let Some(connection) = connect(&endpoint, &invite).await {

@@ -98,9 +98,22 @@ fn invites_lines_and_witnesses_are_the_admins() {
     let (client, member) = (admin(user), admin(provider));
     let stranger = "07".repeat(32);
     block_on(async {
-        let invite = client.mesh_invite().await.unwrap();
+        let invite = client.mesh_invite(&InviteRequest::default()).await.unwrap();
         assert!(invite.invite.starts_with("tirami-invite-") && invite.secret);
         assert!(invite.invite.parse::<tirami_proto::Invite>().is_ok());
+        // What this invite is good for, and what was left of the one before.
+        let left = invite.enrolments_left;
+        let few = InviteRequest { uses: Some(2), expires_in_s: Some(60), renew: true };
+        let renewed = client.mesh_invite(&few).await.unwrap();
+        assert_eq!(renewed.enrolments_left, left + 2);
+        assert!(renewed.expires_at_ms >= invite.expires_at_ms, "the longer one counts");
+        let secret = |word: &str| word.parse::<tirami_proto::Invite>().unwrap().secret;
+        assert_ne!(secret(&renewed.invite), secret(&invite.invite));
+        let many = InviteRequest { uses: Some(65), ..InviteRequest::default() };
+        refused!(client.mesh_invite(&many), 400, "invalid_value");
+        // A member that is not the registrar enrols nobody.
+        let plain = member.mesh_invite(&InviteRequest::default()).await.unwrap();
+        assert_eq!((plain.enrolments_left, plain.expires_at_ms), (0, None));
         client.mesh_join(&invite.invite).await.unwrap();
         refused!(client.mesh_join("tirami-invite-x"), 400, "invalid_value");
         let mut parsed: tirami_proto::Invite = invite.invite.parse().unwrap();
@@ -108,7 +121,7 @@ fn invites_lines_and_witnesses_are_the_admins() {
         refused!(client.mesh_join(&parsed.to_string()), 409, "join_needs_start");
         // Without a key nobody invites.
         let keyless = Client::new(&user.url, None).unwrap();
-        refused!(keyless.mesh_invite(), 403, "insufficient_scope");
+        refused!(keyless.mesh_invite(&InviteRequest::default()), 403, "insufficient_scope");
         refused!(keyless.pause(), 403, "insufficient_scope");
 
         let line: tirami_sdk::Amount = "12.5".parse().unwrap();

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod cheats;
+mod doors;
 mod http;
 mod jobs;
 mod jobs_support;
 mod nodes;
+mod raw;
 mod rivals;
 mod support;
 mod welcome;

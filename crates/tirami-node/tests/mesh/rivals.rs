@@ -3,66 +3,30 @@
 
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, presets};
-use iroh::{Endpoint, EndpointAddr, RelayMode, TransportAddr};
+use iroh::Endpoint;
 use tirami_core::{MINUTE_MS, PartyId, SecretKey, Signed, Trm};
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{Collect, Entry, EntryKind, Lattice, Transfer};
 use tirami_node::mesh::{Invite, MeshOptions};
-use tirami_proto::{
-    ALPN, CONTROL_FRAME_BYTES_MAX, Frames, Hello, Message, PROTOCOL, PROTOCOL_MIN, STREAM_CONTROL,
-    Via, WireEntry, admission_proof, encode,
-};
+use tirami_proto::{Message, PROTOCOL, WireEntry};
 
 use crate::cheats::key_of;
 use crate::jobs_support::{Mesh, TestNode, ask, script};
+use crate::raw::{self, Control};
 use crate::support::{SOON, joining, until};
 
 /// A connection on which whatever is wanted can be said.
 struct Wire {
     _endpoint: Endpoint,
-    _connection: Connection,
-    send: iroh::endpoint::SendStream,
-    receive: iroh::endpoint::RecvStream,
-    frames: Frames,
+    control: Control,
 }
 
 impl Wire {
     async fn open(key: &SecretKey, invite: &Invite) -> Self {
-        let endpoint = Endpoint::builder(presets::Minimal)
-            .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
-            .relay_mode(RelayMode::Disabled)
-            .clear_ip_transports()
-            .bind_addr("127.0.0.1:0")
-            .unwrap()
-            .bind()
-            .await
-            .unwrap();
-        let peer = &invite.peers[0];
-        let id = iroh::PublicKey::from_bytes(peer.key.as_bytes()).unwrap();
-        let ways = peer.via.iter().filter_map(|via| match via {
-            Via::Ip(address) => Some(TransportAddr::Ip(*address)),
-            Via::Relay(_) => None,
-        });
-        let address = EndpointAddr::from_parts(id, ways);
-        let connection = endpoint.connect(address, ALPN).await.unwrap();
-        let (mut send, receive) = connection.open_bi().await.unwrap();
-        send.write_all(&[STREAM_CONTROL]).await.unwrap();
-        let own = key.public().party();
-        let proof = |secret| admission_proof(secret, invite.mesh, own, peer.party());
-        let hello = Hello {
-            protocol_min: PROTOCOL_MIN,
-            protocol: PROTOCOL,
-            features: 0,
-            mesh: invite.mesh,
-            charter_version: 1,
-            admission: invite.secret.as_ref().map(proof),
-            addresses: Vec::new(),
-            agent: "rival".to_owned(),
-        };
-        let frames = Frames::new(CONTROL_FRAME_BYTES_MAX);
-        let mut wire = Self { _endpoint: endpoint, _connection: connection, send, receive, frames };
-        wire.say(&Message::Hello(hello)).await;
+        let endpoint = raw::endpoint(key, "127.0.0.1:0").await;
+        let hello = raw::hello(key, invite);
+        let control = raw::introduced(&endpoint, invite, hello).await.unwrap();
+        let mut wire = Self { _endpoint: endpoint, control };
         wire.until(|message| matches!(message, Message::Welcome(_))).await;
         // The other side waits for a welcome too.
         let welcome = tirami_proto::Welcome {
@@ -76,23 +40,12 @@ impl Wire {
     }
 
     async fn say(&mut self, message: &Message) {
-        self.send.write_all(&encode(message)).await.unwrap();
+        assert!(self.control.send(message).await);
     }
 
     /// Reads until a message fits.
     async fn until(&mut self, fits: impl Fn(&Message) -> bool) -> Message {
-        let reading = async {
-            loop {
-                while let Some(message) = self.frames.next::<Message>().unwrap() {
-                    if fits(&message) {
-                        return message;
-                    }
-                }
-                let chunk = self.receive.read_chunk(65_536).await.unwrap().unwrap();
-                self.frames.push(&chunk);
-            }
-        };
-        tokio::time::timeout(SOON, reading).await.expect("an answer")
+        self.control.wait_for(|message| fits(&message).then_some(message)).await.expect("an answer")
     }
 
     /// Offers an entry to the witness; says whether it was acknowledged.

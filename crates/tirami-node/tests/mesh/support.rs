@@ -61,20 +61,29 @@ fn runtime() -> Runtime {
 impl Peer {
     pub fn try_start(dir: &Path, mesh: MeshOptions) -> Result<Self, StartError> {
         let script = FakeScript { tokens_per_answer: 5, delay: Duration::ZERO, fail_after: None };
-        Self::try_with_engine(dir, mesh, Some(Arc::new(FakeEngine::new(script))))
+        let engine = Some(Arc::new(FakeEngine::new(script)) as Arc<dyn Engine>);
+        Self::try_with(dir, mesh, engine, |_| {})
+    }
+
+    /// A node whose settings are changed by `change`.
+    pub fn with_config(dir: &Path, mesh: MeshOptions, change: impl FnOnce(&mut Config)) -> Self {
+        let script = FakeScript { tokens_per_answer: 5, delay: Duration::ZERO, fail_after: None };
+        Self::try_with(dir, mesh, Some(Arc::new(FakeEngine::new(script))), change).unwrap()
     }
 
     pub fn with_engine(dir: &Path, mesh: MeshOptions, engine: Option<Arc<dyn Engine>>) -> Self {
-        Self::try_with_engine(dir, mesh, engine).unwrap()
+        Self::try_with(dir, mesh, engine, |_| {}).unwrap()
     }
 
-    fn try_with_engine(
+    fn try_with(
         dir: &Path,
         mesh: MeshOptions,
         engine: Option<Arc<dyn Engine>>,
+        change: impl FnOnce(&mut Config),
     ) -> Result<Self, StartError> {
         let mut config = Config::defaults(dir);
         config.drain_ms = 100;
+        change(&mut config);
         let runtime = runtime();
         let node = runtime.block_on(Node::start(NodeOptions {
             data_dir: dir.to_path_buf(),
@@ -105,6 +114,11 @@ impl Peer {
 
     pub fn state(&self) -> Digest {
         self.read(|kernel| kernel.ledger().lattice().state_hash())
+    }
+
+    /// An owner's client.
+    pub fn client(&self) -> tirami_sdk::Client {
+        tirami_sdk::Client::new(&format!("http://{}", self.node.api), None).unwrap()
     }
 
     pub fn sees(&self, other: &Self) -> bool {

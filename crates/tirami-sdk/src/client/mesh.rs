@@ -91,13 +91,13 @@ impl Client {
         self.post(Operation::Transfer, &[], request).await
     }
 
-    /// The word with which another machine joins.
+    /// The word with which other machines join.
     ///
     /// # Errors
     ///
     /// [`ClientError`]; `no_mesh` on a node without a mesh port.
-    pub async fn mesh_invite(&self) -> Result<MeshInvite, ClientError> {
-        self.ask(Operation::MeshInvite).await
+    pub async fn mesh_invite(&self, request: &InviteRequest) -> Result<MeshInvite, ClientError> {
+        self.post(Operation::MeshInvite, &[], request).await
     }
 
     /// Asks the node to join the mesh of an invite. One that is in that mesh already says so.

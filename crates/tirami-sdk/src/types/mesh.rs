@@ -12,6 +12,27 @@ pub struct PeerList {
     pub count: u64,
     /// The peers, in the order of their parties.
     pub peers: Vec<Peer>,
+    /// The latest connections that one side ended with a reason, the last one first.
+    #[serde(default)]
+    pub farewells: Vec<Farewell>,
+}
+
+/// A connection that one side ended with a reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Farewell {
+    /// The other node's party.
+    pub node_id: String,
+    /// Whether the other node ended it; else this one did.
+    pub by_peer: bool,
+    /// `version`, `wrong_mesh`, `not_admitted`, `blocked`, `too_many`, `misbehaved`, `stopping` or
+    /// `other`.
+    pub code: String,
+    /// The same in the words of whoever ended it.
+    pub reason: String,
+    /// When it happened last, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// How often it happened.
+    pub times: u64,
 }
 
 /// A node this one is connected to.
@@ -29,6 +50,9 @@ pub struct Peer {
     pub agent: String,
     /// The protocol version spoken with it; 0 before both sides agreed.
     pub protocol_version: u16,
+    /// What it says it does besides: any of `all_chains`.
+    #[serde(default)]
+    pub features: Vec<String>,
     /// Since when it is connected, in milliseconds since the Unix epoch.
     pub connected_at_ms: u64,
     /// When this node last held everything the peer was known to hold.
@@ -103,6 +127,9 @@ pub struct Provider {
     pub queue: u16,
     /// Where it says it is; may be empty.
     pub region: String,
+    /// What it says it does besides: any of `all_chains`.
+    #[serde(default)]
+    pub features: Vec<String>,
     /// An HTTP endpoint of its own, as it says.
     pub http_endpoint: Option<String>,
     /// What it serves.
@@ -311,6 +338,23 @@ pub struct BestRoute {
     pub why: Vec<String>,
 }
 
+/// Asks for an invite. What is missing is as usual.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InviteRequest {
+    /// How many newcomers it brings in with the charter's default line, 64 at most; 8 when it is
+    /// missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+    /// For how many seconds it does; a week when it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_s: Option<u64>,
+    /// Whether the mesh's secret is replaced first, so that this node lets in nobody by an earlier
+    /// invite.
+    #[serde(default)]
+    pub renew: bool,
+}
+
 /// What another machine needs to join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MeshInvite {
@@ -322,6 +366,13 @@ pub struct MeshInvite {
     pub peers: u64,
     /// Whether it carries the secret of a private mesh.
     pub secret: bool,
+    /// How many newcomers are enrolled from now on, those of earlier invites included; 0 where
+    /// another node is the registrar, which keeps the count.
+    #[serde(default)]
+    pub enrolments_left: u64,
+    /// Until when, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub expires_at_ms: Option<u64>,
 }
 
 /// Asks a running node to join another mesh.

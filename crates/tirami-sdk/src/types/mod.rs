@@ -24,12 +24,12 @@ pub use economy::{
 pub use error::{ErrorBody, ErrorDetail, ErrorExtra};
 pub use keys::{CreateKey, CreatedKey, KeyInfo, KeyList, RotateKey, Scope};
 pub use mesh::{
-    ApproveCharter, BestRoute, ChainEntry, CharterDraft, EnrolRequest, FaucetState, JoinRequest,
-    LastCheckpoint, MeshCharter, MeshInvite, OfferedModel, Peer, PeerList, Protocol, Provider,
-    ProviderList, ProviderWish, Refusal, RefusalList, Schedule, ScheduleCandidate,
-    ScheduleExclusion, ScheduleRequest, Serving, ServingChange, ServingRules, SponsorRequest,
-    Topology, TopologyLink, TopologyNode, TransferRequest, WelcomeLine, WitnessAction,
-    WitnessChange,
+    ApproveCharter, BestRoute, ChainEntry, CharterDraft, EnrolRequest, Farewell, FaucetState,
+    InviteRequest, JoinRequest, LastCheckpoint, MeshCharter, MeshInvite, OfferedModel, Peer,
+    PeerList, Protocol, Provider, ProviderList, ProviderWish, Refusal, RefusalList, Schedule,
+    ScheduleCandidate, ScheduleExclusion, ScheduleRequest, Serving, ServingChange, ServingRules,
+    SponsorRequest, Topology, TopologyLink, TopologyNode, TransferRequest, WelcomeLine,
+    WitnessAction, WitnessChange,
 };
 pub use models::{Model, ModelDetail, ModelList};
 pub use safety::{

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use tirami_core::{ModelDigest, ModelShape, Ppm, SecretKey, Trm};
+use tirami_core::{ModelDigest, ModelShape, Ppm, SecretKey, Timestamp, Trm};
 use tirami_kernel::Input;
-use tirami_kernel::mesh::{MeshInput, MeshSettings, OwnOffer};
+use tirami_kernel::mesh::{Admission, MeshInput, MeshSettings, OwnOffer};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::Command;
 use tirami_ledger::lattice::{EntryKind, Sponsor, WITNESSES_MAX};
@@ -38,6 +38,9 @@ const SPONSOR_MS: u64 = 62_000;
 const SECRET: [u8; 32] = [42; 32];
 /// How often some node writes a snapshot.
 pub(super) const SNAPSHOT_MS: u64 = 3_000;
+/// An owner who invited as many as come.
+const EVERYBODY: Admission =
+    Admission { enrolled_max: u64::MAX, expires_at: Timestamp::from_ms(u64::MAX) };
 
 /// Draws a mesh that fits the configuration.
 ///
@@ -61,6 +64,7 @@ pub(super) fn draw(
         let is_sponsored = !config.calm && at + SPONSORED >= count;
         let settings = MeshSettings {
             secret: (!is_sponsored).then_some(SECRET),
+            admission: Some(EVERYBODY),
             public: true,
             bootstrap,
             addresses: vec![via(at)],
@@ -230,7 +234,6 @@ impl World {
                 build: "sim 1".to_owned(),
             }],
             region: "eu".to_owned(),
-            features: 0,
             http_endpoint: None,
             serving: true,
         };
