@@ -16,7 +16,7 @@ use tirami_sdk::types::{
 
 use super::error::ApiError;
 use super::guard::Caller;
-use super::schedule::party;
+use super::wish::party;
 use super::{AppState, json};
 
 pub(super) async fn invite(State(app): State<AppState>) -> Result<Response, ApiError> {

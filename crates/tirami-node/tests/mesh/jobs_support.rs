@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tirami_core::PartyId;
+use tirami_core::{PartyId, Trm};
 use tirami_infer::engine::{
     Conversation, Engine, EngineLoad, Generation, ModelInfo, PIECES_AHEAD_MAX, Piece, PrepareError,
     Prompt, Sampling, StartError,
 };
 use tirami_infer::fake::{FakeEngine, FakeScript};
-use tirami_ledger::book::{Limits, Target};
+use tirami_ledger::book::{Limits, ServingPolicy, Target};
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -81,10 +81,15 @@ impl TestNode {
 
     /// Sends a chat; gives status and JSON.
     pub fn raw(&self, request: &Value) -> (u16, Value) {
+        self.send("/v1/chat/completions", request)
+    }
+
+    /// Posts JSON; gives status and JSON.
+    pub fn send(&self, path: &str, request: &Value) -> (u16, Value) {
         let body = serde_json::to_vec(request).unwrap();
         let call = self
             .http
-            .post(format!("{}/v1/chat/completions", self.url))
+            .post(format!("{}{path}", self.url))
             .header("content-type", "application/json")
             .body(body);
         self.runtime.block_on(async {
@@ -161,7 +166,7 @@ impl Mesh {
         Self::with(vec![Arc::new(Full(FakeEngine::new(script.clone()))), Arc::new(engine)])
     }
 
-    fn with(engines: Vec<Arc<dyn Engine>>) -> Self {
+    pub fn with(engines: Vec<Arc<dyn Engine>>) -> Self {
         let user = TestNode::start(on_loopback(), None);
         let invite = || user.peer.node.invite().unwrap();
         let start = |engine| Some(TestNode::start(joining(invite()), Some(engine)));
@@ -181,6 +186,17 @@ impl Mesh {
                 known.filter(|one| one.connected && one.signal.serving).count()
             }) >= wanted
         });
+    }
+
+    /// Lets every provider lend more than any test needs.
+    pub fn generous(&self) {
+        for provider in self.providers.iter().flatten() {
+            let policy = provider.peer.read(|kernel| kernel.ledger().book().serving().clone());
+            let much = Trm::from_micro(1_000_000_000);
+            let (exposure_start, exposure_max) = (much, much);
+            let policy = ServingPolicy { exposure_start, exposure_max, jobs_max: 64, ..policy };
+            provider.submit(Actor::Node, Command::SetServing(policy));
+        }
     }
 
     /// Another node without a model.

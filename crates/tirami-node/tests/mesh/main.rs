@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod cheats;
+mod engines;
+mod failover;
 mod http;
 mod jobs;
 mod jobs_support;
 mod nodes;
+mod schedule;
 mod support;

@@ -196,7 +196,7 @@ pub struct ProviderWish {
     pub sort: Option<String>,
     /// The least tokens per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_throughput: Option<u32>,
+    pub min_throughput: Option<f64>,
     /// Who may see the prompt: `any`, or `trusted` nodes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
