@@ -14,8 +14,8 @@ use tirami_proto::{Offer, PriceSignal};
 
 use opinion::{Estimate, PPM};
 pub use opinion::{
-    FAILURE_NEUTRAL_PPM, FIRST_TOKEN_NEUTRAL_MS, Observation, Observed, Opinions, PARTIES_MAX,
-    PREFIX_LIFE_MS, PREFIXES_MAX, SPEED_NEUTRAL_MILLI,
+    FAILURE_NEUTRAL_PPM, FIRST_TOKEN_NEUTRAL_MS, Known, Observation, Observed, Opinions,
+    PARTIES_MAX, PREFIX_LIFE_MS, PREFIXES_MAX, SPEED_NEUTRAL_MILLI,
 };
 pub use reason::{Exclusion, Reason};
 

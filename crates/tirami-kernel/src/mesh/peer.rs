@@ -96,6 +96,11 @@ impl Peer {
         self.hello.as_ref().map_or("", |hello| &hello.agent)
     }
 
+    /// The optional abilities both sides have, as a bit set; none before its hello.
+    pub fn features(&self) -> u64 {
+        self.hello.as_ref().map_or(0, |hello| hello.features & super::FEATURES)
+    }
+
     /// The protocol version spoken with it; 0 before both sides agreed.
     pub const fn protocol(&self) -> u16 {
         self.protocol

@@ -7,6 +7,7 @@ use axum::response::Response;
 use tirami_core::{Flop, PartyId, Ppm, Timestamp, Trm};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::{FEATURES, Peer as KernelPeer, Provider as KernelProvider};
+use tirami_kernel::scheduler::Known;
 use tirami_proto::{
     ALPN, CONTROL_FRAME_BYTES_MAX, JOB_FRAME_BYTES_MAX, Offer, PROTOCOL, PROTOCOL_MIN,
     SIGNAL_LIFE_MS_MAX,
@@ -44,6 +45,7 @@ fn peer(
         address: known.address().map(str::to_owned),
         agent: known.agent().to_owned(),
         protocol_version: known.protocol(),
+        features: known.features(),
         connected_at_ms: known.since().ms(),
         synced_at_ms: known.synced_at().map(Timestamp::ms),
         chains_ahead: known.chains_ahead() as u64,
@@ -51,6 +53,9 @@ fn peer(
         trusted: kernel.is_trusted(party),
         owes_trm: kernel.ledger().book().owed_by(party).into(),
         models: signal.map(|signal| names(&signal.models)).unwrap_or_default(),
+        price_trm: signal.map(|signal| price(signal.price)),
+        slots_free: signal.map(|signal| signal.slots_free),
+        signal_at_ms: signal.map(|signal| signal.issued_at.ms()),
         http_endpoint: signal.and_then(|signal| signal.http_endpoint.clone()),
     }
 }
@@ -75,6 +80,7 @@ pub(super) async fn providers(State(app): State<AppState>) -> Result<Response, A
 fn provider(kernel: &Kernel, known: KernelProvider<'_>) -> Provider {
     let signal = known.signal;
     let is_self = signal.provider == kernel.ledger().party();
+    let opinion = kernel.mesh().opinions().known(signal.provider, kernel.clock());
     Provider {
         node_id: signal.provider.to_string(),
         is_self,
@@ -87,7 +93,11 @@ fn provider(kernel: &Kernel, known: KernelProvider<'_>) -> Provider {
         queue: signal.queue,
         region: signal.region.clone(),
         http_endpoint: signal.http_endpoint.clone(),
-        models: signal.models.iter().map(|offer| offered(offer, signal.price)).collect(),
+        models: signal.models.iter().map(|offer| offered(offer, signal.price, &opinion)).collect(),
+        jobs_measured: opinion.jobs,
+        failure_ppm: opinion.failure_ppm,
+        bought_trm: opinion.traded.0.into(),
+        sold_trm: opinion.traded.1.into(),
         issued_at_ms: signal.issued_at.ms(),
         expires_at_ms: signal.expires_at.ms(),
     }
@@ -98,7 +108,8 @@ pub(super) fn price(price: Ppm) -> Amount {
     Trm::from_micro(price.get().into()).into()
 }
 
-fn offered(offer: &Offer, price: Ppm) -> OfferedModel {
+fn offered(offer: &Offer, price: Ppm, opinion: &Known) -> OfferedModel {
+    let speed = opinion.speeds.get(&offer.model);
     let token = Flop::new(offer.shape.parameters_active.saturating_mul(2));
     OfferedModel {
         model: offer.name.clone(),
@@ -106,6 +117,8 @@ fn offered(offer: &Offer, price: Ppm) -> OfferedModel {
         quantisation: offer.quantisation.clone(),
         context_tokens: offer.context_tokens,
         tokens_per_second_milli: offer.tokens_per_second_milli,
+        measured_first_token_ms: speed.map(|speed| speed.0),
+        measured_tokens_per_second_milli: speed.map(|speed| speed.1),
         trm_per_token: token.cost_ceil(price).into(),
         build: offer.build.clone(),
     }

@@ -351,7 +351,10 @@ impl Attempt {
             Some(ToConsumer::Tokens { tokens, text }) => {
                 let most = self.start.completion_max as usize;
                 if self.tokens.len().saturating_add(tokens.len()) > most {
-                    return lost("it sent more tokens than were ordered");
+                    // An order pays for a long prompt, and what a shorter one leaves of that could
+                    // buy more tokens than were meant: the answer ends here.
+                    let (text, finish) = (String::new(), FinishReason::Length);
+                    return Some(Next::End { text, finish, receipt: None });
                 }
                 if tokens.is_empty() && text.is_empty() {
                     return None;

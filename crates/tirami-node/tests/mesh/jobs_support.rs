@@ -50,8 +50,17 @@ pub struct TestNode {
 
 impl TestNode {
     pub fn start(mesh: tirami_node::mesh::MeshOptions, engine: Option<Arc<dyn Engine>>) -> Self {
+        Self::start_with(mesh, engine, |_| {})
+    }
+
+    /// The settings are changed before the start.
+    pub fn start_with(
+        mesh: tirami_node::mesh::MeshOptions,
+        engine: Option<Arc<dyn Engine>>,
+        set: impl FnOnce(&mut tirami_node::config::Config),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let peer = Peer::with_engine(dir.path(), mesh, engine.clone());
+        let peer = Peer::try_with(dir.path(), mesh, engine.clone(), set).unwrap();
         let url = format!("http://127.0.0.1:{}", peer.node.api.port());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -174,6 +183,16 @@ impl Mesh {
         let mesh = Self { user: Some(user), providers };
         mesh.ready(mesh.user());
         mesh
+    }
+
+    /// Another provider, whose settings are changed before its start; nobody waits for it.
+    pub fn add_provider(
+        &self,
+        engine: Arc<dyn Engine>,
+        set: impl FnOnce(&mut tirami_node::config::Config),
+    ) -> TestNode {
+        let invite = self.user().peer.node.invite().unwrap();
+        TestNode::start_with(joining(invite), Some(engine), set)
     }
 
     /// Waits until `user` knows that everybody serves.

@@ -9,5 +9,6 @@ mod http;
 mod jobs;
 mod jobs_support;
 mod nodes;
+mod owner;
 mod schedule;
 mod support;

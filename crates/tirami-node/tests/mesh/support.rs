@@ -38,20 +38,23 @@ fn runtime() -> Runtime {
 impl Peer {
     pub fn try_start(dir: &Path, mesh: MeshOptions) -> Result<Self, StartError> {
         let script = FakeScript { tokens_per_answer: 5, delay: Duration::ZERO, fail_after: None };
-        Self::try_with_engine(dir, mesh, Some(Arc::new(FakeEngine::new(script))))
+        Self::try_with(dir, mesh, Some(Arc::new(FakeEngine::new(script))), |_| {})
     }
 
     pub fn with_engine(dir: &Path, mesh: MeshOptions, engine: Option<Arc<dyn Engine>>) -> Self {
-        Self::try_with_engine(dir, mesh, engine).unwrap()
+        Self::try_with(dir, mesh, engine, |_| {}).unwrap()
     }
 
-    fn try_with_engine(
+    /// The settings are changed before the start.
+    pub fn try_with(
         dir: &Path,
         mesh: MeshOptions,
         engine: Option<Arc<dyn Engine>>,
+        set: impl FnOnce(&mut Config),
     ) -> Result<Self, StartError> {
         let mut config = Config::defaults(dir);
         config.drain_ms = 100;
+        set(&mut config);
         let runtime = runtime();
         let node = runtime.block_on(Node::start(NodeOptions {
             data_dir: dir.to_path_buf(),

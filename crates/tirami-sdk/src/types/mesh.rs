@@ -29,6 +29,8 @@ pub struct Peer {
     pub agent: String,
     /// The protocol version spoken with it; 0 before both sides agreed.
     pub protocol_version: u16,
+    /// Optional abilities that both sides have, as a bit set.
+    pub features: u64,
     /// Since when it is connected, in milliseconds since the Unix epoch.
     pub connected_at_ms: u64,
     /// When this node last held everything the peer was known to hold.
@@ -43,6 +45,12 @@ pub struct Peer {
     pub owes_trm: Amount,
     /// The models it says it serves.
     pub models: Vec<String>,
+    /// What it asks for 10⁹ FLOP; nothing when it serves none.
+    pub price_trm: Option<Amount>,
+    /// Jobs that could start there at once, as it says.
+    pub slots_free: Option<u16>,
+    /// When it last said so.
+    pub signal_at_ms: Option<u64>,
     /// An HTTP endpoint of its own, as it says.
     pub http_endpoint: Option<String>,
 }
@@ -83,6 +91,15 @@ pub struct Provider {
     pub http_endpoint: Option<String>,
     /// What it serves.
     pub models: Vec<OfferedModel>,
+    /// Jobs of this node that it answered, since this node started.
+    pub jobs_measured: u32,
+    /// Failures among them in millionths, the newest counting most; what nobody measured yet
+    /// counts as 50 000.
+    pub failure_ppm: u64,
+    /// What this node paid it since this node started.
+    pub bought_trm: Amount,
+    /// What it paid this node since this node started.
+    pub sold_trm: Amount,
     /// When its signal was signed, in milliseconds since the Unix epoch.
     pub issued_at_ms: u64,
     /// When its signal ends.
@@ -102,6 +119,10 @@ pub struct OfferedModel {
     pub context_tokens: u32,
     /// Tokens per 1 000 s, as the provider says; nobody's money depends on it.
     pub tokens_per_second_milli: u32,
+    /// Milliseconds to its first token, as this node measured.
+    pub measured_first_token_ms: Option<u32>,
+    /// Tokens per 1 000 s, as this node measured.
+    pub measured_tokens_per_second_milli: Option<u32>,
     /// What one token costs there before attention.
     pub trm_per_token: Amount,
     /// Engine, version and back-end.
