@@ -244,19 +244,54 @@ pub const STOPS_MAX: usize = 16;
 pub struct Generation {
     /// Pieces in order; the last one is [`Piece::End`] or [`Piece::Failed`].
     pub pieces: mpsc::Receiver<Piece>,
-    cached_tokens: Arc<AtomicU32>,
+    progress: Arc<Progress>,
 }
 
 impl Generation {
-    /// A generation that delivers `pieces`; `cached_tokens` is set before the first of them.
-    pub fn new(pieces: mpsc::Receiver<Piece>, cached_tokens: Arc<AtomicU32>) -> Self {
-        Self { pieces, cached_tokens }
+    /// A generation that delivers `pieces` and says in `progress` how far it is before the first.
+    pub fn new(pieces: mpsc::Receiver<Piece>, progress: Arc<Progress>) -> Self {
+        Self { pieces, progress }
     }
 
     /// How many of the prompt's tokens were not read because they were in the cache; true from
     /// the first piece on.
     pub fn cached_tokens(&self) -> u32 {
-        self.cached_tokens.load(Ordering::Relaxed)
+        self.progress.cached.load(Ordering::Relaxed)
+    }
+
+    /// How many of the given tokens, prompt and resumed, are read.
+    pub fn read_tokens(&self) -> u32 {
+        self.progress.read.load(Ordering::Relaxed)
+    }
+
+    /// Its place in the queue, from 1; 0 once it holds a sequence.
+    pub fn place_in_queue(&self) -> u32 {
+        self.progress.place_in_queue.load(Ordering::Relaxed)
+    }
+}
+
+/// How far a generation is, written by its engine.
+#[derive(Debug, Default)]
+pub struct Progress {
+    cached: AtomicU32,
+    read: AtomicU32,
+    place_in_queue: AtomicU32,
+}
+
+impl Progress {
+    /// Notes how many of the prompt's tokens are in the cache before any is read.
+    pub fn cached(&self, tokens: u32) {
+        self.cached.store(tokens, Ordering::Relaxed);
+    }
+
+    /// Notes how many of the given tokens are read.
+    pub fn read(&self, tokens: u32) {
+        self.read.store(tokens, Ordering::Relaxed);
+    }
+
+    /// Notes the place in the queue; 0 when it holds a sequence.
+    pub fn queued(&self, place: u32) {
+        self.place_in_queue.store(place, Ordering::Relaxed);
     }
 }
 
@@ -311,6 +346,8 @@ pub enum Finish {
 /// How busy an engine is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineLoad {
+    /// Generations that can hold a sequence at the same time; 0 where there is no such bound.
+    pub places: u32,
     /// Generations that hold a sequence.
     pub running: u32,
     /// Generations that wait for one.

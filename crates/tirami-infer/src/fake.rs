@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::{
     Conversation, Engine, EngineLoad, Finish, Generation, ModelInfo, PIECES_AHEAD_MAX, Piece,
-    PrepareError, Prompt, Sampling, StartError,
+    PrepareError, Progress, Prompt, Sampling, StartError,
 };
 
 /// What a [`FakeEngine`] does with each request.
@@ -110,6 +110,7 @@ impl Engine for FakeEngine {
         let room = u64::from(self.info.context_tokens).saturating_sub(prompt.tokens.len() as u64);
         let completion_max =
             sampling.completion_max.min(u32::try_from(room).unwrap_or(u32::MAX)).max(1);
+        let given = prompt.tokens.len().saturating_add(prompt.resumed.len());
         let script = self.script.clone();
         let counters = Arc::clone(&self.counters);
         counters.prompt_tokens_total.fetch_add(prompt.tokens.len() as u64, Ordering::Relaxed);
@@ -122,11 +123,14 @@ impl Engine for FakeEngine {
             }
             counters.running.fetch_sub(1, Ordering::Relaxed);
         });
-        Ok(Generation::new(pieces, Arc::default()))
+        let progress = Arc::new(Progress::default());
+        progress.read(u32::try_from(given).unwrap_or(u32::MAX));
+        Ok(Generation::new(pieces, progress))
     }
 
     fn load(&self) -> EngineLoad {
         EngineLoad {
+            places: 0,
             running: self.counters.running.load(Ordering::Relaxed),
             queued: 0,
             completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),

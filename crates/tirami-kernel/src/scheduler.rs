@@ -14,13 +14,16 @@ use tirami_proto::{Offer, PriceSignal};
 
 use opinion::{Estimate, PPM};
 pub use opinion::{
-    FAILURE_NEUTRAL_PPM, FIRST_TOKEN_NEUTRAL_MS, Observation, Observed, Opinions, PARTIES_MAX,
-    PREFIX_LIFE_MS, PREFIXES_MAX, SPEED_NEUTRAL_MILLI,
+    FAILURE_NEUTRAL_PPM, FIRST_TOKEN_NEUTRAL_MS, Known, Observation, Observed, Opinions,
+    PARTIES_MAX, PREFIX_LIFE_MS, PREFIXES_MAX, SPEED_NEUTRAL_MILLI,
 };
 pub use reason::{Exclusion, Reason};
 
 /// Of how many jobs, in ppm, one may go to a provider that was not measured lately.
 pub const EXPLORE_PPM: u64 = 50_000;
+
+/// The dice of a question that gives nobody a job: they explore nothing.
+pub const NO_DICE: u64 = u64::MAX;
 
 /// How much of an answer counts for the estimate of its time: few answers are as long as allowed.
 const TOKENS_MAX: u32 = 256;
@@ -138,6 +141,22 @@ pub struct Candidate {
     pub score: u64,
     /// Why it stands where it stands, the decisive reason first.
     pub why: Vec<Reason>,
+}
+
+impl Candidate {
+    /// Whether a job would begin at once there.
+    pub fn is_free(&self) -> bool {
+        self.why.iter().any(|why| matches!(why, Reason::Free { .. }))
+    }
+
+    /// Expected milliseconds to its first token, when it begins at once.
+    pub fn first_token_ms(&self) -> u32 {
+        let measured = self.why.iter().find_map(|why| match why {
+            Reason::Measured { first_token_ms, .. } => Some(*first_token_ms),
+            _ => None,
+        });
+        measured.unwrap_or(FIRST_TOKEN_NEUTRAL_MS)
+    }
 }
 
 /// All providers that can take a job, best first.

@@ -398,6 +398,10 @@ pub struct StartJob {
     pub prompt_tokens: u32,
     /// Completion tokens at most.
     pub completion_max: u32,
+    /// The job at another node that this one goes on with after that node was lost. What that one
+    /// cost, and those before it, counts for the limits of one request; and the person's approval
+    /// of the first, of the same agent, key and request, counts for all of them together.
+    pub continues: Option<JobId>,
 }
 
 /// A job that another node is to do.
@@ -410,9 +414,6 @@ pub struct OrderJob {
     pub provider: PartyId,
     /// The provider's price, µTRM for 10⁹ FLOP.
     pub price: Ppm,
-    /// The job this one goes on with after its provider was lost. A person's approval of that
-    /// one, of the same agent, key and request and at least as dear, counts for this one.
-    pub continues: Option<JobId>,
 }
 
 /// An order that came from another node, and what this node would do for it.

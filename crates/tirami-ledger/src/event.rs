@@ -501,6 +501,21 @@ pub struct HoldOpened {
     /// What makes it a job at another node; `None` when this node does it itself.
     #[n(12)]
     pub remote: Option<RemoteTerms>,
+    /// What the jobs before it, which it goes on with, came to.
+    #[n(13)]
+    pub before: Option<Before>,
+}
+
+/// What the jobs of an answer came to that was begun elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Before {
+    /// What was charged for them in all.
+    #[n(0)]
+    pub spent: Trm,
+    /// What the first of them could have cost: a person agreed to no more.
+    #[n(1)]
+    pub max_amount: Trm,
 }
 
 /// What a hold has to know of a job at another node.

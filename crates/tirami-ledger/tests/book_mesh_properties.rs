@@ -172,10 +172,10 @@ impl Run {
                 seed: 7,
                 prompt_tokens: prompt,
                 completion_max: max,
+                continues: None,
             },
             provider: party_of(provider),
             price: Ppm::ONE,
-            continues: None,
         });
         match self.mesh.run_as("c", &by_alice(), &order) {
             Ok(Outcome::JobOrdered { order, .. }) => {

@@ -187,6 +187,7 @@ impl Subject {
                     seed: 0,
                     prompt_tokens: number(prompt),
                     completion_max: number(max),
+                    continues: None,
                 };
                 return (actor, Command::StartJob(start));
             }

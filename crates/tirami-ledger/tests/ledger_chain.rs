@@ -46,6 +46,7 @@ fn start() -> (Actor, Command) {
         seed: 7,
         prompt_tokens: 3,
         completion_max: 7,
+        continues: None,
     };
     (actor, Command::StartJob(start))
 }

@@ -16,7 +16,7 @@ use tirami_ledger::book::{ApprovalId, KeyId, Limits, Scope, ServingPolicy, Targe
 use tirami_ledger::command::{Actor, Command, FinishJob, StartJob};
 use tirami_ledger::documents::{Claim, FinishReason, SignedBytes};
 use tirami_ledger::event::{
-    BookEvent, BreakerCause, DocumentKind, DocumentRecord, Event, HoldOpened, HoldPosted,
+    Before, BookEvent, BreakerCause, DocumentKind, DocumentRecord, Event, HoldOpened, HoldPosted,
     RemoteTerms, ServedAccepted, ServedFinished,
 };
 use tirami_ledger::refusal::ReceiptRefusal;
@@ -124,6 +124,7 @@ fn with_a_job() -> World {
         seed: 7,
         prompt_tokens: 3,
         completion_max: 7,
+        continues: None,
     });
     let caller = Actor::Caller { key: None, agent: Some(agent), scope: Scope::Inference };
     let create = Command::CreateAgent { agent, name: "alice".to_owned() };
@@ -219,6 +220,7 @@ fn jobs() -> Vec<BookEvent> {
             claim_by: at,
             at,
             remote: None,
+            before: None,
         }),
         BookEvent::VoucherRaised { job, n: 16, amount, tokens: 17, prompt_tokens: None },
         BookEvent::HoldPosted(HoldPosted {
@@ -260,12 +262,20 @@ fn events_between_nodes() -> Vec<BookEvent> {
         }
     }
     events.retain(|event| matches!(event, BookEvent::HoldOpened(_) | BookEvent::HoldPosted(_)));
+    let goes_on = events.iter().find_map(|event| match event {
+        BookEvent::HoldOpened(opened) => {
+            let before = Some(Before { spent: Trm::from_micro(27), max_amount: amount });
+            Some(BookEvent::HoldOpened(HoldOpened { before, ..opened.clone() }))
+        }
+        _ => None,
+    });
     events.extend([
         BookEvent::VoucherRaised { job, n: 16, amount, tokens: 17, prompt_tokens },
         BookEvent::PriceSet { price: Ppm::new(10), at: Some(at) },
     ]);
     events.extend(served());
     events.extend(claims_and_policy());
+    events.extend(goes_on);
     events
 }
 

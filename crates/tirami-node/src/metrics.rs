@@ -3,7 +3,7 @@
 use core::fmt;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -17,6 +17,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tirami_core::{TRM_MICRO, Trm};
 use tirami_infer::engine::EngineLoad;
+
+/// How long an answer takes before there was one, and how long one counts at most.
+const ANSWER_MS_NEUTRAL: u64 = 4_000;
+const ANSWER_MS_MAX: u64 = 600_000;
 
 /// The label of requests by route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,6 +107,8 @@ macro_rules! metrics {
         /// The node's metrics. Writing to one takes nanoseconds and no lock another waits for.
         pub struct Metrics {
             registry: Mutex<Registry>,
+            /// How long answers took lately, in milliseconds.
+            answer_ms: AtomicU64,
             $($field: $kind,)+
         }
 
@@ -127,7 +133,8 @@ macro_rules! metrics {
                     ("engine", build.to_owned()),
                 ];
                 registry.register("build", "The node's version and engine", Info::new(info));
-                Self { registry: Mutex::new(registry), $($field,)+ }
+                let answer_ms = AtomicU64::new(ANSWER_MS_NEUTRAL);
+                Self { registry: Mutex::new(registry), answer_ms, $($field,)+ }
             }
         }
     };
@@ -273,7 +280,16 @@ impl Metrics {
         self.first_token_seconds.observe(after.as_secs_f64());
     }
 
+    /// How long answers took lately, in milliseconds; some seconds before there was one.
+    pub(crate) fn answer_ms(&self) -> u64 {
+        self.answer_ms.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn answered(&self, after: Duration, tokens: u32) {
+        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min(ANSWER_MS_MAX);
+        // Two answers that end together may count as one.
+        let mixed = (self.answer_ms() * 3 + ms) / 4;
+        self.answer_ms.store(mixed, Ordering::Relaxed);
         self.answer_seconds.observe(after.as_secs_f64());
         self.completion_tokens.inc_by(u64::from(tokens));
         if tokens > 0 && !after.is_zero() {

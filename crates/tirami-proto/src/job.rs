@@ -122,6 +122,16 @@ pub enum ToConsumer {
         #[cbor(n(0), decode_with = "bounded::text::<_, REASON_BYTES_MAX>")]
         reason: String,
     },
+    /// There is no news but that the job is not forgotten, and how far it is.
+    #[n(5)]
+    Working {
+        /// How many tokens of prompt and resumed answer are read.
+        #[n(0)]
+        read: u32,
+        /// How many jobs, this one included, are to begin before it runs; 0 once it runs.
+        #[n(1)]
+        place_in_queue: u32,
+    },
 }
 
 impl Frame for ToProvider {
@@ -136,6 +146,6 @@ impl Frame for ToProvider {
 
 impl Frame for ToConsumer {
     fn bytes_max(number: u64) -> Option<usize> {
-        (number <= 4).then_some(TOKEN_FRAME_BYTES_MAX)
+        (number <= 5).then_some(TOKEN_FRAME_BYTES_MAX)
     }
 }

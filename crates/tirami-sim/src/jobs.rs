@@ -65,6 +65,7 @@ impl World {
             seed: 7,
             prompt_tokens: self.dice.between_u32(1, 200),
             completion_max: self.dice.between_u32(1, if large { 4_000 } else { 200 }),
+            continues: None,
         };
         let job = again.map_or_else(|| JobId::from_bytes(self.dice.bytes()), |(job, _)| job);
         let start = StartJob { job, ..start };

@@ -58,7 +58,7 @@ pub(crate) fn generous() -> Limits {
 pub(crate) fn pair(book: &mut Book, payer: Payer, number: u64) -> [BookEvent; 2] {
     let at = Timestamp::from_ms(1_700_000_000_000 + number / 100);
     let start = start_job(number);
-    let terms = Terms { price: Ppm::ONE, provider: None, continues: None };
+    let terms = Terms { price: Ppm::ONE, provider: None };
     let Ok(Admission::Open(opening)) = book.admit(at, payer, &start, &terms) else {
         unreachable!("the bench's agent has plenty and generous limits")
     };
@@ -95,6 +95,7 @@ fn start_job(number: u64) -> StartJob {
         seed: 1,
         prompt_tokens: 40,
         completion_max: 200,
+        continues: None,
     }
 }
 

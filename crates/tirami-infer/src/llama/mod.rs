@@ -14,7 +14,6 @@ mod tokens;
 mod worker;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 use llama_cpp_2::model::LlamaModel;
@@ -34,7 +33,7 @@ use worker::Worker;
 use crate::digest::file_digest;
 use crate::engine::{
     Conversation, EmbedError, Engine, EngineLoad, Format, Generation, ModelInfo, PIECES_AHEAD_MAX,
-    PrepareError, Prompt, Sampling, StartError,
+    PrepareError, Progress, Prompt, Sampling, StartError,
 };
 use crate::gguf::{GgufError, GgufFile};
 
@@ -230,9 +229,9 @@ impl Engine for LlamaEngine {
 
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
-        let cached_tokens = Arc::new(AtomicU32::new(0));
-        let generation = Generation::new(pieces, Arc::clone(&cached_tokens));
-        self.worker.submit(Job { prompt, sampling, sender, cached_tokens })?;
+        let progress = Arc::new(Progress::default());
+        let generation = Generation::new(pieces, Arc::clone(&progress));
+        self.worker.submit(Job { prompt, sampling, sender, progress })?;
         Ok(generation)
     }
 

@@ -1,7 +1,6 @@
 //! One generation: its tokens, what is chosen next and what its reader is told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
@@ -11,14 +10,14 @@ use super::grammar::Grammar;
 use super::sampler::Sampler;
 use super::text::AnswerText;
 use super::tokens::piece;
-use crate::engine::{Finish, Piece, Prompt, Sampling};
+use crate::engine::{Finish, Piece, Progress, Prompt, Sampling};
 
 /// A request on its way to the engine's thread.
 pub(super) struct Job {
     pub(super) prompt: Prompt,
     pub(super) sampling: Sampling,
     pub(super) sender: mpsc::Sender<Piece>,
-    pub(super) cached_tokens: Arc<AtomicU32>,
+    pub(super) progress: Arc<Progress>,
 }
 
 /// A running generation.
@@ -37,7 +36,7 @@ pub(super) struct Sequence {
     sampler: Sampler,
     answer: AnswerText,
     sender: mpsc::Sender<Piece>,
-    cached_tokens: Arc<AtomicU32>,
+    progress: Arc<Progress>,
 }
 
 impl Sequence {
@@ -59,7 +58,7 @@ impl Sequence {
         model: &LlamaModel,
         context_tokens: usize,
     ) -> Result<(Self, Option<Piece>), String> {
-        let Job { prompt, sampling, sender, cached_tokens } = job;
+        let Job { prompt, sampling, sender, progress } = job;
         let Prompt { mut tokens, resumed, scope } = prompt;
         let prompt_tokens = tokens.len();
         let vocab = model.vocab();
@@ -102,7 +101,7 @@ impl Sequence {
             sampler,
             answer,
             sender,
-            cached_tokens,
+            progress,
         };
         Ok((sequence, last))
     }
@@ -123,12 +122,20 @@ impl Sequence {
     pub(super) fn found(&mut self, count: usize) {
         self.in_cache = count;
         let of_prompt = u32::try_from(count.min(self.prompt_tokens)).unwrap_or(u32::MAX);
-        self.cached_tokens.store(of_prompt, Ordering::Relaxed);
+        self.progress.cached(of_prompt);
+        self.tell();
     }
 
     /// Notes that the tokens before the `count`th are in the cache.
     pub(super) fn read(&mut self, count: usize) {
         self.in_cache = count;
+        if count <= self.given_tokens {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.progress.read(u32::try_from(self.in_cache).unwrap_or(u32::MAX));
     }
 
     /// Tokens given to the sequence, prompt and resumed.

@@ -30,6 +30,7 @@ pub(super) struct Shared {
     /// Told of every change to the queue.
     changed: Condvar,
     queue_max: usize,
+    places: u32,
     pub(super) running: AtomicU32,
     pub(super) completion_tokens_total: AtomicU64,
     pub(super) prompt_tokens_total: AtomicU64,
@@ -51,6 +52,15 @@ struct Queue {
     stopped: bool,
 }
 
+impl Queue {
+    /// Tells each who waits its place.
+    fn number(&self) {
+        for (place, job) in (1..).zip(&self.waiting) {
+            job.progress.queued(place);
+        }
+    }
+}
+
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -66,6 +76,8 @@ impl Shared {
             queue.waiting.retain(|job| !job.sender.is_closed());
             if let Some(job) = has_free.then(|| queue.waiting.pop_front()).flatten() {
                 self.running.fetch_add(1, Ordering::Relaxed);
+                job.progress.queued(0);
+                queue.number();
                 return Next::Job(job);
             }
             if is_running {
@@ -103,6 +115,7 @@ impl Worker {
             queue: Mutex::new(Queue { waiting: VecDeque::new(), stopped: false }),
             changed: Condvar::new(),
             queue_max: queue_max as usize,
+            places: setting.sequences,
             running: AtomicU32::new(0),
             completion_tokens_total: AtomicU64::new(0),
             prompt_tokens_total: AtomicU64::new(0),
@@ -144,6 +157,7 @@ impl Worker {
             });
         }
         queue.waiting.push_back(job);
+        queue.number();
         drop(queue);
         self.shared.changed.notify_one();
         Ok(())
@@ -157,6 +171,7 @@ impl Worker {
         let shared = &self.shared;
         let queued = shared.queue().waiting.iter().filter(|job| !job.sender.is_closed()).count();
         EngineLoad {
+            places: shared.places,
             running: shared.running.load(Ordering::Relaxed),
             queued: u32::try_from(queued).unwrap_or(u32::MAX),
             completion_tokens_total: shared.completion_tokens_total.load(Ordering::Relaxed),

@@ -122,6 +122,7 @@ fn start(number: u8) -> Command {
         seed: 0,
         prompt_tokens: 1,
         completion_max: 9,
+        continues: None,
     })
 }
 

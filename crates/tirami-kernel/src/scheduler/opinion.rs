@@ -101,6 +101,19 @@ pub(super) struct Estimate {
     pub(super) jobs: u32,
 }
 
+/// What this node knows of a provider, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Failures among its jobs, as they are counted now.
+    pub failure_ppm: u64,
+    /// Jobs of this node that it answered completely and that were measured.
+    pub jobs: u32,
+    /// What this node paid it, and what it paid this node, since the start.
+    pub traded: (Trm, Trm),
+    /// Milliseconds to the first token and tokens per 1 000 s, by model.
+    pub speeds: BTreeMap<ModelDigest, (u32, u32)>,
+}
+
 /// What this node thinks of providers. Bounded; nothing of it is durable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Opinions {
@@ -195,6 +208,19 @@ impl Opinions {
             measured: true,
             recent: age_ms < RECENT_MS || failures.at.plus_ms(RECENT_MS) > now,
             jobs: speed.jobs,
+        }
+    }
+
+    /// What is known of `party`.
+    pub fn known(&self, party: PartyId, now: Timestamp) -> Known {
+        let opinion = self.parties.get(&party).cloned().unwrap_or_default();
+        let speeds = opinion.speeds.iter();
+        let shown = |speed: &Speed| (speed.first_token_ms, speed.tokens_per_second_milli);
+        Known {
+            failure_ppm: opinion.failures.rate(now),
+            jobs: opinion.speeds.values().fold(0, |sum, speed| speed.jobs.saturating_add(sum)),
+            traded: (opinion.bought, opinion.sold),
+            speeds: speeds.map(|(model, speed)| (*model, shown(speed))).collect(),
         }
     }
 

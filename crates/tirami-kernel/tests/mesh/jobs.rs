@@ -49,8 +49,9 @@ fn a_claim_reaches_the_witness_and_ends_when_the_debtor_has_paid() {
         seed: 0,
         prompt_tokens: 3,
         completion_max: 10,
+        continues: None,
     };
-    let order = OrderJob { start, provider: net.party(2), price: Ppm::ONE, continues: None };
+    let order = OrderJob { start, provider: net.party(2), price: Ppm::ONE };
     let caller = Actor::Caller { key: None, agent: Some(id), scope: Scope::Inference };
     let Ok(Outcome::JobOrdered { order, .. }) = net.ask(1, caller, Command::OrderJob(order)) else {
         panic!("not ordered");

@@ -18,7 +18,7 @@ use super::{ApprovalId, Book, KeyId, Level, Period};
 use crate::Rejection;
 use crate::command::{FinishJob, StartJob};
 use crate::documents::FinishReason;
-use crate::event::{BookEvent, BreakerCause, HoldOpened, HoldPosted, RemoteTerms};
+use crate::event::{Before, BookEvent, BreakerCause, HoldOpened, HoldPosted, RemoteTerms};
 
 /// A provider must have started a job this long after its order, in milliseconds.
 pub const START_WITHIN_MS: u64 = 5 * MINUTE_MS;
@@ -45,14 +45,12 @@ pub struct Terms {
     pub price: Ppm,
     /// The other node that does it, and the mesh's fee for paying it; `None` for this node.
     pub provider: Option<(PartyId, Ppm)>,
-    /// The job this one goes on with.
-    pub continues: Option<JobId>,
 }
 
 impl Terms {
     /// A job of the node itself at `price`.
     pub const fn own(price: Ppm) -> Self {
-        Self { price, provider: None, continues: None }
+        Self { price, provider: None }
     }
 
     /// What is set aside for `start` with `completion` tokens at most, the mesh's fee included.
@@ -83,6 +81,7 @@ pub struct Opening {
     available: Trm,
     approval: Option<ApprovalId>,
     breaker_until: Option<Timestamp>,
+    before: Option<Before>,
 }
 
 impl Opening {
@@ -196,16 +195,18 @@ impl Book {
             fee_ppm,
             request: start.request,
         });
+        let before = self.holds.before(now, payer, start)?;
         let needed = terms.needed(start, start.completion_max);
+        // What a request may cost is said of the whole answer.
+        let in_all = needed.saturating_add(before.map_or(Trm::ZERO, |before| before.spent));
         let budgets = self.budgets(payer, account);
-        self.check_budgets(now, &budgets, needed)?;
+        self.check_budgets(now, &budgets, (needed, in_all))?;
         if let Some(until) = account.breaker_open_until(now) {
             return Err(Rejection::BreakerOpen { until });
         }
-        let goes_on = |before| self.holds.goes_on(now, before, (payer, start.request, needed));
-        let word = match terms.continues {
-            Some(before) if goes_on(before) => None,
-            _ => self.approval_word(now, &budgets, payer, (start, needed))?,
+        let word = match before {
+            Some(before) if in_all <= before.max_amount => None,
+            _ => self.approval_word(now, &budgets, payer, (start, in_all))?,
         };
         let approval = match word {
             None => None,
@@ -233,6 +234,7 @@ impl Book {
             available: rest,
             approval,
             breaker_until: rule.after_a_spend(account, now),
+            before,
         }))
     }
 
@@ -253,10 +255,10 @@ impl Book {
         &self,
         now: Timestamp,
         budgets: &[Option<Budget<'_>>; 3],
-        needed: Trm,
+        (needed, in_all): (Trm, Trm),
     ) -> Result<(), Rejection> {
         for budget in budgets.iter().flatten() {
-            budget.check_request(needed)?;
+            budget.check_request(in_all)?;
         }
         for period in [Period::Hour, Period::Day, Period::Lifetime, Period::Minute] {
             for budget in budgets.iter().flatten() {
@@ -304,6 +306,7 @@ impl Book {
             claim_by: opening.claim_by(),
             at: opening.at,
             remote: opening.remote,
+            before: opening.before,
         });
         let (agent, until) = (opening.payer.agent, opening.breaker_until);
         let breaker = breaker_opened(agent, BreakerCause::Spends, until);

@@ -10,9 +10,9 @@ use crate::command::StartJob;
 impl Book {
     /// The most completion tokens, from 1 to `start.completion_max`, whose cost every limit of
     /// key, agent and node, the approval threshold and the agent's available TRM leave room for;
-    /// 1 when they leave room for none. What was approved for the same request counts instead of
-    /// the threshold, and a threshold that not even one token stays below counts not at all: a
-    /// person is asked anyway.
+    /// 1 when they leave room for none. What was approved for the same request, or for the job that
+    /// this one goes on with, counts instead of the threshold, and a threshold that not even one
+    /// token stays below counts not at all: a person is asked anyway.
     ///
     /// What else may refuse the job (breaker, kill switch, scope) is not looked at; see
     /// [`Book::would_open`].
@@ -21,13 +21,20 @@ impl Book {
         let (Ok(account), Ok(())) = (self.account(payer.agent), check_request(start)) else {
             return start.completion_max.max(1);
         };
+        let before = self.holds.before(now, payer, start).ok().flatten();
+        let spent = before.map_or(Trm::ZERO, |before| before.spent);
         let cost = |completion: u32| terms.needed(start, completion);
         let budgets = self.budgets(payer, account);
-        let rooms = budgets.iter().flatten().map(|budget| budget.room(now));
+        let rooms = budgets.iter().flatten().map(|budget| budget.room(now, spent));
         let room = rooms.fold(account.available(), Trm::min);
         let granted = self.approvals.granted(now, payer.agent, start.request);
-        let word = granted.or(threshold(&budgets).filter(|above| cost(1) <= *above));
-        let allowed = word.map_or(room, |word| room.min(word));
+        let granted = before.map(|before| before.max_amount).max(granted);
+        let above = threshold(&budgets);
+        let word = match granted {
+            Some(granted) => above.map(|above| above.max(granted)),
+            None => above.filter(|above| cost(1) <= *above),
+        };
+        let allowed = word.map_or(room, |word| room.min(word.saturating_sub(spent)));
         let (mut least, mut most) = (1, start.completion_max);
         while least < most {
             let middle = least + (most - least).div_ceil(2);
@@ -54,9 +61,9 @@ impl Book {
 }
 
 impl super::meter::Budget<'_> {
-    /// What one more job may cost at most.
-    fn room(&self, now: Timestamp) -> Trm {
-        let request = self.limits.request_max.unwrap_or(Trm::MAX);
+    /// What one more job may cost at most, for an answer that has cost `spent` so far.
+    fn room(&self, now: Timestamp, spent: Trm) -> Trm {
+        let request = self.limits.request_max.unwrap_or(Trm::MAX).saturating_sub(spent);
         let periods = [Period::Minute, Period::Hour, Period::Day, Period::Lifetime];
         let left = |period| {
             let max = self.limits.of(period)?;
@@ -99,6 +106,7 @@ mod tests {
             seed: 0,
             prompt_tokens: 2,
             completion_max,
+            continues: None,
         }
     }
 

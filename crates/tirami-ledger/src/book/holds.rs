@@ -21,9 +21,9 @@ use super::account::JobOutcome;
 use super::admit::Payer;
 use super::keys::BudgetId;
 use crate::Rejection;
-use crate::command::FinishJob;
+use crate::command::{FinishJob, StartJob};
 use crate::documents::FinishReason;
-use crate::event::{BookEvent, HoldOpened, HoldPosted, RemoteTerms};
+use crate::event::{Before, BookEvent, HoldOpened, HoldPosted, RemoteTerms};
 
 /// Open holds of one book at most.
 pub const HOLDS_MAX: u32 = 4_096;
@@ -83,6 +83,9 @@ pub struct Hold {
     /// What makes it a job at another node.
     #[n(13)]
     pub remote: Option<RemoteTerms>,
+    /// What the jobs before it, which it goes on with, came to.
+    #[n(14)]
+    pub before: Option<Before>,
 }
 
 /// What the highest voucher of a job says.
@@ -116,6 +119,7 @@ impl Hold {
             voucher: None,
             budget,
             remote: opened.remote,
+            before: opened.before,
         }
     }
 
@@ -282,6 +286,10 @@ struct Continuable {
     max_amount: Trm,
     #[n(4)]
     until: Timestamp,
+    /// What it and the jobs before it were charged.
+    #[n(5)]
+    #[cbor(default)]
+    spent: Trm,
 }
 
 impl Holds {
@@ -318,19 +326,24 @@ impl Holds {
         Ok(())
     }
 
-    /// Whether a job of the same payer, for the same request and at least as dear, ended lately.
-    pub(super) fn goes_on(
+    /// What `start` goes on with; nothing where that was another's or another request.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::UnknownJob`] when it goes on with a job that did not end lately: what that one
+    /// cost is not known any more.
+    pub(super) fn before(
         &self,
         now: Timestamp,
-        before: JobId,
-        (payer, request, needed): (Payer, Digest, Trm),
-    ) -> bool {
-        self.continuable.get(&before).is_some_and(|ended| {
-            now < ended.until
-                && (ended.agent, ended.key) == (payer.agent, payer.key)
-                && ended.request == request
-                && needed <= ended.max_amount
-        })
+        payer: Payer,
+        start: &StartJob,
+    ) -> Result<Option<Before>, Rejection> {
+        let Some(job) = start.continues else { return Ok(None) };
+        let ended = self.continuable.get(&job).filter(|ended| now < ended.until);
+        let ended = ended.ok_or(Rejection::UnknownJob { job })?;
+        let is_same =
+            (ended.agent, ended.key) == (payer.agent, payer.key) && ended.request == start.request;
+        Ok(is_same.then_some(Before { spent: ended.spent, max_amount: ended.max_amount }))
     }
 
     /// The ends of all open holds, each by its highest voucher or voided.
@@ -362,10 +375,10 @@ impl Holds {
     }
 
     /// Ends a hold; its job is remembered while its order could still be shown.
-    pub(super) fn remove(&mut self, now: Timestamp, job: JobId) -> Option<Hold> {
+    pub(super) fn remove(&mut self, now: Timestamp, job: JobId, charged: Trm) -> Option<Hold> {
         let hold = self.open.remove(&job)?;
         self.deadlines.remove(&(hold.claim_by, job));
-        self.keep_continuable(now, job, &hold);
+        self.keep_continuable(now, job, (&hold, charged));
         if now < hold.claim_by {
             if let Some(before) = self.ended.insert(job, hold.claim_by) {
                 self.ended_until.remove(&(before, job));
@@ -375,12 +388,14 @@ impl Holds {
         Some(hold)
     }
 
-    fn keep_continuable(&mut self, now: Timestamp, job: JobId, hold: &Hold) {
+    fn keep_continuable(&mut self, now: Timestamp, job: JobId, (hold, charged): (&Hold, Trm)) {
         let Some(remote) = hold.remote else { return };
         let until = now.plus_ms(CONTINUE_WITHIN_MS);
-        let (agent, key, max_amount) = (hold.agent, hold.key, hold.max_amount);
-        let request = remote.request;
-        let ended = Continuable { agent, key, request, max_amount, until };
+        let first = Before { spent: Trm::ZERO, max_amount: hold.max_amount };
+        let Before { spent, max_amount } = hold.before.unwrap_or(first);
+        let (agent, key, request) = (hold.agent, hold.key, remote.request);
+        let spent = spent.saturating_add(charged);
+        let ended = Continuable { agent, key, request, max_amount, until, spent };
         self.continuable.insert(job, ended);
         self.continuable_until.insert((until, job));
         while self.continuable.len() > CONTINUABLE_MAX as usize
@@ -457,6 +472,7 @@ mod tests {
             claim_by: Timestamp::from_ms(claim_by_ms),
             at: Timestamp::default(),
             remote: None,
+            before: None,
         };
         Hold::new(&opened, None)
     }
@@ -468,7 +484,7 @@ mod tests {
         for number in 0..JOBS_REMEMBERED_MAX {
             assert_eq!(holds.check_room(start, job(number)), Ok(()));
             holds.insert(start, job(number), hold(100));
-            assert!(holds.remove(start, job(number)).is_some());
+            assert!(holds.remove(start, job(number), Trm::ZERO).is_some());
         }
         let new = job(JOBS_REMEMBERED_MAX);
         let full = holds.check_room(Timestamp::from_ms(99), new);
@@ -478,7 +494,7 @@ mod tests {
         for number in [JOBS_REMEMBERED_MAX - 1, JOBS_REMEMBERED_MAX, 0] {
             assert_eq!(holds.check_room(end, job(number)), Ok(()));
             holds.insert(end, job(number), hold(200));
-            assert!(holds.remove(end, job(number)).is_some());
+            assert!(holds.remove(end, job(number), Trm::ZERO).is_some());
             assert!(holds.check_room(end, job(number)).is_err());
         }
         assert_eq!(holds.ended.len(), JOBS_REMEMBERED_MAX as usize - 4);

@@ -343,7 +343,7 @@ impl Book {
 
     /// Frees a hold after charging a part of it; `false` when there is no such hold.
     fn end_hold(&mut self, job: JobId, charged: Trm, outcome: account::JobOutcome) -> bool {
-        let Some(hold) = self.holds.remove(self.clock, job) else {
+        let Some(hold) = self.holds.remove(self.clock, job, charged) else {
             return false;
         };
         let rest = hold.max_amount.saturating_sub(charged);

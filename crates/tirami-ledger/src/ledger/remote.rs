@@ -28,11 +28,7 @@ impl Ledger {
             return Err(Rejection::OutOfRange { field: "provider", range });
         }
         let fee_ppm = self.lattice.charter().params.fee_ppm;
-        let terms = Terms {
-            price: order.price,
-            provider: Some((order.provider, fee_ppm)),
-            continues: order.continues,
-        };
+        let terms = Terms { price: order.price, provider: Some((order.provider, fee_ppm)) };
         let opening = match self.book.admit(now, payer, &order.start, &terms)? {
             Admission::Open(opening) => opening,
             Admission::Wait(waiting) => return Ok(self.waits(&waiting, &order.start)),

@@ -9,7 +9,7 @@
 //! finish JOB N [prompt…] [cached=N]                     lost JOB
 //! settle JOB N [forge=tokens|price|flop|output|order|key|mesh|prompt]     abandon JOB N [failed]
 //! after D   tick NODE   sync [NODE]   tell NODE   claim   recover NODE   kill NODE on|off
-//! pay NODE NODE JOB TRM           approve_above TRM   approve N
+//! pay NODE NODE JOB TRM           approve_above TRM   approve N   request_max TRM
 //! check NODE|alice field=value…   check refused=CODE
 //! ```
 //! `order` keeps the signed order under the job's name, `deliver` the voucher under `JOB/N`,
@@ -114,6 +114,11 @@ impl Play {
                 let limits = Limits { approval_above, ..Limits::default() };
                 (node("c"), Command::SetLimits { target: Target::Node, limits })
             }
+            "request_max" => {
+                let request_max = Some(arg(0).parse().unwrap());
+                let limits = Limits { request_max, ..Limits::default() };
+                (node("c"), Command::SetLimits { target: Target::Node, limits })
+            }
             "approve" => {
                 let approval = ApprovalId::new(arg(0).parse().unwrap());
                 (node("c"), Command::DecideApproval { approval, approve: true })
@@ -133,12 +138,12 @@ impl Play {
             seed: 7,
             prompt_tokens: named("prompt").map_or(1, number),
             completion_max: named("max").map_or(1, number),
+            continues: named("continues").map(job_of),
         };
         let order = Command::OrderJob(OrderJob {
             start,
             provider: party_of(named("to").unwrap_or("p")),
             price: named("price").map_or(Ppm::ONE, |price| Ppm::new(number(price))),
-            continues: named("continues").map(job_of),
         });
         let outcome = self.mesh.run_as("c", &by_alice(), &order);
         if let Ok(Outcome::JobOrdered { order, .. }) = &outcome {

@@ -240,6 +240,7 @@ fn start(step: &Step) -> Command {
         seed: 7,
         prompt_tokens: number("prompt"),
         completion_max: number("max"),
+        continues: None,
     })
 }
 

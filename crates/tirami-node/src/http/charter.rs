@@ -18,7 +18,7 @@ use tirami_sdk::types::{
 
 use super::error::ApiError;
 use super::guard::Caller;
-use super::schedule::party;
+use super::wish::party;
 use super::{AppState, json};
 use crate::mesh::{INVITE_LIFE_MS, INVITE_USES, Terms};
 

@@ -217,6 +217,7 @@ pub(super) async fn estimate(
         seed: 0,
         prompt_tokens,
         completion_max: room,
+        continues: None,
     };
     let (payer, is_named) = (chat::payer(&caller.actor()), asked.is_some());
     let read = move |kernel: &Kernel, now| {

@@ -79,10 +79,19 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })?;
     serde_json::from_str(text).map_err(|error| {
         ApiError::malformed(match error.classify() {
-            serde_json::error::Category::Data => format!("the request is not understood: {error}"),
+            serde_json::error::Category::Data => misunderstood(&error),
             _ => format!("the body is not JSON: {error}"),
         })
     })
+}
+
+/// Reads JSON that was parsed before.
+pub(super) fn value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
+    serde_json::from_value(value).map_err(|error| ApiError::malformed(misunderstood(&error)))
+}
+
+fn misunderstood(error: &serde_json::Error) -> String {
+    format!("the request is not understood: {error}")
 }
 
 /// A page of another origin may send forms and plain text without asking, but not JSON.

@@ -9,6 +9,7 @@ use tirami_kernel::Kernel;
 use tirami_kernel::mesh::{
     FEATURES, Farewell as KernelFarewell, Peer as KernelPeer, Provider as KernelProvider,
 };
+use tirami_kernel::scheduler::Known;
 use tirami_proto::{
     ALPN, CONTROL_FRAME_BYTES_MAX, FEATURE_ALL_CHAINS, GoodbyeCode, JOB_FRAME_BYTES_MAX, Offer,
     PROTOCOL, PROTOCOL_MIN, SIGNAL_LIFE_MS_MAX,
@@ -83,6 +84,9 @@ fn peer(
         trusted: kernel.is_trusted(party),
         owes_trm: kernel.ledger().book().owed_by(party).into(),
         models: signal.map(|signal| names(&signal.models)).unwrap_or_default(),
+        price_trm: signal.map(|signal| price(signal.price)),
+        slots_free: signal.map(|signal| signal.slots_free),
+        signal_at_ms: signal.map(|signal| signal.issued_at.ms()),
         http_endpoint: signal.and_then(|signal| signal.http_endpoint.clone()),
     }
 }
@@ -107,6 +111,7 @@ pub(super) async fn providers(State(app): State<AppState>) -> Result<Response, A
 fn provider(kernel: &Kernel, known: KernelProvider<'_>) -> Provider {
     let signal = known.signal;
     let is_self = signal.provider == kernel.ledger().party();
+    let opinion = kernel.mesh().opinions().known(signal.provider, kernel.clock());
     Provider {
         node_id: signal.provider.to_string(),
         is_self,
@@ -120,7 +125,11 @@ fn provider(kernel: &Kernel, known: KernelProvider<'_>) -> Provider {
         region: signal.region.clone(),
         features: features(signal.features),
         http_endpoint: signal.http_endpoint.clone(),
-        models: signal.models.iter().map(|offer| offered(offer, signal.price)).collect(),
+        models: signal.models.iter().map(|offer| offered(offer, signal.price, &opinion)).collect(),
+        jobs_measured: opinion.jobs,
+        failure_ppm: opinion.failure_ppm,
+        bought_trm: opinion.traded.0.into(),
+        sold_trm: opinion.traded.1.into(),
         issued_at_ms: signal.issued_at.ms(),
         expires_at_ms: signal.expires_at.ms(),
     }
@@ -131,7 +140,8 @@ pub(super) fn price(price: Ppm) -> Amount {
     Trm::from_micro(price.get().into()).into()
 }
 
-fn offered(offer: &Offer, price: Ppm) -> OfferedModel {
+fn offered(offer: &Offer, price: Ppm, opinion: &Known) -> OfferedModel {
+    let speed = opinion.speeds.get(&offer.model);
     let token = Flop::new(offer.shape.parameters_active.saturating_mul(2));
     OfferedModel {
         model: offer.name.clone(),
@@ -139,6 +149,8 @@ fn offered(offer: &Offer, price: Ppm) -> OfferedModel {
         quantisation: offer.quantisation.clone(),
         context_tokens: offer.context_tokens,
         tokens_per_second_milli: offer.tokens_per_second_milli,
+        measured_first_token_ms: speed.map(|speed| speed.0),
+        measured_tokens_per_second_milli: speed.map(|speed| speed.1),
         trm_per_token: token.cost_ceil(price).into(),
         build: offer.build.clone(),
     }

@@ -26,6 +26,7 @@ mod status;
 mod throttle;
 mod transfer;
 mod views;
+mod wish;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +52,7 @@ use error::ApiError;
 use network::StateSeen;
 use throttle::Throttle;
 
-pub(crate) use chat::{Asked, understand};
+pub(crate) use chat::{Asked, payer, understand};
 pub use serve::serve;
 
 /// Connections served at the same time, where the system gives as many file descriptors; more

@@ -125,6 +125,8 @@ fn totals_of(kernel: &Kernel) -> Network {
         checkpoint_at_ms: lattice.last_checkpoint().map(|(_, _, at)| at.ms()),
         total_nodes: lattice.chains().count() as u64,
         total_trades: ledger.book().jobs_charged(),
+        charged_trm: ledger.book().charged_total().into(),
+        earned_trm: ledger.book().earned_total().into(),
         total_agents: ledger.book().agents().len() as u64,
         free_trm: SignedAmount::from_micro(totals.free),
         in_transit_trm: amount(totals.transit),

@@ -5,22 +5,20 @@ use std::collections::BTreeSet;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use tirami_core::{ModelDigest, ModelShape, PartyId, Ppm, Timestamp, Trm};
+use serde_json::{Map, Value};
+use tirami_core::{ModelDigest, ModelShape, Ppm, Timestamp, Trm};
 use tirami_kernel::Kernel;
-use tirami_kernel::scheduler::{Candidate, Data, Preferences, Query, Sort};
-use tirami_proto::Offer;
+use tirami_kernel::scheduler::{Candidate, NO_DICE, Preferences, Query};
 use tirami_sdk::types::{
-    BestRoute, ProviderWish, Schedule, ScheduleCandidate, ScheduleExclusion, ScheduleRequest,
+    BestRoute, Schedule, ScheduleCandidate, ScheduleExclusion, ScheduleRequest,
 };
 
 use super::error::ApiError;
 use super::query::Parameters;
-use super::{AppState, json, mesh};
+use super::{AppState, chat, json, mesh, wish};
 
 /// Tokens of an answer when nobody says how many.
 const ANSWER_TOKENS: u32 = tirami_sdk::types::ANSWER_TOKENS;
-/// Parties and quantisations in each list of a wish.
-const LIST_MAX: usize = 256;
 /// The best score there is.
 const SCORE_MAX: u64 = 1_000_000;
 
@@ -28,8 +26,10 @@ pub(super) async fn schedule(
     State(app): State<AppState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: ScheduleRequest = json::read(request, &app.config).await?;
-    let wish = preferences(asked.provider.unwrap_or_default())?;
+    let mut fields: Map<String, Value> = json::read(request, &app.config).await?;
+    let wish = wish::read(&fields)?;
+    fields.remove("provider");
+    let asked: ScheduleRequest = json::value(Value::Object(fields))?;
     let tokens =
         (asked.prompt_tokens.unwrap_or_default(), asked.max_tokens.unwrap_or(ANSWER_TOKENS));
     Ok(json::ok(&plan(&app, asked.model_id, wish, tokens).await?))
@@ -39,7 +39,7 @@ pub(super) async fn route(
     State(app): State<AppState>,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    let sort = parameters.text("sort").map(sort).transpose()?;
+    let sort = parameters.text("sort").map(|sort| wish::sort_of("sort", Some(sort))).transpose()?;
     let tokens = parameters.number("max_tokens")?.unwrap_or(ANSWER_TOKENS);
     let max: Option<tirami_sdk::Amount> = match parameters.text("max_trm") {
         None => None,
@@ -84,8 +84,11 @@ struct Found {
     model: ModelDigest,
     name: String,
     shape: ModelShape,
-    /// Whether this node serves it and its wish does not exclude it.
+    /// Whether this node has it.
+    is_own: bool,
+    /// Whether this node would answer itself, and whether it may when no other one does.
     here: bool,
+    may: bool,
 }
 
 async fn plan(
@@ -98,29 +101,36 @@ async fn plan(
         let model = engine.model();
         (model.digest, model.name.clone(), model.shape, model.quantisation.clone())
     });
-    let plan = app.handle.read(move |kernel, now| {
-        let found = find(kernel, now, model.as_deref(), own, &wish)?;
+    let has_mesh = app.mesh.is_some();
+    let found = app.handle.read(move |kernel, now| {
+        let found = find(kernel, now, model.as_deref(), own, (&wish, has_mesh))?;
         let query = Query {
             model: found.model,
-            shape: found.here.then_some(found.shape),
+            shape: found.is_own.then_some(found.shape),
             prompt_tokens,
             completion_tokens: max_tokens,
             prefixes: Vec::new(),
             tried: BTreeSet::new(),
             preferences: wish,
         };
+        Ok::<_, ApiError>((found, query))
+    });
+    let (mut found, query) = found.await??;
+    found.here = found.here && !chat::is_sooner_elsewhere(app, query.clone()).await?;
+    let plan = app.handle.read(move |kernel, now| {
         let ranking = kernel.rank(&query, now, NO_DICE);
         let work = found.shape.work(0, prompt_tokens.saturating_add(max_tokens));
         let cost = |price: Ppm| work.cost_ceil(price);
         let candidates: Vec<_> =
             ranking.candidates.iter().map(|one| candidate(one, cost(one.price))).collect();
-        let (kind, provider, estimated) = match (found.here, candidates.first()) {
-            (true, _) => {
+        let first = candidates.first().filter(|_| !found.here);
+        let (kind, provider, estimated) = match first {
+            None if found.may => {
                 let price = kernel.ledger().book().price();
                 (LOCAL, kernel.ledger().party().to_string(), cost(price).into())
             }
-            (false, Some(first)) => ("mesh", first.provider.clone(), first.estimated_trm_cost),
-            (false, None) => return Err(no_provider(ranking.refusal())),
+            Some(first) => ("mesh", first.provider.clone(), first.estimated_trm_cost),
+            None => return Err(no_provider(ranking.refusal())),
         };
         let excluded = ranking.excluded.iter();
         Ok(Schedule {
@@ -141,9 +151,6 @@ async fn plan(
     plan.await?
 }
 
-/// A dry run tries nobody out.
-const NO_DICE: u64 = u64::MAX;
-
 fn candidate(candidate: &Candidate, cost: Trm) -> ScheduleCandidate {
     ScheduleCandidate {
         provider: candidate.provider.to_string(),
@@ -162,30 +169,29 @@ fn find(
     now: Timestamp,
     name: Option<&str>,
     own: Option<Own>,
-    wish: &Preferences,
+    (wish, has_mesh): (&Preferences, bool),
 ) -> Result<Found, ApiError> {
-    let party = kernel.ledger().party();
+    let (party, price) = (kernel.ledger().party(), kernel.ledger().book().price());
     let is_meant = |digest: ModelDigest, named: &str| {
         name.is_none_or(|name| name == named || name == digest.to_string())
     };
     if let Some((model, name, shape, quantisation)) = own
         && is_meant(model, &name)
     {
-        let price = kernel.ledger().book().price();
-        let here = takes_this_node(wish, party, &quantisation, price);
-        return Ok(Found { model, name, shape, here });
+        let here = wish::wants(wish, party, &quantisation, price);
+        let may = wish.allow_fallbacks && wish::takes(wish, party, &quantisation, price);
+        return Ok(Found { model, name, shape, is_own: true, here, may: may || here });
     }
-    let known = kernel.mesh().providers(now).filter(|known| !known.lost);
-    let offers = known.filter(|known| known.signal.provider != party);
-    let offers = offers.flat_map(|known| known.signal.models.iter());
-    let mut models: Vec<&Offer> =
-        offers.filter(|offer| is_meant(offer.model, &offer.name)).collect();
-    models.sort_by_key(|offer| offer.model);
-    models.dedup_by_key(|offer| offer.model);
+    let models = if has_mesh { wish::offered(kernel, now, name, wish) } else { Vec::new() };
     match (models.as_slice(), name) {
-        ([one], _) | ([one, ..], Some(_)) => {
-            Ok(Found { model: one.model, name: one.name.clone(), shape: one.shape, here: false })
-        }
+        ([one], _) | ([one, ..], Some(_)) => Ok(Found {
+            model: one.model,
+            name: one.name.clone(),
+            shape: one.shape,
+            is_own: false,
+            here: false,
+            may: false,
+        }),
         ([], _) => Err(no_provider(
             "no provider: no node of the mesh serves such a model at this time; GET /v1/models \
              lists those there are"
@@ -196,69 +202,6 @@ fn find(
             "the mesh serves several models; say which one is meant",
         )),
     }
-}
-
-/// As a chat decides it: whoever names others, or less than this node asks, does not want it.
-fn takes_this_node(wish: &Preferences, own: PartyId, quantisation: &str, price: Ppm) -> bool {
-    let same = |name: &String| name.eq_ignore_ascii_case(quantisation);
-    wish.order.first().is_none_or(|first| *first == own)
-        && (wish.only.is_empty() || wish.only.contains(&own))
-        && !wish.ignore.contains(&own)
-        && (wish.quantizations.is_empty() || wish.quantizations.iter().any(same))
-        && wish.max_price.is_none_or(|max| price <= max)
-}
-
-fn preferences(wish: ProviderWish) -> Result<Preferences, ApiError> {
-    if wish.quantizations.len() > LIST_MAX {
-        let message = "provider.quantizations must be a list of at most 256 texts";
-        return Err(ApiError::invalid("provider.quantizations", message));
-    }
-    let data = match wish.data.as_deref() {
-        None | Some("any") => Data::Any,
-        Some("trusted") => Data::Trusted,
-        Some(_) => {
-            let message = "provider.data must be any or trusted";
-            return Err(ApiError::invalid("provider.data", message));
-        }
-    };
-    let max = wish.max_price.map(|max| u32::try_from(max.trm().micro()).unwrap_or(u32::MAX));
-    Ok(Preferences {
-        order: parties("provider.order", &wish.order)?,
-        only: parties("provider.only", &wish.only)?,
-        ignore: parties("provider.ignore", &wish.ignore)?,
-        allow_fallbacks: wish.allow_fallbacks.unwrap_or(true),
-        quantizations: wish.quantizations,
-        max_price: max.map(Ppm::new),
-        sort: wish.sort.as_deref().map(sort).transpose()?,
-        min_throughput_milli: wish.min_throughput.map(|speed| speed.saturating_mul(1_000)),
-        data,
-    })
-}
-
-fn sort(text: &str) -> Result<Sort, ApiError> {
-    match text {
-        "price" => Ok(Sort::Price),
-        "throughput" => Ok(Sort::Throughput),
-        "latency" => Ok(Sort::Latency),
-        _ => Err(ApiError::invalid("sort", "sort must be price, throughput or latency")),
-    }
-}
-
-/// Reads parties named in `param`, at most [`LIST_MAX`].
-pub(super) fn parties(param: &str, texts: &[String]) -> Result<Vec<PartyId>, ApiError> {
-    if texts.len() > LIST_MAX {
-        let message = format!("{param} must be a list of at most {LIST_MAX} nodes");
-        return Err(ApiError::invalid(param, message));
-    }
-    texts.iter().map(|text| party(param, text)).collect()
-}
-
-/// Reads the party of a node.
-pub(super) fn party(param: &str, text: &str) -> Result<PartyId, ApiError> {
-    text.parse().map_err(|_| {
-        let message = format!("{param} must name a node by its 64 hexadecimal digits");
-        ApiError::invalid(param, message)
-    })
 }
 
 fn no_provider(message: String) -> ApiError {

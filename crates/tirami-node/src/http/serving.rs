@@ -13,7 +13,7 @@ use tirami_sdk::types::{Serving, ServingChange, ServingRules};
 
 use super::error::ApiError;
 use super::guard::Caller;
-use super::{AppState, json, mesh, schedule};
+use super::{AppState, json, mesh, wish};
 use crate::owner::Seen;
 
 pub(super) async fn serving(State(app): State<AppState>) -> Result<Response, ApiError> {
@@ -76,7 +76,7 @@ fn list(param: &str, texts: &[String]) -> Result<BTreeSet<PartyId>, ApiError> {
         let message = format!("{param} must be a list of at most {SERVING_LIST_MAX} nodes");
         return Err(ApiError::invalid(param, message));
     }
-    texts.iter().map(|text| schedule::party(param, text)).collect()
+    texts.iter().map(|text| wish::party(param, text)).collect()
 }
 
 async fn changed(

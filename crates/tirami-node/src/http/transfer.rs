@@ -12,7 +12,7 @@ use tirami_sdk::types::TransferRequest;
 use super::charter::{conflict, entry_view, unexpected};
 use super::error::ApiError;
 use super::guard::Caller;
-use super::schedule::party;
+use super::wish::party;
 use super::{AppState, json};
 use crate::owner::TransferError;
 

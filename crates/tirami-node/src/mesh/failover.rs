@@ -6,17 +6,18 @@
 //!           ─taken──►         ─vouchers─►
 //! ```
 
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU32;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tirami_core::{
-    Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Timestamp, Trm,
+    Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm, Timestamp, Trm,
 };
 use tirami_infer::engine::{Finish, Generation, PIECES_AHEAD_MAX, Piece};
-use tirami_kernel::scheduler::{Candidate, Observed, Preferences, Query, Reason};
+use tirami_kernel::Kernel;
+use tirami_kernel::scheduler::{Candidate, NO_DICE, Observed, Preferences, Query};
 use tirami_ledger::Rejection;
+use tirami_ledger::book::Terms;
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
 use tirami_proto::{Offer, WireDocument};
@@ -25,8 +26,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::own::{OwnAttempt, OwnEngine};
 use super::remote::{Attempt, Charge, Client, Next, Unbegun, Wanted, observe};
+use super::source::Source;
 use crate::handle::{JobToken, SubmitError};
+use crate::http::payer;
 
 /// Completion tokens ordered at most where the request names no maximum: providers lend new
 /// consumers little.
@@ -63,6 +67,23 @@ pub(crate) struct MeshAsk {
     pub(crate) preferences: Preferences,
     /// Digests of the conversation's beginnings, the longest first.
     pub(crate) prefixes: Vec<Digest>,
+    /// This node's own engine, where it has the model and the request lets it answer.
+    pub(crate) own: Option<OwnEngine>,
+}
+
+impl MeshAsk {
+    /// What the scheduler is asked.
+    pub(crate) fn query(&self) -> Query {
+        Query {
+            model: self.model,
+            shape: self.shape,
+            prompt_tokens: self.prompt_guess,
+            completion_tokens: self.completion_max.unwrap_or(UNNAMED_MAX),
+            prefixes: self.prefixes.clone(),
+            tried: BTreeSet::new(),
+            preferences: self.preferences.clone(),
+        }
+    }
 }
 
 /// Why no provider answers, or none can go on.
@@ -120,16 +141,26 @@ pub(crate) struct Part {
     pub(crate) charge: Charge,
     /// Why it was chosen.
     pub(crate) why: Vec<String>,
+    /// Whether this node's own engine made it.
+    pub(crate) here: bool,
 }
 
 /// A job whose first provider has taken it.
 pub(crate) struct Started {
     pub(crate) job: MeshJob,
     pub(crate) generation: Generation,
-    pub(crate) offer: Offer,
+    pub(crate) served: Served,
     pub(crate) id: JobId,
     pub(crate) provider: PartyId,
     pub(crate) prompt_tokens: u32,
+}
+
+/// The model that answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) name: String,
+    pub(crate) model: ModelDigest,
+    pub(crate) build: String,
 }
 
 /// The HTTP side's hold on a journey. Dropping it ends the job with what was delivered last.
@@ -196,8 +227,7 @@ pub(crate) async fn begin(
     tasks: &TaskTracker,
 ) -> Result<Started, RouteError> {
     let mut journey = Journey::new(client, ask);
-    let attempt = journey.next_attempt().await?;
-    let offer = journey.offer.clone().ok_or_else(|| none("no provider"))?;
+    let (attempt, served) = journey.next_source().await?;
     let (out, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
     let (delivered, taken) = watch::channel(0);
     let (conclude, concluded) = oneshot::channel();
@@ -211,11 +241,11 @@ pub(crate) async fn begin(
             conclude: Some(conclude),
             result,
         },
-        generation: Generation::new(pieces, Arc::new(AtomicU32::new(0))),
-        offer,
+        generation: Generation::new(pieces, Arc::default()),
+        served,
         id: attempt.job(),
         provider: attempt.provider(),
-        prompt_tokens: attempt.prompt_tokens,
+        prompt_tokens: attempt.prompt_tokens(),
     };
     let body = Body { out, taken, concluded, shared };
     tasks.spawn(async move {
@@ -251,9 +281,9 @@ impl Body {
 /// How the flow of pieces ended.
 enum End {
     /// All came, with the receipt of the last provider.
-    Complete(Box<Attempt>, WireDocument),
+    Complete(Source, Option<WireDocument>),
     /// The client left, or the kernel ordered the end.
-    Left(Box<Attempt>),
+    Left(Source),
     /// No attempt is open.
     Closed,
 }
@@ -267,9 +297,12 @@ struct Journey {
     /// Completion tokens at most, in all.
     completion_max: u32,
     candidates: Option<u32>,
-    /// What the provider of now says of the model, and why it was chosen.
-    offer: Option<Offer>,
+    /// Why the provider of now was chosen.
     why: Vec<String>,
+    /// This node's own engine was asked.
+    own_tried: bool,
+    /// A provider that was left because it stood still, before it made anything.
+    slow: Option<PartyId>,
     /// All tokens of the answer so far.
     tokens: Vec<u32>,
     last: Option<JobId>,
@@ -280,23 +313,15 @@ struct Journey {
 impl Journey {
     fn new(client: Client, ask: MeshAsk) -> Self {
         let completion_max = ask.completion_max.unwrap_or(UNNAMED_MAX);
-        let query = Query {
-            model: ask.model,
-            shape: ask.shape,
-            prompt_tokens: ask.prompt_guess,
-            completion_tokens: completion_max,
-            prefixes: ask.prefixes.clone(),
-            tried: std::collections::BTreeSet::new(),
-            preferences: ask.preferences.clone(),
-        };
         Self {
             client,
-            query,
+            query: ask.query(),
             request: Digest::of(&ask.body),
             completion_max,
             candidates: None,
-            offer: None,
             why: Vec::new(),
+            own_tried: false,
+            slow: None,
             tokens: Vec::new(),
             last: None,
             parts: Vec::new(),
@@ -305,7 +330,7 @@ impl Journey {
         }
     }
 
-    async fn run(mut self, attempt: Attempt, mut body: Body) -> Journeyed {
+    async fn run(mut self, attempt: Source, mut body: Body) -> Journeyed {
         let mut base = 0;
         let end = self.flow(attempt, &mut base, &mut body).await;
         // The pieces end here; the body takes what is left of them and says how far it came.
@@ -318,23 +343,25 @@ impl Journey {
         let mine = delivered.saturating_sub(base);
         match end {
             End::Complete(attempt, receipt) => {
-                let charge = attempt.settle(receipt, mine).await;
-                self.note(charge);
+                let here = attempt.is_here();
+                let charge = attempt.complete(receipt, mine).await;
+                self.note(charge, here);
             }
             End::Left(attempt) => {
+                let here = attempt.is_here();
                 let charge = attempt.abandon(mine, "the answer was broken off".to_owned()).await;
-                self.note(charge);
+                self.note(charge, here);
             }
             End::Closed => {}
         }
         self.summed()
     }
 
-    async fn flow(&mut self, mut attempt: Attempt, base: &mut u32, body: &mut Body) -> End {
+    async fn flow(&mut self, mut attempt: Source, base: &mut u32, body: &mut Body) -> End {
         loop {
             let next = tokio::select! {
                 biased;
-                () = body.out.closed() => return End::Left(Box::new(attempt)),
+                () = body.out.closed() => return End::Left(attempt),
                 Ok(()) = body.taken.changed() => {
                     let taken = *body.taken.borrow_and_update();
                     attempt.deliver(taken.saturating_sub(*base));
@@ -342,12 +369,12 @@ impl Journey {
                 }
                 next = attempt.next() => next,
             };
-            let (reason, is_failure) = match next {
+            let (reason, outcome) = match next {
                 Next::Tokens { tokens, text } => {
                     self.tokens.extend_from_slice(&tokens);
                     let piece = Piece::Delta { tokens, text, logprobs: Vec::new() };
-                    if body.send(&attempt.token, piece).await.is_err() {
-                        return End::Left(Box::new(attempt));
+                    if body.send(attempt.token(), piece).await.is_err() {
+                        return End::Left(attempt);
                     }
                     continue;
                 }
@@ -356,20 +383,33 @@ impl Journey {
                         FinishReason::Length => Finish::Length,
                         _ => Finish::Stop,
                     };
-                    if body.send(&attempt.token, Piece::End { text, finish }).await.is_err() {
-                        return End::Left(Box::new(attempt));
+                    let end = Piece::End { text, finish };
+                    if body.send(attempt.token(), end).await.is_err() {
+                        return End::Left(attempt);
                     }
-                    return End::Complete(Box::new(attempt), receipt);
+                    return End::Complete(attempt, receipt);
                 }
                 Next::Ordered => {
                     body.shared.ordered.cancel();
-                    return End::Left(Box::new(attempt));
+                    return End::Left(attempt);
                 }
-                Next::Lost { reason } => (reason, true),
+                Next::Slow { reason, is_queued } => {
+                    if !self.knows_better(attempt.provider(), is_queued).await {
+                        attempt.wait_on();
+                        continue;
+                    }
+                    self.slow = Some(attempt.provider());
+                    // A queue is no failure.
+                    (reason, (!is_queued).then_some(Observed::Failed))
+                }
+                Next::Lost { reason } => (reason, Some(Observed::Failed)),
                 // Whoever was paid for its prompt and then gave up has failed.
-                Next::Failed { reason } => (reason, !attempt.tokens.is_empty()),
+                Next::Failed { reason } => match attempt.made() {
+                    0 => (reason, Some(Observed::Refused { retry_after_ms: REFUSED_MS })),
+                    _ => (reason, Some(Observed::Failed)),
+                },
             };
-            self.leave(attempt, reason, is_failure).await;
+            self.leave(attempt, reason, outcome).await;
             match self.go_on(body).await {
                 Some(next) => attempt = next,
                 None => return End::Closed,
@@ -378,24 +418,42 @@ impl Journey {
         }
     }
 
-    /// Charges what a lost provider delivered. All of it is on its way to the body.
-    async fn leave(&mut self, attempt: Attempt, reason: String, is_failure: bool) {
-        let provider = attempt.provider();
-        tracing::info!(%provider, reason, "a provider was lost in the middle of an answer");
-        self.query.tried.insert(provider);
-        self.last = Some(attempt.job());
-        let outcome = match is_failure {
-            true => Observed::Failed,
-            false => Observed::Refused { retry_after_ms: REFUSED_MS },
-        };
-        observe(&self.client.handle, provider, outcome).await;
-        let delivered = count(&attempt.tokens);
-        let charge = attempt.abandon(delivered, reason).await;
-        self.note(charge);
+    /// Whether somebody else could take a job of which nothing is delivered yet: one with a free
+    /// place, where the job only waits for one.
+    async fn knows_better(&self, than: PartyId, is_queued: bool) -> bool {
+        if self.parts.len() + 1 >= ATTEMPTS_MAX {
+            return false;
+        }
+        if self.own().is_some_and(OwnEngine::rests) {
+            return true;
+        }
+        let mut query = self.query.clone();
+        query.tried.insert(than);
+        let ranked = self.client.handle.read(move |kernel, now| {
+            let candidates = kernel.rank(&query, now, NO_DICE).candidates;
+            candidates.iter().any(|one| !is_queued || one.is_free())
+        });
+        ranked.await.unwrap_or_default()
     }
 
-    /// The next provider, or the end of the answer.
-    async fn go_on(&mut self, body: &Body) -> Option<Attempt> {
+    /// Charges what a lost provider delivered. All of it is on its way to the body.
+    async fn leave(&mut self, attempt: Source, reason: String, outcome: Option<Observed>) {
+        let (provider, here) = (attempt.provider(), attempt.is_here());
+        tracing::info!(%provider, reason, "a provider was lost in the middle of an answer");
+        if !here {
+            self.query.tried.insert(provider);
+            self.last = Some(attempt.job());
+            if let Some(outcome) = outcome {
+                observe(&self.client.handle, provider, outcome).await;
+            }
+        }
+        let delivered = attempt.made();
+        let charge = attempt.abandon(delivered, reason).await;
+        self.note(charge, here);
+    }
+
+    /// Who goes on, or the end of the answer.
+    async fn go_on(&mut self, body: &Body) -> Option<Source> {
         let attempts_are_over = self.parts.len() >= ATTEMPTS_MAX;
         if count(&self.tokens) >= self.completion_max {
             // Only the end of it was lost.
@@ -405,10 +463,18 @@ impl Journey {
         }
         let next = match attempts_are_over {
             true => Err(none(&format!("{ATTEMPTS_MAX} providers were lost"))),
-            false => self.next_attempt().await,
+            false => self.next_source().await,
+        };
+        // One that was only slow is better than none.
+        let next = match (next, self.slow.take()) {
+            (Err(_), Some(slow)) if !attempts_are_over => {
+                self.query.tried.remove(&slow);
+                self.next_source().await
+            }
+            (next, _) => next,
         };
         match next {
-            Ok(attempt) => Some(attempt),
+            Ok((attempt, _)) => Some(attempt),
             Err(error) => {
                 let charged = self.parts.iter().map(|part| part.charge.amount);
                 let charged = charged.fold(Trm::ZERO, Trm::saturating_add);
@@ -422,8 +488,8 @@ impl Journey {
         }
     }
 
-    fn note(&mut self, charge: Charge) {
-        self.parts.push(Part { charge, why: core::mem::take(&mut self.why) });
+    fn note(&mut self, charge: Charge, here: bool) {
+        self.parts.push(Part { charge, why: core::mem::take(&mut self.why), here });
     }
 
     fn summed(self) -> Journeyed {
@@ -449,8 +515,68 @@ impl Journey {
         sum
     }
 
+    /// Who takes the job from here on. This node's own engine comes first when it rests and the
+    /// answer was begun elsewhere, and last when it is busy.
+    async fn next_source(&mut self) -> Result<(Source, Served), RouteError> {
+        if self.last.is_some()
+            && self.own().is_some_and(OwnEngine::rests)
+            && let Some(own) = self.own_attempt().await
+        {
+            return Ok(own);
+        }
+        match self.next_attempt().await {
+            Ok((attempt, offer)) => {
+                let served = Served { name: offer.name, model: offer.model, build: offer.build };
+                Ok((Source::There(Box::new(attempt)), served))
+            }
+            Err(error) => self.own_attempt().await.ok_or(error),
+        }
+    }
+
+    /// This node's own engine, while it was not asked.
+    fn own(&self) -> Option<&OwnEngine> {
+        self.ask.own.as_ref().filter(|_| !self.own_tried)
+    }
+
+    async fn own_attempt(&mut self) -> Option<(Source, Served)> {
+        let engine = self.own()?.clone();
+        self.own_tried = true;
+        match self.begin_here(&engine).await {
+            Ok(own) => {
+                self.why = vec!["this node serves the model itself".to_owned()];
+                let model = engine.0.model();
+                let (name, build) = (model.name.clone(), model.build.clone());
+                let served = Served { name, model: model.digest, build };
+                Some((Source::Here(Box::new(own)), served))
+            }
+            Err(Unbegun::Refused { message, .. }) => {
+                self.refusals.insert(self.client.handle.party(), message);
+                None
+            }
+            Err(Unbegun::Book(error)) => {
+                tracing::debug!(%error, "this node does not go on with an answer");
+                None
+            }
+            Err(Unbegun::Approval { .. } | Unbegun::Lost { .. }) => None,
+        }
+    }
+
+    async fn begin_here(&mut self, engine: &OwnEngine) -> Result<OwnAttempt, Unbegun> {
+        let payer = payer(&self.ask.actor);
+        let given = (self.tokens.clone(), payer.map(|payer| payer.agent));
+        let asked = engine.understood(self.ask.body.clone(), given).await?;
+        let prompt_tokens = count(&asked.prompt.tokens).saturating_add(count(&self.tokens));
+        let offered = (engine.0.model().digest, engine.0.model().shape, asked.completion_max);
+        let start = self.start(offered, prompt_tokens, None).await?;
+        let most = start.completion_max;
+        let job = (self.ask.actor.clone(), start, asked, self.ask.seed);
+        let own = OwnAttempt::begin(&self.client.handle, engine, job).await?;
+        self.completion_max = count(&self.tokens).saturating_add(most);
+        Ok(own)
+    }
+
     /// The best provider that takes the job from here on.
-    async fn next_attempt(&mut self) -> Result<Attempt, RouteError> {
+    async fn next_attempt(&mut self) -> Result<(Attempt, Offer), RouteError> {
         let until = Instant::now() + KNOWN_WITHIN;
         loop {
             let (ranked, refusal) = self.ranked().await?;
@@ -458,9 +584,8 @@ impl Journey {
             for (candidate, offer) in ranked {
                 match self.attempt(&candidate, &offer).await {
                     Ok(attempt) => {
-                        self.offer = Some(offer);
                         self.why = candidate.why.iter().map(ToString::to_string).collect();
-                        return Ok(attempt);
+                        return Ok((attempt, offer));
                     }
                     // Another one may cost less.
                     Err(Unbegun::Book(error)) if is_about_cost(&error) => {
@@ -530,64 +655,78 @@ impl Journey {
     }
 
     async fn attempt(&mut self, candidate: &Candidate, offer: &Offer) -> Result<Attempt, Unbegun> {
+        let prompt_tokens = self.ask.prompt_max.saturating_add(count(&self.tokens));
+        let offered = (offer.model, offer.shape, offer.context_tokens);
+        let at = Some((candidate.provider, candidate.price));
+        let start = self.start(offered, prompt_tokens, at).await?;
+        let most = start.completion_max;
+        let wanted = Wanted {
+            actor: self.ask.actor.clone(),
+            start,
+            provider: candidate.provider,
+            price: candidate.price,
+            body: self.ask.body.clone(),
+            resumed: self.tokens.clone(),
+            prefix: self.ask.prefixes.first().copied(),
+        };
+        let attempt = Attempt::begin(&self.client, wanted).await?;
+        self.completion_max = count(&self.tokens).saturating_add(most);
+        Ok(attempt)
+    }
+
+    /// The job of whoever goes on: no more tokens than are left of the answer. A request that
+    /// names no maximum, and what is left of one that was begun elsewhere, is as long as limits
+    /// and TRM leave room for.
+    async fn start(
+        &self,
+        (model, shape, most): (ModelDigest, ModelShape, u32),
+        prompt_tokens: u32,
+        at: Option<(PartyId, Ppm)>,
+    ) -> Result<StartJob, Unbegun> {
+        let job = random().map_err(|error| match error {
+            RouteError::Book(error) => Unbegun::Book(error),
+            other => Unbegun::Lost { reason: other.to_string() },
+        })?;
         let done = count(&self.tokens);
-        let first_token_ms = candidate.why.iter().find_map(|reason| match reason {
-            Reason::Measured { first_token_ms, .. } => Some(*first_token_ms),
-            _ => None,
-        });
-        loop {
-            let rest = self.completion_max.saturating_sub(done).min(offer.context_tokens).max(1);
-            let job = random().map_err(|error| match error {
-                RouteError::Book(error) => Unbegun::Book(error),
-                other => Unbegun::Lost { reason: other.to_string() },
-            })?;
-            let start = StartJob {
-                job: JobId::from_bytes(job),
-                model: offer.model,
-                shape: offer.shape,
-                request: self.request,
-                seed: self.ask.seed,
-                prompt_tokens: self.ask.prompt_max.saturating_add(done),
-                completion_max: rest,
-            };
-            let wanted = Wanted {
-                actor: self.ask.actor.clone(),
-                start,
-                provider: candidate.provider,
-                price: candidate.price,
-                continues: self.last,
-                body: self.ask.body.clone(),
-                resumed: self.tokens.clone(),
-                first_token_ms,
-                prefix: self.ask.prefixes.first().copied(),
-            };
-            match Attempt::begin(&self.client, wanted).await {
-                Err(Unbegun::Book(error))
-                    if self.ask.completion_max.is_none()
-                        && rest > SHORTEST
-                        && is_about_room(&error) =>
-                {
-                    self.completion_max = done.saturating_add(rest / 2);
-                }
-                other => return other,
-            }
+        let start = StartJob {
+            job: JobId::from_bytes(job),
+            model,
+            shape,
+            request: self.request,
+            seed: self.ask.seed,
+            prompt_tokens,
+            completion_max: self.completion_max.min(most).saturating_sub(done).max(1),
+            continues: self.last,
+        };
+        let Some(payer) = payer(&self.ask.actor) else { return Ok(start) };
+        if self.ask.completion_max.is_some() && self.last.is_none() {
+            return Ok(start);
         }
+        let asked = start.clone();
+        let room = self.client.handle.read(move |kernel: &Kernel, now| {
+            let (ledger, book) = (kernel.ledger(), kernel.ledger().book());
+            let fee_ppm = ledger.lattice().charter().params.fee_ppm;
+            let own = Terms::own(book.price());
+            let there = |(party, price)| Terms { price, provider: Some((party, fee_ppm)) };
+            book.affordable(now, payer, &asked, &at.map_or(own, there))
+        });
+        let room = room.await.map_err(Unbegun::Book)?;
+        // The refusal of a job that has hardly any room says more than its few tokens.
+        let is_enough = room >= SHORTEST.min(start.completion_max);
+        let completion_max = if is_enough { room } else { start.completion_max };
+        Ok(StartJob { completion_max, ..start })
     }
 }
 
 /// Whether an order at another provider could pass.
 const fn is_about_cost(error: &SubmitError) -> bool {
-    is_about_room(error) || matches!(error, SubmitError::Rejected(Rejection::OutOfRange { .. }))
-}
-
-/// Whether a shorter completion could have passed.
-const fn is_about_room(error: &SubmitError) -> bool {
     matches!(
         error,
         SubmitError::Rejected(
             Rejection::RequestLimit { .. }
                 | Rejection::BudgetLimit { .. }
                 | Rejection::Insufficient { .. }
+                | Rejection::OutOfRange { .. }
         )
     )
 }

@@ -19,11 +19,13 @@ mod jobs;
 mod join;
 mod observed;
 mod offer;
+mod own;
 mod peers;
 mod provide;
 mod remembered;
 mod remote;
 mod serve;
+mod source;
 mod work;
 
 use std::net::SocketAddr;
@@ -58,6 +60,7 @@ pub(crate) use failover::{Journeyed, MeshAsk, MeshJob, Part, RouteError, Started
 pub(crate) use invite::{Terms, admission};
 pub(crate) use join::ask as ask_to_join;
 pub(crate) use offer::Offering;
+pub(crate) use own::{OwnEngine, scope as cache_scope};
 pub(crate) use peers::{Outgoing, Peers};
 pub(crate) use provide::{Provider, set_serving};
 pub(crate) use remote::Client;

@@ -12,6 +12,7 @@ use tirami_core::{Digest, DocumentId, Flop, JobId, PartyId, Ppm, Signed, Timesta
 use tirami_kernel::mesh::MeshInput;
 use tirami_kernel::scheduler::{Observation, Observed};
 use tirami_ledger::Rejection;
+use tirami_ledger::book::START_WITHIN_MS;
 use tirami_ledger::command::{Actor, Command, OrderJob, Outcome, StartJob};
 use tirami_ledger::documents::{FinishReason, Voucher};
 use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
@@ -27,14 +28,18 @@ const ACCEPT_WITHIN: Duration = Duration::from_millis(2_500);
 /// A provider from which nothing at all came for so long is lost.
 const SILENCE_MAX: Duration = BEAT.saturating_mul(3);
 /// A provider that may send and makes no token for so long, or for [`STALL_INTERVALS`] times what
-/// its tokens took so far, has stalled.
+/// its tokens took so far, has stalled. Before its first token it stands still when it neither
+/// moves up in its queue nor reads on in the prompt for so long.
 const STALL_MAX: Duration = Duration::from_secs(3);
 const STALL_INTERVALS: u32 = 8;
-/// How long the first token may take where nothing was measured.
+/// A provider that says it reads may take so many times the longest step it took so far.
+const STALL_STEPS: u32 = 2;
+/// How long the first token may take in all, and how much more for each token of the prompt: a
+/// slow reader reads ten in a second. It counts from the end of the queue.
 const PREFILL_MAX: Duration = Duration::from_secs(60);
-/// How long the first token may take at least, and how many times what was measured.
-const PREFILL_MIN: Duration = Duration::from_secs(10);
-const PREFILL_TIMES: u32 = 8;
+const PREFILL_TOKEN: Duration = Duration::from_millis(100);
+/// How long a job may wait in a provider's queue: its order is to begin by then.
+const QUEUED_MAX: Duration = Duration::from_millis(START_WITHIN_MS);
 /// Frames that wait to be sent to a provider at most.
 const OUTGOING_MAX: usize = 4;
 /// How long the last voucher may take to arrive.
@@ -53,13 +58,10 @@ pub(super) struct Wanted {
     pub(super) start: StartJob,
     pub(super) provider: PartyId,
     pub(super) price: Ppm,
-    pub(super) continues: Option<JobId>,
     /// The HTTP request's body.
     pub(super) body: Vec<u8>,
     /// What other providers have delivered of the answer.
     pub(super) resumed: Vec<u32>,
-    /// Milliseconds to the first token, if that was measured.
-    pub(super) first_token_ms: Option<u32>,
     /// Digest of the whole conversation: who answered it has it cached.
     pub(super) prefix: Option<Digest>,
 }
@@ -85,7 +87,14 @@ pub(super) enum Next {
     End {
         text: String,
         finish: FinishReason,
-        receipt: WireDocument,
+        /// The provider's; this node's engine gives none.
+        receipt: Option<WireDocument>,
+    },
+    /// Nothing is delivered yet and the provider stands still: another one may be better.
+    Slow {
+        reason: String,
+        /// It has not begun, so nobody but one with a free place is better.
+        is_queued: bool,
     },
     /// The provider is lost.
     Lost {
@@ -115,7 +124,7 @@ pub(crate) struct Charge {
     pub(crate) ended: String,
 }
 
-type Signing = Pin<Box<dyn Future<Output = Result<Outcome, SubmitError>> + Send>>;
+pub(super) type Signing = Pin<Box<dyn Future<Output = Result<Outcome, SubmitError>> + Send>>;
 
 /// A job that runs at another node.
 pub(super) struct Attempt {
@@ -140,18 +149,71 @@ pub(super) struct Attempt {
     first_at: Option<Instant>,
     heard_at: Instant,
     token_at: Instant,
-    prefill_max: Duration,
+    prefill: Prefill,
     prefix: Option<Digest>,
+}
+
+/// How far a provider is before its first token, as it says.
+struct Prefill {
+    /// Since when it holds a place; while it waits, since the order.
+    since: Instant,
+    place_in_queue: u32,
+    read: u32,
+    /// When it last moved up or read on, and the longest time between two such steps.
+    step_at: Instant,
+    longest: Duration,
+    /// How long it may stand still.
+    patience: Duration,
+}
+
+impl Prefill {
+    const fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            place_in_queue: 0,
+            read: 0,
+            step_at: now,
+            longest: Duration::ZERO,
+            patience: STALL_MAX,
+        }
+    }
+
+    /// It says that so many tokens of `most` are read.
+    fn told(&mut self, now: Instant, (read, most): (u32, u32), place_in_queue: u32) {
+        let read = read.min(most);
+        let has_begun = self.place_in_queue > 0 && place_in_queue == 0;
+        // The first word about a place is no step.
+        let moved_up = place_in_queue < self.place_in_queue;
+        if read > self.read || moved_up {
+            self.longest = self.longest.max(now.duration_since(self.step_at));
+            self.step_at = now;
+            self.read = self.read.max(read);
+        }
+        if has_begun {
+            self.since = now;
+        }
+        self.place_in_queue = place_in_queue;
+    }
+
+    /// When it stands still, and when it is lost.
+    fn deadlines(&self, prompt_tokens: u32) -> (Instant, Instant) {
+        let still = self.step_at + self.patience.max(self.longest * STALL_STEPS);
+        let most = match self.place_in_queue {
+            0 => PREFILL_MAX + PREFILL_TOKEN * prompt_tokens,
+            _ => QUEUED_MAX,
+        };
+        (still, self.since + most)
+    }
 }
 
 impl Attempt {
     /// Signs an order, sends it, and waits until the provider takes it.
     pub(super) async fn begin(client: &Client, wanted: Wanted) -> Result<Self, Unbegun> {
-        let Wanted { actor, start, provider, price, continues, body, resumed, .. } = wanted;
+        let Wanted { actor, start, provider, price, body, resumed, .. } = wanted;
         let handle = client.handle.clone();
         // Before the order, so that no word to end it can be missed.
         let token = handle.job_token(start.job);
-        let command = OrderJob { start: start.clone(), provider, price, continues };
+        let command = OrderJob { start: start.clone(), provider, price };
         let outcome = handle.submit(actor, Command::OrderJob(command)).await;
         let order = match outcome.map_err(Unbegun::Book)? {
             Outcome::JobOrdered { order, .. } => order,
@@ -187,9 +249,6 @@ impl Attempt {
             }
         };
         let now = Instant::now();
-        let prefill_max = wanted.first_token_ms.map_or(PREFILL_MAX, |ms| {
-            (Duration::from_millis(ms.into()) * PREFILL_TIMES).max(PREFILL_MIN)
-        });
         Ok(Self {
             handle,
             job,
@@ -209,7 +268,7 @@ impl Attempt {
             first_at: None,
             heard_at: now,
             token_at: now,
-            prefill_max,
+            prefill: Prefill::new(now),
             prefix: wanted.prefix,
         })
     }
@@ -235,12 +294,31 @@ impl Attempt {
                         return next;
                     }
                 }
-                () = sleep_until(deadline) => {
-                    let reason = "nothing came from it any more".to_owned();
-                    return Next::Lost { reason };
-                }
+                () = sleep_until(deadline) => return self.overdue(),
             }
         }
+    }
+
+    /// Nobody else is better: the provider may stand still for twice the time.
+    pub(super) fn wait_on(&mut self) {
+        self.prefill.patience *= 2;
+        self.prefill.step_at = Instant::now();
+    }
+
+    fn overdue(&self) -> Next {
+        let now = Instant::now();
+        let (still, lost) = self.prefill.deadlines(self.prompt_tokens);
+        let is_lost = self.first_at.is_some() || self.heard_at + SILENCE_MAX <= now || lost <= now;
+        if is_lost || still > now {
+            return Next::Lost { reason: "nothing came from it any more".to_owned() };
+        }
+        let Prefill { place_in_queue, read, .. } = self.prefill;
+        let is_queued = place_in_queue > 0;
+        let reason = match is_queued {
+            true => format!("it kept the job waiting at place {place_in_queue} of its queue"),
+            false => format!("it stood still after reading {read} tokens of the prompt"),
+        };
+        Next::Slow { reason, is_queued }
     }
 
     /// Until then something has to come.
@@ -251,7 +329,10 @@ impl Attempt {
             return silence;
         }
         let stall = match self.first_at {
-            None => self.ordered_at + self.prefill_max,
+            None => {
+                let (still, lost) = self.prefill.deadlines(self.prompt_tokens);
+                still.min(lost)
+            }
             Some(first) => {
                 let intervals = count(&self.tokens).saturating_sub(1).max(1);
                 let interval = self.token_at.duration_since(first) / intervals;
@@ -270,7 +351,10 @@ impl Attempt {
             Some(ToConsumer::Tokens { tokens, text }) => {
                 let most = self.start.completion_max as usize;
                 if self.tokens.len().saturating_add(tokens.len()) > most {
-                    return lost("it sent more tokens than were ordered");
+                    // An order pays for a long prompt, and what a shorter one leaves of that could
+                    // buy more tokens than were meant: the answer ends here.
+                    let (text, finish) = (String::new(), FinishReason::Length);
+                    return Some(Next::End { text, finish, receipt: None });
                 }
                 if tokens.is_empty() && text.is_empty() {
                     return None;
@@ -284,10 +368,15 @@ impl Attempt {
                 Some(Next::Tokens { tokens, text })
             }
             Some(ToConsumer::End { text, finish, receipt }) => match finish {
-                0 => Some(Next::End { text, finish: FinishReason::Stop, receipt }),
-                1 => Some(Next::End { text, finish: FinishReason::Length, receipt }),
+                0 => Some(end(text, FinishReason::Stop, receipt)),
+                1 => Some(end(text, FinishReason::Length, receipt)),
                 _ => lost("it ended the answer before its end"),
             },
+            Some(ToConsumer::Working { read, place_in_queue }) => {
+                let read = (read, self.prompt_tokens);
+                self.prefill.told(self.heard_at, read, place_in_queue);
+                None
+            }
             Some(ToConsumer::Accepted { .. } | ToConsumer::Refused { .. }) => {
                 lost("it answered the order twice")
             }
@@ -443,6 +532,10 @@ impl Attempt {
     }
 }
 
+fn end(text: String, finish: FinishReason, receipt: WireDocument) -> Next {
+    Next::End { text, finish, receipt: Some(receipt) }
+}
+
 /// Tells the kernel what a provider did.
 pub(super) async fn observe(handle: &Handle, provider: PartyId, outcome: Observed) {
     let observation = Observation { provider, outcome };
@@ -514,7 +607,7 @@ async fn void(handle: &Handle, job: JobId) {
     }
 }
 
-async fn signed(signing: &mut Option<Signing>) -> Result<Outcome, SubmitError> {
+pub(super) async fn signed(signing: &mut Option<Signing>) -> Result<Outcome, SubmitError> {
     match signing {
         Some(signing) => signing.await,
         None => core::future::pending().await,

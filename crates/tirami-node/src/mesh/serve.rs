@@ -353,13 +353,20 @@ impl<'a> Serving<'a> {
                 },
                 () = sleep_until(deadline) => {
                     let is_late = !has_room && self.patience <= Instant::now();
-                    let beat = ToConsumer::Tokens { tokens: Vec::new(), text: String::new() };
-                    if is_late || self.say(&beat).await.is_err() {
+                    let working = self.working();
+                    if is_late || self.say(&working).await.is_err() {
                         return self.abandon().await;
                     }
                 }
             }
         }
+    }
+
+    /// That the job is not forgotten, and how far it is.
+    fn working(&self) -> ToConsumer {
+        let of = |told: fn(&Generation) -> u32| self.generation.as_ref().map_or(0, told);
+        let read = of(Generation::read_tokens);
+        ToConsumer::Working { read, place_in_queue: of(Generation::place_in_queue) }
     }
 
     fn unvouched(&self) -> u32 {

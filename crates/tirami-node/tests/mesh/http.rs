@@ -40,11 +40,20 @@ fn both_see_each_other_and_who_would_answer() {
         assert_eq!((peers.count, &peer.node_id, peer.state.as_str()), (1, &other, "open"));
         assert_eq!(peer.models, ["fake"]);
         assert!(!peer.witness && peer.agent.starts_with("tirami/"));
+        assert_eq!((peer.protocol_version, peer.outgoing), (1, false));
+        assert_eq!(peer.features, ["all_chains"]);
+        assert_eq!(peer.price_trm.map(|price| price.to_string()).as_deref(), Some("1"));
+        assert!(peer.slots_free.is_some_and(|free| free > 0) && peer.address.is_some());
+        assert!(peer.signal_at_ms.is_some_and(|at| at >= peer.connected_at_ms - 300_000));
+        assert!(peer.owes_trm.trm().is_zero() && !peer.trusted && peer.http_endpoint.is_none());
         let providers = client.providers().await.unwrap();
         let found = providers.providers.iter().find(|found| found.node_id == other).unwrap();
         assert!(found.connected && found.serving && !found.is_self);
         assert_eq!(found.price_trm.to_string(), "1");
         assert_eq!(found.models[0].model, "fake");
+        assert_eq!((found.jobs_measured, found.failure_ppm), (0, 50_000));
+        assert_eq!(found.models[0].measured_first_token_ms, None);
+        assert!(found.expires_at_ms > found.issued_at_ms && found.slots >= found.slots_free);
         let topology = client.topology().await.unwrap();
         assert_eq!(topology.nodes[0].node_id, one);
         assert_eq!(topology.nodes[0].roles, ["clerk", "registrar", "self", "witness"]);
@@ -79,7 +88,16 @@ fn both_see_each_other_and_who_would_answer() {
         let hash = |node: &TestNode| node.get("/v1/tirami/network")["lattice_state_hash"].clone();
         hash(user) == hash(provider) && !hash(user).as_str().unwrap().is_empty()
     });
+    user.post(&ask(3, false));
+    let list = block_on(client.providers()).unwrap();
+    let found = list.providers.iter().find(|found| found.node_id == other).unwrap();
+    assert!(found.jobs_measured == 1 && found.failure_ppm < 50_000, "{found:?}");
+    assert!(found.models[0].measured_first_token_ms.is_some(), "{found:?}");
+    assert!(found.models[0].measured_tokens_per_second_milli.is_some(), "{found:?}");
+    assert!(found.sold_trm.trm().is_zero());
     let network = user.get("/v1/tirami/network");
+    assert!(network["charged_trm"].as_f64().unwrap() > 0.0, "{network}");
+    assert_eq!((&network["total_trades"], &network["earned_trm"]), (&json!(1), &json!(0)));
     assert_eq!(network["total_nodes"], 2);
     assert_eq!((&network["witnesses"], &network["peers"]), (&json!(1), &json!(1)));
     assert_eq!(network["entries_behind"], 0);

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tirami_core::PartyId;
+use tirami_core::{PartyId, Trm};
 use tirami_infer::engine::{
     Conversation, Engine, EngineLoad, Generation, ModelInfo, PIECES_AHEAD_MAX, Piece, PrepareError,
     Prompt, Sampling, StartError,
 };
 use tirami_infer::fake::{FakeEngine, FakeScript};
-use tirami_ledger::book::{Limits, Target};
+use tirami_ledger::book::{Limits, ServingPolicy, Target};
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -51,16 +51,34 @@ pub struct TestNode {
 
 impl TestNode {
     pub fn start(mesh: MeshOptions, engine: Option<Arc<dyn Engine>>) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), mesh, engine)
+        Self::start_with(mesh, engine, |_| {})
     }
 
-    /// The same in a directory that a node may have left.
+    /// The settings are changed before the start.
+    pub fn start_with(
+        mesh: MeshOptions,
+        engine: Option<Arc<dyn Engine>>,
+        set: impl FnOnce(&mut tirami_node::config::Config),
+    ) -> Self {
+        Self::begun_in(tempfile::tempdir().unwrap(), mesh, engine, set)
+    }
+
+    /// In a directory that a node may have left.
     pub fn start_in(
         dir: tempfile::TempDir,
         mesh: MeshOptions,
         engine: Option<Arc<dyn Engine>>,
     ) -> Self {
-        let peer = Peer::with_engine(dir.path(), mesh, engine.clone());
+        Self::begun_in(dir, mesh, engine, |_| {})
+    }
+
+    fn begun_in(
+        dir: tempfile::TempDir,
+        mesh: MeshOptions,
+        engine: Option<Arc<dyn Engine>>,
+        set: impl FnOnce(&mut tirami_node::config::Config),
+    ) -> Self {
+        let peer = Peer::try_with(dir.path(), mesh, engine.clone(), set).unwrap();
         let url = format!("http://127.0.0.1:{}", peer.node.api.port());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -90,10 +108,15 @@ impl TestNode {
 
     /// Sends a chat; gives status and JSON.
     pub fn raw(&self, request: &Value) -> (u16, Value) {
+        self.send("/v1/chat/completions", request)
+    }
+
+    /// Posts JSON; gives status and JSON.
+    pub fn send(&self, path: &str, request: &Value) -> (u16, Value) {
         let body = serde_json::to_vec(request).unwrap();
         let call = self
             .http
-            .post(format!("{}/v1/chat/completions", self.url))
+            .post(format!("{}{path}", self.url))
             .header("content-type", "application/json")
             .body(body);
         self.runtime.block_on(async {
@@ -194,7 +217,7 @@ impl Mesh {
         Self::with(vec![Arc::new(Full(FakeEngine::new(script.clone()))), Arc::new(engine)])
     }
 
-    fn with(engines: Vec<Arc<dyn Engine>>) -> Self {
+    pub fn with(engines: Vec<Arc<dyn Engine>>) -> Self {
         let clock = Ahead::default();
         let by_it = |options| MeshOptions { clock: clock.clock(), ..options };
         let user = TestNode::start(by_it(on_loopback()), None);
@@ -204,6 +227,16 @@ impl Mesh {
         let mesh = Self { clock, user: Some(user), providers };
         mesh.ready(mesh.user());
         mesh
+    }
+
+    /// Another provider, whose settings are changed before its start; nobody waits for it.
+    pub fn add_provider(
+        &self,
+        engine: Arc<dyn Engine>,
+        set: impl FnOnce(&mut tirami_node::config::Config),
+    ) -> TestNode {
+        let invite = self.user().peer.node.invite().unwrap();
+        TestNode::start_with(joining(invite), Some(engine), set)
     }
 
     /// Waits until `user` knows that everybody serves.
@@ -216,6 +249,17 @@ impl Mesh {
                 known.filter(|one| one.connected && one.signal.serving).count()
             }) >= wanted
         });
+    }
+
+    /// Lets every provider lend more than any test needs.
+    pub fn generous(&self) {
+        for provider in self.providers.iter().flatten() {
+            let policy = provider.peer.read(|kernel| kernel.ledger().book().serving().clone());
+            let much = Trm::from_micro(1_000_000_000);
+            let (exposure_start, exposure_max) = (much, much);
+            let policy = ServingPolicy { exposure_start, exposure_max, jobs_max: 64, ..policy };
+            provider.submit(Actor::Node, Command::SetServing(policy));
+        }
     }
 
     /// Another node without a model.

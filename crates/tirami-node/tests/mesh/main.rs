@@ -4,11 +4,15 @@
 
 mod cheats;
 mod doors;
+mod engines;
+mod failover;
 mod http;
 mod jobs;
 mod jobs_support;
 mod nodes;
+mod owner;
 mod raw;
 mod rivals;
+mod schedule;
 mod support;
 mod welcome;

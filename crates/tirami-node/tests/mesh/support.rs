@@ -75,15 +75,16 @@ impl Peer {
         Self::try_with(dir, mesh, engine, |_| {}).unwrap()
     }
 
-    fn try_with(
+    /// The settings are changed before the start.
+    pub fn try_with(
         dir: &Path,
         mesh: MeshOptions,
         engine: Option<Arc<dyn Engine>>,
-        change: impl FnOnce(&mut Config),
+        set: impl FnOnce(&mut Config),
     ) -> Result<Self, StartError> {
         let mut config = Config::defaults(dir);
         config.drain_ms = 100;
-        change(&mut config);
+        set(&mut config);
         let runtime = runtime();
         let node = runtime.block_on(Node::start(NodeOptions {
             data_dir: dir.to_path_buf(),

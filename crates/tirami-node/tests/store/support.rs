@@ -117,6 +117,7 @@ impl Life {
             seed: 1,
             prompt_tokens: 20,
             completion_max: 100,
+            continues: None,
         });
         let mut events = self.decide(&actor, &start);
         let deliver = Command::Deliver {

@@ -238,5 +238,6 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
         ("tokens", tokens),
         ("end", ToConsumer::End { text, finish: 1, receipt: document(3) }),
         ("failed", failed),
+        ("working", ToConsumer::Working { read: 512, place_in_queue: 3 }),
     ]
 }

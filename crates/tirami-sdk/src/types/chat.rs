@@ -298,6 +298,9 @@ pub struct RouteAttempt {
     pub trm_cost: Amount,
     /// Tokens it read, those of the answer that came from others before included.
     pub prompt_tokens: u32,
+    /// How many of them are paid for again, because the node before was lost.
+    #[serde(default)]
+    pub repeated_tokens: u32,
     /// Tokens it delivered.
     pub completion_tokens: u32,
     /// How it ended, for people.

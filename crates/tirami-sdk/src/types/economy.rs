@@ -168,6 +168,10 @@ pub struct Network {
     pub total_nodes: u64,
     /// Trades in this node's book.
     pub total_trades: u64,
+    /// What this node's agents were charged, ever.
+    pub charged_trm: Amount,
+    /// What other nodes paid this one for its work, ever.
+    pub earned_trm: Amount,
     /// Agents in this node's book.
     pub total_agents: u64,
     /// Σ of free balances of all chains.

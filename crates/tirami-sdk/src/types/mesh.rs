@@ -67,6 +67,12 @@ pub struct Peer {
     pub owes_trm: Amount,
     /// The models it says it serves.
     pub models: Vec<String>,
+    /// What it asks for 10⁹ FLOP; nothing when it serves none.
+    pub price_trm: Option<Amount>,
+    /// Jobs that could start there at once, as it says.
+    pub slots_free: Option<u16>,
+    /// When it last said so.
+    pub signal_at_ms: Option<u64>,
     /// An HTTP endpoint of its own, as it says.
     pub http_endpoint: Option<String>,
 }
@@ -134,6 +140,15 @@ pub struct Provider {
     pub http_endpoint: Option<String>,
     /// What it serves.
     pub models: Vec<OfferedModel>,
+    /// Jobs of this node that it answered, since this node started.
+    pub jobs_measured: u32,
+    /// Failures among them in millionths, the newest counting most; what nobody measured yet
+    /// counts as 50 000.
+    pub failure_ppm: u64,
+    /// What this node paid it since this node started.
+    pub bought_trm: Amount,
+    /// What it paid this node since this node started.
+    pub sold_trm: Amount,
     /// When its signal was signed, in milliseconds since the Unix epoch.
     pub issued_at_ms: u64,
     /// When its signal ends.
@@ -153,6 +168,10 @@ pub struct OfferedModel {
     pub context_tokens: u32,
     /// Tokens per 1 000 s, as the provider says; nobody's money depends on it.
     pub tokens_per_second_milli: u32,
+    /// Milliseconds to its first token, as this node measured.
+    pub measured_first_token_ms: Option<u32>,
+    /// Tokens per 1 000 s, as this node measured.
+    pub measured_tokens_per_second_milli: Option<u32>,
     /// What one token costs there before attention.
     pub trm_per_token: Amount,
     /// Engine, version and back-end.
@@ -247,7 +266,7 @@ pub struct ProviderWish {
     pub sort: Option<String>,
     /// The least tokens per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_throughput: Option<u32>,
+    pub min_throughput: Option<f64>,
     /// Who may see the prompt: `any`, or `trusted` nodes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,

@@ -173,9 +173,10 @@ impl World {
             seed: job.seed,
             prompt_tokens: job.prompt + base,
             completion_max: job.wanted - base,
+            continues: job.last,
         };
         let prompt = start.prompt_tokens;
-        let order = OrderJob { start, provider: party, price, continues: job.last };
+        let order = OrderJob { start, provider: party, price };
         self.streams.insert(stream, Stream { consumer: at, provider, job: number, last: [0; 2] });
         let work = Work { consumer: at, provider, prompt, price, sent: 0, delivered: 0 };
         self.work.insert(id, work);
@@ -237,6 +238,7 @@ impl World {
             }
             ToConsumer::End { receipt, .. } => self.settle(stream, receipt),
             ToConsumer::Failed { .. } => self.give_up(stream, Observed::Failed),
+            ToConsumer::Working { .. } => Ok(()),
         }
     }
 

@@ -13,7 +13,6 @@ mod sampling;
 mod served;
 mod stream;
 mod whole;
-mod wish;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,18 +31,18 @@ use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::{Route, RouteAttempt, TiramiInfo, Usage};
 
-use super::AppState;
 use super::error::ApiError;
 use super::guard::Caller;
-use super::json;
+use super::{AppState, json, wish};
 use crate::mesh::{self, MeshAsk, Part, RouteError, Started};
 use job::{Charged, Job};
 use place::Place;
 use request::Ask;
 use running::Running;
 
-pub(super) use quote::payer;
-pub(super) use request::{conversation, number};
+pub(super) use place::is_sooner_elsewhere;
+pub(crate) use quote::payer;
+pub(super) use request::{conversation, flag, number, present};
 pub(crate) use served::{Asked, understand};
 
 /// When it is worth asking again for a model that nobody serves at this time.
@@ -67,7 +66,9 @@ pub(super) async fn chat(
         Place::Here => Run::here(app, caller.actor(), &body, ask, &wish).await?,
         Place::Mesh(model) => {
             let seed = seed(&ask)?;
-            let asked = place::ask(caller.actor(), &body, (&ask, &wish), (model, None), seed);
+            let own = place::successor(&app, model, &wish).await?;
+            let model = (model, None, own);
+            let asked = place::ask(caller.actor(), &body, (&ask, &wish), model, seed);
             Run { plan: Plan::Mesh(Box::new(asked)), created: created(), app }
         }
     };
@@ -141,9 +142,11 @@ impl Run {
             seed,
             prompt_tokens,
             completion_max,
+            continues: None,
         };
+        let own = place::successor(&app, model.digest, wish).await?;
         let instead = (app.mesh.is_some() && wish.allow_fallbacks).then(|| {
-            let here = (model.digest, Some((model.shape, prompt_tokens)));
+            let here = (model.digest, Some((model.shape, prompt_tokens)), own);
             place::ask(actor.clone(), body, (&ask, wish), here, seed)
         });
         let is_named = ask.completion_max.is_some();
@@ -160,6 +163,12 @@ impl Run {
             Plan::Here(here) => here,
             Plan::Mesh(ask) => return away(app, *ask, (created, asked_at)).await,
         };
+        if let Some(ask) = &here.instead
+            && is_sooner_elsewhere(&app, ask.query()).await?
+            && let Ok(begun) = away(app.clone(), ask.clone(), (created, asked_at)).await
+        {
+            return Ok(begun);
+        }
         let head = here.head(&app, created);
         let (handle, build) = (app.handle.clone(), head.build.clone());
         let named = (here.is_named, build);
@@ -209,13 +218,13 @@ async fn away(
     };
     let started = mesh::begin(client, ask, &app.jobs).await;
     let started = started.map_err(|error| mesh_error(&error))?;
-    let Started { job, generation, offer, id, provider, prompt_tokens } = started;
+    let Started { job, generation, served, id, provider, prompt_tokens } = started;
     let head = Head {
         id: format!("chatcmpl-{id}"),
         created,
-        model: offer.name,
-        build: offer.build,
-        digest: offer.model.to_string(),
+        model: served.name,
+        build: served.build,
+        digest: served.model.to_string(),
         provider: provider.to_string(),
         prompt_tokens,
     };
@@ -245,14 +254,11 @@ struct Begun {
     asked_at: Instant,
 }
 
-/// Whose cached prompts a request may use: an agent's own, so that the time an answer takes tells
-/// nobody what others asked.
+/// Whose cached prompts a request may use.
 fn scope(actor: &Actor) -> u64 {
     match actor {
-        Actor::Caller { agent: Some(agent), .. } => {
-            agent.as_bytes().iter().take(8).fold(0, |scope, byte| (scope << 8) | u64::from(*byte))
-        }
-        Actor::Caller { agent: None, .. } | Actor::Node => 0,
+        Actor::Caller { agent, .. } => mesh::cache_scope(*agent),
+        Actor::Node => 0,
     }
 }
 
@@ -292,9 +298,12 @@ impl Head {
 
     fn route(&self, charged: &Charged, provider: String) -> Route {
         let parts = &charged.parts;
+        let is_here = parts.iter().all(|part| part.here);
+        let goes_on = parts.last().is_some_and(|part| part.here);
         let (kind, reason) = match parts.len() {
-            0 => ("local", "this node serves the model itself"),
-            1 => ("mesh", "the best of the nodes that serve the model"),
+            0 | 1 if is_here => ("local", "this node serves the model itself"),
+            0 | 1 => ("mesh", "the best of the nodes that serve the model"),
+            _ if goes_on => ("mesh", "this node went on with the answer after another was lost"),
             _ => ("mesh", "another node went on with the answer after one was lost"),
         };
         Route {
@@ -304,14 +313,16 @@ impl Head {
             candidates: charged.candidates,
             reason: reason.to_owned(),
             why: parts.last().map(|part| part.why.clone()).unwrap_or_default(),
-            attempts: parts.iter().map(attempt).collect(),
+            attempts: parts.iter().enumerate().map(attempt).collect(),
         }
     }
 }
 
-fn attempt(part: &Part) -> RouteAttempt {
+fn attempt((place, part): (usize, &Part)) -> RouteAttempt {
     let charge = &part.charge;
+    let is_paid_again = place > 0 && charge.completion_tokens > 0;
     RouteAttempt {
+        repeated_tokens: if is_paid_again { charge.prompt_tokens } else { 0 },
         provider: charge.provider.to_string(),
         trade_id: charge.trade.to_string(),
         trm_cost: charge.amount.into(),
@@ -397,7 +408,11 @@ pub(super) fn unknown_model(app: &AppState, model: &str) -> ApiError {
             let served = &engine.model().name;
             format!("the model {shown:?} is not served here; this node serves {served}")
         }
-        None => format!("the model {shown:?} is not served here, nor by any known node"),
+        None => format!(
+            "the model {shown:?} is not served here, nor by any known node; nothing was charged; \
+             GET /v1/models lists what is; serve a model with: tirami start --model NAME, or join \
+             a mesh with: tirami join TOKEN"
+        ),
     };
     ApiError::not_found("model_not_found", message).param("model")
 }

@@ -1,17 +1,17 @@
 //! Where a request is answered: here, or at another node of the mesh.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tirami_core::{Digest, ModelDigest, ModelShape, PartyId, Timestamp};
-use tirami_infer::engine::Conversation;
+use tirami_core::{Digest, ModelDigest, ModelShape};
+use tirami_infer::engine::{Conversation, Engine};
 use tirami_kernel::Kernel;
-use tirami_kernel::scheduler::Preferences;
+use tirami_kernel::scheduler::{NO_DICE, Preferences, Query};
 use tirami_ledger::command::Actor;
 
 use super::request::Ask;
-use crate::http::AppState;
 use crate::http::error::ApiError;
-use crate::mesh::MeshAsk;
+use crate::http::{AppState, wish};
+use crate::mesh::{MeshAsk, OwnEngine};
 
 /// Tokens that a chat template may add to a message, and to a conversation, where the model that
 /// counts them is not here.
@@ -21,6 +21,9 @@ const CONVERSATION_TOKENS: usize = 256;
 const TOKEN_BYTES: usize = 4;
 /// Beginnings of a conversation by which a provider is found that has them cached.
 const PREFIXES_MAX: usize = 16;
+
+/// A node that asks for more than so many times this node's price is no help when it is busy.
+const DEAR_TIMES: u64 = 2;
 
 /// Where a request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +36,10 @@ pub(super) enum Place {
 
 /// Finds out.
 pub(super) async fn of(app: &AppState, model: &str, wish: &Preferences) -> Result<Place, ApiError> {
-    let own = app.engine.as_ref().map(|engine| engine.model());
-    let own = own.filter(|own| model == own.name || model == own.digest.to_string());
-    if let Some(own) = own {
-        if is_wanted(app, wish, &own.quantisation).await? {
+    if let Some(own) = own(app, model) {
+        let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
+        let own = own.model();
+        if wish::wants(wish, app.handle.party(), &own.quantisation, price) {
             return Ok(Place::Here);
         }
         return if app.mesh.is_some() {
@@ -51,54 +54,60 @@ pub(super) async fn of(app: &AppState, model: &str, wish: &Preferences) -> Resul
     if app.mesh.is_none() {
         return Err(super::unknown_model(app, model));
     }
-    let (named, wish, party) = (model.to_owned(), wish.clone(), app.handle.party());
-    let found = app.handle.read(move |kernel, now| offered(kernel, now, &named, &wish, party));
+    let (named, wish) = (model.to_owned(), wish.clone());
+    let found = app.handle.read(move |kernel, now| {
+        wish::offered(kernel, now, Some(&named), &wish).first().map(|offer| offer.model)
+    });
     found.await?.map(Place::Mesh).ok_or_else(|| super::unknown_model(app, model))
 }
 
-/// Whether the requester takes this node's answer.
-async fn is_wanted(
-    app: &AppState,
-    wish: &Preferences,
-    quantisation: &str,
-) -> Result<bool, ApiError> {
-    let own = app.handle.party();
-    let named = |list: &[PartyId]| list.is_empty() || list.contains(&own);
-    let first = wish.order.first().is_none_or(|first| *first == own);
-    let quantised = wish.quantizations.is_empty()
-        || wish.quantizations.iter().any(|name| name.eq_ignore_ascii_case(quantisation));
-    if !first || !named(&wish.only) || wish.ignore.contains(&own) || !quantised {
-        return Ok(false);
-    }
-    let Some(max) = wish.max_price else { return Ok(true) };
-    let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
-    Ok(price <= max)
+/// This node's engine, if it has the model.
+fn own<'a>(app: &'a AppState, model: &str) -> Option<&'a Arc<dyn Engine>> {
+    app.engine.as_ref().filter(|engine| {
+        let own = engine.model();
+        model == own.name || model == own.digest.to_string()
+    })
 }
 
-/// The model that others serve under this name or digest; of several with one name, the one that
-/// most nodes serve.
-fn offered(
-    kernel: &Kernel,
-    now: Timestamp,
-    name: &str,
+/// This node's engine as one that may go on with an answer begun elsewhere, where the request
+/// allows it.
+pub(super) async fn successor(
+    app: &AppState,
+    model: ModelDigest,
     wish: &Preferences,
-    own: PartyId,
-) -> Option<ModelDigest> {
-    let mut served = BTreeMap::<ModelDigest, u32>::new();
-    for provider in kernel.mesh().providers(now).filter(|known| known.signal.provider != own) {
-        for offer in &provider.signal.models {
-            let quantised = wish.quantizations.is_empty()
-                || wish
-                    .quantizations
-                    .iter()
-                    .any(|one| one.eq_ignore_ascii_case(&offer.quantisation));
-            if (offer.name == name && quantised) || offer.model.to_string() == name {
-                let weight = if provider.connected && provider.signal.serving { 1_000 } else { 1 };
-                *served.entry(offer.model).or_default() += weight;
-            }
-        }
+) -> Result<Option<OwnEngine>, ApiError> {
+    let Some(engine) = app.engine.as_ref().filter(|engine| engine.model().digest == model) else {
+        return Ok(None);
+    };
+    let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
+    let quantisation = &engine.model().quantisation;
+    let may = wish.allow_fallbacks && wish::takes(wish, app.handle.party(), quantisation, price);
+    Ok(may.then(|| OwnEngine(Arc::clone(engine))))
+}
+
+/// Whether a job would begin sooner at another node than here, because all places of this node's
+/// engine are taken: the time answers took lately, shared among its places, against what was
+/// measured of the best node with a free place. One that is much dearer is no help.
+pub(in crate::http) async fn is_sooner_elsewhere(
+    app: &AppState,
+    query: Query,
+) -> Result<bool, ApiError> {
+    let load = app.load();
+    let is_full = load.places > 0 && load.running.saturating_add(load.queued) >= load.places;
+    if !is_full || app.mesh.is_none() || !query.preferences.allow_fallbacks {
+        return Ok(false);
     }
-    served.into_iter().max_by_key(|(_, count)| *count).map(|(model, _)| model)
+    let turns = u64::from(load.queued) + 1;
+    let wait_ms = app.metrics.answer_ms() * turns / u64::from(load.places);
+    let read = move |kernel: &Kernel, now| {
+        let dear = u64::from(kernel.ledger().book().price().get()) * DEAR_TIMES;
+        let candidates = kernel.rank(&query, now, NO_DICE).candidates;
+        let free = candidates.iter().find(|one| one.is_free());
+        free.is_some_and(|one| {
+            u64::from(one.first_token_ms()) < wait_ms && u64::from(one.price.get()) <= dear
+        })
+    };
+    Ok(app.handle.read(read).await?)
 }
 
 /// What the mesh is asked for. `here` are the model's shape and the prompt's tokens where the
@@ -107,7 +116,7 @@ pub(super) fn ask(
     actor: Actor,
     body: &[u8],
     (ask, wish): (&Ask, &Preferences),
-    (model, here): (ModelDigest, Option<(ModelShape, u32)>),
+    (model, here, own): (ModelDigest, Option<(ModelShape, u32)>, Option<OwnEngine>),
     seed: u32,
 ) -> MeshAsk {
     let messages = &ask.conversation.messages;
@@ -116,17 +125,19 @@ pub(super) fn ask(
     let guess = bytes / TOKEN_BYTES + 8 * messages.len();
     let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let counted = here.map(|(_, tokens)| tokens);
+    let shape = here.map(|(shape, _)| shape);
     MeshAsk {
         actor,
         body: body.to_vec(),
         model,
-        shape: here.map(|(shape, _)| shape),
+        shape: shape.or_else(|| own.as_ref().map(|own| own.0.model().shape)),
         seed,
         prompt_max: counted.unwrap_or_else(|| tokens(most)),
         prompt_guess: counted.unwrap_or_else(|| tokens(guess)),
         completion_max: ask.completion_max,
         preferences: wish.clone(),
         prefixes: prefixes(&ask.conversation, model),
+        own,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::handle::{Handle, SubmitError};
 use crate::http::error::ApiError;
 
 /// Who pays for what `actor` asks; none when it is bound to no agent.
-pub(in crate::http) const fn payer(actor: &Actor) -> Option<Payer> {
+pub(crate) const fn payer(actor: &Actor) -> Option<Payer> {
     match actor {
         Actor::Caller { key, agent: Some(agent), .. } => Some(Payer { key: *key, agent: *agent }),
         Actor::Caller { agent: None, .. } | Actor::Node => None,

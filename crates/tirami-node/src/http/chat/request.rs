@@ -227,11 +227,17 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// A field that is there and not null.
-pub(super) fn present<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(in crate::http) fn present<'a>(
+    fields: &'a Map<String, Value>,
+    name: &str,
+) -> Option<&'a Value> {
     fields.get(name).filter(|value| !value.is_null())
 }
 
-pub(super) fn flag(fields: &Map<String, Value>, name: &str) -> Result<Option<bool>, ApiError> {
+pub(in crate::http) fn flag(
+    fields: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<bool>, ApiError> {
     match present(fields, name) {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),

@@ -1,12 +1,16 @@
-//! Reads the `provider` object of a request: whom the requester wants to answer.
+//! The `provider` object of a request: whom the requester wants to answer, and who that leaves.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use tirami_core::{PartyId, Ppm};
+use tirami_core::{ModelDigest, PartyId, Ppm, Timestamp};
+use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{Data, Preferences, Sort};
+use tirami_proto::Offer;
 use tirami_sdk::Amount;
 
-use super::request::{flag, present};
-use crate::http::error::ApiError;
+use super::chat::{flag, present};
+use super::error::ApiError;
 
 /// Entries of each list at most.
 const LIST_MAX: usize = 256;
@@ -65,11 +69,13 @@ fn texts(fields: &Map<String, Value>, name: &str) -> Result<Vec<String>, ApiErro
 
 fn parties(fields: &Map<String, Value>, name: &str) -> Result<Vec<PartyId>, ApiError> {
     let param = format!("provider.{name}");
-    let parse = |text: String| {
-        let hex = text.strip_prefix("did:tirami:").unwrap_or(&text);
-        hex.parse().map_err(|_| wrong(&param, "must name nodes by their 64 hexadecimal digits"))
-    };
+    let parse = |text: String| party(&param, text.strip_prefix("did:tirami:").unwrap_or(&text));
     texts(fields, name)?.into_iter().map(parse).collect()
+}
+
+/// Reads the party of a node.
+pub(super) fn party(param: &str, text: &str) -> Result<PartyId, ApiError> {
+    text.parse().map_err(|_| wrong(param, "must name a node by its 64 hexadecimal digits"))
 }
 
 /// TRM for 10⁹ FLOP.
@@ -88,12 +94,16 @@ fn max_price(fields: &Map<String, Value>) -> Result<Option<Ppm>, ApiError> {
 const PRICE: &str = "must be an amount of TRM for 10^9 FLOP";
 
 fn sort(fields: &Map<String, Value>) -> Result<Option<Sort>, ApiError> {
-    match present(fields, "sort").map(Value::as_str) {
-        None => Ok(None),
-        Some(Some("price")) => Ok(Some(Sort::Price)),
-        Some(Some("throughput")) => Ok(Some(Sort::Throughput)),
-        Some(Some("latency")) => Ok(Some(Sort::Latency)),
-        Some(_) => Err(wrong("provider.sort", "must be price, throughput or latency")),
+    present(fields, "sort").map(|sort| sort_of("provider.sort", sort.as_str())).transpose()
+}
+
+/// Reads what counts before everything else.
+pub(super) fn sort_of(param: &str, text: Option<&str>) -> Result<Sort, ApiError> {
+    match text {
+        Some("price") => Ok(Sort::Price),
+        Some("throughput") => Ok(Sort::Throughput),
+        Some("latency") => Ok(Sort::Latency),
+        _ => Err(wrong(param, "must be price, throughput or latency")),
     }
 }
 
@@ -115,6 +125,50 @@ fn data(fields: &Map<String, Value>) -> Result<Data, ApiError> {
 
 fn wrong(param: &str, must: &str) -> ApiError {
     ApiError::invalid(param, format!("{param} {must}"))
+}
+
+/// Whether the requester lets this node's own engine answer.
+pub(super) fn takes(wish: &Preferences, own: PartyId, quantisation: &str, price: Ppm) -> bool {
+    (wish.only.is_empty() || wish.only.contains(&own))
+        && !wish.ignore.contains(&own)
+        && is_quantised(wish, quantisation)
+        && wish.max_price.is_none_or(|max| price <= max)
+}
+
+/// Whether the requester wants this node's own engine to answer: whoever names another one first
+/// wants that one.
+pub(super) fn wants(wish: &Preferences, own: PartyId, quantisation: &str, price: Ppm) -> bool {
+    wish.order.first().is_none_or(|first| *first == own) && takes(wish, own, quantisation, price)
+}
+
+fn is_quantised(wish: &Preferences, quantisation: &str) -> bool {
+    let same = |name: &String| name.eq_ignore_ascii_case(quantisation);
+    wish.quantizations.is_empty() || wish.quantizations.iter().any(same)
+}
+
+/// The models that others offer under this name, in a quantisation the requester takes, or under
+/// this digest; the one that most nodes serve first.
+pub(super) fn offered(
+    kernel: &Kernel,
+    now: Timestamp,
+    name: Option<&str>,
+    wish: &Preferences,
+) -> Vec<Offer> {
+    let own = kernel.ledger().party();
+    let mut models = BTreeMap::<ModelDigest, (u32, &Offer)>::new();
+    for provider in kernel.mesh().providers(now).filter(|known| known.signal.provider != own) {
+        for offer in &provider.signal.models {
+            let is_named = name.is_none_or(|name| name == offer.name)
+                && is_quantised(wish, &offer.quantisation);
+            if is_named || name.is_some_and(|name| name == offer.model.to_string()) {
+                let weight = if provider.connected && provider.signal.serving { 1_000 } else { 1 };
+                models.entry(offer.model).or_insert((0, offer)).0 += weight;
+            }
+        }
+    }
+    let mut models: Vec<_> = models.into_values().collect();
+    models.sort_by_key(|(weight, _)| core::cmp::Reverse(*weight));
+    models.into_iter().map(|(_, offer)| offer.clone()).collect()
 }
 
 #[cfg(test)]
@@ -156,7 +210,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (provider, start) in [
             ("7", "provider must be an object"),
-            (r#"{"order":["openai"]}"#, "provider.order must name nodes"),
+            (r#"{"order":["openai"]}"#, "provider.order must name a node"),
             (r#"{"only":7}"#, "provider.only must be a list"),
             (r#"{"allow_fallbacks":1}"#, "provider.allow_fallbacks must be"),
             (r#"{"max_price":"x"}"#, "provider.max_price must be"),

@@ -1,0 +1,269 @@
+//! This node's own engine as one of those that make an answer: when a provider is lost, or none
+//! takes the job, a node that has the model goes on itself.
+
+use std::sync::Arc;
+
+use tirami_core::{AgentId, DocumentId, Flop, JobId, PartyId, Trm};
+use tirami_infer::engine::{Engine, Finish, Generation, Piece};
+use tirami_ledger::Rejection;
+use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
+use tirami_ledger::documents::FinishReason;
+
+use super::remote::{Charge, Next, Signing, Unbegun, signed};
+use super::stream_digest;
+use crate::handle::{Handle, JobToken, SubmitError};
+use crate::http::{Asked, understand};
+
+/// A voucher is signed with the first delivered token and then after so many more.
+const VOUCHER_TOKENS: u32 = 32;
+
+/// The engine of a node that has the model which is asked for, where the request lets it answer.
+#[derive(Clone)]
+pub(crate) struct OwnEngine(pub(crate) Arc<dyn Engine>);
+
+impl core::fmt::Debug for OwnEngine {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("OwnEngine").field(&self.0.model().digest).finish()
+    }
+}
+
+impl OwnEngine {
+    /// Whether it has nothing to do.
+    pub(super) fn rests(&self) -> bool {
+        let load = self.0.load();
+        load.running == 0 && load.queued == 0
+    }
+
+    /// The request as the engine runs it, the answer so far before it.
+    pub(super) async fn understood(
+        &self,
+        body: Vec<u8>,
+        (resumed, agent): (Vec<u32>, Option<AgentId>),
+    ) -> Result<Asked, Unbegun> {
+        let engine = Arc::clone(&self.0);
+        // A long text keeps a core busy for a while; no other job may wait for it.
+        let understood = tokio::task::spawn_blocking(move || understand(&*engine, &body)).await;
+        let mut asked = match understood {
+            Ok(Ok(asked)) => asked,
+            Ok(Err(error)) => return Err(refused("invalid_request", &error.body().error.message)),
+            Err(_) => return Err(refused("prepare_failed", "the prompt could not be prepared")),
+        };
+        asked.prompt.resumed = resumed;
+        asked.prompt.scope = scope(agent);
+        Ok(asked)
+    }
+}
+
+/// Whose cached prompts a request may use: an agent's own, so that the time an answer takes tells
+/// nobody what others asked.
+pub(crate) fn scope(agent: Option<AgentId>) -> u64 {
+    agent.map_or(0, |agent| {
+        agent.as_bytes().iter().take(8).fold(0, |scope, byte| (scope << 8) | u64::from(*byte))
+    })
+}
+
+/// A job that this node's engine does.
+pub(super) struct OwnAttempt {
+    handle: Handle,
+    job: JobId,
+    order: DocumentId,
+    pub(super) prompt_tokens: u32,
+    build: String,
+    generation: Option<Generation>,
+    /// Ids of the tokens that this engine made.
+    pub(super) tokens: Vec<u32>,
+    /// Cancelled when the kernel orders the end.
+    pub(super) token: JobToken,
+    delivered: u32,
+    vouched: u32,
+    signing: Option<Signing>,
+    finish: FinishReason,
+}
+
+impl OwnAttempt {
+    /// Holds the maximum, signs the order, and starts the engine.
+    pub(super) async fn begin(
+        handle: &Handle,
+        engine: &OwnEngine,
+        (actor, start, asked, seed): (Actor, StartJob, Asked, u32),
+    ) -> Result<Self, Unbegun> {
+        let token = handle.job_token(start.job);
+        let (job, prompt_tokens) = (start.job, start.prompt_tokens);
+        let Asked { prompt, mut sampling, .. } = asked;
+        sampling.seed = seed;
+        // The engine counts what it resumes.
+        sampling.completion_max = start.completion_max.saturating_add(count(&prompt.resumed));
+        let outcome = handle.submit(actor, Command::StartJob(start)).await;
+        let order = match outcome.map_err(Unbegun::Book)? {
+            Outcome::JobStarted { order, .. } => order.id(),
+            Outcome::ApprovalPending { approval, expires_at, max_amount } => {
+                let approval = approval.get();
+                return Err(Unbegun::Approval { approval, expires_at, max_amount });
+            }
+            _ => {
+                let reason = "the order was not signed".to_owned();
+                return Err(Unbegun::Book(SubmitError::Stopped { reason }));
+            }
+        };
+        let mut own = Self {
+            handle: handle.clone(),
+            job,
+            order,
+            prompt_tokens,
+            build: engine.0.model().build.clone(),
+            generation: None,
+            tokens: Vec::new(),
+            token,
+            delivered: 0,
+            vouched: 0,
+            signing: None,
+            finish: FinishReason::Cancelled,
+        };
+        match engine.0.start(prompt, sampling) {
+            Ok(generation) => {
+                own.generation = Some(generation);
+                Ok(own)
+            }
+            Err(error) => {
+                own.end(0).await;
+                Err(refused("engine_busy", &error.to_string()))
+            }
+        }
+    }
+
+    pub(super) const fn job(&self) -> JobId {
+        self.job
+    }
+
+    pub(super) const fn provider(&self) -> PartyId {
+        self.handle.party()
+    }
+
+    /// What comes next. Waiting for it can be given up without loss.
+    pub(super) async fn next(&mut self) -> Next {
+        let Some(generation) = &mut self.generation else {
+            return Next::Failed { reason: "this node's engine was stopped".to_owned() };
+        };
+        loop {
+            let piece = tokio::select! {
+                biased;
+                () = self.token.cancelled() => return Next::Ordered,
+                signed = signed(&mut self.signing) => {
+                    self.signing = None;
+                    note(&mut self.vouched, signed);
+                    continue;
+                }
+                piece = generation.pieces.recv() => piece,
+            };
+            return match piece {
+                Some(Piece::Delta { tokens, text, .. }) => {
+                    self.tokens.extend_from_slice(&tokens);
+                    Next::Tokens { tokens, text }
+                }
+                Some(Piece::End { text, finish }) => {
+                    self.finish = match finish {
+                        Finish::Stop => FinishReason::Stop,
+                        Finish::Length => FinishReason::Length,
+                    };
+                    Next::End { text, finish: self.finish, receipt: None }
+                }
+                Some(Piece::Failed { reason }) => Next::Failed { reason },
+                None => Next::Failed { reason: "this node's engine ended".to_owned() },
+            };
+        }
+    }
+
+    /// The client has taken `delivered` of this engine's tokens: signs for them now and then.
+    pub(super) fn deliver(&mut self, delivered: u32) {
+        self.delivered = self.delivered.max(delivered.min(count(&self.tokens)));
+        let due = if self.vouched == 0 { 1 } else { self.vouched + VOUCHER_TOKENS };
+        if self.delivered < due || self.signing.is_some() {
+            return;
+        }
+        let command = Command::Deliver {
+            job: self.job,
+            completion_tokens: self.delivered,
+            stream: stream_digest(&self.tokens[..self.delivered as usize]),
+            prompt_tokens: None,
+        };
+        let handle = self.handle.clone();
+        self.signing = Some(Box::pin(async move { handle.submit(Actor::Node, command).await }));
+    }
+
+    /// Ends the job and charges `delivered` tokens; nothing delivered, nothing owed.
+    pub(super) async fn finish(mut self, delivered: u32, ended: String) -> Charge {
+        // A voucher must not come to the ledger after the end.
+        if self.signing.is_some() {
+            let last = signed(&mut self.signing).await;
+            note(&mut self.vouched, last);
+        }
+        let all = count(&self.tokens);
+        let delivered = delivered.min(all).max(self.vouched);
+        if delivered < all {
+            self.finish = FinishReason::Cancelled;
+        }
+        let outcome = self.end(delivered).await;
+        let charge = Charge {
+            provider: self.provider(),
+            trade: self.order,
+            flop: Flop::ZERO,
+            amount: Trm::ZERO,
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: 0,
+            available: None,
+            ended,
+        };
+        match outcome {
+            Some(Outcome::JobFinished { trade, flop, amount, fee, available, .. }) => Charge {
+                trade,
+                flop,
+                amount: amount.saturating_add(fee),
+                completion_tokens: delivered,
+                available: Some(available),
+                ..charge
+            },
+            _ => charge,
+        }
+    }
+
+    async fn end(&mut self, delivered: u32) -> Option<Outcome> {
+        let cached = self.generation.take().map_or(0, |generation| generation.cached_tokens());
+        let command = match delivered {
+            0 => Command::VoidJob { job: self.job, failed: false },
+            completion_tokens => Command::FinishJob(FinishJob {
+                job: self.job,
+                cached_tokens: cached.min(self.prompt_tokens),
+                completion_tokens,
+                output: stream_digest(&self.tokens[..completion_tokens as usize]),
+                build: self.build.clone(),
+                finish: self.finish,
+            }),
+        };
+        match self.handle.insist(Actor::Node, command).await {
+            Ok(outcome) => Some(outcome),
+            // The kernel has charged or voided it already.
+            Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => None,
+            Err(error) => {
+                tracing::error!(job = %self.job, %error, "a job could not be charged");
+                None
+            }
+        }
+    }
+}
+
+/// Notes what a voucher signed for; the next one is cumulative, so a lost one costs nothing.
+fn note(vouched: &mut u32, signed: Result<Outcome, SubmitError>) {
+    match signed {
+        Ok(Outcome::VoucherSigned { voucher }) => *vouched = (*vouched).max(voucher.body().tokens),
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "a voucher was not signed"),
+    }
+}
+
+fn refused(code: &str, message: &str) -> Unbegun {
+    Unbegun::Refused { code: code.to_owned(), message: message.to_owned() }
+}
+
+fn count(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}

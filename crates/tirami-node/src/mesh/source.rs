@@ -1,0 +1,99 @@
+//! Who makes an answer at a time: another node, or this node's own engine.
+
+use tirami_core::{JobId, PartyId};
+use tirami_proto::WireDocument;
+
+use super::own::OwnAttempt;
+use super::remote::{Attempt, Charge, Next};
+use crate::handle::JobToken;
+
+/// An attempt that runs.
+pub(super) enum Source {
+    /// At another node.
+    There(Box<Attempt>),
+    /// Here.
+    Here(Box<OwnAttempt>),
+}
+
+impl Source {
+    pub(super) const fn is_here(&self) -> bool {
+        matches!(self, Self::Here(_))
+    }
+
+    pub(super) const fn job(&self) -> JobId {
+        match self {
+            Self::There(attempt) => attempt.job(),
+            Self::Here(own) => own.job(),
+        }
+    }
+
+    pub(super) const fn provider(&self) -> PartyId {
+        match self {
+            Self::There(attempt) => attempt.provider(),
+            Self::Here(own) => own.provider(),
+        }
+    }
+
+    /// Tokens it reads before it makes the first.
+    pub(super) const fn prompt_tokens(&self) -> u32 {
+        match self {
+            Self::There(attempt) => attempt.prompt_tokens,
+            Self::Here(own) => own.prompt_tokens,
+        }
+    }
+
+    /// How many tokens came from it.
+    pub(super) fn made(&self) -> u32 {
+        let tokens = match self {
+            Self::There(attempt) => &attempt.tokens,
+            Self::Here(own) => &own.tokens,
+        };
+        u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) const fn token(&self) -> &JobToken {
+        match self {
+            Self::There(attempt) => &attempt.token,
+            Self::Here(own) => &own.token,
+        }
+    }
+
+    /// What comes next. Waiting for it can be given up without loss.
+    pub(super) async fn next(&mut self) -> Next {
+        match self {
+            Self::There(attempt) => attempt.next().await,
+            Self::Here(own) => own.next().await,
+        }
+    }
+
+    /// The client has taken `delivered` of its tokens.
+    pub(super) fn deliver(&mut self, delivered: u32) {
+        match self {
+            Self::There(attempt) => attempt.deliver(delivered),
+            Self::Here(own) => own.deliver(delivered),
+        }
+    }
+
+    /// Nobody else is better.
+    pub(super) fn wait_on(&mut self) {
+        if let Self::There(attempt) = self {
+            attempt.wait_on();
+        }
+    }
+
+    /// Charges a complete answer, or `delivered` tokens of it where that is less.
+    pub(super) async fn complete(self, receipt: Option<WireDocument>, delivered: u32) -> Charge {
+        match (self, receipt) {
+            (Self::There(attempt), Some(receipt)) => attempt.settle(receipt, delivered).await,
+            (source, _) => source.abandon(delivered, "complete".to_owned()).await,
+        }
+    }
+
+    /// Ends it before its end, and charges `delivered` tokens.
+    pub(super) async fn abandon(self, delivered: u32, ended: String) -> Charge {
+        match self {
+            Self::There(attempt) => attempt.abandon(delivered, ended).await,
+            Self::Here(own) => own.finish(delivered, ended).await,
+        }
+    }
+}

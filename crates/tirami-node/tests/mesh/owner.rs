@@ -1,0 +1,122 @@
+//! The owner's rules, as those see them who want to be served.
+
+use std::process::{Child, Command as Process};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::engines::Odd;
+use crate::jobs_support::{Mesh, TestNode, ask};
+use crate::support::{SOON, until};
+
+/// What `user` knows of `provider`.
+fn known(user: &TestNode, provider: &TestNode) -> Value {
+    let id = json!(provider.party().to_string());
+    let list = user.get("/v1/tirami/providers");
+    let all = list["providers"].as_array().unwrap();
+    all.iter().find(|one| one["node_id"] == id).cloned().unwrap_or_default()
+}
+
+fn only(provider: &TestNode, tokens: u32) -> Value {
+    let mut request = ask(tokens, false);
+    request["provider"] = json!({"only": [provider.party().to_string()]});
+    request
+}
+
+fn reasons(provider: &TestNode) -> String {
+    provider.get("/v1/tirami/serving")["reasons"].to_string()
+}
+
+/// Programs that keep half of the processors busy.
+struct Busy(Vec<Child>);
+
+impl Busy {
+    fn begin() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spin = || Process::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        Self((0..cores.div_ceil(2)).map(|_| spin()).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = (child.kill(), child.wait());
+        }
+    }
+}
+
+#[test]
+fn hours_places_and_the_electricity_are_kept() {
+    let mesh = Mesh::with(Vec::new());
+    let user = mesh.user();
+    let minutes = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 60;
+    let clock = |ahead: u64| {
+        let minute = (minutes + ahead) % 1_440;
+        format!("{:02}:{:02}", minute / 60, minute % 60)
+    };
+    let hours = |from, to| format!("{}-{}", clock(from), clock(to)).parse().unwrap();
+    let closed = mesh.add_provider(Odd::new(3, 0), |config| {
+        config.serve_hours = Some(hours(120, 180));
+    });
+    let open = mesh.add_provider(Odd::new(3, 0), |config| {
+        config.serve_hours = Some(hours(1_430, 120));
+    });
+    let one = mesh.add_provider(Odd::new(40, 50), |config| config.serve_jobs_max = 1);
+    // At 100 tokens/s of 2 MFLOP a kilowatt-hour does 7.2*10^11 FLOP, and costs 1 440 TRM.
+    let dear = mesh.add_provider(Odd::new(300, 10), |config| {
+        config.electricity_watts = 1_000;
+        config.electricity_milli_per_kwh = 1_440;
+        config.electricity_trm_per_currency = 1_000;
+    });
+    for provider in [&open, &one, &dear] {
+        until("it serves", SOON, || known(user, provider)["serving"] == true);
+    }
+
+    assert!(reasons(&closed).contains("serve_hours"), "{}", reasons(&closed));
+    until("it is known to rest", SOON, || known(user, &closed)["serving"] == false);
+    let (status, error) = user.raw(&only(&closed, 3));
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("no_provider")), "{error}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("takes no jobs"), "{error}");
+    user.post(&only(&open, 3));
+
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| user.post(&only(&one, 40)));
+        until("the first job runs", SOON, || one.served_running() == 1);
+        let (status, error) = user.raw(&only(&one, 3));
+        assert_eq!(status, 503, "{error}");
+        let message = error["error"]["message"].to_string();
+        assert!(message.contains("jobs at once") || message.contains("asked to wait"), "{message}");
+        first.join().unwrap();
+    });
+
+    let cost = |answer: &Value| {
+        let info = &answer["x_tirami"];
+        info["trm_cost"].as_f64().unwrap() * 1e9 / info["flops"].as_f64().unwrap()
+    };
+    let cheap = user.post(&only(&dear, 300));
+    assert!((0.9..1.1).contains(&cost(&cheap)), "{cheap}");
+    user.post(&only(&dear, 300));
+    until("the floor is in its signal", SOON, || {
+        known(user, &dear)["price_trm"].as_f64().unwrap() > 1.5
+    });
+    let floor = dear.get("/v1/tirami/serving")["rules"]["price_floor_trm"].as_f64().unwrap();
+    assert!(floor > 1.5, "{floor}");
+    let answer = user.post(&only(&dear, 3));
+    assert!(cost(&answer) > 1.5, "{floor}: {answer}");
+    let mut request = only(&dear, 3);
+    request["provider"]["max_price"] = json!(1.2);
+    assert_eq!(user.raw(&request).0, 503);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_machine_that_others_use_serves_nobody() {
+    let mesh = Mesh::with(Vec::new());
+    let busy = Busy::begin();
+    let idle = mesh.add_provider(Odd::new(3, 0), |config| config.serve_idle_percent = 10);
+    until("it is known to rest", SOON, || known(mesh.user(), &idle)["serving"] == false);
+    until("the reason is known", SOON, || reasons(&idle).contains("other programs use"));
+    assert_eq!(mesh.user().raw(&only(&idle, 3)).0, 503);
+    drop(busy);
+}

@@ -1,0 +1,178 @@
+//! Who gets a job, as the requester asks for it and as providers behave; and that what is asked
+//! beforehand is what then happens.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tirami_core::Ppm;
+use tirami_infer::engine::Engine;
+use tirami_ledger::command::{Actor, Command};
+
+use crate::engines::Odd;
+use crate::jobs_support::{Mesh, TestNode, ask, words};
+use crate::support::{SOON, until};
+
+const RERANKED: Duration = Duration::from_secs(60);
+
+/// Who would answer, and who then does.
+fn chosen(user: &TestNode, wish: &Value) -> (Value, Value) {
+    let plan = json!({"model_id": "fake", "max_tokens": 8, "provider": wish});
+    let (_, plan) = user.send("/v1/tirami/schedule", &plan);
+    let mut request = ask(8, false);
+    request["provider"] = wish.clone();
+    let (_, answer) = user.raw(&request);
+    let of = |value: &Value, path: &str| {
+        value.pointer(path).or(value.pointer("/error/code")).cloned().unwrap_or_default()
+    };
+    (of(&plan, "/provider"), of(&answer, "/x_tirami/provider"))
+}
+
+#[test]
+fn who_is_asked_for_answers_and_whoever_gets_worse_loses_its_place() {
+    let (fast, slow) = (Odd::new(8, 10), Odd::new(8, 30));
+    let other = Odd::quantised(8, "Q8_0");
+    let engines: Vec<Arc<dyn Engine>> = vec![fast.clone(), slow, other];
+    let mesh = Mesh::with(engines);
+    mesh.generous();
+    let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
+    let priced = |n: usize| {
+        let id = party(n);
+        let list = user.get("/v1/tirami/providers");
+        let all = list["providers"].as_array().unwrap().clone();
+        all.into_iter().find(|one| one["node_id"] == id).unwrap()["price_trm"].to_string()
+    };
+    mesh.provider(0).submit(Actor::Node, Command::SetPrice { price: Ppm::new(1_200_000) });
+    until("the price is known", SOON, || priced(0).starts_with("1.2"));
+    // Both are measured.
+    for _ in 0..2 {
+        for n in [0, 1] {
+            assert_eq!(chosen(user, &json!({"only": [party(n)]})), (party(n), party(n)));
+        }
+    }
+    for (wish, n) in [
+        (json!({"sort": "price"}), 1),
+        (json!({"sort": "throughput"}), 0),
+        (json!({"sort": "latency"}), 0),
+        (json!({"min_throughput": 60}), 0),
+        (json!({"max_price": 1.1}), 1),
+        (json!({"quantizations": ["q8_0"]}), 2),
+        (json!({"quantizations": ["f32"], "min_throughput": 60}), 0),
+        (json!({"order": [party(1)]}), 1),
+    ] {
+        assert_eq!(chosen(user, &wish), (party(n), party(n)), "{wish}");
+        if let Some(sort) = wish["sort"].as_str() {
+            let route = user.get(&format!("/v1/tirami/route?model=fake&sort={sort}"));
+            assert_eq!(route["provider"], party(n), "{sort}: {route}");
+        }
+    }
+    let nobody = json!("no_provider");
+    for wish in [json!({"min_throughput": 1_000}), json!({"max_price": 0.5})] {
+        assert_eq!(chosen(user, &wish), (nobody.clone(), nobody.clone()), "{wish}");
+    }
+
+    let moves = |what: &str| {
+        let wish = json!({"sort": "throughput", "quantizations": ["F32"]});
+        let started = Instant::now();
+        until(what, RERANKED, || chosen(user, &wish).1 == party(1));
+        assert!(started.elapsed() < RERANKED);
+    };
+    fast.delay_ms.store(150, Ordering::Relaxed);
+    moves("the one that became slow loses its place");
+    fast.delay_ms.store(1, Ordering::Relaxed);
+    for _ in 0..8 {
+        chosen(user, &json!({"only": [party(0)]}));
+    }
+    let wish = json!({"sort": "throughput", "quantizations": ["F32"]});
+    assert_eq!(chosen(user, &wish).1, party(0), "it is fast again");
+    fast.fail_after.store(3, Ordering::Relaxed);
+    let mut request = ask(8, false);
+    request["provider"] = wish;
+    let answer = user.post(&request);
+    assert_eq!(answer["choices"][0]["message"]["content"], words(8));
+    assert_eq!(answer["x_tirami"]["route"]["attempts"][0]["provider"], party(0));
+    assert_eq!(answer["x_tirami"]["provider"], party(1), "the answer went on");
+    let plain = json!({"quantizations": ["F32"]});
+    assert_eq!(chosen(user, &plain), (party(1), party(1)), "one failure is enough");
+}
+
+#[test]
+fn both_readers_of_a_wish_refuse_the_same_with_the_same_words() {
+    let mesh = Mesh::with(vec![Odd::new(3, 0)]);
+    for (wish, param) in [
+        (json!(7), "provider"),
+        (json!({"zdr": true}), "provider.zdr"),
+        (json!({"order": ["openai"]}), "provider.order"),
+        (json!({"only": "me"}), "provider.only"),
+        (json!({"ignore": [7]}), "provider.ignore"),
+        (json!({"allow_fallbacks": "no"}), "provider.allow_fallbacks"),
+        (json!({"quantizations": vec!["x"; 257]}), "provider.quantizations"),
+        (json!({"max_price": "much"}), "provider.max_price"),
+        (json!({"max_price": -1}), "provider.max_price"),
+        (json!({"sort": "best"}), "provider.sort"),
+        (json!({"min_throughput": -0.5}), "provider.min_throughput"),
+        (json!({"data": "deny"}), "provider.data"),
+    ] {
+        let mut request = ask(3, false);
+        request["provider"] = wish.clone();
+        let chat = mesh.user().raw(&request);
+        let plan = json!({"model_id": "fake", "provider": wish});
+        let plan = mesh.user().send("/v1/tirami/schedule", &plan);
+        assert_eq!((chat.0, &chat.1["error"]["param"]), (400, &json!(param)), "{chat:?}");
+        assert_eq!(chat, plan);
+    }
+    let party = format!("did:tirami:{}", mesh.provider(0).party());
+    for wish in [
+        json!(null),
+        json!({"only": [party], "min_throughput": 0.5, "max_price": "1", "sort": null}),
+    ] {
+        let plan = json!({"model_id": "fake", "provider": wish});
+        assert_eq!(mesh.user().send("/v1/tirami/schedule", &plan).0, 200);
+        let mut request = ask(3, false);
+        request["provider"] = wish;
+        mesh.user().post(&request);
+    }
+}
+
+#[test]
+fn a_full_node_has_the_job_done_where_it_begins_sooner() {
+    let (here, there) = (Odd::new(60, 50), Odd::new(8, 1));
+    here.places.store(1, Ordering::Relaxed);
+    let mesh = Mesh::with(vec![here.clone(), there]);
+    mesh.generous();
+    let (node, other) = (mesh.provider(0), mesh.provider(1).party());
+    mesh.funded(node);
+    until("it knows the other one", SOON, || {
+        node.peer.read(move |kernel| {
+            let mut known = kernel.mesh().providers(kernel.clock());
+            known.any(|one| one.connected && one.signal.serving && one.signal.provider == other)
+        })
+    });
+    let (own, other) = (json!(node.party().to_string()), json!(other.to_string()));
+    assert_eq!(chosen(node, &json!({})), (own.clone(), own.clone()), "it rests");
+    std::thread::scope(|scope| {
+        let long = scope.spawn(|| node.post(&ask(60, false)));
+        until("it is full", SOON, || here.load().running == 1);
+        assert_eq!(chosen(node, &json!({})), (other.clone(), other.clone()), "it is full");
+        let route = node.get("/v1/tirami/route?model=fake");
+        assert_eq!(route["provider"], other);
+        // Whoever wants this node waits for it.
+        assert_eq!(chosen(node, &json!({"only": [own]})), (own.clone(), own.clone()));
+        assert_eq!(long.join().unwrap()["x_tirami"]["provider"], own);
+    });
+}
+
+#[test]
+fn a_node_without_model_and_provider_says_what_to_do() {
+    let user = TestNode::start(crate::support::on_loopback(), None);
+    let (status, error) = user.raw(&ask(3, false));
+    assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")));
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("tirami join") && message.contains("nothing was charged"),
+        "{message}"
+    );
+    let (status, error) = user.send("/v1/tirami/schedule", &json!({"model_id": "fake"}));
+    assert_eq!((status, &error["error"]["code"]), (404, &json!("no_provider")), "{error}");
+}
