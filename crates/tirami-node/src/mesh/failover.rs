@@ -343,9 +343,9 @@ impl Journey {
                 next = attempt.next() => next,
             };
             let (reason, is_failure) = match next {
-                Next::Tokens { tokens, text } => {
+                Next::Tokens { tokens, text, logprobs } => {
                     self.tokens.extend_from_slice(&tokens);
-                    let piece = Piece::Delta { tokens, text, logprobs: Vec::new() };
+                    let piece = Piece::Delta { tokens, text, logprobs };
                     if body.send(&attempt.token, piece).await.is_err() {
                         return End::Left(Box::new(attempt));
                     }

@@ -16,6 +16,7 @@ mod frames;
 mod invite;
 mod jobs;
 mod join;
+mod likelihood;
 mod offer;
 mod peers;
 mod provide;
