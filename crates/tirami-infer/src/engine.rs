@@ -118,13 +118,47 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// Tools the assistant called.
+    pub calls: Vec<Call>,
+}
+
+impl Message {
+    /// A message of `role`.
+    pub fn new(role: &str, content: impl Into<String>) -> Self {
+        Self { role: role.to_owned(), content: content.into(), calls: Vec::new() }
+    }
+}
+
+/// A tool that was called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Its name.
+    pub name: String,
+    /// A JSON object as text.
+    pub arguments: String,
 }
 
 /// What is asked of a model: a chat to be rendered with the model's own template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conversation {
     /// The messages, oldest first; at least one.
     pub messages: Vec<Message>,
+    /// The tools that may be called, each as the text of a JSON object `{type, function}`.
+    pub tools: Vec<String>,
+}
+
+impl Conversation {
+    /// Whether it has to do with tools.
+    pub(crate) fn has_tools(&self) -> bool {
+        let has = |message: &Message| message.role == "tool" || !message.calls.is_empty();
+        !self.tools.is_empty() || self.messages.iter().any(has)
+    }
+}
+
+impl From<Vec<Message>> for Conversation {
+    fn from(messages: Vec<Message>) -> Self {
+        Self { messages, tools: Vec::new() }
+    }
 }
 
 /// A rendered, tokenised prompt that fits the context.
@@ -228,6 +262,20 @@ pub enum Format {
     /// that refers to itself, is refused: what following it would cost has no bound. The
     /// other bounds are the constants of `llama` that begin with `SCHEMA`.
     JsonSchema(String),
+    /// Calls of tools, written as [`crate::calls`] says.
+    Calls(CallFormat),
+}
+
+/// Which calls an answer may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFormat {
+    /// The JSON schema of one call, as its text: an object of `name` and `arguments`, in this
+    /// order. The same bounds hold as for [`Format::JsonSchema`].
+    pub schema: String,
+    /// Whether the answer may be text, or begin with it; otherwise it is calls only.
+    pub may_be_text: bool,
+    /// Whether there may be more than one call, up to [`crate::calls::CALLS_MAX`].
+    pub several: bool,
 }
 
 /// Tokens that [`Sampling::repeat_penalty`] looks back.
@@ -295,16 +343,24 @@ impl Progress {
     }
 }
 
-/// A token's log-probability among all tokens, as the model computed it: before temperature,
-/// bias, penalties and grammar.
+/// A token and its log-probability among all tokens, as the model computed it: before
+/// temperature, bias, penalties and grammar.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TokenLogprobs {
-    /// The token that was produced. [`Engine::token_bytes`] gives its text.
-    pub token: u32,
+pub struct Likely {
+    /// The token's bytes in an answer, which may be a part of a character; empty for control
+    /// tokens.
+    pub bytes: Vec<u8>,
     /// Its natural logarithm of probability, at most 0.
     pub logprob: f32,
-    /// The likeliest tokens and theirs, likeliest first; as many as were asked for.
-    pub top: Vec<(u32, f32)>,
+}
+
+/// How likely a produced token was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that was produced.
+    pub chosen: Likely,
+    /// The likeliest tokens, likeliest first; as many as were asked for.
+    pub top: Vec<Likely>,
 }
 
 /// What a generation delivers.

@@ -9,8 +9,9 @@ use tirami_core::{ModelDigest, ModelShape};
 use tokio::sync::mpsc;
 
 use crate::engine::{
-    Conversation, Engine, EngineLoad, Finish, Generation, ModelInfo, PIECES_AHEAD_MAX, Piece,
-    PrepareError, Progress, Prompt, Sampling, StartError,
+    Conversation, Engine, EngineLoad, Finish, Format, Generation, Likely, ModelInfo,
+    PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, Sampling, StartError,
+    TOP_LOGPROBS_MAX, TokenLogprobs,
 };
 
 /// What a [`FakeEngine`] does with each request.
@@ -24,12 +25,13 @@ pub struct FakeScript {
     pub fail_after: Option<u32>,
 }
 
-/// An engine that answers `word ` over and over, and whose tokens are their places in the
-/// completion; so what it resumes goes on like the undisturbed answer.
+/// An engine that says its words over and over, `word ` unless others are given, and whose tokens
+/// are their places in the completion; so what it resumes goes on like the undisturbed answer.
 #[derive(Debug)]
 pub struct FakeEngine {
     info: ModelInfo,
     script: FakeScript,
+    words: Arc<Vec<String>>,
     counters: Arc<Counters>,
     stopped: AtomicBool,
 }
@@ -67,7 +69,14 @@ impl FakeEngine {
 
     /// An engine that says it has loaded `info`.
     pub fn with_model(script: FakeScript, info: ModelInfo) -> Self {
-        Self { info, script, counters: Arc::default(), stopped: AtomicBool::new(false) }
+        let words = Arc::new(vec!["word ".to_owned()]);
+        Self { info, script, words, counters: Arc::default(), stopped: AtomicBool::new(false) }
+    }
+
+    /// The same engine with other words, one for each token.
+    #[must_use]
+    pub fn saying(self, words: Vec<String>) -> Self {
+        Self { words: Arc::new(words), ..self }
     }
 
     /// Takes no request any more, as an engine whose thread has ended.
@@ -99,6 +108,11 @@ impl Engine for FakeEngine {
         Ok(Prompt::from(tokens))
     }
 
+    /// Takes every format, and says its words whatever it is.
+    fn check_format(&self, _: &Format) -> Result<(), PrepareError> {
+        Ok(())
+    }
+
     /// Starts a task on the caller's runtime; without one the engine counts as stopped.
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
         if !self.is_alive() {
@@ -111,15 +125,16 @@ impl Engine for FakeEngine {
         let completion_max =
             sampling.completion_max.min(u32::try_from(room).unwrap_or(u32::MAX)).max(1);
         let given = prompt.tokens.len().saturating_add(prompt.resumed.len());
-        let script = self.script.clone();
+        let (script, words) = (self.script.clone(), Arc::clone(&self.words));
         let counters = Arc::clone(&self.counters);
+        let top = sampling.top_logprobs;
         counters.prompt_tokens_total.fetch_add(prompt.tokens.len() as u64, Ordering::Relaxed);
         runtime.spawn(async move {
             counters.running.fetch_add(1, Ordering::Relaxed);
             // A reader that has gone needs no answer.
             tokio::select! {
                 () = sender.closed() => {}
-                () = answer(&sender, &script, resumed..completion_max, &counters) => {}
+                () = answer(&sender, (&script, &words, top), resumed..completion_max, &counters) => {}
             }
             counters.running.fetch_sub(1, Ordering::Relaxed);
         });
@@ -145,7 +160,7 @@ impl Engine for FakeEngine {
 
 async fn answer(
     sender: &mpsc::Sender<Piece>,
-    script: &FakeScript,
+    (script, words, top): (&FakeScript, &[String], Option<u32>),
     positions: Range<u32>,
     counters: &Counters,
 ) {
@@ -160,8 +175,14 @@ async fn answer(
             tokio::time::sleep(script.delay).await;
         }
         counters.completion_tokens_total.fetch_add(1, Ordering::Relaxed);
-        let delta =
-            Piece::Delta { tokens: vec![produced], text: "word ".to_owned(), logprobs: Vec::new() };
+        let word = words.get(produced as usize % words.len().max(1)).cloned().unwrap_or_default();
+        let likely = Likely { bytes: word.clone().into_bytes(), logprob: -0.5 };
+        let logprobs = top.map(|top| TokenLogprobs {
+            chosen: likely.clone(),
+            top: vec![likely; top.min(TOP_LOGPROBS_MAX) as usize],
+        });
+        let logprobs = logprobs.into_iter().collect();
+        let delta = Piece::Delta { tokens: vec![produced], text: word, logprobs };
         if sender.send(delta).await.is_err() {
             return;
         }
@@ -180,8 +201,8 @@ mod tests {
     }
 
     fn prompt(engine: &FakeEngine) -> Prompt {
-        let message = Message { role: "user".to_owned(), content: "12345".to_owned() };
-        let prompt = engine.prepare(&Conversation { messages: vec![message] }).unwrap();
+        let message = Message::new("user", "12345");
+        let prompt = engine.prepare(&Conversation::from(vec![message])).unwrap();
         assert_eq!(prompt.tokens.len(), 2);
         prompt
     }

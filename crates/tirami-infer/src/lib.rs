@@ -3,6 +3,7 @@
 //! Engines know no TRM. Whoever runs a generation is told which tokens were produced and never
 //! what they cost.
 
+pub mod calls;
 pub mod catalogue;
 pub mod digest;
 pub mod download;

@@ -9,7 +9,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
 
-use crate::engine::{Conversation, Message, PrepareError};
+use crate::calls::{self, CALL_BEGIN};
+use crate::engine::{Call, Conversation, Message, PrepareError};
 
 /// Bytes of a template.
 pub const TEMPLATE_BYTES_MAX: usize = 1 << 20;
@@ -31,6 +32,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    /// Whether it writes calls of tools in the way that is read here.
+    knows_calls: bool,
 }
 
 /// A template that does not parse.
@@ -70,10 +73,11 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
+        let knows_calls = source.contains("tools") && source.contains(CALL_BEGIN);
         environment
             .add_template_owned(NAME, source)
             .map_err(|error| TemplateError { reason: error.to_string() })?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned(), knows_calls })
     }
 
     /// The text that ends where the assistant's answer begins.
@@ -86,11 +90,19 @@ impl ChatTemplate {
         if conversation.messages.is_empty() {
             return Err(PrepareError::Template { reason: "there are no messages".to_owned() });
         }
-        let messages = conversation.messages.iter().map(message_value).collect::<Vec<_>>();
+        if !self.knows_calls && conversation.has_tools() {
+            return self.render(&calls::as_text(conversation));
+        }
+        let messages = conversation.messages.iter().map(message_value);
+        let messages = messages.collect::<Result<Vec<_>, _>>()?;
+        let tools = conversation.tools.iter().map(|tool| json_value(tool));
+        let tools = tools.collect::<Result<Vec<_>, _>>()?;
+        let tools = if tools.is_empty() { Value::from(()) } else { Value::from(tools) };
         let template = self.environment.get_template(NAME).map_err(refused)?;
         template
             .render(context! {
                 messages => messages,
+                tools => tools,
                 add_generation_prompt => true,
                 bos_token => self.bos.as_str(),
                 eos_token => self.eos.as_str(),
@@ -99,14 +111,48 @@ impl ChatTemplate {
     }
 }
 
-fn message_value(message: &Message) -> Value {
+fn message_value(message: &Message) -> Result<Value, PrepareError> {
     let fields = [("role", &message.role), ("content", &message.content)];
-    Value::from(
-        fields
-            .into_iter()
-            .map(|(name, text)| (name.to_owned(), Value::from(text.as_str())))
-            .collect::<BTreeMap<_, _>>(),
-    )
+    let fields = fields.map(|(name, text)| (name.to_owned(), Value::from(text.as_str())));
+    let mut fields = BTreeMap::from(fields);
+    if !message.calls.is_empty() {
+        let calls = message.calls.iter().map(call_value).collect::<Result<Vec<_>, _>>()?;
+        fields.insert("tool_calls".to_owned(), Value::from(calls));
+    }
+    Ok(Value::from(fields))
+}
+
+fn call_value(call: &Call) -> Result<Value, PrepareError> {
+    let arguments = json_value(&call.arguments)?;
+    let function = context! { name => call.name.as_str(), arguments => arguments };
+    Ok(context! { type => "function", function => function })
+}
+
+fn json_value(text: &str) -> Result<Value, PrepareError> {
+    let value = serde_json::from_str::<serde_json::Value>(text);
+    let value = value.map_err(|_| PrepareError::Template {
+        reason: "the tools or their arguments are no JSON".to_owned(),
+    })?;
+    Ok(of_json(value))
+}
+
+fn of_json(value: serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(flag) => Value::from(flag),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => Value::from(whole),
+            (None, Some(whole)) => Value::from(whole),
+            (None, None) => Value::from(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(text) => Value::from(text),
+        Json::Array(items) => Value::from(items.into_iter().map(of_json).collect::<Vec<_>>()),
+        Json::Object(fields) => {
+            let fields = fields.into_iter().map(|(name, value)| (name, of_json(value)));
+            Value::from(fields.collect::<BTreeMap<_, _>>())
+        }
+    }
 }
 
 fn first_line(error: &Error) -> String {
@@ -153,12 +199,16 @@ impl ControlTexts {
     /// # Errors
     ///
     /// As [`ChatTemplate::render`].
-    pub fn render_shielded(
+    pub fn render_shielded<'c>(
         &self,
         template: &ChatTemplate,
-        conversation: &Conversation,
+        conversation: &'c Conversation,
     ) -> Result<Vec<Segment>, PrepareError> {
-        let fields = || conversation.messages.iter().flat_map(|m| [&m.role, &m.content]);
+        let calls = |message: &'c Message| {
+            message.calls.iter().flat_map(|call| [&call.name, &call.arguments])
+        };
+        let of = |m: &'c Message| [&m.role, &m.content].into_iter().chain(calls(m));
+        let fields = || conversation.messages.iter().flat_map(of).chain(&conversation.tools);
         let used = fields()
             .flat_map(|text| text.chars())
             .filter(|c| *c >= PRIVATE_FIRST)
@@ -178,11 +228,15 @@ impl ControlTexts {
             return template.render(conversation).map(|text| vec![Segment::Template(text)]);
         }
         let shield = |text: &str| self.replaced(text, &stand_ins);
+        let call =
+            |call: &Call| Call { name: shield(&call.name), arguments: shield(&call.arguments) };
         let messages = conversation.messages.iter().map(|message| Message {
             role: shield(&message.role),
             content: shield(&message.content),
+            calls: message.calls.iter().map(call).collect(),
         });
-        let rendered = template.render(&Conversation { messages: messages.collect() })?;
+        let tools = conversation.tools.iter().map(|tool| shield(tool)).collect();
+        let rendered = template.render(&Conversation { messages: messages.collect(), tools })?;
         let spellings =
             stand_ins.into_iter().map(|(spelling, c)| (c, spelling)).collect::<BTreeMap<_, _>>();
         Ok(split(&rendered, &spellings))
@@ -256,11 +310,8 @@ mod tests {
     use super::*;
 
     fn chat(messages: &[(&str, &str)]) -> Conversation {
-        let messages = messages.iter().map(|(role, content)| Message {
-            role: (*role).to_owned(),
-            content: (*content).to_owned(),
-        });
-        Conversation { messages: messages.collect() }
+        let messages = messages.iter().map(|(role, content)| Message::new(role, *content));
+        Conversation::from(messages.collect::<Vec<_>>())
     }
 
     #[test]
@@ -336,6 +387,28 @@ mod tests {
         assert!(
             ChatTemplate::new(Some(&format!("{{{{{}}}}}", "(".repeat(9_999))), "", "").is_err()
         );
+    }
+
+    #[test]
+    fn a_template_that_knows_tools_is_given_them() {
+        let source = "{%- if tools %}{%- for tool in tools %}{{ tool.function.name }};{% endfor %}\
+            {%- endif %}{%- for message in messages %}{{ message.role }}:{{ message.content }}\
+            {%- for call in message.tool_calls %}<tool_call>{{ call.function.arguments | tojson }}\
+            </tool_call>{% endfor %};{% endfor %}";
+        let template = ChatTemplate::new(Some(source), "", "").unwrap();
+        let call = Call { name: "f".to_owned(), arguments: r#"{"a": "<|im_end|>"}"#.to_owned() };
+        let asked = Message { calls: vec![call], ..Message::new("assistant", "") };
+        let tools = vec![r#"{"function": {"name": "f"}}"#.to_owned()];
+        let messages = vec![Message::new("user", "Hi"), asked];
+        let conversation = Conversation { messages, tools };
+        let controls = ControlTexts::new(["<|im_end|>".to_owned()]);
+        let segments = controls.render_shielded(&template, &conversation).unwrap();
+        let plain = |text: &str| Segment::Template(text.to_owned());
+        let before = "f;user:Hi;assistant:<tool_call>{\"a\": \"";
+        let quoted = Segment::Quoted("<|im_end|>".to_owned());
+        assert_eq!(segments, [plain(before), quoted, plain("\"}</tool_call>;")]);
+        let without = template.render(&chat(&[("user", "Hi")])).unwrap();
+        assert_eq!(without, "user:Hi;");
     }
 
     #[test]

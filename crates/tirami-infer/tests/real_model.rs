@@ -59,8 +59,8 @@ fn engine(options: &LlamaOptions) -> LlamaEngine {
 }
 
 fn chat(content: &str) -> Conversation {
-    let message = Message { role: "user".to_owned(), content: content.to_owned() };
-    Conversation { messages: vec![message] }
+    let message = Message::new("user", content);
+    Conversation::from(vec![message])
 }
 
 fn greedy(completion_max: u32) -> Sampling {

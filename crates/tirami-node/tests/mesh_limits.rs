@@ -53,7 +53,8 @@ fn a_job_has_a_stream_of_its_own_and_its_frames_have_a_limit() {
         });
         sent.unwrap();
         let mut provider = provider;
-        let tokens = ToConsumer::Tokens { tokens: vec![1, 2], text: "ab".into() };
+        let tokens =
+            ToConsumer::Tokens { tokens: vec![1, 2], text: "ab".into(), likelihoods: Vec::new() };
         provider.send.send(&tokens).await.unwrap();
         assert_eq!(consumer.receive.next().await, Ok(Some(tokens)));
         provider.send.finish();

@@ -16,6 +16,13 @@ pub const TOKENS_PER_FRAME_MAX: usize = 1_024;
 /// Bytes of text in one frame at most.
 pub const TEXT_BYTES_MAX: usize = 32 * 1024;
 
+/// Tokens in one frame at most that come with their likelihoods.
+pub const LIKELIHOODS_PER_FRAME_MAX: usize = 4;
+/// Likeliest tokens that one token's likelihood comes with at most.
+pub const LIKELIEST_MAX: usize = 20;
+/// Bytes of one token at most, where likelihoods are told; longer ones are cut.
+pub const TOKEN_BYTES_MAX: usize = 256;
+
 /// Bytes of a refusal's code at most.
 const CODE_BYTES_MAX: usize = 64;
 
@@ -57,6 +64,34 @@ pub struct JobRequest {
     /// The consumer's last final entry with its certificate, for a provider that is behind.
     #[n(4)]
     pub consumer_head: Option<FinalEntry>,
+}
+
+/// A token and its natural logarithm of probability.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Likely {
+    /// The token's bytes; they may be a part of a character.
+    #[cbor(
+        n(0),
+        encode_with = "bounded::write_bytes",
+        decode_with = "bounded::bytes::<_, TOKEN_BYTES_MAX>"
+    )]
+    pub bytes: Vec<u8>,
+    /// The bits of the number, an IEEE 754 single.
+    #[n(1)]
+    pub logprob_bits: u32,
+}
+
+/// How likely a token of the answer was.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Likelihood {
+    /// The token itself.
+    #[n(0)]
+    pub chosen: Likely,
+    /// The likeliest tokens, likeliest first.
+    #[cbor(n(1), decode_with = "bounded::list::<_, Likely, {LIKELIEST_MAX as u64}>")]
+    pub top: Vec<Likely>,
 }
 
 /// What the provider sends.
@@ -101,6 +136,14 @@ pub enum ToConsumer {
         /// Text that is complete with them; may be empty while a character is not.
         #[cbor(n(1), decode_with = "bounded::text::<_, TEXT_BYTES_MAX>")]
         text: String,
+        /// How likely each of them was, where the request asks for it; else empty.
+        #[cbor(
+            n(2),
+            default,
+            skip_if = "Vec::is_empty",
+            decode_with = "bounded::list::<_, Likelihood, {LIKELIHOODS_PER_FRAME_MAX as u64}>"
+        )]
+        likelihoods: Vec<Likelihood>,
     },
     /// The answer is complete.
     #[n(3)]

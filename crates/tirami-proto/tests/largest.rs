@@ -9,10 +9,11 @@ use tirami_proto::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, AGENT_BYTES_MAX, ANNOUNCED_PER_FRAME_MAX, APPROVAL_BYTES_MAX,
     BODY_BYTES_MAX, BUCKETS, CERTIFICATE_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, CUT_SLOTS_MAX,
     FINALS_PER_FRAME_MAX, FinalEntry, Frame, Frames, HEADS_PER_FRAME_MAX, Head, Hello,
-    JOB_FRAME_BYTES_MAX, JobRequest, Message, PATH_BYTES_MAX, PEERS_PER_FRAME_MAX,
-    PRICE_SIGNAL_BYTES_MAX, PeerAddress, RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX,
-    TOKENS_PER_FRAME_MAX, ToConsumer, ToProvider, VIA_MAX, Via, WireCharter, WireClaim,
-    WireDocument, WireEntry, WireSlot, encode,
+    JOB_FRAME_BYTES_MAX, JobRequest, LIKELIEST_MAX, LIKELIHOODS_PER_FRAME_MAX, Likelihood, Likely,
+    Message, PATH_BYTES_MAX, PEERS_PER_FRAME_MAX, PRICE_SIGNAL_BYTES_MAX, PeerAddress,
+    RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX, TOKEN_BYTES_MAX, TOKENS_PER_FRAME_MAX,
+    ToConsumer, ToProvider, VIA_MAX, Via, WireCharter, WireClaim, WireDocument, WireEntry,
+    WireSlot, encode,
 };
 
 const SIGNATURE: Signature = Signature::from_bytes([0xff; 64]);
@@ -139,7 +140,11 @@ fn the_largest_job_frames_fit() {
     let voucher = ToProvider::Voucher(document(SIGNED_BYTES_MAX));
     arrives("voucher", &voucher, JOB_FRAME_BYTES_MAX);
     let tokens = vec![u32::MAX; TOKENS_PER_FRAME_MAX];
-    let tokens = ToConsumer::Tokens { tokens, text: "x".repeat(TEXT_BYTES_MAX) };
+    let likely = Likely { bytes: vec![0xff; TOKEN_BYTES_MAX], logprob_bits: u32::MAX };
+    let likelihood = Likelihood { chosen: likely.clone(), top: vec![likely; LIKELIEST_MAX] };
+    let likelihoods = vec![likelihood; LIKELIHOODS_PER_FRAME_MAX];
+    let text = "x".repeat(TEXT_BYTES_MAX);
+    let tokens = ToConsumer::Tokens { tokens, text, likelihoods };
     arrives("tokens", &tokens, JOB_FRAME_BYTES_MAX);
     let receipt = document(SIGNED_BYTES_MAX);
     let end = ToConsumer::End { text: "x".repeat(TEXT_BYTES_MAX), finish: u8::MAX, receipt };

@@ -78,6 +78,42 @@ async function aSeedGivesTheSameTextTwice() {
   assert.equal(first.choices[0].message.content, second.choices[0].message.content);
 }
 
+async function severalAnswersComeWithTheirLogProbabilities() {
+  const options = { n: 2, seed: 7, max_completion_tokens: 6, logprobs: true, top_logprobs: 2 };
+  const answer = await ask(longer, options);
+  assert.equal(answer.choices.length, 2);
+  assert.equal(answer.x_tirami.trade_ids.length, 2);
+  const texts = ['', ''];
+  for await (const chunk of await ask(longer, { ...options, stream: true })) {
+    texts[chunk.choices[0].index] += chunk.choices[0].delta.content ?? '';
+  }
+  for (const { index, message, logprobs } of answer.choices) {
+    assert.equal(texts[index], message.content);
+    assert.ok(logprobs.content.every((one) => one.logprob <= 0 && one.top_logprobs.length === 2));
+  }
+}
+
+async function toolsAreCalledWithValidArguments() {
+  const parameters = {
+    type: 'object',
+    properties: { n: { type: 'integer', minimum: 1, maximum: 9 } },
+    required: ['n'],
+    additionalProperties: false,
+  };
+  const tools = [{ type: 'function', function: { name: 'roll', parameters } }];
+  const options = { tools, tool_choice: 'required', parallel_tool_calls: false, seed: 3 };
+  const { message, finish_reason } = (await ask(question, options)).choices[0];
+  assert.equal(finish_reason, 'tool_calls');
+  const { n } = JSON.parse(message.tool_calls[0].function.arguments);
+  assert.ok(Number.isInteger(n) && n >= 1 && n <= 9);
+  const runner = client.chat.completions.stream({ model, messages: question, ...options });
+  const [call] = (await runner.finalMessage()).tool_calls;
+  assert.equal(call.function.arguments, message.tool_calls[0].function.arguments);
+  const result = { role: 'tool', tool_call_id: message.tool_calls[0].id, content: 'six' };
+  const next = await ask([...question, message, result], { tools, max_completion_tokens: 8 });
+  assert.ok(next.choices[0].finish_reason);
+}
+
 async function leavingAStreamFreesTheNode() {
   const stream = await ask(longer, { stream: true, max_completion_tokens: 400 });
   for await (const chunk of stream) if (chunk.choices[0]?.delta.content) break;
@@ -107,6 +143,8 @@ for (const check of [
   aStreamSaysTheSameAsOneAnswer,
   aStopStringEndsTheAnswerBeforeIt,
   aSeedGivesTheSameTextTwice,
+  severalAnswersComeWithTheirLogProbabilities,
+  toolsAreCalledWithValidArguments,
   leavingAStreamFreesTheNode,
   refusalsAreTyped,
 ]) {

@@ -3,6 +3,7 @@
 `cargo xtask test` starts the node and sets OPENAI_BASE_URL, OPENAI_API_KEY and CLIENT_MODEL.
 """
 
+import json
 import os
 
 import openai
@@ -100,6 +101,94 @@ def a_token_limit_is_exact():
     assert answer.usage.completion_tokens == 5 and answer.choices[0].finish_reason == "length"
 
 
+def tokens_carry_their_log_probabilities():
+    options = {"temperature": 0, "max_tokens": 6, "logprobs": True, "top_logprobs": 3}
+    whole = ask(QUESTION, **options).choices[0]
+    assert "".join(token.token for token in whole.logprobs.content) == whole.message.content, whole
+    for token in whole.logprobs.content:
+        assert token.logprob <= 0 and len(token.top_logprobs) == 3, token
+        assert token.top_logprobs[0].token == token.token, "greedy takes the likeliest"
+    chunks = [chunk.choices[0] for chunk in ask(QUESTION, stream=True, **options) if chunk.choices]
+    tokens = [t for c in chunks if c.logprobs for t in c.logprobs.content]
+    assert tokens == whole.logprobs.content, tokens
+
+
+def several_answers_come_at_once():
+    answer = ask(LONGER, n=3, seed=7, max_tokens=12)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2], answer
+    assert len({choice.message.content for choice in answer.choices}) > 1, answer
+    assert len(answer.model_extra["x_tirami"]["trade_ids"]) == 3, answer
+    texts = {0: "", 1: "", 2: ""}
+    for chunk in ask(LONGER, n=3, seed=7, max_tokens=12, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert list(texts.values()) == [choice.message.content for choice in answer.choices], texts
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 20},
+                "unit": {"$ref": "#/$defs/Unit"},
+            },
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+            "$defs": {"Unit": {"enum": ["celsius", "fahrenheit"]}},
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}}
+
+
+def check_call(call):
+    assert call.id and call.type == "function", call
+    arguments = json.loads(call.function.arguments)
+    if call.function.name == "weather":
+        assert sorted(arguments) == ["city", "unit"] and len(arguments["city"]) <= 20, call
+        assert arguments["unit"] in ("celsius", "fahrenheit"), call
+    else:
+        assert call.function.name == "clock" and arguments == {}, call
+
+
+def tools_are_called_with_valid_arguments():
+    question = [{"role": "user", "content": "What is the weather in Paris?"}]
+    for seed in range(4):
+        options = {"tools": [WEATHER, CLOCK], "tool_choice": "required", "seed": seed, "temperature": 1.2}
+        options |= {"parallel_tool_calls": False, "max_completion_tokens": 200}
+        choice = ask(question, **options).choices[0]
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None, choice
+        (call,) = choice.message.tool_calls
+        check_call(call)
+        parts = {"id": None, "name": None, "arguments": ""}
+        for chunk in ask(question, stream=True, **options):
+            for delta in chunk.choices[0].delta.tool_calls or []:
+                assert delta.index == 0, delta
+                parts["id"] = parts["id"] or delta.id
+                parts["name"] = parts["name"] or delta.function.name
+                parts["arguments"] += delta.function.arguments
+        assert parts["id"] and parts["name"] == call.function.name, parts
+        assert parts["arguments"] == call.function.arguments, parts
+        assert chunk.choices[0].finish_reason == "tool_calls", chunk
+    named = {"type": "function", "function": {"name": "clock"}}
+    message = ask(question, tools=[WEATHER, CLOCK], tool_choice=named, parallel_tool_calls=False).choices[0].message
+    assert [call.function.name for call in message.tool_calls] == ["clock"], message
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "noon"}
+    after = ask([*question, message.model_dump(), result], tools=[CLOCK], max_tokens=16)
+    assert after.choices[0].finish_reason in ("stop", "length", "tool_calls"), after
+    plain = ask(question, tools=[WEATHER], tool_choice="none", max_tokens=8).choices[0].message
+    assert plain.content and not plain.tool_calls, plain
+    with client.chat.completions.stream(
+        model=MODEL, messages=question, tools=[WEATHER | {"function": WEATHER["function"] | {"strict": True}}],
+        tool_choice="required", parallel_tool_calls=False, max_completion_tokens=200,
+    ) as stream:
+        final = stream.get_final_completion().choices[0].message.tool_calls
+    check_call(final[0])
+
+
 def refusals_are_typed():
     def refused(kind, status, call):
         try:
@@ -134,6 +223,9 @@ if __name__ == "__main__":
         a_stop_string_ends_the_answer_before_it,
         a_seed_gives_the_same_text_twice,
         a_token_limit_is_exact,
+        tokens_carry_their_log_probabilities,
+        several_answers_come_at_once,
+        tools_are_called_with_valid_arguments,
         refusals_are_typed,
     ):
         check()

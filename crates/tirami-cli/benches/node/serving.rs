@@ -44,8 +44,8 @@ pub(crate) async fn over_http(table: &mut Table) {
     let mut request = ChatRequest::new(engine.model().name.clone()).user(QUESTION);
     request.max_tokens = Some(TOKENS);
     request.temperature = Some(0.0);
-    let message = Message { role: "user".into(), content: QUESTION.into() };
-    let prompt = engine.prepare(&Conversation { messages: vec![message] }).expect("a prompt");
+    let message = Message::new("user", QUESTION);
+    let prompt = engine.prepare(&Conversation::from(vec![message])).expect("a prompt");
     let (mut http, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let run = engine.run_bare(&prompt, TOKENS).expect("a bare run");

@@ -11,7 +11,8 @@ use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use serde_json::Value;
 
-use crate::engine::Format;
+use crate::calls::{CALL_BEGIN, CALL_END, CALLS_MAX};
+use crate::engine::{CallFormat, Format};
 
 /// Bytes of a JSON schema.
 pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
@@ -28,10 +29,15 @@ const LENGTHS: [&str; 4] = ["minLength", "maxLength", "minItems", "maxItems"];
 const OBJECT: &str = r#"{"type":"object"}"#;
 const ROOT: &str = "root";
 
+/// The bytes of a token in an answer.
+pub(super) type Spelling<'a> = &'a dyn Fn(usize) -> Vec<u8>;
+
 /// An answer's grammar and how far the answer has come in it.
 #[derive(Debug)]
 pub(super) struct Grammar {
     sampler: LlamaSampler,
+    /// Until the first call begins, an answer that may be text is free.
+    free: Option<Free>,
     /// A token was refused; the native state must not be used any more.
     left: bool,
 }
@@ -43,17 +49,26 @@ impl Grammar {
             Format::Text => return Ok(None),
             Format::JsonObject => OBJECT,
             Format::JsonSchema(schema) => schema,
+            Format::Calls(calls) => &calls.schema,
         };
         check(schema)?;
         let refused = |_| "it uses something of JSON schema that cannot be followed".to_owned();
-        let grammar = json_schema_to_grammar(schema).map_err(refused)?;
+        let mut grammar = json_schema_to_grammar(schema).map_err(refused)?;
+        let mut free = None;
+        if let Format::Calls(calls) = format {
+            grammar = of_calls(&grammar, calls);
+            free = calls.may_be_text.then(Free::default);
+        }
         let too_large = |_| "it is too large or repeats too much".to_owned();
         let sampler = LlamaSampler::grammar(model, &grammar, ROOT).map_err(too_large)?;
-        Ok(Some(Self { sampler, left: false }))
+        Ok(Some(Self { sampler, free, left: false }))
     }
 
     /// Whether the answer may go on with the token of this index.
-    pub(super) fn allows(&mut self, index: usize) -> bool {
+    pub(super) fn allows(&mut self, index: usize, spelling: Spelling<'_>) -> bool {
+        if let Some(free) = &self.free {
+            return free.allows(&spelling(index));
+        }
         let Ok(token) = i32::try_from(index) else { return false };
         self.keeps(vec![LlamaTokenData::new(LlamaToken(token), 0.0, 0.0)])
             .first()
@@ -61,7 +76,13 @@ impl Grammar {
     }
 
     /// `logits` with those of forbidden tokens at minus infinity.
-    pub(super) fn only_allowed(&mut self, logits: &[f32]) -> Vec<f32> {
+    pub(super) fn only_allowed(&mut self, logits: &[f32], spelling: Spelling<'_>) -> Vec<f32> {
+        if let Some(free) = &self.free {
+            let kept = logits.iter().enumerate().map(|(index, logit)| {
+                if free.allows(&spelling(index)) { *logit } else { f32::NEG_INFINITY }
+            });
+            return kept.collect();
+        }
         let tokens = (0..).zip(logits);
         let data = tokens.map(|(token, logit)| LlamaTokenData::new(LlamaToken(token), *logit, 0.0));
         let kept = self.keeps(data.collect());
@@ -78,10 +99,60 @@ impl Grammar {
     }
 
     /// Goes on with a token that does not end answers. False if it is not allowed.
-    pub(super) fn accept(&mut self, token: u32) -> bool {
+    pub(super) fn accept(&mut self, token: u32, spelling: Spelling<'_>) -> bool {
+        if let Some(free) = &mut self.free {
+            if free.begins(&spelling(token as usize)) {
+                self.free = None;
+            }
+            return true;
+        }
         self.left = self.left || self.sampler.try_accept(LlamaToken(token.cast_signed())).is_err();
         !self.left
     }
+}
+
+/// The free text before the first call. The token that completes the beginning of a call ends
+/// with it, so that all of the call itself is in the grammar.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Free {
+    /// The end of the text, shorter than what a call begins with.
+    end: Vec<u8>,
+}
+
+impl Free {
+    fn allows(&self, bytes: &[u8]) -> bool {
+        let (text, begin) = ([self.end.as_slice(), bytes].concat(), CALL_BEGIN.as_bytes());
+        let found = text.windows(begin.len()).position(|window| window == begin);
+        found.is_none_or(|at| at + begin.len() == text.len())
+    }
+
+    /// Goes on; whether a call begins now.
+    fn begins(&mut self, bytes: &[u8]) -> bool {
+        self.end.extend_from_slice(bytes);
+        let begins = self.end.ends_with(CALL_BEGIN.as_bytes());
+        self.end.drain(..self.end.len().saturating_sub(CALL_BEGIN.len() - 1));
+        begins
+    }
+}
+
+/// The grammar of calls, from that of one call. The names of its rules begin with what no rule of
+/// a schema begins with.
+fn of_calls(one: &str, calls: &CallFormat) -> String {
+    let rules = one.lines().map(|line| match line.strip_prefix("root ::=") {
+        Some(rule) => format!("calls-one ::={rule}\n"),
+        None => format!("{line}\n"),
+    });
+    let begin = if calls.may_be_text { String::new() } else { format!("\"{CALL_BEGIN}\" ") };
+    let more = match calls.several {
+        true => format!(" calls-next{{0,{}}}", CALLS_MAX - 1),
+        false => String::new(),
+    };
+    let rules: String = rules.collect();
+    format!(
+        "{ROOT} ::= {begin}calls-rest{more}\n\
+         calls-next ::= \"\\n\"? \"{CALL_BEGIN}\" calls-rest\n\
+         calls-rest ::= \"\\n\"? calls-one \"{CALL_END}\"\n{rules}"
+    )
 }
 
 /// Refuses what could keep the native engine busy without end or cost it its stack.
@@ -132,6 +203,26 @@ fn count(node: &Value, root: &Value, depth: usize, left: &mut usize) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_free_until_a_call_begins() {
+        let mut free = Free::default();
+        for (bytes, allowed, begins) in [
+            ("Let me see <tool_", true, false),
+            ("call>\n", false, false),
+            ("call> <tool_call>", false, false),
+            ("calls <", true, false),
+            ("tool_call", true, false),
+            (">{", false, false),
+            (">", true, true),
+        ] {
+            assert_eq!(free.allows(bytes.as_bytes()), allowed, "{bytes}");
+            if allowed {
+                assert_eq!(free.begins(bytes.as_bytes()), begins, "{bytes}");
+            }
+        }
+        assert!(free.end.len() < CALL_BEGIN.len());
+    }
 
     #[test]
     fn a_schema_is_counted_with_its_references() {

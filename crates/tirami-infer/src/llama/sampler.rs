@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::grammar::Grammar;
-use crate::engine::{REPEAT_TOKENS, Sampling, TOP_LOGPROBS_MAX, TokenLogprobs};
+use super::grammar::{Grammar, Spelling};
+use crate::engine::{REPEAT_TOKENS, Sampling, TOP_LOGPROBS_MAX};
 
 /// Words of the generator that one draw takes.
 const DRAW_WORDS: u128 = 2;
@@ -29,6 +29,16 @@ pub(super) struct Sampler {
     generator: ChaCha8Rng,
     /// The logits after bias and penalties, where there are any.
     adjusted: Vec<f32>,
+}
+
+/// The log-probabilities at one place of a completion, by token.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Logprobs {
+    /// The produced token.
+    pub(super) token: u32,
+    pub(super) logprob: f32,
+    /// The likeliest, likeliest first.
+    pub(super) top: Vec<(u32, f32)>,
 }
 
 /// Which tokens may be drawn.
@@ -86,7 +96,12 @@ impl Sampler {
 
     /// The index of the token at `position` of the completion; none when no logit is a number or
     /// the grammar allows no token.
-    pub(super) fn pick(&mut self, logits: &[f32], position: usize) -> Option<usize> {
+    pub(super) fn pick(
+        &mut self,
+        logits: &[f32],
+        position: usize,
+        spelling: Spelling<'_>,
+    ) -> Option<usize> {
         if !self.biases.is_none() {
             self.adjusted.clear();
             self.adjusted.extend_from_slice(logits);
@@ -99,23 +114,23 @@ impl Sampler {
             return Some(choice);
         };
         // Nearly always the choice is allowed, and to ask for one token is quick.
-        if grammar.allows(choice) {
+        if grammar.allows(choice, spelling) {
             return Some(choice);
         }
-        let allowed = grammar.only_allowed(logits);
+        let allowed = grammar.only_allowed(logits, spelling);
         let draw = uniform(&mut self.generator, SECOND_DRAW, position);
         choose(&allowed, self.temperature, &self.limits, draw)
     }
 
     /// Notes the next token of the completion, chosen here or elsewhere. False when the grammar
     /// does not allow it.
-    pub(super) fn accept(&mut self, token: u32) -> bool {
+    pub(super) fn accept(&mut self, token: u32, spelling: Spelling<'_>) -> bool {
         self.biases.accept(token);
-        self.grammar.as_mut().is_none_or(|grammar| grammar.accept(token))
+        self.grammar.as_mut().is_none_or(|grammar| grammar.accept(token, spelling))
     }
 
     /// The log-probabilities of a produced token, where they were asked for.
-    pub(super) fn logprobs(&self, logits: &[f32], token: usize) -> Option<TokenLogprobs> {
+    pub(super) fn logprobs(&self, logits: &[f32], token: usize) -> Option<Logprobs> {
         let count = self.top_logprobs?;
         let top = f64::from(*logits.get(likeliest(logits)?)?);
         let sum = logits.iter().map(|logit| (f64::from(*logit) - top).exp());
@@ -130,7 +145,7 @@ impl Sampler {
         order.truncate(count);
         order.sort_unstable_by(first);
         let id = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
-        Some(TokenLogprobs {
+        Some(Logprobs {
             token: id(token),
             logprob: logprob(*logits.get(token)?),
             top: order.into_iter().map(|index| (id(index), logprob(logits[index]))).collect(),

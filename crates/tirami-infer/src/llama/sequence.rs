@@ -7,10 +7,10 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::sync::mpsc;
 
 use super::grammar::Grammar;
-use super::sampler::Sampler;
+use super::sampler::{Logprobs, Sampler};
 use super::text::AnswerText;
 use super::tokens::piece;
-use crate::engine::{Finish, Piece, Progress, Prompt, Sampling};
+use crate::engine::{Finish, Likely, Piece, Progress, Prompt, Sampling, TokenLogprobs};
 
 /// A request on its way to the engine's thread.
 pub(super) struct Job {
@@ -80,7 +80,7 @@ impl Sequence {
         let mut answer = AnswerText::new(&sampling.stop);
         let mut last = None;
         for token in &resumed {
-            if last.is_some() || !sampler.accept(*token) {
+            if last.is_some() || !sampler.accept(*token, &spelling(model)) {
                 return Err("the resumed tokens go on after their answer's end".to_owned());
             }
             // The text was delivered with the token by whoever produced it.
@@ -164,7 +164,7 @@ impl Sequence {
     /// Chooses the next token, delivers it, and gives the last piece if the generation ends.
     pub(super) fn advance(&mut self, model: &LlamaModel, logits: &[f32]) -> Option<Piece> {
         let position = self.tokens.len() - self.prompt_tokens;
-        let index = self.sampler.pick(logits, position);
+        let index = self.sampler.pick(logits, position, &spelling(model));
         let token = index.and_then(|index| u32::try_from(index).ok());
         let (Some(index), Some(token)) = (index, token) else {
             let reason = "the model computes no numbers; its file is damaged".to_owned();
@@ -175,13 +175,14 @@ impl Sequence {
             let text = self.answer.finish();
             return Some(Piece::End { text, finish: Finish::Stop });
         }
-        if !self.sampler.accept(token) {
+        if !self.sampler.accept(token, &spelling(model)) {
             let reason = "the answer has left its grammar".to_owned();
             return Some(Piece::Failed { reason });
         }
         self.tokens.push(token);
         let certain = self.answer.push(&piece(model, native));
-        let logprobs = self.sampler.logprobs(logits, index).into_iter().collect();
+        let logprobs = self.sampler.logprobs(logits, index);
+        let logprobs = logprobs.map(|logprobs| spelled(model, logprobs)).into_iter().collect();
         // A reader that is gone is noticed before the next step.
         let delta = Piece::Delta { tokens: vec![token], text: certain.text, logprobs };
         let _ = self.sender.try_send(delta);
@@ -194,5 +195,21 @@ impl Sequence {
     fn last_by_length(&mut self) -> Option<Piece> {
         (self.tokens.len() >= self.tokens_max)
             .then(|| Piece::End { text: self.answer.finish(), finish: Finish::Length })
+    }
+}
+
+fn spelling(model: &LlamaModel) -> impl Fn(usize) -> Vec<u8> + '_ {
+    move |index| i32::try_from(index).map_or_else(|_| Vec::new(), |id| piece(model, LlamaToken(id)))
+}
+
+/// The same with each token's bytes.
+fn spelled(model: &LlamaModel, logprobs: Logprobs) -> TokenLogprobs {
+    let likely = |(token, logprob): (u32, f32)| Likely {
+        bytes: piece(model, LlamaToken(token.cast_signed())),
+        logprob,
+    };
+    TokenLogprobs {
+        chosen: likely((logprobs.token, logprobs.logprob)),
+        top: logprobs.top.into_iter().map(likely).collect(),
     }
 }

@@ -87,8 +87,8 @@ impl Tokenizer {
     /// The tokens that all chats of one user message begin with.
     pub(super) fn common_beginning(&self, model: &LlamaModel) -> Vec<u32> {
         let tokens = |content: &str| {
-            let message = Message { role: "user".to_owned(), content: content.to_owned() };
-            let prompt = self.prepare(model, &Conversation { messages: vec![message] });
+            let message = Message::new("user", content);
+            let prompt = self.prepare(model, &Conversation::from(vec![message]));
             prompt.map_or_else(|_| Vec::new(), |prompt| prompt.tokens)
         };
         let (mut one, other) = (tokens("A"), tokens("7"));

@@ -1,6 +1,7 @@
 //! Answers that must be JSON are JSON, whatever the schema is and however the model is tempted.
 
-use tirami_infer::engine::{Engine, Finish, Format, PrepareError, Sampling};
+use tirami_infer::calls::{CALL_BEGIN, CallReader, Said};
+use tirami_infer::engine::{CallFormat, Engine, Finish, Format, PrepareError, Prompt, Sampling};
 
 use super::{QUESTIONS, ask, shared_engine, warm};
 
@@ -99,4 +100,79 @@ fn hostile_schemas_get_a_sentence_or_a_grammar_and_never_end_the_process() {
             Err(error) => assert!(matches!(error, PrepareError::Format { .. }), "{error:?}"),
         }
     }
+}
+
+/// A call of `weather` or `age`, whose arguments follow a schema.
+fn calls(may_be_text: bool, several: bool) -> Format {
+    let call = |name: &str, arguments: &str| {
+        format!(
+            r#"{{"type":"object","properties":{{"name":{{"const":"{name}"}},
+            "arguments":{{"type":"object","properties":{arguments},"required":["a","b"],
+            "additionalProperties":false}}}},"required":["name","arguments"],
+            "additionalProperties":false}}"#
+        )
+    };
+    let weather = r#"{"a":{"type":"string","maxLength":9},"b":{"enum":["C","F"]}}"#;
+    let age = r#"{"a":{"type":"integer","minimum":1,"maximum":9},"b":{"type":"boolean"}}"#;
+    let schema = format!(r#"{{"anyOf":[{},{}]}}"#, call("weather", weather), call("age", age));
+    Format::Calls(CallFormat { schema, may_be_text, several })
+}
+
+/// The calls in an answer, of which there is no text.
+fn read(answer: &str) -> Vec<(String, String)> {
+    let mut reader = CallReader::new(vec!["weather".to_owned(), "age".to_owned()]);
+    let mut calls = Vec::<(String, String)>::new();
+    for said in reader.push(answer).into_iter().chain(reader.finish()) {
+        match said {
+            Said::Text(text) => panic!("{text:?} in {answer:?}"),
+            Said::Call { name, .. } => calls.push((name, String::new())),
+            Said::Arguments { text, .. } => calls.last_mut().unwrap().1.push_str(&text),
+        }
+    }
+    calls
+}
+
+fn check_call((name, arguments): &(String, String)) {
+    let value: serde_json::Value = serde_json::from_str(arguments).unwrap();
+    let (a, b) = (&value["a"], &value["b"]);
+    let follows = match name.as_str() {
+        "weather" => a.as_str().unwrap().chars().count() <= 9 && (b == "C" || b == "F"),
+        _ => (1..=9).contains(&a.as_u64().unwrap()) && b.is_boolean(),
+    };
+    assert!(follows && value.as_object().unwrap().len() == 2, "{name} {arguments}");
+}
+
+#[test]
+fn calls_are_written_as_they_are_read_and_follow_their_schemas() {
+    let engine = shared_engine();
+    for (question, temperature, seed) in
+        [(QUESTIONS[0], 0.0, 1), (QUESTIONS[1], 1.0, 2), ("What is the weather?", 1.5, 3)]
+    {
+        let sampling = Sampling { temperature, format: calls(false, false), ..warm(200, seed) };
+        let answer = ask(&engine, question, sampling);
+        let read = read(&answer.text);
+        assert_eq!((answer.end, read.len()), (Some(Finish::Stop), 1), "{}", answer.text);
+        check_call(&read[0]);
+    }
+    let several =
+        ask(&engine, QUESTIONS[0], Sampling { format: calls(false, true), ..warm(200, 4) });
+    let read = read(&several.text);
+    let whole = read.len() - usize::from(several.end == Some(Finish::Length));
+    read[..whole].iter().for_each(check_call);
+}
+
+#[test]
+fn an_answer_that_may_have_calls_is_free_until_one_begins() {
+    let engine = shared_engine();
+    let free = Sampling { format: calls(true, true), ..warm(24, 6) };
+    assert_eq!(ask(&engine, QUESTIONS[2], free.clone()), ask(&engine, QUESTIONS[2], warm(24, 6)));
+    // Another machine wrote the beginning.
+    let begun = engine.tokenize(&format!("I see.\n{CALL_BEGIN}")).unwrap();
+    let prompt = engine.prepare(&super::chat(QUESTIONS[0])).unwrap();
+    let prompt = Prompt { resumed: begun, ..prompt };
+    let sampling = Sampling { completion_max: 200, format: calls(true, false), ..free };
+    let answer = super::collect(engine.start(prompt, sampling).unwrap());
+    let calls = read(&format!("{CALL_BEGIN}{}", answer.text));
+    assert_eq!((answer.end, calls.len()), (Some(Finish::Stop), 1), "{}", answer.text);
+    check_call(&calls[0]);
 }

@@ -26,15 +26,15 @@ fn timed(engine: &LlamaEngine, prompt: &Prompt) -> (Answer, u32, Duration) {
 
 /// A chat whose history has about a thousand tokens, and the same chat one turn later.
 fn turns(engine: &LlamaEngine) -> (Prompt, Prompt) {
-    let message = |role: &str, content: String| Message { role: role.to_owned(), content };
+    let message = |role: &str, content: String| Message::new(role, content);
     let mut messages = vec![message(
         "user",
         format!("{} {}", "Here is a line to remember. ".repeat(150), QUESTIONS[0]),
     )];
-    let first = engine.prepare(&Conversation { messages: messages.clone() }).unwrap();
+    let first = engine.prepare(&Conversation::from(messages.clone())).unwrap();
     messages.push(message("assistant", "Once there was a dragon.".to_owned()));
     messages.push(message("user", QUESTIONS[3].to_owned()));
-    (first, engine.prepare(&Conversation { messages }).unwrap())
+    (first, engine.prepare(&Conversation::from(messages)).unwrap())
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn tokens_carry_their_log_probabilities() {
     while let Some(piece) = generation.pieces.blocking_recv() {
         if let Piece::Delta { tokens, logprobs, .. } = piece {
             assert_eq!(tokens.len(), logprobs.len());
-            assert_eq!(tokens[0], logprobs[0].token);
+            assert_eq!(engine.token_bytes(tokens[0]).unwrap(), logprobs[0].chosen.bytes);
             given.extend(logprobs);
         }
     }
@@ -22,9 +22,9 @@ fn tokens_carry_their_log_probabilities() {
     for token in given {
         // Greedy: the produced token is the likeliest, and all are probabilities.
         assert_eq!(token.top.len(), 3);
-        assert_eq!(token.top[0], (token.token, token.logprob));
-        assert!(token.top.is_sorted_by(|a, b| a.1 >= b.1));
-        let sum = token.top.iter().map(|(_, logprob)| logprob.exp()).sum::<f32>();
+        assert_eq!(token.top[0], token.chosen);
+        assert!(token.top.is_sorted_by(|a, b| a.logprob >= b.logprob));
+        let sum = token.top.iter().map(|one| one.logprob.exp()).sum::<f32>();
         assert!((0.01..=1.0001).contains(&sum), "{token:?}");
     }
 }

@@ -128,6 +128,11 @@ impl ApiError {
         self
     }
 
+    /// Which refusal it is, for programs.
+    pub(crate) fn code(&self) -> &'static str {
+        self.0.code
+    }
+
     /// The envelope, for an error inside a stream that has begun.
     pub(crate) fn body(&self) -> &ErrorBody {
         &self.0.body

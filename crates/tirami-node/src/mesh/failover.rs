@@ -143,6 +143,8 @@ pub(crate) struct Part {
     pub(crate) why: Vec<String>,
     /// Whether this node's own engine made it.
     pub(crate) here: bool,
+    /// Whether it went on with an answer, so that its prompt was read before.
+    pub(crate) repeats: bool,
 }
 
 /// A job whose first provider has taken it.
@@ -370,9 +372,9 @@ impl Journey {
                 next = attempt.next() => next,
             };
             let (reason, outcome) = match next {
-                Next::Tokens { tokens, text } => {
+                Next::Tokens { tokens, text, logprobs } => {
                     self.tokens.extend_from_slice(&tokens);
-                    let piece = Piece::Delta { tokens, text, logprobs: Vec::new() };
+                    let piece = Piece::Delta { tokens, text, logprobs };
                     if body.send(attempt.token(), piece).await.is_err() {
                         return End::Left(attempt);
                     }
@@ -489,7 +491,8 @@ impl Journey {
     }
 
     fn note(&mut self, charge: Charge, here: bool) {
-        self.parts.push(Part { charge, why: core::mem::take(&mut self.why), here });
+        let repeats = !self.parts.is_empty() && charge.completion_tokens > 0;
+        self.parts.push(Part { charge, why: core::mem::take(&mut self.why), here, repeats });
     }
 
     fn summed(self) -> Journeyed {

@@ -17,6 +17,7 @@ mod frames;
 mod invite;
 mod jobs;
 mod join;
+mod likelihood;
 mod observed;
 mod offer;
 mod own;

@@ -156,9 +156,9 @@ impl OwnAttempt {
                 piece = generation.pieces.recv() => piece,
             };
             return match piece {
-                Some(Piece::Delta { tokens, text, .. }) => {
+                Some(Piece::Delta { tokens, text, logprobs }) => {
                     self.tokens.extend_from_slice(&tokens);
-                    Next::Tokens { tokens, text }
+                    Next::Tokens { tokens, text, logprobs }
                 }
                 Some(Piece::End { text, finish }) => {
                     self.finish = match finish {

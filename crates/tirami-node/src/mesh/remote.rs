@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt as _};
 use tirami_core::{Digest, DocumentId, Flop, JobId, PartyId, Ppm, Signed, Timestamp, Trm};
+use tirami_infer::engine::TokenLogprobs;
 use tirami_kernel::mesh::MeshInput;
 use tirami_kernel::scheduler::{Observation, Observed};
 use tirami_ledger::Rejection;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::serve::{BEAT, CHAT_PATH, frames};
-use super::{FrameSender, JobStreams, stream_digest};
+use super::{FrameSender, JobStreams, likelihood, stream_digest};
 use crate::handle::{Handle, JobToken, SubmitError};
 
 /// A provider has answered an order by then, or the next one is asked.
@@ -83,6 +84,7 @@ pub(super) enum Next {
     Tokens {
         tokens: Vec<u32>,
         text: String,
+        logprobs: Vec<TokenLogprobs>,
     },
     End {
         text: String,
@@ -348,7 +350,7 @@ impl Attempt {
         match frame {
             None => lost("its connection ended"),
             Some(ToConsumer::Failed { reason }) => Some(Next::Failed { reason }),
-            Some(ToConsumer::Tokens { tokens, text }) => {
+            Some(ToConsumer::Tokens { tokens, text, likelihoods }) => {
                 let most = self.start.completion_max as usize;
                 if self.tokens.len().saturating_add(tokens.len()) > most {
                     // An order pays for a long prompt, and what a shorter one leaves of that could
@@ -365,7 +367,8 @@ impl Attempt {
                 self.token_at = self.heard_at;
                 self.first_at.get_or_insert(self.heard_at);
                 self.tokens.extend_from_slice(&tokens);
-                Some(Next::Tokens { tokens, text })
+                let logprobs = likelihoods.into_iter().map(likelihood::heard).collect();
+                Some(Next::Tokens { tokens, text, logprobs })
             }
             Some(ToConsumer::End { text, finish, receipt }) => match finish {
                 0 => Some(end(text, FinishReason::Stop, receipt)),

@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use tirami_core::{Checked, Digest, JobId, PartyId, PublicKey, Signature, Timestamp, decode_body};
-use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling};
+use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling, TokenLogprobs};
 use tirami_kernel::Kernel;
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{AcceptOrder, Actor, Command, FinishJob, Outcome};
 use tirami_ledger::documents::{FinishReason, Order};
 use tirami_ledger::refusal::OrderRefusal;
-use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
+use tirami_proto::{JobRequest, LIKELIHOODS_PER_FRAME_MAX, ToConsumer, ToProvider, WireDocument};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{FrameReceiver, FrameSender, IncomingJob, stream_digest};
+use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{Asked, understand};
 
@@ -338,8 +338,8 @@ impl<'a> Serving<'a> {
                 },
                 taken = taken(&mut self.taking) => self.took(taken).await,
                 piece = next_piece(&mut self.generation), if has_room => match piece {
-                    Some(Piece::Delta { tokens, text, .. }) => {
-                        if self.tokens(tokens, text).await.is_err() {
+                    Some(Piece::Delta { tokens, text, logprobs }) => {
+                        if self.tokens(tokens, text, &logprobs).await.is_err() {
                             return self.abandon().await;
                         }
                     }
@@ -383,14 +383,29 @@ impl<'a> Serving<'a> {
         if self.first_at.is_some() { self.window.max(in_flight) } else { self.window }
     }
 
-    async fn tokens(&mut self, tokens: Vec<u32>, text: String) -> Result<(), Gone> {
+    async fn tokens(
+        &mut self,
+        tokens: Vec<u32>,
+        text: String,
+        logprobs: &[TokenLogprobs],
+    ) -> Result<(), Gone> {
         if self.unvouched() == 0 {
             self.patience = Instant::now() + VOUCHER_WITHIN;
         }
         self.first_at.get_or_insert_with(Instant::now);
         // What is on its way counts: the consumer may sign for it before this call returns.
         self.sent.extend_from_slice(&tokens);
-        self.say(&ToConsumer::Tokens { tokens, text }).await
+        let mut likelihoods: Vec<_> = logprobs.iter().map(likelihood::told).collect();
+        // The last frame has the text; an engine makes one token at a time, so it is the only one.
+        let mut tokens = tokens;
+        while likelihoods.len() > LIKELIHOODS_PER_FRAME_MAX {
+            let rest = likelihoods.split_off(LIKELIHOODS_PER_FRAME_MAX);
+            let later = tokens.split_off(LIKELIHOODS_PER_FRAME_MAX.min(tokens.len()));
+            let (text, likelihoods_now) = (String::new(), likelihoods);
+            self.say(&ToConsumer::Tokens { tokens, text, likelihoods: likelihoods_now }).await?;
+            (tokens, likelihoods) = (later, rest);
+        }
+        self.say(&ToConsumer::Tokens { tokens, text, likelihoods }).await
     }
 
     /// Sends a frame; waits while the consumer does not read, but not for ever.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::{Raw, TestNode, chat, cost, script};
+use crate::support::{Raw, TestNode, chat, cost, script, times};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tirami_infer::fake::FakeScript;
+use tirami_sdk::types::{Limits, Scope};
 use tirami_sdk::{Amount, Client};
 
 fn quick() -> FakeScript {
@@ -110,6 +111,82 @@ async fn a_stream_is_what_openais_clients_expect() {
         expected.push("[DONE]".to_owned());
         assert_eq!(golden(&raw.text), expected.join("\n"));
     }
+}
+
+#[tokio::test]
+async fn several_answers_are_several_trades_with_one_bill() {
+    let node = TestNode::start(quick()).await;
+    let mut body = json!({
+        "model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "n": 3,
+        "seed": 7, "logprobs": true, "top_logprobs": 2,
+    });
+    let answer = node.post(PATH, None, body.to_string()).await.json();
+    let top = json!({"token": "word ", "logprob": -0.5, "bytes": b"word "});
+    let mut token = top.clone();
+    token["top_logprobs"] = json!([top, top]);
+    for index in 0..3 {
+        let choice = &answer["choices"][index];
+        assert_eq!(choice["index"], index, "{answer}");
+        assert_eq!(choice["message"]["content"], "word word ");
+        assert_eq!(choice["finish_reason"], "length");
+        assert_eq!(choice["logprobs"]["content"], json!([token, token]));
+    }
+    assert_eq!(answer["choices"].as_array().unwrap().len(), 3);
+    let usage = json!({"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7});
+    assert_eq!(answer["usage"], usage);
+    let ids = answer["x_tirami"]["trade_ids"].as_array().unwrap().clone();
+    assert_eq!((ids.len(), &ids[2]), (3, &answer["x_tirami"]["trade_id"]));
+    let trades = node.admin.trades(None, None, None).await.unwrap().trades;
+    assert!(trades.iter().rev().zip(&ids).all(|(trade, id)| *id == trade.trade_id));
+    let sum = times(cost(2), 3);
+    assert_eq!(answer["x_tirami"]["trm_cost"].to_string(), sum.to_string());
+
+    body["stream"] = true.into();
+    let raw = node.post(PATH, None, body.to_string()).await;
+    let events = raw.text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+    let chunks: Vec<Value> = events.filter_map(|data| serde_json::from_str(data).ok()).collect();
+    for index in 0..3 {
+        let mine = chunks.iter().map(|chunk| &chunk["choices"][0]);
+        let mine: Vec<_> = mine.filter(|choice| choice["index"] == index).collect();
+        assert_eq!(mine.len(), 4, "{}", raw.text);
+        assert_eq!(mine[0]["delta"], json!({"role": "assistant", "content": ""}));
+        for piece in &mine[1..3] {
+            assert_eq!(piece["delta"], json!({"content": "word "}));
+            assert_eq!(piece["logprobs"]["content"], json!([token]));
+            assert_eq!(piece["finish_reason"], Value::Null);
+        }
+        assert_eq!(mine[3]["finish_reason"], "length");
+    }
+    let bills: Vec<_> = chunks.iter().filter(|chunk| chunk.get("x_tirami").is_some()).collect();
+    assert_eq!((bills.len(), bills[0]), (1, chunks.last().unwrap()));
+    assert_eq!(bills[0]["x_tirami"]["trm_cost"].to_string(), sum.to_string());
+    assert_eq!(node.settled().await.total_trades, 6);
+}
+
+#[tokio::test]
+async fn several_answers_start_together_or_not_at_all() {
+    let node = TestNode::start(quick()).await;
+    let request = |n: u32, max_tokens: Option<u32>| {
+        json!({"model": "fake", "messages": [{"role": "user", "content": "hi"}], "n": n,
+               "max_tokens": max_tokens})
+        .to_string()
+    };
+    let agent = node.agent("poor", &times(cost(3), 2).to_string()).await;
+    let key = node.key(Scope::Inference, Some(&agent.did), Limits::default()).await.key;
+    let refused = node.post(PATH, Some(&key), request(3, Some(3))).await;
+    assert_eq!((refused.status, refused.code().as_str()), (402, "insufficient_balance"));
+    assert_eq!(node.settled().await.total_trades, 0);
+    // Without a maximum the answers share what there is.
+    let shared = node.post(PATH, Some(&key), request(2, None)).await;
+    assert_eq!(shared.status, 200, "{shared:?}");
+    assert_eq!(shared.json()["choices"][1]["message"]["content"], "word word word ");
+
+    let limits = Limits { approval_above_trm: Some(cost(1)), ..Limits::default() };
+    node.limit("node", limits).await;
+    let waiting = node.post(PATH, None, request(2, Some(3))).await;
+    assert_eq!((waiting.status, waiting.code().as_str()), (403, "approval_required"));
+    assert!(waiting.text.contains("one at a time"), "{}", waiting.text);
+    assert_eq!(node.settled().await.total_trades, 2);
 }
 
 #[tokio::test]
@@ -230,7 +307,14 @@ async fn requests_gone_wrong_get_a_sentence_in_openais_envelope() {
             json!("max_tokens"),
         ),
         ("text as number", with(",\"top_k\":\"5\"").into(), 400, "invalid_value", json!("top_k")),
-        ("two answers", with(",\"n\":2").into(), 400, "unsupported_parameter", json!("n")),
+        ("many answers", with(",\"n\":17").into(), 400, "invalid_value", json!("n")),
+        (
+            "an image",
+            with("").replace("\"hi\"", "[{\"type\":\"image_url\",\"image_url\":{}}]").into(),
+            400,
+            "unsupported_parameter",
+            json!("messages[0].content[0]"),
+        ),
         (
             "tools",
             with(",\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"required\"").into(),

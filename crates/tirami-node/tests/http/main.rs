@@ -10,3 +10,4 @@ mod load;
 mod quote;
 mod scopes;
 mod support;
+mod tools;

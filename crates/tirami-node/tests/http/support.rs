@@ -31,6 +31,14 @@ pub fn script(tokens: u32, delay: Duration) -> FakeScript {
     FakeScript { tokens_per_answer: tokens, delay, fail_after: None }
 }
 
+/// An engine that says `text`, some characters with each token.
+pub fn saying(text: &str) -> FakeEngine {
+    let chars: Vec<char> = text.chars().collect();
+    let words: Vec<String> = chars.chunks(3).map(|some| some.iter().collect()).collect();
+    let tokens = u32::try_from(words.len()).unwrap();
+    FakeEngine::new(script(tokens, Duration::ZERO)).saying(words)
+}
+
 impl TestNode {
     pub async fn start(script: FakeScript) -> Self {
         Self::bound("127.0.0.1:0", script).await

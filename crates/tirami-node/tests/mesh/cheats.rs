@@ -84,7 +84,11 @@ async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, li
     };
     job.send.send(&accepted).await.unwrap();
     let tokens = vec![0, 1, 2];
-    let frame = ToConsumer::Tokens { tokens: tokens.clone(), text: "word word word ".to_owned() };
+    let frame = ToConsumer::Tokens {
+        tokens: tokens.clone(),
+        text: "word word word ".to_owned(),
+        likelihoods: Vec::new(),
+    };
     job.send.send(&frame).await.unwrap();
     let flop = SHAPE.work(0, 4);
     let mut receipt = Receipt {

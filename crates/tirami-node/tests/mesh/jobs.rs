@@ -66,11 +66,24 @@ fn a_stream_through_a_peer_is_the_stream_of_the_peer() {
     };
     let mut request = ask(50, true);
     request["stream_options"] = json!({"include_usage": true});
+    (request["logprobs"], request["top_logprobs"]) = (json!(true), json!(2));
     let through = Stream::open(mesh.user(), &request).rest();
     let direct = Stream::open(mesh.provider(0), &request).rest();
     assert_eq!(through.text, direct.text);
+    assert_eq!(through.chunks[1]["choices"][0]["logprobs"]["content"][0]["token"], "word ");
     assert_eq!(shape(through.chunks), shape(direct.chunks));
     assert!(through.done && direct.done);
+    let mut request = ask(50, false);
+    (request["n"], request["logprobs"]) = (json!(3), json!(true));
+    let (through, direct) = (mesh.user().post(&request), mesh.provider(0).post(&request));
+    for field in ["choices", "usage"] {
+        assert_eq!(through[field], direct[field], "{field}");
+    }
+    let info = &through["x_tirami"];
+    let attempts = info["route"]["attempts"].as_array().unwrap();
+    let sum: u64 = attempts.iter().map(|one| micro(&one["trm_cost"])).sum();
+    assert_eq!((attempts.len(), micro(&info["trm_cost"])), (3, sum));
+    assert_eq!(info["trade_ids"].as_array().unwrap().len(), 3);
     for wrong in [json!({"model": "other"}), json!({"messages": []}), json!({"max_tokens": 0})] {
         let mut request = ask(5, true);
         request.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
@@ -78,6 +91,27 @@ fn a_stream_through_a_peer_is_the_stream_of_the_peer() {
         assert_eq!(here.0, there.0, "{request}");
         assert_eq!(here.1["error"]["code"], there.1["error"]["code"], "{request}");
     }
+}
+
+#[test]
+fn a_call_through_a_peer_is_the_call_of_the_peer() {
+    let words =
+        ["Hm. <tool", "_call>{\"name\": \"f\", \"argu", "ments\": {\"a\"", ": 1}}</tool_call>"];
+    let mesh = Mesh::saying(words.map(str::to_owned).to_vec());
+    let mut request = ask(50, false);
+    request["tools"] = json!([{"type": "function", "function": {"name": "f"}}]);
+    let (through, direct) = (mesh.user().post(&request), mesh.provider(0).post(&request));
+    for answer in [through, direct] {
+        let choice = &answer["choices"][0];
+        assert_eq!(
+            (&choice["finish_reason"], &choice["message"]["content"]),
+            (&json!("tool_calls"), &json!("Hm."))
+        );
+        let function = &choice["message"]["tool_calls"][0]["function"];
+        assert_eq!(*function, json!({"name": "f", "arguments": "{\"a\": 1}"}));
+        assert_eq!(answer["x_tirami"]["trade_id"].as_str().unwrap().len(), 64);
+    }
+    assert_eq!(mesh.user().trades().len(), 1);
 }
 
 #[test]

@@ -203,6 +203,12 @@ impl Mesh {
         Self::with(scripts.iter().map(engine).collect())
     }
 
+    /// One engine that says `words`.
+    pub fn saying(words: Vec<String>) -> Self {
+        let script = script(u32::try_from(words.len()).unwrap(), Duration::ZERO);
+        Self::with(vec![Arc::new(FakeEngine::new(script).saying(words))])
+    }
+
     /// The engines say only five seconds after its last token that an answer is complete.
     pub fn holding_their_ends(scripts: &[FakeScript]) -> Self {
         let engine = |script: &FakeScript| -> Arc<dyn Engine> {

@@ -132,7 +132,7 @@ fn a_number_in_more_bytes_than_needed_does_not_lift_its_limit() {
 fn memory_is_given_back_after_a_large_frame() {
     let mut frames = Frames::new(JOB_FRAME_BYTES_MAX);
     let text = "x".repeat(30_000);
-    let message = ToConsumer::Tokens { tokens: vec![1; 1_000], text };
+    let message = ToConsumer::Tokens { tokens: vec![1; 1_000], text, likelihoods: Vec::new() };
     for _ in 0..20 {
         frames.push(&encode(&message));
         assert_eq!(frames.next::<ToConsumer>().unwrap().as_ref(), Some(&message));

@@ -7,9 +7,9 @@ use tirami_core::{
     Signature, Signed, Timestamp,
 };
 use tirami_proto::{
-    FinalEntry, Goodbye, GoodbyeCode, Head, Hello, Invite, JobRequest, Message, Offer, PeerAddress,
-    PriceSignal, ToConsumer, ToProvider, Welcome, WireCharter, WireClaim, WireDocument, WireEntry,
-    WireSlot, admission_proof,
+    FinalEntry, Goodbye, GoodbyeCode, Head, Hello, Invite, JobRequest, Likelihood, Likely, Message,
+    Offer, PeerAddress, PriceSignal, ToConsumer, ToProvider, Welcome, WireCharter, WireClaim,
+    WireDocument, WireEntry, WireSlot, admission_proof,
 };
 
 /// The mesh of all samples.
@@ -229,13 +229,27 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
         retry_after_ms,
     };
     let text = "hello".to_owned();
-    let tokens = ToConsumer::Tokens { tokens: vec![1, 28_120], text: text.clone() };
+    let tokens = |likelihoods| ToConsumer::Tokens {
+        tokens: vec![1, 28_120],
+        text: text.clone(),
+        likelihoods,
+    };
+    let likely = |bytes: &[u8], logprob: f32| Likely {
+        bytes: bytes.to_vec(),
+        logprob_bits: logprob.to_bits(),
+    };
+    let likelihood = Likelihood {
+        chosen: likely(b"hello", -0.25),
+        top: vec![likely(b"hello", -0.25), likely(&[0xf0, 0x9f], -2.0)],
+    };
+    let (plain, likelihoods) = (tokens(Vec::new()), tokens(vec![likelihood]));
     let failed = ToConsumer::Failed { reason: "the engine stopped".to_owned() };
     vec![
         ("accepted", accepted),
         ("refused", refused(None)),
         ("refused-for-now", refused(Some(1_500))),
-        ("tokens", tokens),
+        ("tokens", plain),
+        ("tokens-likelihoods", likelihoods),
         ("end", ToConsumer::End { text, finish: 1, receipt: document(3) }),
         ("failed", failed),
         ("working", ToConsumer::Working { read: 512, place_in_queue: 3 }),

@@ -40,10 +40,29 @@ pub struct ChatRequest {
     /// Texts that end the answer and are not part of it; at most 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
-    /// Answers per request; only 1.
+    /// Answers to the same messages, 1 to 16; each is held and charged for itself, and the n-th
+    /// has the seed plus n.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 1)]
+    #[schema(minimum = 1, maximum = 16)]
     pub n: Option<u32>,
+    /// Whether each token of the answer comes with its log-probability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<bool>,
+    /// So many of the likeliest tokens at each place come with theirs; only with `logprobs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 20)]
+    pub top_logprobs: Option<u32>,
+    /// Functions the model may call; at most 128. The arguments of a call always follow the
+    /// function's schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<Tool>>,
+    /// Whether functions are called: `auto`, the default, leaves it to the model; `none`,
+    /// `required`, or one function.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether there may be several calls in one answer; true when unset. At most 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel_tool_calls: Option<bool>,
     /// Whether the answer comes piece by piece as server-sent events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
@@ -80,15 +99,120 @@ impl ChatRequest {
 pub struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// The text.
-    pub content: Content,
+    /// The text; null where the assistant called functions and said nothing.
+    #[serde(default)]
+    pub content: Option<Content>,
+    /// Functions the assistant called; absent when none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// In a message of `tool`, the call whose result it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
 }
 
 impl ChatMessage {
     /// A message of `role`.
     pub fn new(role: &str, text: impl Into<String>) -> Self {
-        Self { role: role.to_owned(), content: Content::Text(text.into()) }
+        let content = Some(Content::Text(text.into()));
+        Self { role: role.to_owned(), content, tool_calls: Vec::new(), tool_call_id: None }
     }
+}
+
+/// A function the model may call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Tool {
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The function.
+    pub function: Function,
+}
+
+/// What the model is told of a function.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Function {
+    /// Its name: 1 to 64 letters, digits, `_` and `-`.
+    pub name: String,
+    /// What it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// JSON schema of its arguments, which are an object; unset is any object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<serde_json::Value>,
+}
+
+/// Whether functions are called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum ToolChoice {
+    /// `auto`, `none` or `required`.
+    Mode(String),
+    /// This function is called.
+    Named(NamedTool),
+}
+
+/// A function that is to be called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NamedTool {
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The function.
+    pub function: FunctionName,
+}
+
+/// The name of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FunctionName {
+    /// The name.
+    pub name: String,
+}
+
+/// A function that was called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ToolCall {
+    /// Names the call, for the message with its result.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The function and its arguments.
+    pub function: CalledFunction,
+}
+
+/// A function and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CalledFunction {
+    /// The function's name.
+    pub name: String,
+    /// A JSON object as text; only its beginning where the answer ended for its length.
+    pub arguments: String,
+}
+
+/// What is new of a call in a piece of a streamed answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ToolCallDelta {
+    /// Which call of the answer, from 0.
+    pub index: u32,
+    /// Names the call; only in its first piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`; only in its first piece.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What is new.
+    pub function: FunctionDelta,
+}
+
+/// What is new of a function call.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct FunctionDelta {
+    /// The function's name; only in the call's first piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The next part of the arguments' text.
+    #[serde(default)]
+    pub arguments: String,
 }
 
 /// A message's text, whole or in parts.
@@ -102,6 +226,14 @@ pub enum Content {
 }
 
 impl Content {
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Parts(parts) => parts.iter().all(|part| part.text.is_empty()),
+        }
+    }
+
     /// The whole text.
     pub fn text(&self) -> String {
         match self {
@@ -140,7 +272,7 @@ pub struct StreamOptions {
 }
 
 /// A whole answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatResponse {
     /// `chatcmpl-` and the job's id.
     pub id: String,
@@ -152,7 +284,7 @@ pub struct ChatResponse {
     pub model: String,
     /// Engine, version and back-end that answered.
     pub system_fingerprint: String,
-    /// One answer.
+    /// As many answers as `n` asks for.
     pub choices: Vec<ChatChoice>,
     /// Tokens read and written.
     pub usage: Usage,
@@ -164,27 +296,58 @@ pub struct ChatResponse {
 impl ChatResponse {
     /// The answer's text.
     pub fn text(&self) -> String {
-        self.choices.first().map(|choice| choice.message.content.text()).unwrap_or_default()
+        let content = self.choices.first().and_then(|choice| choice.message.content.as_ref());
+        content.map(Content::text).unwrap_or_default()
     }
 }
 
 /// One answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatChoice {
     /// Counts from 0.
     pub index: u32,
     /// The answer.
     pub message: ChatMessage,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     pub finish_reason: String,
-    /// Always null.
+    /// How likely the answer's tokens were; null unless asked for.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: Option<()>,
+    pub logprobs: Option<ChoiceLogprobs>,
+}
+
+/// How likely the tokens of an answer, or of a piece of one, were.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ChoiceLogprobs {
+    /// The tokens in order.
+    pub content: Vec<TokenLogprob>,
+}
+
+/// How likely a token was: before temperature, bias, penalties and grammar.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TokenLogprob {
+    /// The token's text; where it is a part of a character, with a replacement for it.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
+    /// The token's bytes.
+    pub bytes: Vec<u8>,
+    /// The likeliest tokens at this place, likeliest first; as many as `top_logprobs` asks for.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// One of the likeliest tokens at a place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TopLogprob {
+    /// The token's text.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
+    /// The token's bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// A piece of a streamed answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatChunk {
     /// The same in all chunks of an answer.
     pub id: String,
@@ -214,15 +377,18 @@ impl ChatChunk {
 }
 
 /// One piece of one answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct ChatChunkChoice {
     /// Counts from 0.
     pub index: u32,
     /// What is new.
     pub delta: ChatDelta,
-    /// `stop` or `length` in the last piece.
+    /// `stop`, `length` or `tool_calls` in the last piece.
     #[serde(default)]
     pub finish_reason: Option<String>,
+    /// How likely the piece's tokens were; absent unless asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<ChoiceLogprobs>,
 }
 
 /// What is new in a piece.
@@ -234,14 +400,17 @@ pub struct ChatDelta {
     /// New text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// What is new of calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// Tokens read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
-    /// Tokens of the rendered prompt.
+    /// Tokens of the rendered prompt, once however many answers there are.
     pub prompt_tokens: u32,
-    /// Tokens of the answer.
+    /// Tokens of all answers.
     pub completion_tokens: u32,
     /// Their sum.
     pub total_tokens: u32,
@@ -256,8 +425,11 @@ pub struct TiramiInfo {
     pub effective_balance: Amount,
     /// The party that answered, 64 hexadecimal characters.
     pub provider: String,
-    /// The trade, for `GET /v1/tirami/trades/{id}`.
+    /// The trade, for `GET /v1/tirami/trades/{id}`; of several, the last one.
     pub trade_id: String,
+    /// The trades of a request for several answers, in their order; absent for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trade_ids: Vec<String>,
     /// The work in floating-point operations.
     pub flops: u64,
     /// Who was chosen and why.

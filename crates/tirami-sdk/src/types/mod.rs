@@ -14,8 +14,10 @@ pub use agents::{
     Agent, AgentList, Bundle, CreateAgent, Cryption, ExportAgent, FundAgent, ImportAgent,
 };
 pub use chat::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatMessage, ChatRequest, ChatResponse,
-    Content, ContentPart, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo, Usage,
+    CalledFunction, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatMessage, ChatRequest,
+    ChatResponse, ChoiceLogprobs, Content, ContentPart, Function, FunctionDelta, FunctionName,
+    NamedTool, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo, TokenLogprob, Tool, ToolCall,
+    ToolCallDelta, ToolChoice, TopLogprob, Usage,
 };
 pub use economy::{
     Balance, Estimate, EstimateRequest, Network, Pricing, SignedDocument, Trade, TradeDetail,

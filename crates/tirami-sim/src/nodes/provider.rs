@@ -164,7 +164,10 @@ impl World {
         if let Some(work) = self.work.get_mut(&job) {
             work.sent = work.sent.max(sent);
         }
-        self.send_to_consumer(stream, ToConsumer::Tokens { tokens, text: String::new() });
+        self.send_to_consumer(
+            stream,
+            ToConsumer::Tokens { tokens, text: String::new(), likelihoods: Vec::new() },
+        );
         if done {
             self.finish(stream)
         } else {

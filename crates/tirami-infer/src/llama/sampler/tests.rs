@@ -11,7 +11,7 @@ fn sampler(sampling: &Sampling) -> Sampler {
 }
 
 fn pick(sampling: &Sampling, logits: &[f32]) -> Option<usize> {
-    sampler(sampling).pick(logits, 0)
+    sampler(sampling).pick(logits, 0, &|_| Vec::new())
 }
 
 /// How often each of the tokens is chosen in `draws`.
@@ -19,7 +19,7 @@ fn counts(sampling: &Sampling, logits: &[f32], draws: usize) -> Vec<usize> {
     let mut sampler = sampler(sampling);
     let mut counts = vec![0; logits.len()];
     for position in 0..draws {
-        counts[sampler.pick(logits, position).unwrap()] += 1;
+        counts[sampler.pick(logits, position, &|_| Vec::new()).unwrap()] += 1;
     }
     counts
 }
@@ -48,14 +48,14 @@ fn a_seed_and_a_position_decide_a_draw() {
     let logits = [1.0, 1.1, 0.9, 1.05];
     let draws = |seed| {
         let mut sampler = sampler(&sampling(1.0, 1.0, 0, seed));
-        (0..32).map(|position| sampler.pick(&logits, position)).collect::<Vec<_>>()
+        (0..32).map(|position| sampler.pick(&logits, position, &|_| Vec::new())).collect::<Vec<_>>()
     };
     assert_eq!(draws(7), draws(7));
     assert_ne!(draws(7), draws(8));
     // A sampler that begins in the middle, or goes back, draws the same.
     let mut late = sampler(&sampling(1.0, 1.0, 0, 7));
     for position in [20, 31, 5] {
-        assert_eq!(late.pick(&logits, position), draws(7)[position], "{position}");
+        assert_eq!(late.pick(&logits, position, &|_| Vec::new()), draws(7)[position], "{position}");
     }
 }
 
@@ -122,8 +122,8 @@ fn penalties_count_what_the_completion_has() {
     let logits = [3.0, 2.5, -1.0];
     let after = |sampling: &Sampling, prompt: &[u32], completion: &[u32]| {
         let mut sampler = Sampler::new(sampling, None, prompt);
-        assert!(completion.iter().all(|token| sampler.accept(*token)));
-        sampler.pick(&logits, completion.len())
+        assert!(completion.iter().all(|token| sampler.accept(*token, &|_| Vec::new())));
+        sampler.pick(&logits, completion.len(), &|_| Vec::new())
     };
     let presence = Sampling { presence_penalty: 1.0, ..Sampling::default() };
     assert_eq!(after(&presence, &[0], &[]), Some(0));

@@ -53,13 +53,49 @@ pub(super) struct Charged {
     pub(super) parts: Vec<Part>,
     /// Nodes that could have answered.
     pub(super) candidates: u32,
+    /// The trades before the last one, of a request for several answers.
+    pub(super) earlier: Vec<DocumentId>,
+}
+
+/// What a job is opened with besides its order.
+pub(super) struct Opening {
+    /// Whether the request names a maximum; otherwise it is what there is room for.
+    pub(super) is_named: bool,
+    /// Jobs that share the room, this one included; at least 1.
+    pub(super) sharing: u32,
+    pub(super) build: String,
 }
 
 impl Charged {
     /// What a job of other nodes came to.
     pub(super) fn of(journeyed: Journeyed) -> Self {
         let Journeyed { trade, flop, amount, available, parts, candidates } = journeyed;
-        Self { trade, flop, amount, available, parts, candidates }
+        Self { trade, flop, amount, available, parts, candidates, earlier: Vec::new() }
+    }
+
+    /// The trades of several answers, in order; empty for one.
+    pub(super) fn trades(&self) -> Vec<String> {
+        if self.earlier.is_empty() {
+            return Vec::new();
+        }
+        self.earlier.iter().chain([&self.trade]).map(ToString::to_string).collect()
+    }
+
+    /// Both together; `later` was charged after `self`.
+    pub(super) fn and(mut self, later: Self) -> Self {
+        let flop = u128::from(self.flop.get()) + u128::from(later.flop.get());
+        self.earlier.push(self.trade);
+        self.earlier.extend(later.earlier);
+        self.parts.extend(later.parts);
+        Self {
+            trade: later.trade,
+            flop: Flop::saturating_from(flop),
+            amount: self.amount.saturating_add(later.amount),
+            available: later.available,
+            parts: self.parts,
+            candidates: self.candidates.max(later.candidates),
+            earlier: self.earlier,
+        }
     }
 }
 
@@ -70,13 +106,14 @@ impl Job {
         handle: Handle,
         actor: Actor,
         start: &mut StartJob,
-        (is_named, build): (bool, String),
+        opening: Opening,
     ) -> Result<Self, ApiError> {
+        let Opening { is_named, sharing, build } = opening;
         // Before the start, so that no order to end it can be missed.
         let token = handle.job_token(start.job);
         let quote = Quote { handle: &handle, actor: &actor };
         if !is_named {
-            start.completion_max = quote.affordable(start).await?;
+            start.completion_max = quote.share(start, sharing).await?;
         }
         let mut tries = 0;
         let outcome = loop {
@@ -167,7 +204,8 @@ impl Job {
         let command = open.finish_command(finish);
         match open.handle.insist(Actor::Node, command).await {
             Ok(Outcome::JobFinished { trade, flop, amount, available, .. }) => {
-                Ok(Charged { trade, flop, amount, available, parts: Vec::new(), candidates: 1 })
+                let (parts, earlier) = (Vec::new(), Vec::new());
+                Ok(Charged { trade, flop, amount, available, parts, candidates: 1, earlier })
             }
             Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Err(gone()),
             Err(error) => {

@@ -4,6 +4,7 @@
 //! from the engine to the body, and ends the job whatever becomes of the client. The client's
 //! side is a channel; when that closes, the task charges what was handed over and nothing else.
 
+mod choices;
 mod job;
 mod place;
 mod quote;
@@ -12,6 +13,7 @@ mod running;
 mod sampling;
 mod served;
 mod stream;
+mod tools;
 mod whole;
 
 use std::sync::Arc;
@@ -23,9 +25,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, JobId};
-use tirami_infer::engine::{
-    Conversation, Engine, Finish, Format, Generation, Prompt, Sampling, StartError,
-};
+use tirami_infer::engine::{Conversation, Engine, Finish, Format, Prompt, Sampling, StartError};
 use tirami_kernel::scheduler::Preferences;
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
@@ -35,7 +35,8 @@ use super::error::ApiError;
 use super::guard::Caller;
 use super::{AppState, json, wish};
 use crate::mesh::{self, MeshAsk, Part, RouteError, Started};
-use job::{Charged, Job};
+use choices::{Choice, Choices};
+use job::{Charged, Job, Opening};
 use place::Place;
 use request::Ask;
 use running::Running;
@@ -69,7 +70,8 @@ pub(super) async fn chat(
             let own = place::successor(&app, model, &wish).await?;
             let model = (model, None, own);
             let asked = place::ask(caller.actor(), &body, (&ask, &wish), model, seed);
-            Run { plan: Plan::Mesh(Box::new(asked)), created: created(), app }
+            let shape = Shape::of(&ask);
+            Run { plan: Plan::Mesh(Box::new(asked)), shape, created: created(), app }
         }
     };
     match stream {
@@ -84,26 +86,46 @@ async fn check_format(engine: &Arc<dyn Engine>, format: &Format) -> Result<(), A
         return Ok(());
     }
     let (engine, format) = (engine.clone(), format.clone());
-    let checked = tokio::task::spawn_blocking(move || engine.check_format(&format));
-    checked.await.map_err(|_| broken())??;
-    Ok(())
+    let checked = tokio::task::spawn_blocking(move || served::check_format(&*engine, &format));
+    checked.await.map_err(|_| broken())?
 }
 
 /// A request that is ready to run.
 struct Run {
     app: AppState,
     plan: Plan,
+    shape: Shape,
     /// Seconds since the Unix epoch.
     created: u64,
 }
 
+/// What the answer is to look like.
+#[derive(Debug, Clone)]
+struct Shape {
+    /// Answers that are wanted.
+    choices: u32,
+    /// Whether tokens come with their log-probabilities.
+    logprobs: bool,
+    /// Names of the tools that may be called.
+    tools: Vec<String>,
+}
+
+impl Shape {
+    fn of(ask: &Ask) -> Self {
+        let logprobs = ask.sampling.top_logprobs.is_some();
+        Self { choices: ask.choices, logprobs, tools: ask.tools.clone() }
+    }
+}
+
 /// Where and how a request runs.
+#[derive(Clone)]
 enum Plan {
     Here(Box<Here>),
     Mesh(Box<MeshAsk>),
 }
 
 /// A request for this node's engine.
+#[derive(Clone)]
 struct Here {
     engine: Arc<dyn Engine>,
     actor: Actor,
@@ -149,47 +171,98 @@ impl Run {
             let here = (model.digest, Some((model.shape, prompt_tokens)), own);
             place::ask(actor.clone(), body, (&ask, wish), here, seed)
         });
-        let is_named = ask.completion_max.is_some();
+        let (is_named, shape) = (ask.completion_max.is_some(), Shape::of(&ask));
         let sampling = Sampling { completion_max, seed, ..ask.sampling };
         let here = Here { engine, actor, start, is_named, prompt, sampling, instead };
-        Ok(Self { app, plan: Plan::Here(Box::new(here)), created: created() })
+        Ok(Self { app, plan: Plan::Here(Box::new(here)), shape, created: created() })
     }
 
-    /// Opens the job and starts its generation; a job that cannot start owes nothing.
+    /// Opens a job for each answer and starts its generation. When one of them cannot start, none
+    /// does, and nothing is owed.
     async fn begin(self) -> Result<Begun, ApiError> {
         let asked_at = Instant::now();
-        let Self { app, plan, created } = self;
-        let mut here = match plan {
-            Plan::Here(here) => here,
-            Plan::Mesh(ask) => return away(app, *ask, (created, asked_at)).await,
-        };
-        if let Some(ask) = &here.instead
-            && is_sooner_elsewhere(&app, ask.query()).await?
-            && let Ok(begun) = away(app.clone(), ask.clone(), (created, asked_at)).await
-        {
-            return Ok(begun);
-        }
-        let head = here.head(&app, created);
-        let (handle, build) = (app.handle.clone(), head.build.clone());
-        let named = (here.is_named, build);
-        let job = Job::open(handle, here.actor, &mut here.start, named).await?;
-        here.sampling.completion_max = here.start.completion_max;
-        match here.engine.start(here.prompt, here.sampling) {
-            Ok(generation) => {
-                let job = Running::Here(job);
-                Ok(Begun { app, job, generation, head, asked_at })
-            }
-            Err(error) => {
-                job.void(matches!(error, StartError::Stopped)).await;
-                let Some(ask) = here.instead else { return Err(error.into()) };
-                match away(app, ask, (created, asked_at)).await {
-                    Ok(begun) => Ok(begun),
-                    // What is wrong here is the reason to tell.
-                    Err(_) => Err(error.into()),
+        let Self { app, plan, shape, created } = self;
+        let (mut all, mut head) = (Vec::new(), None);
+        for index in 0..shape.choices {
+            let sharing = shape.choices - index;
+            match plan.clone().of_choice(index)?.begin(&app, created, sharing).await {
+                Ok((choice, of_choice)) => {
+                    all.push(choice.with_tools(&shape.tools));
+                    head.get_or_insert(of_choice);
+                }
+                Err(error) => {
+                    Choices::new(all).void(false).await;
+                    return Err(alone(error, shape.choices));
                 }
             }
         }
+        let head = head.ok_or_else(broken)?;
+        Ok(Begun { app, choices: Choices::new(all), head, shape, asked_at })
     }
+}
+
+impl Plan {
+    /// The plan of one of several answers: a job of its own, with a seed of its own.
+    fn of_choice(mut self, index: u32) -> Result<Self, ApiError> {
+        if index == 0 {
+            return Ok(self);
+        }
+        match &mut self {
+            Self::Mesh(ask) => ask.seed = ask.seed.wrapping_add(index),
+            Self::Here(here) => {
+                let seed = here.start.seed.wrapping_add(index);
+                here.start.job = JobId::from_bytes(crate::keys::random().map_err(no_randomness)?);
+                (here.start.seed, here.sampling.seed) = (seed, seed);
+                if let Some(ask) = &mut here.instead {
+                    ask.seed = seed;
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    async fn begin(
+        self,
+        app: &AppState,
+        created: u64,
+        sharing: u32,
+    ) -> Result<(Choice, Head), ApiError> {
+        let mut here = match self {
+            Self::Here(here) => here,
+            Self::Mesh(ask) => return away(app, *ask, created).await,
+        };
+        if let Some(ask) = &here.instead
+            && is_sooner_elsewhere(app, ask.query()).await?
+            && let Ok(begun) = away(app, ask.clone(), created).await
+        {
+            return Ok(begun);
+        }
+        let head = here.head(app, created);
+        let opening = Opening { is_named: here.is_named, sharing, build: head.build.clone() };
+        let job = Job::open(app.handle.clone(), here.actor, &mut here.start, opening).await?;
+        here.sampling.completion_max = here.start.completion_max;
+        match here.engine.start(here.prompt, here.sampling) {
+            Ok(generation) => Ok((Choice::new(Running::Here(job), generation), head)),
+            Err(error) => {
+                job.void(matches!(error, StartError::Stopped)).await;
+                let Some(ask) = here.instead else { return Err(error.into()) };
+                // What is wrong here is the reason to tell.
+                away(app, ask, created).await.map_err(|_| error.into())
+            }
+        }
+    }
+}
+
+/// Who approves a request approves one job, so several at once cannot wait for the owner's word.
+fn alone(error: ApiError, choices: u32) -> ApiError {
+    if choices == 1 || error.code() != "approval_required" {
+        return error;
+    }
+    error.reworded(
+        "each of the answers needs the owner's word, and several at once cannot wait for it; \
+         nothing was charged; ask for one at a time, with n = 1"
+            .to_owned(),
+    )
 }
 
 impl Here {
@@ -208,11 +281,7 @@ impl Here {
 }
 
 /// Has another node answer.
-async fn away(
-    app: AppState,
-    ask: MeshAsk,
-    (created, asked_at): (u64, Instant),
-) -> Result<Begun, ApiError> {
+async fn away(app: &AppState, ask: MeshAsk, created: u64) -> Result<(Choice, Head), ApiError> {
     let Some(client) = app.mesh.clone() else {
         return Err(no_provider("this node is in no mesh with others".to_owned()));
     };
@@ -228,7 +297,7 @@ async fn away(
         provider: provider.to_string(),
         prompt_tokens,
     };
-    Ok(Begun { app, job: Running::Mesh(job), generation, head, asked_at })
+    Ok((Choice::new(Running::Mesh(job), generation), head))
 }
 
 fn created() -> u64 {
@@ -245,12 +314,12 @@ fn no_randomness(error: crate::keys::KeyFileError) -> ApiError {
     ApiError::server(StatusCode::SERVICE_UNAVAILABLE, "no_randomness", error.to_string())
 }
 
-/// A job whose answer is on its way.
+/// Jobs whose answers are on their way.
 struct Begun {
     app: AppState,
-    job: Running,
-    generation: Generation,
+    choices: Choices,
     head: Head,
+    shape: Shape,
     asked_at: Instant,
 }
 
@@ -291,6 +360,7 @@ impl Head {
             effective_balance: charged.available.into(),
             provider: provider.clone(),
             trade_id: charged.trade.to_string(),
+            trade_ids: charged.trades(),
             flops: charged.flop.get(),
             route: self.route(charged, provider),
         }
@@ -300,9 +370,10 @@ impl Head {
         let parts = &charged.parts;
         let is_here = parts.iter().all(|part| part.here);
         let goes_on = parts.last().is_some_and(|part| part.here);
+        let answers = charged.earlier.len() + 1;
         let (kind, reason) = match parts.len() {
-            0 | 1 if is_here => ("local", "this node serves the model itself"),
-            0 | 1 => ("mesh", "the best of the nodes that serve the model"),
+            count if count <= answers && is_here => ("local", "this node serves the model itself"),
+            count if count <= answers => ("mesh", "the best of the nodes that serve the model"),
             _ if goes_on => ("mesh", "this node went on with the answer after another was lost"),
             _ => ("mesh", "another node went on with the answer after one was lost"),
         };
@@ -313,16 +384,15 @@ impl Head {
             candidates: charged.candidates,
             reason: reason.to_owned(),
             why: parts.last().map(|part| part.why.clone()).unwrap_or_default(),
-            attempts: parts.iter().enumerate().map(attempt).collect(),
+            attempts: parts.iter().map(attempt).collect(),
         }
     }
 }
 
-fn attempt((place, part): (usize, &Part)) -> RouteAttempt {
+fn attempt(part: &Part) -> RouteAttempt {
     let charge = &part.charge;
-    let is_paid_again = place > 0 && charge.completion_tokens > 0;
     RouteAttempt {
-        repeated_tokens: if is_paid_again { charge.prompt_tokens } else { 0 },
+        repeated_tokens: if part.repeats { charge.prompt_tokens } else { 0 },
         provider: charge.provider.to_string(),
         trade_id: charge.trade.to_string(),
         trm_cost: charge.amount.into(),

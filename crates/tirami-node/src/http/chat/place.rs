@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tirami_core::{Digest, ModelDigest, ModelShape};
-use tirami_infer::engine::{Conversation, Engine};
+use tirami_infer::engine::{Call, Conversation, Engine, Message};
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{NO_DICE, Preferences, Query};
 use tirami_ledger::command::Actor;
@@ -17,6 +17,13 @@ use crate::mesh::{MeshAsk, OwnEngine};
 /// counts them is not here.
 const MESSAGE_TOKENS: usize = 64;
 const CONVERSATION_TOKENS: usize = 256;
+/// Bytes that a template may write around a call, and around all tools together.
+const CALL_BYTES: usize = 128;
+const TOOLS_TOKENS: usize = 2_048;
+/// How many times longer JSON may become when a template writes it out in its own way, and what a
+/// character becomes that means something in HTML.
+const WRITTEN_OUT: usize = 2;
+const ESCAPED_BYTES: usize = 6;
 /// Bytes of a token, for a guess.
 const TOKEN_BYTES: usize = 4;
 /// Beginnings of a conversation by which a provider is found that has them cached.
@@ -120,7 +127,15 @@ pub(super) fn ask(
     seed: u32,
 ) -> MeshAsk {
     let messages = &ask.conversation.messages;
-    let bytes: usize = messages.iter().map(|one| one.content.len() + one.role.len()).sum();
+    let of_calls = |one: &Message| {
+        let written = |call: &Call| CALL_BYTES + call.name.len() + written_out(&call.arguments);
+        one.calls.iter().map(written).sum::<usize>()
+    };
+    let of_message = |one: &Message| one.content.len() + one.role.len() + of_calls(one);
+    let tools = &ask.conversation.tools;
+    let of_tools = if tools.is_empty() { 0 } else { TOOLS_TOKENS };
+    let of_tools = of_tools + tools.iter().map(|tool| written_out(tool)).sum::<usize>();
+    let bytes = messages.iter().map(of_message).sum::<usize>() + of_tools;
     let most = bytes + MESSAGE_TOKENS * messages.len() + CONVERSATION_TOKENS;
     let guess = bytes / TOKEN_BYTES + 8 * messages.len();
     let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -139,6 +154,12 @@ pub(super) fn ask(
         prefixes: prefixes(&ask.conversation, model),
         own,
     }
+}
+
+/// The most bytes JSON may be in a prompt.
+fn written_out(json: &str) -> usize {
+    let escaped = json.bytes().filter(|byte| b"<>&'".contains(byte)).count();
+    WRITTEN_OUT * json.len() + ESCAPED_BYTES * escaped
 }
 
 /// Digests of the conversation's beginnings, the longest first.

@@ -42,6 +42,14 @@ impl Quote<'_> {
         Ok(self.handle.read(read).await?)
     }
 
+    /// The same for one of several jobs alike that share the room.
+    pub(super) async fn share(&self, start: &StartJob, sharing: u32) -> Result<u32, ApiError> {
+        let longest = start.completion_max.saturating_mul(sharing);
+        let together = StartJob { completion_max: longest, ..start.clone() };
+        let room = self.affordable(&together).await? / sharing.max(1);
+        Ok(room.clamp(1, start.completion_max))
+    }
+
     /// What would help against `error`.
     pub(super) async fn hint(&self, start: &StartJob, error: &SubmitError) -> Hint {
         if is_about_room(error) { self.room(start).await } else { Hint::default() }

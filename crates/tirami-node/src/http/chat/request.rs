@@ -6,13 +6,16 @@
 //! silently dropped.
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Conversation, Message, STOPS_MAX, Sampling};
+use tirami_infer::engine::{Conversation, Format, Message, STOPS_MAX, Sampling};
 
 use super::sampling::sampling;
+use super::tools;
 use crate::http::error::ApiError;
 
 /// Messages of one request at most.
 const MESSAGES_MAX: usize = 4_096;
+/// Answers of one request at most.
+const CHOICES_MAX: u32 = 16;
 /// Bytes of one stop text at most.
 const STOP_BYTES_MAX: usize = 1_024;
 
@@ -26,6 +29,10 @@ pub(super) struct Ask {
     /// How tokens are chosen; its length and seed are not set yet.
     pub(super) sampling: Sampling,
     pub(super) seed: Option<u32>,
+    /// Names of the tools that may be called; empty when none may.
+    pub(super) tools: Vec<String>,
+    /// Answers that are wanted, each a job of its own.
+    pub(super) choices: u32,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
 }
@@ -52,12 +59,24 @@ impl Ask {
         {
             return Err(ApiError::invalid("user", "user must be text"));
         }
+        let mut sampling = sampling(fields)?;
+        let tools = tools::read(fields)?;
+        if let Some(format) = tools.format {
+            if sampling.format != Format::Text {
+                let message = "response_format and tools cannot both say what the answer is; leave \
+                               one out, or set tool_choice to none";
+                return Err(ApiError::unsupported("response_format", message));
+            }
+            sampling.format = Format::Calls(format);
+        }
         Ok(Self {
             model,
             conversation: conversation(fields)?,
             completion_max: newer.or(older),
-            sampling: sampling(fields)?,
+            sampling,
+            tools: tools.names,
             seed: number(fields, "seed", 0, u32::MAX)?,
+            choices: number(fields, "n", 1, CHOICES_MAX)?.unwrap_or(1),
             stream,
             include_usage: include_usage(fields, stream)?,
         })
@@ -79,7 +98,8 @@ pub(in crate::http) fn conversation(fields: &Map<String, Value>) -> Result<Conve
         return Err(wrong(&format!("messages has more than {MESSAGES_MAX} entries; shorten it")));
     }
     let messages = list.iter().enumerate().map(|(index, value)| message(index, value));
-    Ok(Conversation { messages: messages.collect::<Result<_, _>>()? })
+    let messages = messages.collect::<Result<_, _>>()?;
+    Ok(Conversation { messages, tools: tools::read(fields)?.offered })
 }
 
 fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
@@ -106,10 +126,7 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
             return Err(ApiError::invalid(&param, format!("{param} is missing or not text")));
         }
     };
-    if fields.get("tool_calls").is_some_and(|calls| !is_empty(calls)) {
-        let param = format!("{at}.tool_calls");
-        return Err(ApiError::unsupported(&param, format!("{param} is not supported here")));
-    }
+    let calls = tools::calls(role, &at, fields)?;
     let param = format!("{at}.content");
     let content = match present(fields, "content") {
         Some(Value::String(text)) => text.clone(),
@@ -124,11 +141,12 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
                 format!("{param} must be text or a list of text parts"),
             ));
         }
+        None if !calls.is_empty() => String::new(),
         None => {
             return Err(ApiError::invalid(&param, format!("{param} is missing; give it a text")));
         }
     };
-    Ok(Message { role: role.to_owned(), content })
+    Ok(Message { role: role.to_owned(), content, calls })
 }
 
 fn text_part(param: &str, value: &Value) -> Result<String, ApiError> {
@@ -190,16 +208,10 @@ fn include_usage(fields: &Map<String, Value>, stream: bool) -> Result<bool, ApiE
 /// Fields of OpenAI's that would change the answer and are not built here, unless they are set to
 /// what happens anyway.
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
-    let no_tools = fields.get("tool_choice").and_then(Value::as_str) == Some("none");
     for (name, value) in fields {
         let harmless = match name.as_str() {
-            "n" => value.is_null() || value.as_u64() == Some(1),
-            "tools" | "functions" => is_empty(value) || (no_tools && value.is_array()),
-            "tool_choice" | "function_call" => {
-                value.is_null() || matches!(value.as_str(), Some("none" | "auto"))
-            }
-            "logprobs" => value.is_null() || *value == Value::Bool(false),
-            "top_logprobs" => value.is_null() || value.as_f64() == Some(0.0),
+            "functions" => is_empty(value),
+            "function_call" => value.is_null() || matches!(value.as_str(), Some("none" | "auto")),
             "modalities" => {
                 value.is_null() || value.as_array().is_some_and(|kinds| *kinds == ["text"])
             }
@@ -207,10 +219,7 @@ fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
             _ => true,
         };
         if !harmless {
-            let message = match name.as_str() {
-                "n" => "n must be 1: one request gives one answer here".to_owned(),
-                _ => format!("{name} is not supported here; leave it out"),
-            };
+            let message = format!("{name} is not supported here; leave it out");
             return Err(ApiError::unsupported(name, message));
         }
     }
@@ -318,6 +327,15 @@ mod tests {
         let plain =
             read(&format!(r#"{{{HI},"max_tokens":null,"stop":null,"seed":null}}"#)).unwrap();
         assert_eq!((plain.completion_max, plain.seed, plain.stream), (None, None, false));
+        assert_eq!((ask.choices, ask.sampling.top_logprobs), (1, None));
+        for (more, choices, top) in [
+            (r#""n":3,"logprobs":true"#, 3, Some(0)),
+            (r#""logprobs":true,"top_logprobs":5"#, 1, Some(5)),
+            (r#""logprobs":false,"top_logprobs":0"#, 1, None),
+        ] {
+            let ask = read(&format!("{{{HI},{more}}}")).unwrap();
+            assert_eq!((ask.choices, ask.sampling.top_logprobs), (choices, top), "{more}");
+        }
     }
 
     #[test]
@@ -374,11 +392,13 @@ mod tests {
             (format!(r#"{{{hi},"stream":"yes"}}"#), "stream: "),
             (format!(r#"{{{hi},"stream_options":{{}}}}"#), "stream_options: "),
             (format!(r#"{{{hi},"user":7}}"#), "user: "),
-            (format!(r#"{{{hi},"n":2}}"#), "n: n must be 1"),
+            (format!(r#"{{{hi},"n":17}}"#), "n: n must be a whole number from 1 to 16"),
             (format!(r#"{{{hi},"n":0}}"#), "n: "),
-            (format!(r#"{{{hi},"tools":[{{"type":"function"}}]}}"#), "tools: "),
+            (format!(r#"{{{hi},"functions":[{{"name":"f"}}]}}"#), "functions: "),
             (format!(r#"{{{hi},"tool_choice":"required"}}"#), "tool_choice: "),
-            (format!(r#"{{{hi},"logprobs":true}}"#), "logprobs: "),
+            (format!(r#"{{{hi},"logprobs":1}}"#), "logprobs: "),
+            (format!(r#"{{{hi},"top_logprobs":2}}"#), "top_logprobs: "),
+            (format!(r#"{{{hi},"logprobs":true,"top_logprobs":21}}"#), "top_logprobs: "),
             (format!(r#"{{{hi},"logit_bias":7}}"#), "logit_bias: "),
             (format!(r#"{{{hi},"modalities":["audio"]}}"#), "modalities: "),
         ] {

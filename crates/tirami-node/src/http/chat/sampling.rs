@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Format, LOGIT_BIAS_MAX, Sampling};
+use tirami_infer::engine::{Format, LOGIT_BIAS_MAX, Sampling, TOP_LOGPROBS_MAX};
 
-use super::request::{number, present, real, stop};
+use super::request::{flag, number, present, real, stop};
 use crate::http::error::ApiError;
 
 /// What the request asks of the sampler; length and seed are not decided here.
@@ -33,6 +33,7 @@ pub(super) fn sampling(fields: &Map<String, Value>) -> Result<Sampling, ApiError
         frequency_penalty: penalty("frequency_penalty")?,
         repeat_penalty: repeat_penalty.unwrap_or(1.0),
         logit_bias: logit_bias(fields)?,
+        top_logprobs: top_logprobs(fields)?,
         format: format(fields)?,
         stop: stop(fields)?,
         ..Sampling::default()
@@ -56,6 +57,21 @@ fn logit_bias(fields: &Map<String, Value>) -> Result<BTreeMap<u32, f32>, ApiErro
         Some((token.parse().ok()?, bias as f32))
     };
     biases.iter().map(bias).collect::<Option<_>>().ok_or_else(|| wrong(shape))
+}
+
+/// How many of the likeliest tokens come beside each token; none for no log-probabilities.
+fn top_logprobs(fields: &Map<String, Value>) -> Result<Option<u32>, ApiError> {
+    let top = number(fields, "top_logprobs", 0, TOP_LOGPROBS_MAX)?;
+    if flag(fields, "logprobs")?.unwrap_or(false) {
+        return Ok(Some(top.unwrap_or(0)));
+    }
+    match top {
+        None | Some(0) => Ok(None),
+        Some(_) => Err(ApiError::invalid(
+            "top_logprobs",
+            "top_logprobs is only for requests with logprobs; set logprobs to true",
+        )),
+    }
 }
 
 fn format(fields: &Map<String, Value>) -> Result<Format, ApiError> {

@@ -1,7 +1,7 @@
 //! The request of another node's job, understood by the same rules as one that came by HTTP.
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Conversation, Engine, Prompt, Sampling};
+use tirami_infer::engine::{Conversation, Engine, Format, Prompt, Sampling};
 
 use super::request::Ask;
 use crate::http::error::ApiError;
@@ -25,10 +25,18 @@ pub(crate) struct Asked {
 pub(crate) fn understand(engine: &dyn Engine, body: &[u8]) -> Result<Asked, ApiError> {
     let fields: Map<String, Value> = json::parse(body)?;
     let ask = Ask::read(&fields)?;
-    engine.check_format(&ask.sampling.format)?;
+    check_format(engine, &ask.sampling.format)?;
     let (prompt, completion_max) = prepare(engine, &ask.conversation, ask.completion_max)?;
     let sampling = Sampling { completion_max, ..ask.sampling };
     Ok(Asked { prompt, sampling, completion_max })
+}
+
+/// Refuses a form of answer the engine cannot follow.
+pub(super) fn check_format(engine: &dyn Engine, format: &Format) -> Result<(), ApiError> {
+    engine.check_format(format).map_err(|error| match format {
+        Format::Calls(_) => ApiError::from(error).param("tools"),
+        _ => error.into(),
+    })
 }
 
 /// Renders and tokenises, and says how many completion tokens there may be.

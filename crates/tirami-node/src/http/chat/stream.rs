@@ -16,13 +16,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::Serialize;
-use tirami_infer::engine::{Generation, Piece};
+use tirami_infer::calls::Said;
+use tirami_infer::engine::TokenLogprobs;
 use tirami_ledger::documents::FinishReason;
-use tirami_sdk::types::{ChatChunk, ChatChunkChoice, ChatDelta};
+use tirami_sdk::types::{ChatChunk, ChatChunkChoice, ChatDelta, FunctionDelta, ToolCallDelta};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::running::Running;
-use super::{Begun, Head, Run, broken, cancelled, finish_name, finish_of, stopping};
+use super::choices::{Choices, Step, call_id, shown};
+use super::{Begun, Head, Run, Shape, broken, cancelled, stopping};
 use crate::http::AppState;
 use crate::http::error::ApiError;
 
@@ -45,27 +46,27 @@ async fn work(
     include_usage: bool,
     opened: oneshot::Sender<Result<FrameStream, ApiError>>,
 ) {
-    let Begun { app, job, generation, head, asked_at } = match run.begin().await {
+    let Begun { app, choices, head, shape, asked_at } = match run.begin().await {
         Ok(begun) => begun,
         Err(error) => {
             let _ = opened.send(Err(error));
             return;
         }
     };
-    let (frames, body) = frames(app.config.stall_max);
+    let (frames, body) = frames(app.config.stall_max, choices.all.len());
     if opened.send(Ok(body)).is_err() {
-        drop(generation);
-        job.void(false).await;
+        choices.void(false).await;
         return;
     }
-    let pump = Pump { app, job, frames, head, asked_at, tokens: 0, handed: 0 };
-    pump.run(generation, include_usage).await;
+    let handed = vec![0; choices.all.len()];
+    let pump = Pump { app, choices, frames, head, shape, asked_at, handed };
+    pump.run(include_usage).await;
 }
 
 /// How the flow of pieces ended.
 enum End {
     /// All was handed over.
-    Complete(FinishReason),
+    Complete,
     /// The engine failed.
     Failed,
     /// The client left or takes nothing.
@@ -74,121 +75,157 @@ enum End {
     Ordered(ApiError),
 }
 
-/// Moves one answer from the engine to the body.
+/// Moves the answers from the engine to the body.
 struct Pump {
     app: AppState,
-    job: Running,
+    choices: Choices,
     frames: Frames,
     head: Head,
+    shape: Shape,
     asked_at: Instant,
-    /// Completion tokens produced so far.
-    tokens: u32,
-    /// Of these, those whose text is with the body or on its way there.
-    handed: u32,
+    /// Of each answer's tokens, those whose text is with the body or on its way there.
+    handed: Vec<u32>,
 }
 
 impl Pump {
-    async fn run(mut self, mut generation: Generation, include_usage: bool) {
-        let first = ChatDelta { role: Some("assistant".to_owned()), content: Some(String::new()) };
-        let end = match self.send(&self.chunk(first, None), 0).await {
-            Ok(()) => self.flow(&mut generation).await,
+    async fn run(mut self, include_usage: bool) {
+        let end = match self.begin().await {
+            Ok(()) => self.flow().await,
             Err(end) => end,
         };
         // The engine is freed before anything else is waited for.
-        drop(generation);
-        self.app.metrics.answered(self.asked_at.elapsed(), self.tokens);
-        let Self { job, frames, head, tokens, .. } = self;
+        self.choices.stop();
+        self.app.metrics.answered(self.asked_at.elapsed(), self.choices.tokens());
+        let Self { choices, frames, head, .. } = self;
         match end {
-            End::Complete(finish) => match job.finish(tokens, finish).await {
-                Ok(charged) => {
-                    let chunk = |choices| ChatChunk { choices, ..empty_chunk(&head) };
-                    let mut last = chunk(vec![choice(ChatDelta::default(), Some(finish))]);
-                    if include_usage {
-                        frames.last(&last).await;
-                        last = chunk(Vec::new());
-                        last.usage = Some(head.usage(tokens));
+            End::Complete => {
+                let (usage, finishes) = (head.usage(choices.tokens()), choices.finishes());
+                match choices.finish().await {
+                    Ok(charged) => {
+                        let ends = finishes.into_iter().zip(0..).map(|(finish, index)| {
+                            let finish_reason = Some(finish.to_owned());
+                            ChatChunkChoice { index, finish_reason, ..ChatChunkChoice::default() }
+                        });
+                        let ends = ends.map(|end| chunk(&head, vec![end]));
+                        let usage = include_usage
+                            .then(|| ChatChunk { usage: Some(usage), ..chunk(&head, Vec::new()) });
+                        let mut last: Vec<_> = ends.chain(usage).collect();
+                        if let Some(last) = last.last_mut() {
+                            last.x_tirami = Some(head.info(&charged));
+                        }
+                        for chunk in &last {
+                            frames.last(chunk).await;
+                        }
+                        frames.done().await;
                     }
-                    last.x_tirami = Some(head.info(&charged));
-                    frames.last(&last).await;
-                    frames.done().await;
+                    Err(error) => frames.last(error.body()).await,
                 }
-                Err(error) => frames.last(error.body()).await,
-            },
+            }
             End::Failed => {
-                let error = job.failure();
-                settle(job, frames.close(), FinishReason::Failed).await;
+                let error = choices.failure();
+                settle(choices, &frames.close(), FinishReason::Failed).await;
                 frames.last(error.body()).await;
             }
-            End::Gone => settle(job, frames.close(), FinishReason::Cancelled).await,
+            End::Gone => settle(choices, &frames.close(), FinishReason::Cancelled).await,
             End::Ordered(error) => {
-                settle(job, frames.close(), FinishReason::Cancelled).await;
+                settle(choices, &frames.close(), FinishReason::Cancelled).await;
                 frames.last(error.body()).await;
             }
         }
     }
 
-    async fn flow(&mut self, generation: &mut Generation) -> End {
+    /// Says who speaks, of each answer.
+    async fn begin(&self) -> Result<(), End> {
+        for (choice, index) in (0..self.choices.all.len()).zip(0..) {
+            let role = Some("assistant".to_owned());
+            let delta = ChatDelta { role, content: Some(String::new()), tool_calls: Vec::new() };
+            let first = ChatChunkChoice { index, delta, ..ChatChunkChoice::default() };
+            self.send(first, (choice, 0)).await?;
+        }
+        Ok(())
+    }
+
+    async fn flow(&mut self) -> End {
+        let mut has_token = false;
         loop {
-            let piece = tokio::select! {
+            let next = tokio::select! {
                 biased;
-                () = self.job.cancelled() => return End::Ordered(cancelled()),
                 () = self.app.cut.cancelled() => return End::Ordered(stopping()),
                 () = self.frames.sender.closed() => return End::Gone,
                 () = self.frames.taken.notified() => {
                     self.note_delivered();
                     continue;
                 }
-                piece = generation.pieces.recv() => piece,
+                next = self.choices.next() => next,
                 () = tokio::time::sleep(KEEP_ALIVE) => {
                     self.frames.keep_alive();
                     continue;
                 }
             };
-            let (tokens, text, finish) = match piece {
-                Some(Piece::Delta { tokens, text, .. }) => (tokens, text, None),
-                Some(Piece::End { text, finish }) => (Vec::new(), text, Some(finish)),
-                Some(Piece::Failed { reason }) => {
-                    tracing::warn!(reason, "the engine failed");
-                    return self.drained().await.err().unwrap_or(End::Failed);
-                }
-                None => return self.drained().await.err().unwrap_or(End::Failed),
-            };
-            if self.tokens == 0 && !tokens.is_empty() {
+            if !has_token && self.choices.tokens() > 0 {
+                has_token = true;
                 self.app.metrics.first_token(self.asked_at.elapsed());
             }
-            self.job.cached(generation.cached_tokens());
-            self.tokens = self.tokens.max(self.job.produced(&tokens));
-            if !text.is_empty() {
-                let delta = ChatDelta { role: None, content: Some(text) };
-                if let Err(end) = self.send(&self.chunk(delta, None), self.tokens).await {
-                    return end;
+            match next {
+                Some((_, Step::Ordered)) => return End::Ordered(cancelled()),
+                Some((_, Step::Failed)) => {
+                    return self.drained().await.err().unwrap_or(End::Failed);
                 }
-                self.handed = self.tokens;
-            }
-            self.note_delivered();
-            if let Some(finish) = finish {
-                return match self.drained().await {
-                    Ok(()) => End::Complete(finish_of(finish)),
-                    Err(end) => end,
-                };
+                Some((index, Step::Said { said, likely })) => {
+                    if let Err(end) = self.said(index, said, likely).await {
+                        return end;
+                    }
+                    self.note_delivered();
+                }
+                None => {
+                    return self.drained().await.err().unwrap_or(End::Complete);
+                }
             }
         }
     }
 
+    /// Hands over what came of an answer.
+    async fn said(
+        &mut self,
+        index: usize,
+        said: Vec<Said>,
+        likely: Vec<TokenLogprobs>,
+    ) -> Result<(), End> {
+        if said.is_empty() {
+            return Ok(());
+        }
+        let tokens = self.choices.all[index].tokens;
+        let piece = ChatChunkChoice {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            delta: delta(said, &self.head.id, index),
+            finish_reason: None,
+            logprobs: shown(likely, self.shape.logprobs),
+        };
+        self.send(piece, (index, tokens)).await?;
+        self.handed[index] = tokens;
+        Ok(())
+    }
+
     fn note_delivered(&mut self) {
-        let delivered = self.frames.delivered();
-        self.job.delivered(delivered);
-        if delivered == self.handed {
-            // What is held back may begin a stop text; it counts as received.
-            self.job.received(self.tokens);
+        for (index, choice) in self.choices.all.iter_mut().enumerate() {
+            let delivered = self.frames.delivered(index);
+            choice.job.delivered(delivered);
+            if delivered == self.handed[index] {
+                // What is held back may begin a stop text; it counts as received.
+                choice.job.received(choice.tokens);
+            }
         }
     }
 
     /// Hands a chunk to the body, waiting while a slow client has [`FRAMES_AHEAD_MAX`] before it.
-    async fn send(&self, chunk: &ChatChunk, tokens: u32) -> Result<(), End> {
-        let permit = self.room(1).await?;
-        for permit in permit {
-            permit.send(Frame { bytes: event(chunk), tokens });
+    async fn send(
+        &self,
+        piece: ChatChunkChoice,
+        (choice, tokens): (usize, u32),
+    ) -> Result<(), End> {
+        let bytes = event(&chunk(&self.head, vec![piece]));
+        for permit in self.room(1).await? {
+            permit.send(Frame { bytes: bytes.clone(), choice, tokens });
         }
         Ok(())
     }
@@ -201,43 +238,67 @@ impl Pump {
     async fn room(&self, frames: usize) -> Result<mpsc::PermitIterator<'_, Frame>, End> {
         tokio::select! {
             biased;
-            () = self.job.cancelled() => Err(End::Ordered(cancelled())),
+            () = self.choices.cancelled() => Err(End::Ordered(cancelled())),
             () = self.app.cut.cancelled() => Err(End::Ordered(stopping())),
             room = self.frames.sender.reserve_many(frames) => room.map_err(|_| End::Gone),
             () = tokio::time::sleep(self.frames.stall_max) => Err(End::Gone),
         }
     }
+}
 
-    fn chunk(&self, delta: ChatDelta, finish: Option<FinishReason>) -> ChatChunk {
-        ChatChunk { choices: vec![choice(delta, finish)], ..empty_chunk(&self.head) }
+/// What is new, in one piece: of each call one entry, which the clients put together by its index.
+fn delta(said: Vec<Said>, answer: &str, choice: usize) -> ChatDelta {
+    let mut delta = ChatDelta::default();
+    for said in said {
+        match said {
+            Said::Text(text) => delta.content.get_or_insert_default().push_str(&text),
+            Said::Call { index, name } => delta.tool_calls.push(ToolCallDelta {
+                index,
+                id: Some(call_id(answer, choice, index)),
+                kind: Some("function".to_owned()),
+                function: FunctionDelta { name: Some(name), arguments: String::new() },
+            }),
+            Said::Arguments { index, text } => {
+                match delta.tool_calls.last_mut().filter(|last| last.index == index) {
+                    Some(last) => last.function.arguments.push_str(&text),
+                    None => delta.tool_calls.push(ToolCallDelta {
+                        index,
+                        function: FunctionDelta { name: None, arguments: text },
+                        ..ToolCallDelta::default()
+                    }),
+                }
+            }
+        }
+    }
+    delta
+}
+
+/// Charges what was delivered of each answer; nothing delivered, nothing owed.
+async fn settle(choices: Choices, delivered: &[u32], finish: FinishReason) {
+    for (choice, delivered) in choices.all.into_iter().zip(delivered) {
+        // One of several may have been complete.
+        let is_whole = choice.finish != FinishReason::Failed && *delivered == choice.tokens;
+        let finish = if is_whole { choice.finish } else { finish };
+        if *delivered == 0 {
+            choice.job.void(finish == FinishReason::Failed).await;
+        } else {
+            // Nobody is left to tell; the job's own log line says what went wrong.
+            let _ = choice.job.finish(*delivered, finish).await;
+        }
     }
 }
 
-/// Charges what was delivered; nothing delivered, nothing owed.
-async fn settle(job: Running, delivered: u32, finish: FinishReason) {
-    if delivered == 0 {
-        return job.void(finish == FinishReason::Failed).await;
-    }
-    // Nobody is left to tell; the job's own log line says what went wrong.
-    let _ = job.finish(delivered, finish).await;
-}
-
-fn empty_chunk(head: &Head) -> ChatChunk {
+fn chunk(head: &Head, choices: Vec<ChatChunkChoice>) -> ChatChunk {
     ChatChunk {
         id: head.id.clone(),
         object: "chat.completion.chunk".to_owned(),
         created: head.created,
         model: head.model.clone(),
         system_fingerprint: head.build.clone(),
-        choices: Vec::new(),
+        choices,
         usage: None,
         x_tirami: None,
     }
-}
-
-fn choice(delta: ChatDelta, finish: Option<FinishReason>) -> ChatChunkChoice {
-    let finish_reason = finish.map(|finish| finish_name(finish).to_owned());
-    ChatChunkChoice { index: 0, delta, finish_reason }
 }
 
 fn event(value: &impl Serialize) -> Bytes {
@@ -251,15 +312,20 @@ fn event(value: &impl Serialize) -> Bytes {
 /// One event on its way to the body.
 struct Frame {
     bytes: Bytes,
-    /// Completion tokens delivered in all once the body has taken this frame; 0 for a frame
-    /// that is none of the answer's text.
+    /// The answer it belongs to.
+    choice: usize,
+    /// Completion tokens of that answer delivered in all once the body has taken this frame; 0
+    /// for a frame that is none of its text.
     tokens: u32,
 }
+
+/// Completion tokens the body has taken of each answer.
+type Delivered = Arc<[AtomicU32]>;
 
 /// The task's end of a stream.
 struct Frames {
     sender: mpsc::Sender<Frame>,
-    delivered: Arc<AtomicU32>,
+    delivered: Delivered,
     /// The body has taken a frame.
     taken: Arc<Notify>,
     /// A client that takes nothing for so long is taken for gone.
@@ -269,16 +335,17 @@ struct Frames {
 /// The body's end.
 struct FrameStream {
     receiver: mpsc::Receiver<Frame>,
-    delivered: Arc<AtomicU32>,
+    delivered: Delivered,
     taken: Arc<Notify>,
 }
 
 /// In the count of delivered tokens: no more text may be handed over.
 const CLOSED: u32 = 1 << 31;
 
-fn frames(stall_max: Duration) -> (Frames, FrameStream) {
+fn frames(stall_max: Duration, choices: usize) -> (Frames, FrameStream) {
     let (sender, receiver) = mpsc::channel(FRAMES_AHEAD_MAX);
-    let (delivered, taken) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+    let delivered: Delivered = (0..choices).map(|_| AtomicU32::new(0)).collect();
+    let taken = Arc::new(Notify::new());
     (
         Frames { sender, delivered: delivered.clone(), taken: taken.clone(), stall_max },
         FrameStream { receiver, delivered, taken },
@@ -286,20 +353,21 @@ fn frames(stall_max: Duration) -> (Frames, FrameStream) {
 }
 
 impl Frames {
-    /// Completion tokens the body has taken.
-    fn delivered(&self) -> u32 {
-        self.delivered.load(Ordering::Acquire) & !CLOSED
+    /// Completion tokens the body has taken of an answer.
+    fn delivered(&self, choice: usize) -> u32 {
+        self.delivered[choice].load(Ordering::Acquire) & !CLOSED
     }
 
-    /// Ends the text: what the body has not taken by now it never will. Gives the final count.
-    fn close(&self) -> u32 {
-        self.delivered.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED
+    /// Ends the text: what the body has not taken by now it never will. Gives the final counts.
+    fn close(&self) -> Vec<u32> {
+        let close = |count: &AtomicU32| count.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED;
+        self.delivered.iter().map(close).collect()
     }
 
     fn keep_alive(&self) {
         // A full channel is news enough.
         let bytes = Bytes::from_static(b": alive\n\n");
-        let _ = self.sender.try_send(Frame { bytes, tokens: 0 });
+        let _ = self.sender.try_send(Frame { bytes, choice: 0, tokens: 0 });
     }
 
     async fn last(&self, value: &impl Serialize) {
@@ -312,7 +380,8 @@ impl Frames {
 
     async fn raw(&self, bytes: Bytes) {
         // The job has ended; a client that takes no more is not waited for.
-        let _ = self.sender.send_timeout(Frame { bytes, tokens: 0 }, self.stall_max).await;
+        let _ =
+            self.sender.send_timeout(Frame { bytes, choice: 0, tokens: 0 }, self.stall_max).await;
     }
 }
 
@@ -328,7 +397,8 @@ impl Stream for FrameStream {
             };
             if frame.tokens > 0 {
                 let open = |count: u32| (count & CLOSED == 0).then_some(frame.tokens);
-                if self.delivered.fetch_update(Ordering::AcqRel, Ordering::Acquire, open).is_err() {
+                let count = &self.delivered[frame.choice];
+                if count.fetch_update(Ordering::AcqRel, Ordering::Acquire, open).is_err() {
                     continue;
                 }
                 self.taken.notify_one();
@@ -345,26 +415,26 @@ mod tests {
     use super::*;
 
     fn frame(text: &'static str, tokens: u32) -> Frame {
-        Frame { bytes: Bytes::from_static(text.as_bytes()), tokens }
+        Frame { bytes: Bytes::from_static(text.as_bytes()), choice: 0, tokens }
     }
 
     #[tokio::test]
     async fn what_the_body_has_not_taken_is_not_delivered_and_never_will_be() {
-        let (frames, mut body) = frames(Duration::from_secs(1));
+        let (frames, mut body) = frames(Duration::from_secs(1), 1);
         frames.sender.try_send(frame("one", 1)).unwrap();
         frames.sender.try_send(frame("two", 2)).unwrap();
-        assert_eq!(frames.delivered(), 0);
+        assert_eq!(frames.delivered(0), 0);
         assert_eq!(body.next().await.unwrap().unwrap(), "one");
-        assert_eq!(frames.delivered(), 1);
-        assert_eq!(frames.close(), 1);
+        assert_eq!(frames.delivered(0), 1);
+        assert_eq!(frames.close(), [1]);
         frames.sender.try_send(frame("error", 0)).unwrap();
         assert_eq!(body.next().await.unwrap().unwrap(), "error");
-        assert_eq!(frames.close(), 1);
+        assert_eq!(frames.close(), [1]);
     }
 
     #[tokio::test]
     async fn a_slow_client_keeps_few_frames_in_memory() {
-        let (frames, _body) = frames(Duration::from_secs(1));
+        let (frames, _body) = frames(Duration::from_secs(1), 1);
         let sent = (1..).take_while(|n| frames.sender.try_send(frame("x", *n)).is_ok()).count();
         assert_eq!(sent, FRAMES_AHEAD_MAX);
     }

@@ -1,0 +1,227 @@
+//! The answers of one request: each a job of its own, and all of them together.
+
+use core::task::Poll;
+
+use futures_util::future::{poll_fn, select_all};
+use tirami_infer::calls::{CallReader, Said};
+use tirami_infer::engine::{Generation, Piece, TokenLogprobs};
+use tirami_ledger::documents::FinishReason;
+use tirami_sdk::types::{ChoiceLogprobs, TokenLogprob, TopLogprob};
+
+use super::job::Charged;
+use super::running::Running;
+use super::{broken, finish_name, finish_of};
+use crate::http::error::ApiError;
+
+/// One answer on its way.
+pub(super) struct Choice {
+    pub(super) job: Running,
+    /// None once it has ended.
+    generation: Option<Generation>,
+    /// Completion tokens produced so far.
+    pub(super) tokens: u32,
+    pub(super) finish: FinishReason,
+    /// Of tokens whose text is held back.
+    likely: Vec<TokenLogprobs>,
+    /// Finds calls of tools in the text; none where no tool may be called.
+    reader: Option<CallReader>,
+}
+
+/// What comes next of one answer.
+pub(super) enum Step {
+    /// What became certain, which may be nothing, and the likelihoods of its tokens.
+    Said { said: Vec<Said>, likely: Vec<TokenLogprobs> },
+    /// Its engine failed.
+    Failed,
+    /// The kernel ordered the end of one of the jobs, which ends all.
+    Ordered,
+}
+
+impl Choice {
+    pub(super) fn new(job: Running, generation: Generation) -> Self {
+        Self {
+            job,
+            generation: Some(generation),
+            tokens: 0,
+            finish: FinishReason::Failed,
+            likely: Vec::new(),
+            reader: None,
+        }
+    }
+
+    /// The answer may have calls of these tools; none for no calls.
+    pub(super) fn with_tools(self, names: &[String]) -> Self {
+        let reader = (!names.is_empty()).then(|| CallReader::new(names.to_vec()));
+        Self { reader, ..self }
+    }
+
+    /// Why the answer ended, as the interface says it.
+    pub(super) fn finish_name(&self) -> &'static str {
+        let has_calls = self.reader.as_ref().is_some_and(|reader| reader.calls() > 0);
+        match finish_name(self.finish) {
+            "stop" if has_calls => "tool_calls",
+            name => name,
+        }
+    }
+
+    fn took(&mut self, piece: Option<Piece>) -> Step {
+        if let Some(generation) = &self.generation {
+            self.job.cached(generation.cached_tokens());
+        }
+        match piece {
+            Some(Piece::Delta { tokens, text, logprobs }) => {
+                self.tokens = self.tokens.max(self.job.produced(&tokens));
+                self.likely.extend(logprobs);
+                let said = self.read(&text);
+                self.certain(said)
+            }
+            Some(Piece::End { text, finish }) => {
+                self.generation = None;
+                self.finish = finish_of(finish);
+                let mut said = self.read(&text);
+                said.extend(self.reader.iter_mut().flat_map(CallReader::finish));
+                self.certain(said)
+            }
+            Some(Piece::Failed { reason }) => {
+                tracing::warn!(reason, "the engine failed");
+                self.generation = None;
+                Step::Failed
+            }
+            None => {
+                self.generation = None;
+                Step::Failed
+            }
+        }
+    }
+
+    fn read(&mut self, text: &str) -> Vec<Said> {
+        match &mut self.reader {
+            Some(reader) => reader.push(text),
+            None if text.is_empty() => Vec::new(),
+            None => vec![Said::Text(text.to_owned())],
+        }
+    }
+
+    /// What is held back may be a stop text, which is no part of the answer.
+    fn certain(&mut self, said: Vec<Said>) -> Step {
+        let likely = if said.is_empty() { Vec::new() } else { core::mem::take(&mut self.likely) };
+        Step::Said { said, likely }
+    }
+}
+
+/// All answers of a request.
+pub(super) struct Choices {
+    pub(super) all: Vec<Choice>,
+    /// Whose turn it is to be looked at first.
+    turn: usize,
+}
+
+impl Choices {
+    pub(super) fn new(all: Vec<Choice>) -> Self {
+        Self { all, turn: 0 }
+    }
+
+    /// What comes next, and of which answer; none when all have ended. Waiting for it can be given
+    /// up without loss.
+    pub(super) async fn next(&mut self) -> Option<(usize, Step)> {
+        if self.all.iter().all(|choice| choice.generation.is_none()) {
+            return None;
+        }
+        let (count, first) = (self.all.len(), self.turn);
+        let (jobs, mut flows): (Vec<_>, Vec<_>) =
+            self.all.iter_mut().map(|choice| (&choice.job, &mut choice.generation)).unzip();
+        let piece = poll_fn(|context| {
+            for index in (first..first + count).map(|index| index % count) {
+                let Some(generation) = &mut *flows[index] else { continue };
+                if let Poll::Ready(piece) = generation.pieces.poll_recv(context) {
+                    return Poll::Ready((index, piece));
+                }
+            }
+            Poll::Pending
+        });
+        let (index, piece) = tokio::select! {
+            biased;
+            () = cancelled(jobs) => return Some((0, Step::Ordered)),
+            piece = piece => piece,
+        };
+        self.turn = (index + 1) % count;
+        Some((index, self.all[index].took(piece)))
+    }
+
+    /// Waits until the kernel orders the end of one of them, which ends all.
+    pub(super) async fn cancelled(&self) {
+        cancelled(self.all.iter().map(|choice| &choice.job)).await;
+    }
+
+    /// Completion tokens of all answers.
+    pub(super) fn tokens(&self) -> u32 {
+        self.all.iter().fold(0, |sum, choice| sum.saturating_add(choice.tokens))
+    }
+
+    /// Why each ended.
+    pub(super) fn finishes(&self) -> Vec<&'static str> {
+        self.all.iter().map(Choice::finish_name).collect()
+    }
+
+    /// Frees the engine before anything else is waited for.
+    pub(super) fn stop(&mut self) {
+        self.all.iter_mut().for_each(|choice| choice.generation = None);
+    }
+
+    /// Why the answers broke off.
+    pub(super) fn failure(&self) -> ApiError {
+        let failed = self.all.iter().find(|choice| choice.finish == FinishReason::Failed);
+        failed.map_or_else(broken, |choice| choice.job.failure())
+    }
+
+    /// Charges complete answers.
+    pub(super) async fn finish(self) -> Result<Charged, ApiError> {
+        let mut sum: Option<Result<Charged, ApiError>> = None;
+        for choice in self.all {
+            let charged = choice.job.finish(choice.tokens, choice.finish).await;
+            sum = Some(match sum {
+                None => charged,
+                Some(sum) => sum.and_then(|sum| charged.map(|charged| sum.and(charged))),
+            });
+        }
+        sum.unwrap_or_else(|| Err(broken()))
+    }
+
+    /// Ends answers of which nothing was handed over.
+    pub(super) async fn void(mut self, failed: bool) {
+        self.stop();
+        for choice in self.all {
+            choice.job.void(failed).await;
+        }
+    }
+}
+
+async fn cancelled(jobs: impl IntoIterator<Item = &Running>) {
+    select_all(jobs.into_iter().map(|job| Box::pin(job.cancelled()))).await;
+}
+
+/// Names a call: the same in all pieces of an answer, and in no other answer.
+pub(super) fn call_id(answer: &str, choice: usize, call: u32) -> String {
+    let job: String = answer.chars().filter(char::is_ascii_hexdigit).rev().take(20).collect();
+    format!("call_{job}_{choice}_{call}")
+}
+
+/// The likelihoods as the interface shows them; none where none were asked for.
+pub(super) fn shown(likely: Vec<TokenLogprobs>, is_asked: bool) -> Option<ChoiceLogprobs> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let content = likely.into_iter().map(|token| TokenLogprob {
+        token: text(&token.chosen.bytes),
+        logprob: token.chosen.logprob.into(),
+        bytes: token.chosen.bytes,
+        top_logprobs: token
+            .top
+            .into_iter()
+            .map(|top| TopLogprob {
+                token: text(&top.bytes),
+                logprob: top.logprob.into(),
+                bytes: top.bytes,
+            })
+            .collect(),
+    });
+    is_asked.then(|| ChoiceLogprobs { content: content.collect() })
+}

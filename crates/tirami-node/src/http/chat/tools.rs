@@ -1,0 +1,365 @@
+//! Reads which tools a request offers and which of them have to be called.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+use tirami_infer::engine::{Call, CallFormat};
+
+use super::request::{flag, present};
+use crate::http::error::ApiError;
+
+/// Tools of one request at most.
+const TOOLS_MAX: usize = 128;
+/// Bytes of a tool's name at most.
+const NAME_BYTES_MAX: usize = 64;
+/// Depth of a tool's schema at most, its references followed.
+const DEPTH_MAX: usize = 48;
+/// Values in the schemas of a request's tools at most, their references followed.
+const VALUES_MAX: usize = 2_000;
+
+/// The tools of a request.
+#[derive(Debug, Default)]
+pub(super) struct Tools {
+    /// What the model is told of each.
+    pub(super) offered: Vec<String>,
+    /// Their names; empty when none may be called.
+    pub(super) names: Vec<String>,
+    /// What the answer may be; none when no tool may be called.
+    pub(super) format: Option<CallFormat>,
+}
+
+/// A tool as it was sent.
+struct Tool<'a> {
+    name: &'a str,
+    description: Option<&'a str>,
+    /// A schema without references.
+    parameters: Value,
+}
+
+/// Which tools have to be called.
+enum Choice<'a> {
+    Auto,
+    None,
+    Required,
+    Named(&'a str),
+}
+
+/// Reads `tools`, `tool_choice` and `parallel_tool_calls`.
+pub(super) fn read(fields: &Map<String, Value>) -> Result<Tools, ApiError> {
+    let tools = tools(fields)?;
+    let choice = choice(fields)?;
+    let several = flag(fields, "parallel_tool_calls")?.unwrap_or(true);
+    let callable: Vec<&Tool<'_>> = match &choice {
+        Choice::None => return Ok(Tools::default()),
+        Choice::Auto if tools.is_empty() => return Ok(Tools::default()),
+        Choice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
+        Choice::Auto | Choice::Required => tools.iter().collect(),
+    };
+    if callable.is_empty() {
+        let message = "tool_choice asks for a tool that is not in tools; name one that is";
+        return Err(ApiError::invalid("tool_choice", message));
+    }
+    let schemas: Vec<String> = callable.iter().map(|tool| tool.call_schema()).collect();
+    let format = CallFormat {
+        schema: format!("{{\"anyOf\":[{}]}}", schemas.join(",")),
+        may_be_text: matches!(choice, Choice::Auto),
+        several,
+    };
+    Ok(Tools {
+        offered: tools.iter().map(Tool::shown).collect(),
+        names: callable.iter().map(|tool| tool.name.to_owned()).collect(),
+        format: Some(format),
+    })
+}
+
+impl Tool<'_> {
+    /// The schema of a call; its name comes first, so that the arguments are written for it.
+    fn call_schema(&self) -> String {
+        format!(
+            "{{\"type\":\"object\",\"properties\":{{\"name\":{{\"const\":\"{}\"}},\"arguments\":{}}},\
+             \"required\":[\"name\",\"arguments\"],\"additionalProperties\":false}}",
+            self.name, self.parameters
+        )
+    }
+
+    fn shown(&self) -> String {
+        let description = self.description.map(|text| format!("\"description\": {}, ", json(text)));
+        format!(
+            "{{\"type\": \"function\", \"function\": {{\"name\": \"{}\", {}\"parameters\": {}}}}}",
+            self.name,
+            description.unwrap_or_default(),
+            self.parameters
+        )
+    }
+}
+
+fn json(text: &str) -> Value {
+    Value::from(text)
+}
+
+fn tools(fields: &Map<String, Value>) -> Result<Vec<Tool<'_>>, ApiError> {
+    let list = match present(fields, "tools") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) if list.len() <= TOOLS_MAX => list,
+        Some(_) => {
+            let message = format!("tools must be a list of at most {TOOLS_MAX} functions");
+            return Err(ApiError::invalid("tools", message));
+        }
+    };
+    let (mut names, mut left) = (BTreeSet::new(), VALUES_MAX);
+    let mut tools = Vec::with_capacity(list.len());
+    for (index, value) in list.iter().enumerate() {
+        let at = format!("tools[{index}]");
+        let tool = tool(&at, value, &mut left)?;
+        if !names.insert(tool.name) {
+            let message = format!("{at}.function.name is the name of another tool too");
+            return Err(ApiError::invalid(&format!("{at}.function.name"), message));
+        }
+        tools.push(tool);
+    }
+    Ok(tools)
+}
+
+fn tool<'a>(at: &str, value: &'a Value, left: &mut usize) -> Result<Tool<'a>, ApiError> {
+    let wrong = |field: &str, what: &str| {
+        let param = format!("{at}{field}");
+        let message = format!("{param} {what}");
+        ApiError::invalid(&param, message)
+    };
+    match value.get("type").and_then(Value::as_str) {
+        Some("function") => {}
+        Some(_) => {
+            let param = format!("{at}.type");
+            let message = format!("{param} must be function; no other tools are known here");
+            return Err(ApiError::unsupported(&param, message));
+        }
+        None => return Err(wrong("", "must be {\"type\": \"function\", \"function\": …}")),
+    }
+    let Some(Value::Object(function)) = value.get("function") else {
+        return Err(wrong(".function", "must be an object {name, description, parameters}"));
+    };
+    let is_name = |name: &&str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
+    };
+    let name = function.get("name").and_then(Value::as_str).filter(is_name);
+    let name = name.ok_or_else(|| {
+        wrong(".function.name", "must be 1 to 64 letters, digits, underscores and dashes")
+    })?;
+    let description = match present(function, "description") {
+        None => None,
+        Some(Value::String(text)) => Some(text.as_str()),
+        Some(_) => return Err(wrong(".function.description", "must be text")),
+    };
+    let of_object = "must be a JSON schema of an object";
+    let mut schema = match present(function, "parameters") {
+        None => Map::new(),
+        Some(Value::Object(schema)) => schema.clone(),
+        Some(_) => return Err(wrong(".function.parameters", of_object)),
+    };
+    if schema.get("type").is_some_and(|kind| kind != "object") {
+        return Err(wrong(".function.parameters", of_object));
+    }
+    schema.insert("type".to_owned(), "object".into());
+    let root = Value::Object(schema.clone());
+    schema.retain(|name, _| !matches!(name.as_str(), "$defs" | "definitions" | "$schema"));
+    let parameters = inlined(&Value::Object(schema), &root, DEPTH_MAX, left);
+    let parameters = parameters.map_err(|what| wrong(".function.parameters", what))?;
+    Ok(Tool { name, description, parameters })
+}
+
+/// The schema with what its references lead to in their places: it becomes a part of another one,
+/// in which they would lead elsewhere.
+fn inlined(
+    node: &Value,
+    root: &Value,
+    depth: usize,
+    left: &mut usize,
+) -> Result<Value, &'static str> {
+    let large = "is too large, too deep, or refers to itself; make it simpler";
+    let depth = depth.checked_sub(1).ok_or(large)?;
+    *left = left.checked_sub(1).ok_or(large)?;
+    match node {
+        Value::Array(items) => items.iter().map(|item| inlined(item, root, depth, left)).collect(),
+        Value::Object(fields) => {
+            if let Some(Value::String(place)) = fields.get("$ref") {
+                let target = place.strip_prefix('#').and_then(|place| root.pointer(place));
+                let target = target.ok_or("has a $ref that leads to nothing in it")?;
+                return inlined(target, root, depth, left);
+            }
+            let inline = |(name, value): (&String, &Value)| {
+                inlined(value, root, depth, left).map(|value| (name.clone(), value))
+            };
+            fields.iter().map(inline).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+        }
+        plain => Ok(plain.clone()),
+    }
+}
+
+fn choice(fields: &Map<String, Value>) -> Result<Choice<'_>, ApiError> {
+    match present(fields, "tool_choice") {
+        None => Ok(Choice::Auto),
+        Some(Value::String(mode)) if mode == "auto" => Ok(Choice::Auto),
+        Some(Value::String(mode)) if mode == "none" => Ok(Choice::None),
+        Some(Value::String(mode)) if mode == "required" => Ok(Choice::Required),
+        Some(value) => {
+            let is_function = value.get("type").and_then(Value::as_str) == Some("function");
+            let name = value.pointer("/function/name").and_then(Value::as_str);
+            name.filter(|_| is_function).map(Choice::Named).ok_or_else(|| {
+                let message = "tool_choice must be auto, none, required or {\"type\": \
+                               \"function\", \"function\": {\"name\": …}}";
+                ApiError::invalid("tool_choice", message)
+            })
+        }
+    }
+}
+
+/// The tools a message says were called, and whether it may say so.
+pub(super) fn calls(
+    role: &str,
+    at: &str,
+    fields: &Map<String, Value>,
+) -> Result<Vec<Call>, ApiError> {
+    if role == "tool" && present(fields, "tool_call_id").is_none_or(|id| !id.is_string()) {
+        let param = format!("{at}.tool_call_id");
+        let message = format!("{param} is missing; name the call whose result this is");
+        return Err(ApiError::invalid(&param, message));
+    }
+    let param = format!("{at}.tool_calls");
+    let list = match present(fields, "tool_calls") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) if list.is_empty() => return Ok(Vec::new()),
+        Some(Value::Array(list)) if role == "assistant" && list.len() <= TOOLS_MAX => list,
+        Some(_) => {
+            let message = format!("{param} must be a list of calls in a message of assistant");
+            return Err(ApiError::invalid(&param, message));
+        }
+    };
+    let call = |value: &Value| {
+        let name = value.pointer("/function/name")?.as_str()?;
+        let arguments = value.pointer("/function/arguments")?.as_str()?;
+        let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
+        // Written anew, so that no escape hides what the template must not see.
+        let arguments = serde_json::from_str::<Value>(arguments).ok()?.to_string();
+        Some(Call { name: name.to_owned(), arguments })
+    };
+    list.iter().map(call).collect::<Option<_>>().ok_or_else(|| {
+        let message = format!(
+            "{param} must be a list of {{\"id\": …, \"type\": \"function\", \"function\": {{\"name\": \
+             …, \"arguments\": JSON as text}}}}"
+        );
+        ApiError::invalid(&param, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(request: Value) -> Result<Tools, String> {
+        let read = super::read(request.as_object().unwrap());
+        read.map_err(|error| error.body().error.param.clone().unwrap_or_default())
+    }
+
+    fn named(name: &str, parameters: Value) -> Value {
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    }
+
+    #[test]
+    fn which_tools_are_called_is_understood() {
+        let both = json!([named("a", Value::Null), named("b", json!({"properties": {}}))]);
+        let named_b = json!({"type": "function", "function": {"name": "b"}});
+        for (choice, offered, names, may_be_text) in [
+            (Value::Null, 2, vec!["a", "b"], Some(true)),
+            (json!("auto"), 2, vec!["a", "b"], Some(true)),
+            (json!("required"), 2, vec!["a", "b"], Some(false)),
+            (named_b, 2, vec!["b"], Some(false)),
+            (json!("none"), 0, vec![], None),
+        ] {
+            let request = json!({"tools": both, "tool_choice": choice,
+                                 "parallel_tool_calls": false});
+            let tools = read(request).unwrap();
+            assert_eq!(
+                (tools.offered.len(), &tools.names),
+                (offered, &names.into_iter().map(str::to_owned).collect())
+            );
+            assert_eq!(tools.format.as_ref().map(|format| format.may_be_text), may_be_text);
+            assert!(tools.format.is_none_or(|format| !format.several));
+        }
+        let none = read(json!({"tools": []})).unwrap();
+        assert!(none.offered.is_empty() && none.format.is_none());
+        let one = read(json!({"tools": [named("a", Value::Null)]})).unwrap();
+        assert_eq!(
+            one.format.unwrap().schema,
+            "{\"anyOf\":[{\"type\":\"object\",\"properties\":{\"name\":{\"const\":\"a\"},\
+             \"arguments\":{\"type\":\"object\"}},\"required\":[\"name\",\"arguments\"],\
+             \"additionalProperties\":false}]}"
+        );
+    }
+
+    #[test]
+    fn references_are_followed_where_they_lead() {
+        let schema = json!({
+            "$defs": {"Size": {"enum": ["s", "l"]}},
+            "properties": {"size": {"$ref": "#/$defs/Size"}},
+        });
+        let tools = read(json!({"tools": [named("a", schema)]})).unwrap();
+        let schema = tools.format.unwrap().schema;
+        assert!(schema.contains("\"size\":{\"enum\":[\"s\",\"l\"]}"), "{schema}");
+        assert!(!schema.contains('$'), "{schema}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let one = named("a", Value::Null);
+        let itself = json!({"properties": {"a": {"$ref": "#"}}});
+        for (request, param) in [
+            (json!({"tools": {}}), "tools"),
+            (json!({"tools": ["a"]}), "tools[0]"),
+            (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+            (json!({"tools": [named("a b", Value::Null)]}), "tools[0].function.name"),
+            (json!({"tools": [one, one]}), "tools[1].function.name"),
+            (
+                json!({"tools": [named("a", json!({"type": "array"}))]}),
+                "tools[0].function.parameters",
+            ),
+            (json!({"tools": [named("a", itself)]}), "tools[0].function.parameters"),
+            (json!({"tools": [one], "tool_choice": "some"}), "tool_choice"),
+            (
+                json!({"tools": [one], "tool_choice": {"type": "function", "function": {"name": "b"}}}),
+                "tool_choice",
+            ),
+            (json!({"tool_choice": "required"}), "tool_choice"),
+            (json!({"tools": [one], "parallel_tool_calls": 1}), "parallel_tool_calls"),
+        ] {
+            assert_eq!(read(request.clone()).unwrap_err(), param, "{request}");
+        }
+    }
+
+    #[test]
+    fn calls_and_results_are_read_from_messages() {
+        let read = |role: &str, message: Value| {
+            calls(role, "messages[0]", message.as_object().unwrap())
+                .map_err(|error| error.body().error.param.clone().unwrap_or_default())
+        };
+        let call = |arguments: &str| {
+            json!({"tool_calls": [{"id": "1", "type": "function",
+                                   "function": {"name": "f", "arguments": arguments}}]})
+        };
+        let hidden = read("assistant", call("{\"a\": \"\\u003c|im_end|>\"}")).unwrap();
+        assert_eq!(hidden[0].arguments, "{\"a\":\"<|im_end|>\"}");
+        assert_eq!(read("assistant", call("")).unwrap()[0].arguments, "{}");
+        assert!(read("tool", json!({"tool_call_id": "1"})).unwrap().is_empty());
+        for (role, message) in [
+            ("assistant", call("{\"a\":")),
+            ("user", call("{}")),
+            ("assistant", json!({"tool_calls": [{"id": "1"}]})),
+        ] {
+            assert_eq!(read(role, message).unwrap_err(), "messages[0].tool_calls");
+        }
+        assert_eq!(read("tool", json!({})).unwrap_err(), "messages[0].tool_call_id");
+    }
+}

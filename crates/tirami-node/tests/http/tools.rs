@@ -1,0 +1,140 @@
+//! Calls of tools at the edge, as clients put them together.
+
+use serde_json::{Value, json};
+use tirami_infer::fake::FakeEngine;
+
+use crate::support::{TestNode, saying};
+
+const PATH: &str = "/v1/chat/completions";
+const TWO: &str = "Let me see.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": \
+                   {\"city\": \"K\u{f6}ln \\\"}\\\"\", \"days\": [1, 2]}}\n</tool_call>\n\
+                   <tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>";
+
+async fn start(engine: FakeEngine) -> TestNode {
+    TestNode::within(engine, |_| ()).await
+}
+
+fn tool(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}})
+}
+
+fn request(more: Value) -> Value {
+    let mut request = json!({
+        "model": "fake", "messages": [{"role": "user", "content": "hi"}],
+        "tools": [tool("weather"), tool("now")],
+    });
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    request
+}
+
+/// What a strict client makes of a stream: of each choice the text, the calls and why it ended.
+fn put_together(text: &str) -> Vec<(String, Vec<Value>, String)> {
+    let mut choices: Vec<(String, Vec<Value>, String)> = Vec::new();
+    for event in text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")) {
+        let Ok(chunk) = serde_json::from_str::<Value>(event) else {
+            assert_eq!(event, "[DONE]");
+            continue;
+        };
+        let piece = &chunk["choices"][0];
+        let index = usize::try_from(piece["index"].as_u64().unwrap()).unwrap();
+        if choices.len() <= index {
+            choices.resize(index + 1, (String::new(), Vec::new(), String::new()));
+        }
+        let choice = &mut choices[index];
+        choice.0 += piece["delta"]["content"].as_str().unwrap_or_default();
+        for delta in piece["delta"]["tool_calls"].as_array().into_iter().flatten() {
+            let call = usize::try_from(delta["index"].as_u64().unwrap()).unwrap();
+            if call == choice.1.len() {
+                assert_eq!(delta["type"], "function");
+                assert!(delta["id"].as_str().unwrap().starts_with("call_"), "{delta}");
+                let name = delta["function"]["name"].as_str().unwrap();
+                choice.1.push(json!({"id": delta["id"], "type": "function",
+                                     "function": {"name": name, "arguments": ""}}));
+            } else {
+                assert_eq!(call + 1, choice.1.len(), "calls come one after the other");
+                assert!(delta.get("id").is_none() && delta["function"].get("name").is_none());
+            }
+            let arguments = &mut choice.1[call]["function"]["arguments"];
+            let more = delta["function"]["arguments"].as_str().unwrap();
+            *arguments = (arguments.as_str().unwrap().to_owned() + more).into();
+        }
+        match piece["finish_reason"].as_str() {
+            Some(finish) => choice.2 = finish.to_owned(),
+            None => assert!(piece["finish_reason"].is_null()),
+        }
+    }
+    choices
+}
+
+#[tokio::test]
+async fn calls_are_the_same_whole_and_streamed() {
+    let node = start(saying(TWO)).await;
+    let whole = node.post(PATH, None, request(json!({})).to_string()).await.json();
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{whole}");
+    assert_eq!(choice["message"]["content"], "Let me see.");
+    let calls = choice["message"]["tool_calls"].as_array().unwrap();
+    let functions: Vec<_> = calls.iter().map(|call| call["function"].clone()).collect();
+    let arguments = "{\"city\": \"K\u{f6}ln \\\"}\\\"\", \"days\": [1, 2]}";
+    assert_eq!(functions[0], json!({"name": "weather", "arguments": arguments}));
+    assert_eq!(functions[1], json!({"name": "now", "arguments": "{}"}));
+    assert_ne!(calls[0]["id"], calls[1]["id"]);
+    let stream = request(json!({"stream": true, "n": 2}));
+    let streamed = put_together(&node.post(PATH, None, stream.to_string()).await.text);
+    assert_eq!(streamed.len(), 2);
+    for (text, calls, finish) in &streamed {
+        assert_eq!((text.as_str(), finish.as_str()), ("Let me see.", "tool_calls"));
+        let read: Vec<_> = calls.iter().map(|call| call["function"].clone()).collect();
+        assert_eq!(read, functions);
+    }
+    assert_ne!(streamed[0].1[0]["id"], streamed[1].1[0]["id"]);
+
+    // Cut off, an answer says so, and has the beginning of what it was to be.
+    let cut = request(json!({"max_tokens": 25}));
+    let cut = node.post(PATH, None, cut.to_string()).await.json();
+    let choice = &cut["choices"][0];
+    assert_eq!(choice["finish_reason"], "length", "{cut}");
+    let begun = choice["message"]["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
+    assert!(arguments.starts_with(begun) && !begun.is_empty(), "{begun}");
+    let none = request(json!({"tool_choice": "none"}));
+    let none = node.post(PATH, None, none.to_string()).await.json();
+    assert_eq!(none["choices"][0]["message"]["content"], TWO);
+    assert_eq!(none["choices"][0]["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn an_answer_of_calls_alone_has_no_content_and_its_results_are_taken() {
+    let alone = &TWO[TWO.find('<').unwrap()..];
+    let node = start(saying(alone)).await;
+    let answer = node.post(PATH, None, request(json!({})).to_string()).await.json();
+    let mut message = answer["choices"][0]["message"].clone();
+    assert!(message["content"].is_null() && message.as_object().unwrap().contains_key("content"));
+    let results = message["tool_calls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|call| json!({"role": "tool", "tool_call_id": call["id"], "content": "rain"}));
+    let results: Vec<Value> = results.collect();
+    let mut messages = vec![json!({"role": "user", "content": "hi"}), message.take()];
+    messages.extend(results);
+    let next = request(json!({"messages": messages}));
+    assert_eq!(node.post(PATH, None, next.to_string()).await.status, 200);
+    for (more, code, param) in [
+        (
+            json!({"response_format": {"type": "json_object"}}),
+            "unsupported_parameter",
+            "response_format",
+        ),
+        (json!({"tool_choice": "some"}), "invalid_value", "tool_choice"),
+        (json!({"tools": [{"type": "web_search"}]}), "unsupported_parameter", "tools[0].type"),
+        (
+            json!({"messages": [{"role": "tool", "content": "x"}]}),
+            "invalid_value",
+            "messages[0].tool_call_id",
+        ),
+    ] {
+        let raw = node.post(PATH, None, request(more).to_string()).await;
+        assert_eq!((raw.status, raw.code().as_str()), (400, code), "{raw:?}");
+        assert_eq!(raw.json()["error"]["param"], param);
+    }
+}
