@@ -28,8 +28,11 @@ use std::time::Duration;
 
 use report::Table;
 
+/// Measures and adds its lines.
+type Part = fn(&Table);
+
 /// What can be measured alone, by its name.
-const PARTS: [(&str, fn(&Table)); 5] = [
+const PARTS: [(&str, Part); 5] = [
     ("hop", hop::overhead),
     ("trades", trades::between_two),
     ("garbage", garbage::beside_the_work),
