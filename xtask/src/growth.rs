@@ -34,7 +34,7 @@ struct Size {
 const SIZES: [Size; 5] = [
     Size { nodes: "30", seeds: "12", seconds: "60", pause: "3000", jobs: "2" },
     Size { nodes: "100", seeds: "4", seconds: "60", pause: "10000", jobs: "2" },
-    Size { nodes: "300", seeds: "3", seconds: "60", pause: "30000", jobs: "2" },
+    Size { nodes: "300", seeds: "2", seconds: "40", pause: "30000", jobs: "2" },
     Size { nodes: "1000", seeds: "3", seconds: "30", pause: "100000", jobs: "2" },
     Size { nodes: "3000", seeds: "1", seconds: "40", pause: "300000", jobs: "1" },
 ];

@@ -16,7 +16,7 @@ const SIMULATION: [&str; 4] = ["--seeds", "40", "--events", "25000"];
 /// broken invariant.
 const SIMULATIONS_OF_NODES: [[&str; 8]; 2] = [
     ["--nodes", "50", "--seeds", "100", "--seconds", "60", "--pause", "8000"],
-    ["--nodes", "1000", "--seeds", "2", "--seconds", "20", "--pause", "100000"],
+    ["--nodes", "300", "--seeds", "2", "--seconds", "40", "--pause", "30000"],
 ];
 
 /// Runs everything.
