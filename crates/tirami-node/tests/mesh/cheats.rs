@@ -21,7 +21,7 @@ const MODEL: ModelDigest = ModelDigest::from_bytes([0xfa; 32]);
 const SHAPE: ModelShape =
     ModelShape { parameters_active: 1_000_000, layers: 2, attention_width: 64, context_max: 4_096 };
 
-pub fn key_of(node: &TestNode) -> SecretKey {
+pub(crate) fn key_of(node: &TestNode) -> SecretKey {
     KeyDir::open(node.dir.as_ref().unwrap().path()).unwrap().node_key().unwrap()
 }
 
@@ -30,11 +30,11 @@ fn now() -> Timestamp {
     Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap())
 }
 
-pub fn wire<T: tirami_core::Document>(document: &Signed<T>) -> WireDocument {
+fn wire<T: tirami_core::Document>(document: &Signed<T>) -> WireDocument {
     WireDocument { bytes: document.bytes().to_vec(), signature: document.signature() }
 }
 
-pub fn output(tokens: &[u32]) -> Digest {
+fn output(tokens: &[u32]) -> Digest {
     Digest::of(&tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<_>>())
 }
 
