@@ -142,7 +142,7 @@ impl Node {
             Message::SponsorRefused { code, .. } => Some(Err(code)),
             _ => None,
         });
-        let asked = told.expect("the faucet answers").and_then(|(challenge, bits)| {
+        let asked = told.unwrap().and_then(|(challenge, bits)| {
             let (mesh, sponsor) = (self.lattice().mesh(), self.kernel.ledger().party());
             let work = Work { mesh, sponsor, newcomer: party(key), challenge, bits };
             let nonce = work.search(0, 1 << 16).unwrap();

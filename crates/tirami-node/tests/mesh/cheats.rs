@@ -30,11 +30,11 @@ fn now() -> Timestamp {
     Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap())
 }
 
-pub(crate) fn wire<T: tirami_core::Document>(document: &Signed<T>) -> WireDocument {
+fn wire<T: tirami_core::Document>(document: &Signed<T>) -> WireDocument {
     WireDocument { bytes: document.bytes().to_vec(), signature: document.signature() }
 }
 
-pub(crate) fn output(tokens: &[u32]) -> Digest {
+fn output(tokens: &[u32]) -> Digest {
     Digest::of(&tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<_>>())
 }
 

@@ -124,8 +124,9 @@ fn who_collects_twice_or_signs_rivals_is_refused_proven_everywhere_and_served_no
         assert!(refused.starts_with("entry_refused"), "{refused}");
 
         wire.offer(&one).await.unwrap();
+        // What the witness holds final is all that it knows of the place.
         let refused = wire.offer(&other).await.unwrap_err();
-        assert!(refused.starts_with("slot_taken"), "{refused}");
+        assert!(refused.starts_with("acknowledge_refused"), "{refused}");
     });
     for node in [witness, provider] {
         until("everybody has the proof", SOON, || node.refused(party, "double_signed") == 1);
