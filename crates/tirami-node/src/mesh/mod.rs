@@ -17,6 +17,7 @@ mod frames;
 mod invite;
 mod jobs;
 mod join;
+mod lan;
 mod observed;
 mod offer;
 mod peers;
@@ -67,6 +68,7 @@ use crate::driver::now;
 use crate::handle::{Handle, SubmitError};
 use crate::store::StoreReader;
 use doors::{Doors, Source};
+use lan::Lan;
 use observed::Observed;
 use remembered::Remembered;
 
@@ -109,6 +111,8 @@ impl MeshOptions {
             public: config.mesh_public,
             finding: Finding {
                 relay_urls: config.mesh_relay_urls.clone(),
+                // Nobody beyond this machine could connect.
+                lan: config.mesh_lan && !config.mesh_bind.is_loopback(),
                 pkarr_url: config.mesh_pkarr_url.clone(),
             },
         }
@@ -234,6 +238,10 @@ impl Mesh {
         shared.spawn(Arc::clone(&shared).accept());
         shared.spawn(Arc::clone(&shared).dial_all(dials));
         shared.spawn(Arc::clone(&shared).look());
+        if finding.lan {
+            let lan = Lan::open(&shared.endpoint, shared.handle.mesh());
+            shared.spawn(lan.tell(shared.handle.clone()));
+        }
         Ok(Self { shared, jobs: Mutex::new(Some(jobs)) })
     }
 

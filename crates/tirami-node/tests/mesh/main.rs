@@ -9,4 +9,6 @@ mod jobs;
 mod jobs_support;
 mod nodes;
 mod raw;
+#[cfg(feature = "relay-server")]
+mod relay;
 mod support;
