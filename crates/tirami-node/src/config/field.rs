@@ -59,6 +59,8 @@ pub enum Key {
     MeshRegion,
     /// `mesh_http_endpoint`
     MeshHttpEndpoint,
+    /// `mesh_lan`
+    MeshLan,
     /// `mesh_pkarr_url`
     MeshPkarrUrl,
     /// `mesh_relay_urls`
@@ -165,7 +167,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 35] = [
+pub const FIELDS: [Field; 36] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -398,6 +400,17 @@ pub const FIELDS: [Field; 35] = [
         default: "",
         doc: "Where people may reach this node's HTTP API, such as https://box.example. It is \
               shown to others and opens nothing by itself.",
+    },
+    Field {
+        key: Key::MeshLan,
+        name: "mesh_lan",
+        env: "TIRAMI_MESH_LAN",
+        flag: "mesh-lan",
+        kind: Kind::Flag,
+        default: "true",
+        doc: "Whether nodes of this mesh in the same local network find each other by mDNS. The \
+              network then sees the node's key and addresses. With a loopback mesh_bind nothing \
+              is sent.",
     },
     Field {
         key: Key::MeshPkarrUrl,

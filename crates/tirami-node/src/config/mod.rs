@@ -83,6 +83,8 @@ pub struct Config {
     pub mesh_region: String,
     /// Where people may reach the HTTP API; shown to others.
     pub mesh_http_endpoint: Option<String>,
+    /// Whether nodes in the local network find each other.
+    pub mesh_lan: bool,
     /// A pkarr server to leave addresses at and to ask for them.
     pub mesh_pkarr_url: Option<String>,
     /// Relays; none by default.

@@ -109,6 +109,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         faucet_source_day: number(layer, Key::FaucetSourceDay),
         mesh_region: text(layer, Key::MeshRegion),
         mesh_http_endpoint: some_text(layer, Key::MeshHttpEndpoint),
+        mesh_lan: flag(layer, Key::MeshLan),
         mesh_pkarr_url: some_text(layer, Key::MeshPkarrUrl),
         mesh_relay_urls: list(layer, Key::MeshRelayUrls),
         bootstrap_peers: list(layer, Key::BootstrapPeers),

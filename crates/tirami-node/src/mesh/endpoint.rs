@@ -38,6 +38,8 @@ const SEND_WINDOW_BYTES: u64 = 4 << 20;
 pub struct Finding {
     /// Relays over which nodes connect that cannot reach each other directly.
     pub relay_urls: Vec<String>,
+    /// Whether to look in the local network, and to be found there.
+    pub lan: bool,
     /// A pkarr server to leave addresses at and to ask for them.
     pub pkarr_url: Option<String>,
 }
@@ -183,7 +185,7 @@ pub(super) fn own_address(endpoint: &Endpoint, observed: &[SocketAddr]) -> PeerA
     PeerAddress { key: PublicKey::from_bytes(*endpoint.id().as_bytes()), via }
 }
 
-fn via_of(address: &TransportAddr) -> Option<Via> {
+pub(super) fn via_of(address: &TransportAddr) -> Option<Via> {
     match address {
         TransportAddr::Ip(address) => Some(Via::Ip(canonical(*address))),
         TransportAddr::Relay(url) => Some(Via::Relay(url.to_string())),

@@ -18,6 +18,7 @@ use tirami_proto::{
 use tokio::time::timeout;
 
 use super::frames::{FrameReceiver, FrameSender};
+use super::lan::Lan;
 use super::{Finding, MeshError, endpoint};
 
 /// How long one member may take.
@@ -86,6 +87,8 @@ pub(crate) async fn ask(
     }
     // Any port does for asking; the node's own one is opened when it starts.
     let endpoint = endpoint::open(key, SocketAddr::new(bind.ip(), 0), finding).await?;
+    // A member that has moved may be found by its key.
+    let _lan = finding.lan.then(|| Lan::listen(&endpoint, invite.mesh));
     let mut refused = JoinError::Unreachable { nodes: invite.peers.len() };
     for peer in &invite.peers {
         match timeout(MEMBER_WITHIN, ask_one(&endpoint, key, peer, invite)).await {

@@ -17,6 +17,7 @@ mod frames;
 mod invite;
 mod jobs;
 mod join;
+mod lan;
 mod likelihood;
 mod observed;
 mod offer;
@@ -72,6 +73,7 @@ use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
 use crate::store::StoreReader;
 use doors::{Doors, Source};
+use lan::Lan;
 use observed::Observed;
 use peers::Errand;
 use remembered::Remembered;
@@ -121,6 +123,8 @@ impl MeshOptions {
             clock: Clock::default(),
             finding: Finding {
                 relay_urls: config.mesh_relay_urls.clone(),
+                // Nobody beyond this machine could connect.
+                lan: config.mesh_lan && !config.mesh_bind.is_loopback(),
                 pkarr_url: config.mesh_pkarr_url.clone(),
             },
         }
@@ -246,6 +250,10 @@ impl Mesh {
         shared.spawn(Arc::clone(&shared).accept());
         shared.spawn(Arc::clone(&shared).run_errands(errands));
         shared.spawn(Arc::clone(&shared).look());
+        if finding.lan {
+            let lan = Lan::open(&shared.endpoint, shared.handle.mesh());
+            shared.spawn(lan.tell(shared.handle.clone()));
+        }
         Ok(Self { shared, jobs: Mutex::new(Some(jobs)) })
     }
 

@@ -1,8 +1,9 @@
 //! Who gets in, who hears why not, and how nodes find each other.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -266,4 +267,61 @@ fn what_a_provider_says_of_itself_is_shown() {
     assert_eq!(peers(&one).peers[0].features, ["all_chains"]);
     two.stop();
     one.stop();
+}
+
+/// Set in the process that runs in a network of its own.
+const INSIDE: &str = "TIRAMI_TEST_LAN";
+
+/// Two nodes that know nothing of each other's addresses, in a network without a way out.
+fn find_each_other_in_the_local_network() -> Duration {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let lan = || MeshOptions {
+        bind: Some(([10, 77, 0, 1], 0).into()),
+        finding: Finding { lan: true, ..Finding::default() },
+        ..MeshOptions::default()
+    };
+    let one = Peer::start(dirs[0].path(), lan());
+    let join = Some(one.node.invite().unwrap());
+    let two = Peer::start(dirs[1].path(), MeshOptions { join, ..lan() });
+    until("the second is a member", SOON, || two.is_member() && one.sees(&two));
+    two.stop();
+    one.stop();
+    // Both start on other ports, and neither remembers where the other one was.
+    let one = forgetful(dirs[0].path(), lan());
+    let two = forgetful(dirs[1].path(), lan());
+    let took = until("they found each other", SOON, || one.sees(&two) && two.sees(&one));
+    two.stop();
+    one.stop();
+    took
+}
+
+#[test]
+fn members_in_one_local_network_find_each_other_by_themselves() {
+    if std::env::var_os(INSIDE).is_some() {
+        let took = find_each_other_in_the_local_network();
+        println!("found in the local network after {took:?}");
+        return;
+    }
+    // A network of its own, so that nothing is sent to anybody else's.
+    let network = "ip link set lo up && ip link add lan0 type veth peer name lan1 \
+                   && ip addr add 10.77.0.1/24 dev lan0 && ip link set lan0 up \
+                   && ip link set lan1 up && ip route add 224.0.0.0/4 dev lan0";
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--net", "sh", "-c", script]);
+        command
+    };
+    let possible = unshare(network).output();
+    if !possible.as_ref().is_ok_and(|output| output.status.success()) {
+        println!("skipped: a network of its own needs unshare and ip: {possible:?}");
+        return;
+    }
+    let started = Instant::now();
+    let name = "doors::members_in_one_local_network_find_each_other_by_themselves";
+    let script = format!("{network} && exec \"$0\" --exact {name} --nocapture");
+    let inside = unshare(&script).arg(std::env::current_exe().unwrap()).env(INSIDE, "1").output();
+    let inside = inside.unwrap();
+    let text = String::from_utf8_lossy(&inside.stdout);
+    println!("{text}\n{}\nafter {:?}", String::from_utf8_lossy(&inside.stderr), started.elapsed());
+    assert!(inside.status.success() && text.contains("1 passed"));
 }
