@@ -148,7 +148,7 @@ impl Kernel {
                 }
             }
             Input::Peer { peer, event } => self.peer_event(peer, event, &mut effects),
-            Input::Mesh(input) => self.mesh_input(input),
+            Input::Mesh(input) => self.mesh_input(input, &mut effects),
             Input::Tick => {}
         }
         self.beat(&mut effects);

@@ -8,6 +8,7 @@ mod addresses;
 mod charters;
 mod claims;
 mod handshake;
+mod kept;
 mod peer;
 mod react;
 mod reciprocity;
@@ -27,6 +28,7 @@ use crate::scheduler::Opinions;
 
 pub use addresses::ADDRESSES_KNOWN_MAX;
 pub use charters::DRAFTS_MAX;
+pub use kept::{FOLLOWED_MAX, WISHED_MAX};
 pub use peer::Peer;
 pub use settings::{MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
@@ -42,7 +44,7 @@ pub const STRANGERS_MAX: usize = 256;
 /// Peers whose behaviour is remembered after their connection ended.
 pub const SCORES_MAX: usize = 4_096;
 /// Optional abilities of this version.
-pub const FEATURES: u64 = 0;
+pub const FEATURES: u64 = tirami_proto::FEATURE_KEEPS_OWN;
 /// How often a node with peers looks at what is due.
 pub const BEAT_MS: u64 = 500;
 /// How long news wait for more before they are passed on together.
@@ -70,6 +72,7 @@ pub struct Mesh {
     scores: BTreeMap<PartyId, Score>,
     signals: signals::Signals,
     fetch: sync::Fetch,
+    kept: kept::Kept,
     desk: witness::Desk,
     start: start::Start,
     roll: roll::Roll,

@@ -15,6 +15,10 @@ pub const AGENT_BYTES_MAX: usize = 64;
 /// Bytes of a sentence from a peer at most.
 pub const REASON_BYTES_MAX: usize = 512;
 
+/// In [`Hello::features`]: the sender keeps only the chains it has to do with. Others compare no
+/// summaries with it and ask it for no other chain than those it tells of.
+pub const FEATURE_KEEPS_OWN: u64 = 1;
+
 /// The first message of both sides. Who speaks is known from the connection: its key is the
 /// node's key.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

@@ -2,7 +2,7 @@
 
 use tirami_core::{PartyId, Timestamp};
 use tirami_proto::{
-    ADDRESSES_MAX, AGENT_BYTES_MAX, Fault, Goodbye, GoodbyeCode, Hello, Message, PROTOCOL,
+    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_KEEPS_OWN, Fault, Goodbye, GoodbyeCode, Hello, Message, PROTOCOL,
     PROTOCOL_MIN, PeerAddress, Welcome, admission_fits, admission_proof, common_version,
 };
 
@@ -65,7 +65,7 @@ impl Kernel {
         Hello {
             protocol_min: PROTOCOL_MIN,
             protocol: PROTOCOL,
-            features: FEATURES,
+            features: if self.keeps_own() { FEATURE_KEEPS_OWN } else { 0 },
             mesh,
             charter_version: self.ledger.lattice().charter().version,
             admission: settings.secret.as_ref().map(proof),
@@ -147,6 +147,7 @@ impl Kernel {
         (peer.protocol, peer.invited) = (protocol, invited);
         let via = hello.addresses.iter().chain(&your_address);
         let via = via.filter_map(|via| via.parse().ok()).collect();
+        peer.keeps_own = hello.features & FEATURE_KEEPS_OWN != 0;
         peer.hello = Some(hello);
         let address = PeerAddress { key: from.into(), via };
         self.mesh.addresses.add(self.ledger.party(), &address, false);

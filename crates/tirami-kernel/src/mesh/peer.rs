@@ -37,6 +37,9 @@ pub struct Peer {
     pub(crate) ahead: BTreeMap<PartyId, u64>,
     /// What it is known to hold.
     pub(crate) told: BTreeMap<PartyId, u64>,
+    /// Whether it keeps only some chains, and so is no measure of what this node lacks.
+    pub(crate) keeps_own: bool,
+    pub(crate) questions: super::kept::Questions,
     pub(crate) summary_at: Option<Timestamp>,
     pub(crate) synced_at: Option<Timestamp>,
     /// The place after the last own entry it was asked to acknowledge, and when.
@@ -61,6 +64,8 @@ impl Peer {
             answers: TokenBucket::new(ANSWER_BYTES_PER_SECOND, ANSWER_BYTES_BURST, now),
             ahead: BTreeMap::new(),
             told: BTreeMap::new(),
+            keeps_own: false,
+            questions: super::kept::Questions::default(),
             summary_at: None,
             synced_at: None,
             offered_seq: 0,
@@ -104,6 +109,11 @@ impl Peer {
     /// When this node last held everything the peer was known to hold.
     pub const fn synced_at(&self) -> Option<Timestamp> {
         self.synced_at
+    }
+
+    /// Whether it keeps only the chains it has to do with.
+    pub const fn keeps_own(&self) -> bool {
+        self.keeps_own
     }
 
     /// Chains of which the peer holds more than this node did when it said so.

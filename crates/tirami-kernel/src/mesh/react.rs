@@ -27,13 +27,14 @@ struct Calls {
 }
 
 impl Kernel {
-    pub(crate) fn mesh_input(&mut self, input: MeshInput) {
+    pub(crate) fn mesh_input(&mut self, input: MeshInput, effects: &mut Effects) {
         let own = self.ledger.party();
         match input {
             MeshInput::Settings(settings) => {
                 for address in &settings.bootstrap {
                     self.mesh.addresses.add(own, address, true);
                 }
+                self.ledger.set_keep(settings.keep);
                 self.mesh.settings = settings;
                 self.mesh.beat_at = Some(self.clock);
             }
@@ -44,6 +45,7 @@ impl Kernel {
             MeshInput::Observed(observation) => {
                 self.mesh.opinions.observe(&observation, self.clock);
             }
+            MeshInput::FirstContact(party) => self.first_contact(party, effects),
             MeshInput::AddPeer(address) => {
                 self.mesh.addresses.add(own, &address, true);
                 self.mesh.beat_at = Some(self.clock);
@@ -103,8 +105,20 @@ impl Kernel {
                 self.tell_signals(from, effects);
             }
             Message::Peers(peers) => self.take_peers(&peers),
-            // Handled before a peer is open.
-            Message::Hello(_) | Message::Welcome(_) | Message::Goodbye(_) => {}
+            message => self.kept_message(from, message, effects),
+        }
+    }
+
+    /// What nodes say to each other that do not all keep all chains.
+    fn kept_message(&mut self, from: PartyId, message: Message, effects: &mut Effects) {
+        match message {
+            Message::Kept { number, heads } => self.tell_beyond(from, (number, &heads), effects),
+            Message::Beyond { number, heads } => self.take_beyond(from, (number, &heads), effects),
+            Message::WantPlaces { entries } => self.tell_places(from, &entries, effects),
+            Message::WantMine { after } => self.tell_mine(from, after, effects),
+            Message::Places { places, more } => self.take_places(from, (&places, more), effects),
+            // Handled before, or when a peer is not open yet.
+            _ => {}
         }
     }
 
@@ -123,6 +137,7 @@ impl Kernel {
                     }
                     Event::Book(BookEvent::ServingSet(_)) => self.end_blocked(effects),
                     Event::Book(event) => {
+                        self.follow_trade(event);
                         if let Some(trade) = super::reciprocity::traded(event) {
                             self.mesh.opinions.observe(&trade, self.clock);
                         }
@@ -146,6 +161,9 @@ impl Kernel {
                 }
                 let chain = entry.entry().chain;
                 let lattice = self.ledger.lattice();
+                if let Some(lock) = lattice.unseen_lock(chain).filter(|_| entry.entry().seq == 0) {
+                    self.mesh.kept.wants_lock(lock);
+                }
                 let frozen = lattice.chain(chain).is_some_and(|known| known.frozen().is_some());
                 if self.mesh.peers.is_empty() {
                     return;
@@ -160,7 +178,7 @@ impl Kernel {
                     } else if last.certificate.is_some() {
                         calls.rivals.push((chain, last));
                     }
-                } else {
+                } else if !self.keeps_own() {
                     self.mesh.news.insert(chain, self.mesh.source);
                     self.mesh.flush_soon(self.clock);
                 }
@@ -209,6 +227,7 @@ impl Kernel {
             self.mesh.desk.again = true;
             self.offer_entries(false, effects);
             self.acknowledge_waiting(effects);
+            self.ask_locks(effects);
             self.join(effects);
         }
     }
@@ -330,6 +349,7 @@ impl Kernel {
         self.renew_signal();
         self.beat_start(effects);
         self.beat_sync(now, effects);
+        self.beat_kept(now, effects);
         self.beat_witness(effects);
         self.beat_roll(effects);
         self.dial(now, effects);

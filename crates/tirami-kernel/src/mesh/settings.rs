@@ -1,6 +1,7 @@
 //! What the node tells its kernel about the mesh: settings, what it serves, what connections do.
 
 use tirami_core::{PartyId, Ppm};
+use tirami_ledger::lattice::Keep;
 use tirami_proto::{Message, Offer, PeerAddress};
 
 use crate::scheduler::Observation;
@@ -33,6 +34,8 @@ pub enum MeshInput {
     Offer(Option<OwnOffer>),
     /// Somebody gave the address of a peer: it is dialled soon and kept.
     AddPeer(PeerAddress),
+    /// A party wants something of this node that depends on where its chain stands.
+    FirstContact(PartyId),
     /// What came of a job at a provider; the next ranking counts it.
     Observed(Observation),
 }
@@ -48,6 +51,8 @@ pub struct MeshSettings {
     pub bootstrap: Vec<PeerAddress>,
     /// Where this node can be reached, each as a [`tirami_proto::Via`] prints.
     pub addresses: Vec<String>,
+    /// Which chains are kept.
+    pub keep: Keep,
     /// Name and version of this software, at most [`tirami_proto::AGENT_BYTES_MAX`] bytes.
     pub agent: String,
 }

@@ -20,7 +20,9 @@ impl Rules for Settle {
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {
-        let open = past.state.sponsor.filter(|_| !past.state.welcome.is_zero());
+        let is_open = !past.state.welcome.is_zero()
+            || (past.state.unproven && past.vouched.is_some());
+        let open = past.state.sponsor.filter(|_| is_open);
         let lock = open.ok_or(EntryRejection::NoWelcome)?;
         if past.balance() < 0 {
             let short_micro = past.balance().unsigned_abs();
