@@ -49,7 +49,7 @@ impl Lattice {
     /// registrar keep all.
     pub fn keeps(&self) -> Keep {
         let charter = self.charter();
-        let has_office = self.own.is_none_or(|own| {
+        let has_office = self.own.is_some_and(|own| {
             let is_witness = charter.witnesses.iter().any(|key| key.party() == own);
             is_witness || charter.clerk == own || charter.registrar == own
         });
