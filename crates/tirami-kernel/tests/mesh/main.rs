@@ -11,6 +11,7 @@ mod charter;
 mod finality;
 mod harness;
 mod jobs;
+mod kept;
 mod peers;
 mod signals;
 mod sync;

@@ -202,6 +202,7 @@ impl<'a> Past<'a> {
         let vouched = self.state.unproven && self.vouched.is_some();
         match self.state.sponsor {
             Some(lock) if short <= 0 || vouched => Ok((after, Change::OutOfWelcome { lock })),
+            Some(lock) if self.state.unproven => Err(EntryRejection::Missing { entry: lock }),
             _ => Err(EntryRejection::BelowFloor { short_micro: short.unsigned_abs() }),
         }
     }
