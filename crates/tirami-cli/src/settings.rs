@@ -125,6 +125,7 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
             Kind::Directory => "DIR",
             Kind::Text if field.key == Key::Model => "NAME|PATH",
             Kind::Text | Kind::Label { .. } => "TEXT",
+            Kind::Choice(_) => "WORD",
             Kind::Hours => "HH:MM-HH:MM",
             Kind::Flag => "true|false",
             Kind::List(_) => "LIST",

@@ -28,7 +28,7 @@ use crate::scheduler::Opinions;
 
 pub use addresses::ADDRESSES_KNOWN_MAX;
 pub use charters::DRAFTS_MAX;
-pub use kept::{FOLLOWED_MAX, WISHED_MAX};
+pub use kept::{FIRST_CONTACT_MAX, FOLLOWED_MAX, WISHED_MAX};
 pub use peer::Peer;
 pub use settings::{MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};

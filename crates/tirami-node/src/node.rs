@@ -305,6 +305,7 @@ fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyF
     Ok(MeshSettings {
         secret: Some(keys.mesh_secret()?),
         public: mesh.public,
+        keep: mesh.keep,
         bootstrap: mesh.bootstrap.iter().chain(invited).cloned().collect(),
         addresses: Vec::new(),
         agent: mesh::agent(),

@@ -27,8 +27,8 @@ pub use frame::{
     TOKEN_FRAME_BYTES_MAX, encode,
 };
 pub use hello::{
-    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_KEEPS_OWN, Goodbye, GoodbyeCode, Hello, REASON_BYTES_MAX, Welcome,
-    admission_fits, admission_proof, common_version,
+    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_KEEPS_OWN, Goodbye, GoodbyeCode, Hello,
+    REASON_BYTES_MAX, Welcome, admission_fits, admission_proof, common_version,
 };
 pub use job::{
     BODY_BYTES_MAX, JobRequest, PATH_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX,

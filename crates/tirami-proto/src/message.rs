@@ -271,10 +271,7 @@ pub enum Message {
     #[n(26)]
     WantPlaces {
         /// The entries.
-        #[cbor(
-            n(0),
-            decode_with = "bounded::list::<_, DocumentId, {PLACES_ASKED_MAX as u64}>"
-        )]
+        #[cbor(n(0), decode_with = "bounded::list::<_, DocumentId, {PLACES_ASKED_MAX as u64}>")]
         entries: Vec<DocumentId>,
     },
     /// Asks for what concerns the sender on other chains: payments it has not collected, and

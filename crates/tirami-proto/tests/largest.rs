@@ -8,11 +8,12 @@ use tirami_core::{Digest, DocumentId, PartyId, PublicKey, SIGNED_BYTES_MAX, Sign
 use tirami_proto::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, AGENT_BYTES_MAX, ANNOUNCED_PER_FRAME_MAX, APPROVAL_BYTES_MAX,
     BODY_BYTES_MAX, BUCKETS, CERTIFICATE_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, CUT_SLOTS_MAX,
-    FINALS_PER_FRAME_MAX, FinalEntry, Frame, Frames, HEADS_PER_FRAME_MAX, Head, Hello, KEPT_PER_FRAME_MAX,
-    JOB_FRAME_BYTES_MAX, JobRequest, Message, PATH_BYTES_MAX, PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX,
-    PRICE_SIGNAL_BYTES_MAX, PeerAddress, RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX,
-    TOKENS_PER_FRAME_MAX, ToConsumer, ToProvider, VIA_MAX, Via, WireCharter, WireClaim,
-    WireDocument, WireEntry, WirePlace, WireSlot, encode,
+    FINALS_PER_FRAME_MAX, FinalEntry, Frame, Frames, HEADS_PER_FRAME_MAX, Head, Hello,
+    JOB_FRAME_BYTES_MAX, JobRequest, KEPT_PER_FRAME_MAX, Message, PATH_BYTES_MAX,
+    PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX, PRICE_SIGNAL_BYTES_MAX, PeerAddress,
+    RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX, TOKENS_PER_FRAME_MAX, ToConsumer,
+    ToProvider, VIA_MAX, Via, WireCharter, WireClaim, WireDocument, WireEntry, WirePlace, WireSlot,
+    encode,
 };
 
 const SIGNATURE: Signature = Signature::from_bytes([0xff; 64]);

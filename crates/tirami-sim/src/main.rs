@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use tirami_ledger::lattice::Keep;
 use tirami_sim::{Config, Counts, Failure, NodesConfig, NodesCounts, Report, run, run_nodes};
 
 const USAGE: &str = "tirami-sim [--seed N] [--seeds K] [--events N] [--parties P] \
 [--witnesses 1|3|4|7] [--liars K] [--json]
-tirami-sim --nodes N [--seed N] [--seeds K] [--seconds S] [--pause MS] [--calm]";
+tirami-sim --nodes N [--seed N] [--seeds K] [--seconds S] [--pause MS] [--calm] [--keep-own]";
 
 /// Seeds of whole nodes when nobody says how many.
 const NODES_SEEDS: u64 = 1;
@@ -180,6 +181,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         }
         if name == "--calm" {
             options.nodes.get_or_insert_default().calm = true;
+            continue;
+        }
+        if name == "--keep-own" {
+            options.nodes.get_or_insert_default().keep = Keep::Own;
             continue;
         }
         let value = args.next().ok_or_else(|| format!("{name} needs a number"))?;

@@ -21,6 +21,8 @@ mod world;
 
 pub use report::{Cost, NodesCounts, NodesReport};
 
+use tirami_ledger::lattice::Keep;
+
 use crate::Failure;
 
 /// A bug that a run plants into itself, to show that the checks find it.
@@ -54,13 +56,23 @@ pub struct NodesConfig {
     pub pause_ms: u64,
     /// Whether nothing fails and nobody lies: what the cost of a mesh is measured with.
     pub calm: bool,
+    /// Which chains nodes without an office keep.
+    pub keep: Keep,
     /// A bug to plant.
     pub bug: Bug,
 }
 
 impl Default for NodesConfig {
     fn default() -> Self {
-        Self { seed: 1, nodes: 30, seconds: 240, pause_ms: 8_000, calm: false, bug: Bug::None }
+        Self {
+            seed: 1,
+            nodes: 30,
+            seconds: 240,
+            pause_ms: 8_000,
+            calm: false,
+            keep: Keep::All,
+            bug: Bug::None,
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use tirami_core::{PartyId, Timestamp};
 use tirami_proto::{
-    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_KEEPS_OWN, Fault, Goodbye, GoodbyeCode, Hello, Message, PROTOCOL,
-    PROTOCOL_MIN, PeerAddress, Welcome, admission_fits, admission_proof, common_version,
+    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_KEEPS_OWN, Fault, Goodbye, GoodbyeCode, Hello, Message,
+    PROTOCOL, PROTOCOL_MIN, PeerAddress, Welcome, admission_fits, admission_proof, common_version,
 };
 
 use super::{FEATURES, FIRST_PEERS, PEERS_MAX, Peer, PeerEvent, SCORES_MAX, STRANGERS_MAX};
@@ -239,7 +239,7 @@ impl Kernel {
         }
         self.mesh.addresses.reached(from);
         self.mesh.returned(from);
-        self.send_summary(from, effects);
+        self.compare_with(from, effects);
         self.ask_highest(from, effects);
         self.offer_entries(false, effects);
         self.offer_claims(from, effects);

@@ -24,10 +24,13 @@ use crate::kernel::{Effects, Kernel};
 pub const FOLLOWED_MAX: usize = 4_096;
 /// Of them, those of which nothing has come yet.
 pub const WISHED_MAX: usize = 256;
+/// Chains up to which strangers that order here are followed: the rest is kept free for whoever
+/// this node orders from, or is paid by.
+pub const FIRST_CONTACT_MAX: usize = FOLLOWED_MAX / 2;
 /// How long a chain is wished for of which nothing comes.
 const WISH_MS: u64 = 60_000;
 /// How often a witness is asked what goes beyond the chains kept, each time another one.
-const ASK_MS: u64 = 10_000;
+const ASK_MS: u64 = 5_000;
 /// Questions to one peer that may be open.
 const OPEN_MAX: usize = 2 * FOLLOWED_MAX / KEPT_PER_FRAME_MAX;
 /// Locks of sponsors whose chains are asked for next.
@@ -123,7 +126,8 @@ impl Kernel {
 
     /// Somebody wants something of this node whose chain it has to know first.
     pub(crate) fn first_contact(&mut self, party: PartyId, effects: &mut Effects) {
-        if !self.keeps_own() || !self.follow(party) {
+        let full = self.ledger.lattice().chain_count() >= FIRST_CONTACT_MAX;
+        if !self.keeps_own() || (full && !self.follows(party)) || !self.follow(party) {
             return;
         }
         for witness in self.open_witnesses().into_iter().take(2) {
@@ -331,9 +335,8 @@ impl Kernel {
         }
         let lattice = self.ledger.lattice();
         let (own, kept) = (self.ledger.party(), &mut self.mesh.kept);
-        kept.wished.retain(|chain, since| {
-            lattice.chain(*chain).is_none() && now < since.plus_ms(WISH_MS)
-        });
+        kept.wished
+            .retain(|chain, since| lattice.chain(*chain).is_none() && now < since.plus_ms(WISH_MS));
         kept.checked.retain(|chain, _| lattice.chain(*chain).is_some());
         if kept.asked_at.is_some_and(|at| now < at.plus_ms(ASK_MS)) {
             return;

@@ -47,6 +47,8 @@ pub enum Key {
     MeshPort,
     /// `mesh_public`
     MeshPublic,
+    /// `keep_chains`
+    KeepChains,
     /// `mesh_region`
     MeshRegion,
     /// `mesh_relay_urls`
@@ -89,6 +91,8 @@ pub enum Kind {
         /// The most bytes.
         bytes_max: usize,
     },
+    /// One of these words.
+    Choice(&'static [&'static str]),
     /// Hours of the day, or nothing.
     Hours,
     /// A whole number within these bounds, both allowed.
@@ -119,7 +123,7 @@ pub const LIST_MAX: usize = 256;
 pub enum Value {
     /// Of [`Kind::Directory`].
     Directory(PathBuf),
-    /// Of [`Kind::Text`], [`Kind::Label`] and [`Kind::Hours`].
+    /// Of [`Kind::Text`], [`Kind::Label`], [`Kind::Choice`] and [`Kind::Hours`].
     Text(String),
     /// Of [`Kind::Address`].
     Address(IpAddr),
@@ -151,7 +155,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 29] = [
+pub const FIELDS: [Field; 30] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -326,6 +330,16 @@ pub const FIELDS: [Field; 29] = [
               member gives them one.",
     },
     Field {
+        key: Key::KeepChains,
+        name: "keep_chains",
+        env: "TIRAMI_KEEP_CHAINS",
+        flag: "keep-chains",
+        kind: Kind::Choice(&["all", "own"]),
+        default: "all",
+        doc: "Which chains of the mesh are kept: all, or the own ones and those of parties this \
+              node has to do with. Witnesses, clerk and registrar keep all.",
+    },
+    Field {
         key: Key::MeshRegion,
         name: "mesh_region",
         env: "TIRAMI_MESH_REGION",
@@ -466,7 +480,8 @@ impl Field {
                 Ok(Value::Text(text.to_owned()))
             }
             _ if text.is_empty() => Err(self.allowed()),
-            Kind::Label { .. } => Err(self.allowed()),
+            Kind::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
+            Kind::Label { .. } | Kind::Choice(_) => Err(self.allowed()),
             Kind::Flag => match text {
                 "true" | "yes" | "on" | "1" => Ok(Value::Flag(true)),
                 "false" | "no" | "off" | "0" => Ok(Value::Flag(false)),
@@ -494,6 +509,7 @@ impl Field {
             Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Flag => "true or false".to_owned(),
             Kind::Label { bytes_max } => format!("a text of at most {bytes_max} bytes"),
+            Kind::Choice(words) => format!("one of {}", words.join(", ")),
             Kind::Hours => "hours such as 22:00-08:00, or 22:00-08:00 +02:00".to_owned(),
             Kind::List(item) => item.allowed().to_owned(),
         }

@@ -69,6 +69,8 @@ pub struct Config {
     pub mesh_port: u16,
     /// Whether nodes without an invite are let in.
     pub mesh_public: bool,
+    /// Which chains are kept: `all` or `own`.
+    pub keep_chains: String,
     /// Where the node says it is; may be empty.
     pub mesh_region: String,
     /// Relays; none by default.

@@ -96,7 +96,12 @@ fn literal(field: &Field) -> String {
         Kind::Number { .. } | Kind::Flag => field.default.to_owned(),
         // No list has anything in it by default.
         Kind::List(_) => "[]".to_owned(),
-        Kind::Directory | Kind::Text | Kind::Label { .. } | Kind::Hours | Kind::Address => {
+        Kind::Directory
+        | Kind::Text
+        | Kind::Label { .. }
+        | Kind::Choice(_)
+        | Kind::Hours
+        | Kind::Address => {
             format!("{:?}", field.default)
         }
     }

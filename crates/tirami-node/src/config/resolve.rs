@@ -103,6 +103,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         mesh_bind: address(layer, Key::MeshBind),
         mesh_port: number(layer, Key::MeshPort),
         mesh_public: flag(layer, Key::MeshPublic),
+        keep_chains: text(layer, Key::KeepChains),
         mesh_region: text(layer, Key::MeshRegion),
         mesh_relay_urls: list(layer, Key::MeshRelayUrls),
         bootstrap_peers: list(layer, Key::BootstrapPeers),

@@ -32,6 +32,7 @@ use iroh::Endpoint;
 use iroh::endpoint::Incoming;
 use tirami_core::{Digest, PartyId, SecretKey};
 use tirami_kernel::mesh::{MeshInput, MeshSettings, PeerEvent};
+use tirami_ledger::lattice::Keep;
 use tirami_proto::{ALPN, GoodbyeCode, Message, TokenBucket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -89,6 +90,8 @@ pub struct MeshOptions {
     pub bootstrap: Vec<PeerAddress>,
     /// Whether nodes without an invite are let in.
     pub public: bool,
+    /// Which chains are kept.
+    pub keep: Keep,
 }
 
 impl MeshOptions {
@@ -100,6 +103,7 @@ impl MeshOptions {
             join: None,
             bootstrap: config.bootstrap_peers.clone(),
             public: config.mesh_public,
+            keep: if config.keep_chains == "own" { Keep::Own } else { Keep::All },
         }
     }
 }

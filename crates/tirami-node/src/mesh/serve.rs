@@ -11,6 +11,7 @@ use futures_util::{Stream, StreamExt as _};
 use tirami_core::{Digest, JobId, PartyId, PublicKey, Signature, Signed, Timestamp, decode_body};
 use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling};
 use tirami_kernel::Kernel;
+use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{AcceptOrder, Actor, Command, FinishJob, Outcome};
 use tirami_ledger::documents::{FinishReason, Order};
@@ -45,6 +46,10 @@ const LAST_VOUCHER_WITHIN: Duration = Duration::from_secs(4);
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// How long a refusal of a stream that is one too many may take to send.
 const TURN_AWAY_WITHIN: Duration = Duration::from_millis(100);
+/// How long a consumer whose chain is not kept may wait until it is known, and how often that is
+/// looked at.
+const MEET_WITHIN: Duration = Duration::from_secs(3);
+const MEET_LOOK: Duration = Duration::from_millis(20);
 /// When a consumer that was refused for now may ask again.
 const RETRY_AFTER_MS: u64 = 1_000;
 
@@ -148,6 +153,12 @@ impl Server {
     /// when the consumer's head is known here.
     async fn check_signer(&self, order: &Order, wire: &WireDocument) -> Result<Timestamp, Refusal> {
         let consumer = order.consumer;
+        let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
+        // Whoever cannot sign for the consumer makes nobody look for its chain.
+        let first_key = PublicKey::from(consumer);
+        if Signed::<Order>::verify(self.handle.mesh(), first_key, bytes, signature).is_ok() {
+            self.meet(consumer).await?;
+        }
         let known = move |kernel: &Kernel, _| {
             let key = kernel.ledger().lattice().chain(consumer).map(|chain| chain.key());
             (key, kernel.head_at(consumer))
@@ -158,6 +169,21 @@ impl Server {
         Signed::<Order>::verify(self.handle.mesh(), key, bytes, signature)
             .map_err(|_| OrderRefusal::BadSignature)?;
         Ok(head_at.unwrap_or_default())
+    }
+
+    /// Learns where the consumer's chain stands, for a node that does not keep all of them: what
+    /// is not known by then is refused.
+    async fn meet(&self, consumer: PartyId) -> Result<(), Refusal> {
+        let knows = move |kernel: &Kernel, _| kernel.knows_consumer(consumer);
+        let until = Instant::now() + MEET_WITHIN;
+        if self.handle.read(knows).await? {
+            return Ok(());
+        }
+        self.handle.mesh_input(MeshInput::FirstContact(consumer)).await?;
+        while Instant::now() < until && !self.handle.read(knows).await? {
+            tokio::time::sleep(MEET_LOOK).await;
+        }
+        Ok(())
     }
 
     async fn understood(&self, body: Vec<u8>) -> Result<Asked, Refusal> {

@@ -61,6 +61,7 @@ pub(super) fn draw(
             bootstrap,
             addresses: vec![via(at)],
             agent: "sim/1".to_owned(),
+            keep: config.keep,
         };
         let is_member = at < members;
         let start = if is_member { &founding.lattice } else { &founding.bare };
