@@ -182,8 +182,8 @@ pub struct Network {
     pub loss_trm: SignedAmount,
     /// TRM that chains kept here collected from chains that are not; 0 on a node that keeps all.
     pub outside_trm: SignedAmount,
-    /// Whether free + in transit = minted − burned + loss + outside, and the book's accounts sum to the
-    /// chain's money.
+    /// Whether free + in transit = minted − burned + loss + outside, and the book's accounts sum to
+    /// the chain's money.
     pub conserved: bool,
 }
 
