@@ -126,6 +126,7 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
             Kind::Text if field.key == Key::Model => "NAME|PATH",
             Kind::Text | Kind::Label { .. } => "TEXT",
             Kind::Url => "URL",
+            Kind::Choice(_) => "WORD",
             Kind::Hours => "HH:MM-HH:MM",
             Kind::Flag => "true|false",
             Kind::List(_) => "LIST",

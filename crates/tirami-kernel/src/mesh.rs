@@ -10,6 +10,7 @@ mod claims;
 mod farewell;
 mod faucet;
 mod handshake;
+mod kept;
 mod lag;
 mod peer;
 mod react;
@@ -24,7 +25,7 @@ mod witness;
 use std::collections::BTreeMap;
 
 use tirami_core::{Digest, PartyId, Timestamp};
-use tirami_proto::{FEATURE_ALL_CHAINS, Score};
+use tirami_proto::Score;
 
 use crate::scheduler::Opinions;
 
@@ -33,6 +34,7 @@ pub use charters::DRAFTS_MAX;
 pub use farewell::{FAREWELLS_MAX, Farewell};
 pub use faucet::Faucet;
 pub use handshake::Standing;
+pub use kept::{FIRST_CONTACT_MAX, FOLLOWED_MAX, WISHED_MAX};
 pub use peer::Peer;
 pub use settings::{ADMITTED_MAX, Admission, MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
@@ -48,7 +50,7 @@ pub const STRANGERS_MAX: usize = 128;
 /// Peers whose behaviour is remembered after their connection ended.
 pub const SCORES_MAX: usize = 4_096;
 /// Optional abilities of this version.
-pub const FEATURES: u64 = FEATURE_ALL_CHAINS;
+pub const FEATURES: u64 = tirami_proto::FEATURE_KEEPS_OWN;
 /// How often a node with peers looks at what is due.
 pub const BEAT_MS: u64 = 500;
 /// How long news wait for more before they are passed on together.
@@ -77,6 +79,7 @@ pub struct Mesh {
     signals: signals::Signals,
     fetch: sync::Fetch,
     lag: lag::Lag,
+    kept: kept::Kept,
     desk: witness::Desk,
     start: start::Start,
     roll: roll::Roll,

@@ -21,7 +21,7 @@ use crate::Rejection;
 use crate::book::{Book, Payer, REFUSED_CODE_MAX};
 use crate::command::{Actor, Command, Outcome};
 use crate::event::{BookEvent, Event};
-use crate::lattice::Lattice;
+use crate::lattice::{Keep, Lattice};
 
 /// The secret keys a node signs with.
 #[derive(Debug, Clone)]
@@ -100,6 +100,11 @@ impl Ledger {
     /// The ledger of `party` with an empty book.
     pub fn new(lattice: Lattice, party: PartyId) -> Self {
         Self { party, lattice: lattice.held_by(party), book: Book::default() }
+    }
+
+    /// Sets which chains the node keeps: a setting, which says how entries are judged that come.
+    pub fn set_keep(&mut self, keep: Keep) {
+        self.lattice.set_keep(keep);
     }
 
     /// Decides a command. Changes nothing.

@@ -8,6 +8,7 @@ mod lattice_world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lattice_model::{Model, Sums, payout};
+use lattice_world::partial::agrees;
 use lattice_world::{Sent, certificate, charter, encoded, found, key, party, sign, trm};
 use proptest::prelude::*;
 use tirami_core::{DocumentId, JobId, PartyId, Ppm, Timestamp, Trm};
@@ -105,6 +106,30 @@ proptest! {
         if first.contradictions().next().is_none() {
             prop_assert_eq!(first.totals().loss, 0);
         }
+    }
+
+    /// Rivals are certified too. Payers of what is collected are held, or not.
+    #[test]
+    fn whoever_holds_some_chains_agrees_with_all_others_on_them(
+        steps in prop::collection::vec(any::<Step>(), 8..48),
+        held in any::<u8>(),
+        seed in any::<u64>(),
+    ) {
+        let empty = mesh();
+        let set = Written::of(&empty, &steps, true);
+        let full = play(&empty, &set, &mut Dice(seed | 1));
+        let valid = set.sent.iter().filter(|(_, sent)| full.final_entry(sent.id).is_some());
+        let finals: Vec<_> = valid
+            .map(|(_, sent)| {
+                let proof = certificate(&empty, 1, sent.id, &["w1", "w2", "w3"]);
+                (sent.bytes.clone(), sent.signature, proof)
+            })
+            .collect();
+        let names = NAMES[1..].iter().enumerate();
+        let held = names.filter(|(bit, _)| held >> bit & 1 == 1).map(|(_, name)| party(name));
+        // What everybody holds: the clerk's and the registrar's.
+        let held = held.chain([party(NAMES[0])]).collect();
+        agrees((&empty, &full), &finals, &held, seed);
     }
 
     /// Adding one final entry takes validity from no other and moves no other chain's balance

@@ -7,6 +7,7 @@ mod lattice_world;
 
 use std::collections::BTreeMap;
 
+use lattice_world::partial::agrees;
 use lattice_world::{World, certificate, charter, found, key, party, sign, trm};
 use proptest::prelude::*;
 use tirami_core::{DocumentId, JobId, PartyId, Ppm, Timestamp, Trm};
@@ -55,6 +56,34 @@ proptest! {
             play.check();
         }
         in_any_order(&play.world, seed)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Sponsors, newcomers or payers are not held; some chains contradict themselves.
+    #[test]
+    fn whoever_holds_some_chains_agrees_with_all_others_on_them(
+        steps in prop::collection::vec(any::<Step>(), 20..120),
+        rivals in prop::collection::vec(any::<(u8, u8)>(), 0..3),
+        held in any::<u8>(),
+        seed in any::<u64>(),
+    ) {
+        let mut play = Play::begin();
+        for step in &steps {
+            play.step(*step);
+        }
+        for (who, back) in rivals {
+            play.rival(who, back);
+        }
+        let certified = play.world.certified().into_iter();
+        let finals: Vec<_> = certified.map(|(b, s, proof)| (b, s, proof.unwrap())).collect();
+        let names = ["ann", "bob", "new", "eve", "cat"].into_iter().enumerate();
+        let held = names.filter(|(bit, _)| held >> bit & 1 == 1).map(|(_, name)| party(name));
+        // What everybody holds: the clerk's and the registrar's.
+        let held = held.chain([party("w1")]).collect();
+        agrees((&play.world.first, &play.world.lattice), &finals, &held, seed);
     }
 }
 

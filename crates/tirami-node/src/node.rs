@@ -319,6 +319,7 @@ fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyF
         secret: Some(keys.mesh_secret()?),
         public: mesh.public,
         admission: None,
+        keep: mesh.keep,
         bootstrap: mesh.bootstrap.iter().chain(invited).cloned().collect(),
         addresses: Vec::new(),
         agent: mesh::agent(),

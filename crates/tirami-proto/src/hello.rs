@@ -8,14 +8,16 @@ use tirami_core::{MeshId, PartyId};
 use crate::wire::CHARTERS_PER_FRAME_MAX;
 use crate::{ADDRESS_BYTES_MAX, PROTOCOL, PROTOCOL_MIN, WireCharter, bounded};
 
-/// The sender keeps the chains of all parties, so that it can be asked for any of them.
-pub const FEATURE_ALL_CHAINS: u64 = 1;
 /// Addresses a node tells of itself at most.
 pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of the name and version of a peer's software at most.
 pub const AGENT_BYTES_MAX: usize = 64;
 /// Bytes of a sentence from a peer at most.
 pub const REASON_BYTES_MAX: usize = 512;
+
+/// In [`Hello::features`]: the sender keeps only the chains it has to do with. Others compare no
+/// summaries with it and ask it for no other chain than those it tells of.
+pub const FEATURE_KEEPS_OWN: u64 = 1;
 
 /// The first message of both sides. Who speaks is known from the connection: its key is the
 /// node's key.

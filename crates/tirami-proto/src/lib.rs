@@ -28,7 +28,7 @@ pub use frame::{
     TOKEN_FRAME_BYTES_MAX, encode,
 };
 pub use hello::{
-    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_ALL_CHAINS, Goodbye, GoodbyeCode, Hello,
+    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_KEEPS_OWN, Goodbye, GoodbyeCode, Hello,
     REASON_BYTES_MAX, Welcome, admission_fits, admission_proof, common_version,
 };
 pub use job::{
@@ -41,7 +41,8 @@ pub use limits::{
     REFUSAL_MS_MAX, REFUSAL_MS_MIN, SCORE_MAX, Score, TokenBucket,
 };
 pub use message::{
-    ANNOUNCED_PER_FRAME_MAX, BUCKETS, HEADS_PER_FRAME_MAX, Message, PEERS_PER_FRAME_MAX, bucket_of,
+    ANNOUNCED_PER_FRAME_MAX, BUCKETS, HEADS_PER_FRAME_MAX, KEPT_PER_FRAME_MAX, Message,
+    PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX, bucket_of,
 };
 pub use peer::{
     ADDRESS_BYTES_MAX, AddressError, INVITE_PEERS_MAX, INVITE_PREFIX, Invite, InviteError,
@@ -50,7 +51,7 @@ pub use peer::{
 pub use wire::{
     APPROVAL_BYTES_MAX, APPROVALS_MAX, CERTIFICATE_BYTES_MAX, CHARTERS_PER_FRAME_MAX,
     CUT_SLOTS_MAX, FINALS_PER_FRAME_MAX, FinalEntry, Head, WireCharter, WireClaim, WireDocument,
-    WireEntry, WireSlot,
+    WireEntry, WirePlace, WireSlot,
 };
 pub use work::{WORK_BITS_MAX, Work};
 

@@ -8,8 +8,8 @@ use crate::wire::{
     APPROVAL_BYTES_MAX, CERTIFICATE_BYTES_MAX, CHARTERS_PER_FRAME_MAX, CUT_SLOTS_MAX,
 };
 use crate::wire::{FINALS_PER_FRAME_MAX, Head, WireCharter, WireClaim, WireDocument};
-use crate::{FinalEntry, Goodbye, Hello, PeerAddress, Welcome, WireEntry, WireSlot, bounded};
-use crate::{REASON_BYTES_MAX, wire};
+use crate::{FinalEntry, Goodbye, Hello, PeerAddress, Welcome, WireEntry, WirePlace, WireSlot};
+use crate::{REASON_BYTES_MAX, bounded, wire};
 
 /// Into how many buckets chains are sorted for comparing what two nodes hold.
 pub const BUCKETS: usize = 64;
@@ -17,6 +17,12 @@ pub const BUCKETS: usize = 64;
 pub const HEADS_PER_FRAME_MAX: usize = 8_192;
 /// Announcements in one frame at most.
 pub const ANNOUNCED_PER_FRAME_MAX: usize = 64;
+/// Heads of kept chains in one frame at most.
+pub const KEPT_PER_FRAME_MAX: usize = 512;
+/// Entries whose places are asked for at once at most.
+pub const PLACES_ASKED_MAX: usize = 64;
+/// Places in one frame at most.
+pub const PLACES_MAX: usize = 256;
 /// Peers in one frame at most.
 pub const PEERS_PER_FRAME_MAX: usize = 64;
 
@@ -272,13 +278,60 @@ pub enum Message {
         #[cbor(n(1), decode_with = "bounded::text::<_, REASON_BYTES_MAX>")]
         reason: String,
     },
+    /// Where the sender stands on some chains, of those it keeps: asks for what goes beyond.
+    #[n(28)]
+    Kept {
+        /// The number that the answer has.
+        #[n(0)]
+        number: u32,
+        /// Heads in the order of their chains' ids; one of a chain that the sender does not hold
+        /// yet has the sequence number 0.
+        #[cbor(n(1), decode_with = "bounded::list::<_, Head, {KEPT_PER_FRAME_MAX as u64}>")]
+        heads: Vec<Head>,
+    },
+    /// The answer to [`Message::Kept`].
+    #[n(29)]
+    Beyond {
+        /// The number of the question.
+        #[n(0)]
+        number: u32,
+        /// Those of the chains asked for that stand otherwise here, in the same order: none when
+        /// the asker is level.
+        #[cbor(n(1), decode_with = "bounded::list::<_, Head, {KEPT_PER_FRAME_MAX as u64}>")]
+        heads: Vec<Head>,
+    },
+    /// Asks on which chains entries stand.
+    #[n(30)]
+    WantPlaces {
+        /// The entries.
+        #[cbor(n(0), decode_with = "bounded::list::<_, DocumentId, {PLACES_ASKED_MAX as u64}>")]
+        entries: Vec<DocumentId>,
+    },
+    /// Asks for what concerns the sender on other chains: payments it has not collected, and
+    /// locks of its sponsors.
+    #[n(31)]
+    WantMine {
+        /// The last entry of the page before.
+        #[n(0)]
+        after: Option<DocumentId>,
+    },
+    /// Where entries stand.
+    #[n(32)]
+    Places {
+        /// The entries that are final at the sender.
+        #[cbor(n(0), decode_with = "bounded::list::<_, WirePlace, {PLACES_MAX as u64}>")]
+        places: Vec<WirePlace>,
+        /// Whether there are more of what was asked for.
+        #[n(1)]
+        more: bool,
+    },
 }
 
 impl Frame for Message {
     fn bytes_max(number: u64) -> Option<usize> {
         match number {
             1 | 6 | 9 | 12 | 14 | 16 | 21 | 23 => Some(CONTROL_FRAME_BYTES_MAX),
-            0..=27 => Some(SMALL_FRAME),
+            0..=32 => Some(SMALL_FRAME),
             _ => None,
         }
     }

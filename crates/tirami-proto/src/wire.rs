@@ -132,6 +132,21 @@ pub struct Head {
     pub head: DocumentId,
 }
 
+/// An entry and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct WirePlace {
+    /// The entry.
+    #[n(0)]
+    pub entry: DocumentId,
+    /// The party whose chain it is on.
+    #[n(1)]
+    pub chain: PartyId,
+    /// Its place there.
+    #[n(2)]
+    pub seq: u64,
+}
+
 /// A place in a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 #[cbor(map)]

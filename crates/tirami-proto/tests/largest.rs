@@ -9,11 +9,11 @@ use tirami_proto::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, AGENT_BYTES_MAX, ANNOUNCED_PER_FRAME_MAX, APPROVAL_BYTES_MAX,
     BODY_BYTES_MAX, BUCKETS, CERTIFICATE_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, CUT_SLOTS_MAX,
     FINALS_PER_FRAME_MAX, FinalEntry, Frame, Frames, HEADS_PER_FRAME_MAX, Head, Hello,
-    JOB_FRAME_BYTES_MAX, JobRequest, LIKELIEST_MAX, LIKELIHOODS_PER_FRAME_MAX, Likelihood, Likely,
-    Message, PATH_BYTES_MAX, PEERS_PER_FRAME_MAX, PRICE_SIGNAL_BYTES_MAX, PeerAddress,
-    RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX, TOKEN_BYTES_MAX, TOKENS_PER_FRAME_MAX,
-    ToConsumer, ToProvider, VIA_MAX, Via, WireCharter, WireClaim, WireDocument, WireEntry,
-    WireSlot, encode,
+    JOB_FRAME_BYTES_MAX, JobRequest, KEPT_PER_FRAME_MAX, LIKELIEST_MAX, LIKELIHOODS_PER_FRAME_MAX,
+    Likelihood, Likely, Message, PATH_BYTES_MAX, PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX,
+    PRICE_SIGNAL_BYTES_MAX, PeerAddress, RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX,
+    TOKEN_BYTES_MAX, TOKENS_PER_FRAME_MAX, ToConsumer, ToProvider, VIA_MAX, Via, WireCharter,
+    WireClaim, WireDocument, WireEntry, WirePlace, WireSlot, encode,
 };
 
 const SIGNATURE: Signature = Signature::from_bytes([0xff; 64]);
@@ -63,6 +63,7 @@ fn the_largest_control_messages_fit() {
     };
     let head = Head { chain: PARTY, next_seq: u64::MAX, head: ID };
     let slot = WireSlot { chain: PARTY, seq: u64::MAX };
+    let place = WirePlace { entry: ID, chain: PARTY, seq: u64::MAX };
     let digest = Digest::from_bytes([0xff; 32]);
     let charter = WireCharter {
         bytes: vec![0xff; SIGNED_BYTES_MAX],
@@ -98,6 +99,10 @@ fn the_largest_control_messages_fit() {
                 reason: "x".repeat(tirami_proto::REASON_BYTES_MAX),
             },
         ),
+        ("kept", Message::Kept { number: u32::MAX, heads: vec![head; KEPT_PER_FRAME_MAX] }),
+        ("beyond", Message::Beyond { number: u32::MAX, heads: vec![head; KEPT_PER_FRAME_MAX] }),
+        ("want-places", Message::WantPlaces { entries: vec![ID; PLACES_ASKED_MAX] }),
+        ("places", Message::Places { places: vec![place; PLACES_MAX], more: true }),
     ];
     for (what, message) in &all {
         arrives(what, message, CONTROL_FRAME_BYTES_MAX);

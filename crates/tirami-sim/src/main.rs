@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
+use tirami_ledger::lattice::Keep;
 use tirami_sim::{
     Config, Counts, Failure, NodesConfig, NodesCounts, NodesReport, Report, run, run_nodes,
 };
@@ -16,7 +17,7 @@ use tirami_sim::{
 const USAGE: &str = "tirami-sim [--seed N] [--seeds K] [--events N] [--parties P] \
 [--witnesses 1|3|4|7] [--liars K] [--jobs J] [--json]
 tirami-sim --nodes N [--seed N] [--seeds K] [--seconds S] [--pause MS] [--witnesses 1|3|4|7] \
-[--dishonest K] [--calm] [--jobs J] [--json]";
+[--dishonest K] [--calm] [--keep-own] [--jobs J] [--json]";
 
 /// Seeds of whole nodes when nobody says how many.
 const NODES_SEEDS: u64 = 1;
@@ -267,6 +268,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         }
         if name == "--calm" {
             options.nodes.get_or_insert_default().calm = true;
+            continue;
+        }
+        if name == "--keep-own" {
+            options.nodes.get_or_insert_default().keep = Keep::Own;
             continue;
         }
         let value = args.next().ok_or_else(|| format!("{name} needs a number"))?;

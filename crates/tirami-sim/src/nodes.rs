@@ -22,6 +22,8 @@ mod world;
 
 pub use report::{Cost, NodesCounts, NodesReport};
 
+use tirami_ledger::lattice::Keep;
+
 use crate::Failure;
 
 /// A bug that a run plants into itself, to show that the checks find it.
@@ -74,6 +76,8 @@ pub struct NodesConfig {
     pub dishonest: Option<usize>,
     /// Whether nothing fails and nobody lies: what the cost of a mesh is measured with.
     pub calm: bool,
+    /// Which chains nodes without an office keep.
+    pub keep: Keep,
     /// A bug to plant.
     pub bug: Bug,
 }
@@ -88,6 +92,7 @@ impl Default for NodesConfig {
             witnesses: None,
             dishonest: None,
             calm: false,
+            keep: Keep::All,
             bug: Bug::None,
         }
     }

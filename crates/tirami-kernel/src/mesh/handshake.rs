@@ -2,8 +2,9 @@
 
 use tirami_core::{PartyId, Timestamp};
 use tirami_proto::{
-    ADDRESSES_MAX, AGENT_BYTES_MAX, Fault, Goodbye, GoodbyeCode, Hello, Message, PROTOCOL,
-    PROTOCOL_MIN, PeerAddress, Via, Welcome, admission_fits, admission_proof, common_version,
+    ADDRESSES_MAX, AGENT_BYTES_MAX, FEATURE_KEEPS_OWN, Fault, Goodbye, GoodbyeCode, Hello, Message,
+    PROTOCOL, PROTOCOL_MIN, PeerAddress, Via, Welcome, admission_fits, admission_proof,
+    common_version,
 };
 
 use super::{FEATURES, FIRST_PEERS, PEERS_MAX, Peer, PeerEvent, SCORES_MAX, STRANGERS_MAX};
@@ -92,7 +93,7 @@ impl Kernel {
         Hello {
             protocol_min: PROTOCOL_MIN,
             protocol: PROTOCOL,
-            features: FEATURES,
+            features: self.features(),
             mesh,
             charter_version: self.ledger.lattice().charter().version,
             admission: settings.secret.as_ref().map(proof),
@@ -168,6 +169,7 @@ impl Kernel {
         let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
         let your_address = peer.address.clone();
         (peer.protocol, peer.invited) = (protocol, invited);
+        peer.keeps_own = hello.features & FEATURE_KEEPS_OWN != 0;
         let via: Vec<Via> = hello.addresses.iter().filter_map(|via| via.parse().ok()).collect();
         let seen = your_address.iter().filter_map(|via| via.parse().ok());
         peer.hello = Some(hello);
@@ -263,7 +265,7 @@ impl Kernel {
         }
         self.mesh.addresses.reached(from);
         self.mesh.returned(from);
-        self.send_summary(from, effects);
+        self.compare_with(from, effects);
         self.ask_highest(from, effects);
         self.offer_entries(false, effects);
         self.offer_claims(from, effects);

@@ -43,6 +43,9 @@ pub struct Peer {
     pub(crate) doubts_at: Option<Timestamp>,
     /// Whether it was compared with since it connected.
     pub(crate) is_compared: bool,
+    /// Whether it keeps only some chains, and so is no measure of what this node lacks.
+    pub(crate) keeps_own: bool,
+    pub(crate) questions: super::kept::Questions,
     pub(crate) summary_at: Option<Timestamp>,
     pub(crate) synced_at: Option<Timestamp>,
     /// The place after the last own entry it was asked to acknowledge, and when.
@@ -70,6 +73,8 @@ impl Peer {
             doubts: BTreeMap::new(),
             doubts_at: None,
             is_compared: false,
+            keeps_own: false,
+            questions: super::kept::Questions::default(),
             summary_at: None,
             synced_at: None,
             offered_seq: 0,
@@ -118,6 +123,11 @@ impl Peer {
     /// When this node last held everything the peer was known to hold.
     pub const fn synced_at(&self) -> Option<Timestamp> {
         self.synced_at
+    }
+
+    /// Whether it keeps only the chains it has to do with.
+    pub const fn keeps_own(&self) -> bool {
+        self.keeps_own
     }
 
     /// Chains of which the peer holds more than this node did when it said so.

@@ -34,6 +34,7 @@ impl Kernel {
                 for address in &settings.bootstrap {
                     self.mesh.addresses.add(own, address, true);
                 }
+                self.ledger.set_keep(settings.keep);
                 self.mesh.settings = settings;
                 self.mesh.beat_at = Some(self.clock);
             }
@@ -47,6 +48,7 @@ impl Kernel {
             MeshInput::Worked { sponsor, challenge, nonce } => {
                 self.worked((sponsor, challenge), nonce, effects);
             }
+            MeshInput::FirstContact(party) => self.first_contact(party, effects),
             MeshInput::AddPeer(address) => {
                 self.mesh.addresses.add(own, &address, true);
                 self.mesh.beat_at = Some(self.clock);
@@ -118,8 +120,20 @@ impl Kernel {
             }
             Message::SponsorRefused { reason, .. } => self.take_sponsor_refusal(from, reason),
             Message::Peers(peers) => self.take_peers(from, &peers),
-            // Handled before a peer is open.
-            Message::Hello(_) | Message::Welcome(_) | Message::Goodbye(_) => {}
+            message => self.kept_message(from, message, effects),
+        }
+    }
+
+    /// What nodes say to each other that do not all keep all chains.
+    fn kept_message(&mut self, from: PartyId, message: Message, effects: &mut Effects) {
+        match message {
+            Message::Kept { number, heads } => self.tell_beyond(from, (number, &heads), effects),
+            Message::Beyond { number, heads } => self.take_beyond(from, (number, &heads), effects),
+            Message::WantPlaces { entries } => self.tell_places(from, &entries, effects),
+            Message::WantMine { after } => self.tell_mine(from, after, effects),
+            Message::Places { places, more } => self.take_places(from, (&places, more), effects),
+            // Handled before, or when a peer is not open yet.
+            _ => {}
         }
     }
 
@@ -138,6 +152,7 @@ impl Kernel {
                     }
                     Event::Book(BookEvent::ServingSet(_)) => self.end_blocked(effects),
                     Event::Book(event) => {
+                        self.follow_trade(event);
                         if let Some(trade) = super::reciprocity::traded(event) {
                             self.mesh.opinions.observe(&trade, self.clock);
                         }
@@ -162,6 +177,9 @@ impl Kernel {
                 let chain = entry.entry().chain;
                 self.mesh.fetch.went_on(chain);
                 let lattice = self.ledger.lattice();
+                if let Some(lock) = lattice.unseen_lock(chain).filter(|_| entry.entry().seq == 0) {
+                    self.mesh.kept.wants_lock(lock);
+                }
                 let frozen = lattice.chain(chain).is_some_and(|known| known.frozen().is_some());
                 if self.mesh.peers.is_empty() {
                     return;
@@ -176,7 +194,7 @@ impl Kernel {
                     } else if last.certificate.is_some() {
                         calls.rivals.push((chain, last));
                     }
-                } else {
+                } else if !self.keeps_own() {
                     self.mesh.news.insert(chain, self.mesh.source);
                     self.mesh.flush_soon(self.clock);
                 }
@@ -226,6 +244,7 @@ impl Kernel {
             self.mesh.desk.again = true;
             self.offer_entries(false, effects);
             self.acknowledge_waiting(effects);
+            self.ask_locks(effects);
             self.join(effects);
         }
     }
@@ -349,6 +368,7 @@ impl Kernel {
         self.beat_start(effects);
         self.beat_lag(now);
         self.beat_sync(now, effects);
+        self.beat_kept(now, effects);
         self.beat_witness(effects);
         self.beat_roll(effects);
         self.beat_faucet(now, effects);

@@ -1,6 +1,7 @@
 //! What the node tells its kernel about the mesh: settings, what it serves, what connections do.
 
 use tirami_core::{Digest, PartyId, Ppm, Timestamp};
+use tirami_ledger::lattice::Keep;
 use tirami_proto::{Message, Offer, PeerAddress};
 
 use super::faucet::Faucet;
@@ -39,6 +40,8 @@ pub enum MeshInput {
     /// A node that may belong to the mesh was found, or is remembered: it is dialled, and let in
     /// like anybody else.
     Found(PeerAddress),
+    /// A party wants something of this node that depends on where its chain stands.
+    FirstContact(PartyId),
     /// What came of a job at a provider; the next ranking counts it.
     Observed(Observation),
     /// What came of the work of [`crate::Effects::work`].
@@ -93,6 +96,8 @@ pub struct MeshSettings {
     pub bootstrap: Vec<PeerAddress>,
     /// Where this node can be reached, each as a [`tirami_proto::Via`] prints.
     pub addresses: Vec<String>,
+    /// Which chains are kept.
+    pub keep: Keep,
     /// Name and version of this software, at most [`tirami_proto::AGENT_BYTES_MAX`] bytes.
     pub agent: String,
     /// What newcomers that nobody knows are given; none when nothing.

@@ -8,7 +8,7 @@ use tirami_proto::{
     SIGNAL_AHEAD_MS_MAX, SIGNAL_LIFE_MS_MAX, SignalOrder, SignalRefusal, Via, WireDocument,
 };
 
-use super::{FEATURES, Mesh, NEWS_PEERS_MAX, OwnOffer, SIGNAL_PEERS_MAX, nearness};
+use super::{Mesh, NEWS_PEERS_MAX, OwnOffer, SIGNAL_PEERS_MAX, nearness};
 use crate::kernel::{Effects, Kernel};
 
 /// Providers whose signals are kept.
@@ -158,7 +158,7 @@ impl Kernel {
             queue: 0,
             models: Vec::new(),
             region: String::new(),
-            features: FEATURES,
+            features: self.features(),
             addresses,
             http_endpoint: None,
             serving: false,

@@ -152,7 +152,7 @@ impl Kernel {
         // Every quorum has one of so many witnesses in it, so nothing certified is overlooked.
         let enough = (charter.away_tolerated() + 1).min(others.len());
         let confirmed = if others.is_empty() {
-            let open = self.mesh.peers.values().filter(|peer| peer.is_open());
+            let open = self.mesh.peers.values().filter(|peer| peer.is_open() && !peer.keeps_own);
             let compared = open.clone().all(|peer| peer.synced_at.is_some());
             waited(self.mesh.start.began_at, MEMBERS_MS)
                 && (compared || waited(self.mesh.start.began_at, MEMBERS_MS + OTHERS_MS))

@@ -30,7 +30,7 @@ const ASKED_MAX: usize = 16;
 const ASKED_PER_PEER_MAX: usize = 8;
 /// About the bytes of a final entry, and of a head, on the wire.
 const FINAL_BYTES: u32 = 600;
-const HEAD_BYTES: u32 = 80;
+pub(super) const HEAD_BYTES: u32 = 80;
 /// How long a page may take before another peer is asked. One that comes later is used too.
 const PAGE_MS: u64 = 3_000;
 /// How long a chain rests whose page could not be used yet.
@@ -124,6 +124,9 @@ impl Kernel {
         if self.is_witness(self.keys.node.public().party()) {
             return Some(self.clock);
         }
+        if self.keeps_own() {
+            return self.mesh.kept.checked_at(chain);
+        }
         let witnesses = self.mesh.peers.iter().filter(|(party, _)| self.is_witness(**party));
         let level = witnesses.filter(|(_, peer)| !peer.ahead.contains_key(&chain));
         level.filter_map(|(_, peer)| peer.synced_at).chain(self.mesh.fetch.level_at).max()
@@ -154,8 +157,13 @@ impl Kernel {
         }
     }
 
+    /// Tells a peer what this node holds, if both keep all chains.
     pub(super) fn send_summary(&mut self, to: PartyId, effects: &mut Effects) {
         let now = self.clock;
+        let peer_keeps_own = self.mesh.peers.get(&to).is_some_and(|peer| peer.keeps_own);
+        if peer_keeps_own || self.keeps_own() {
+            return;
+        }
         let summary = self.summary();
         let Some(peer) = self.mesh.peers.get_mut(&to) else { return };
         peer.summary_at = Some(now);
@@ -165,9 +173,18 @@ impl Kernel {
 
     /// Asks a peer to say what it holds, by saying what this node holds; not too often.
     pub(super) fn compare_with(&mut self, peer: PartyId, effects: &mut Effects) {
-        let last = self.mesh.peers.get(&peer).map(|peer| peer.summary_at);
-        let Some(last) = last else { return };
-        if last.is_none_or(|last| self.clock >= last.plus_ms(SUMMARY_MS_MIN)) {
+        let keeps_own = self.keeps_own();
+        let Some(known) = self.mesh.peers.get_mut(&peer) else { return };
+        if known.summary_at.is_some_and(|last| self.clock < last.plus_ms(SUMMARY_MS_MIN)) {
+            return;
+        }
+        if keeps_own {
+            let keeps_all = known.is_open() && !known.keeps_own;
+            known.summary_at = Some(self.clock);
+            if keeps_all {
+                self.ask_kept(peer, effects);
+            }
+        } else {
             self.send_summary(peer, effects);
         }
     }
@@ -180,6 +197,13 @@ impl Kernel {
     ) {
         if buckets.len() != BUCKETS {
             self.fault(from, Fault::Invalid, effects);
+            return;
+        }
+        if let Some(peer) = self.mesh.peers.get_mut(&from) {
+            // Only who keeps all says so: it may have got an office since its hello.
+            peer.keeps_own = false;
+        }
+        if self.keeps_own() {
             return;
         }
         let own = self.summary();
@@ -238,6 +262,9 @@ impl Kernel {
         let now = self.clock;
         let mut wanted = false;
         for Head { chain, next_seq, head } in heads.iter().copied() {
+            if !self.follows(chain) {
+                continue;
+            }
             let own = self.ledger.lattice().chain(chain);
             let (own_next, own_head) = own.map_or((0, None), |own| (own.next_seq(), own.head()));
             let frozen = own.and_then(|own| own.frozen().map(|frozen| frozen.seq));
@@ -301,10 +328,18 @@ impl Kernel {
         let now = self.clock;
         let mut chains = BTreeMap::<PartyId, Vec<PartyId>>::new();
         let lattice = self.ledger.lattice();
+        let witnesses: Vec<PartyId> =
+            lattice.charter().witnesses.iter().map(|key| key.party()).collect();
         for (party, peer) in &mut self.mesh.peers {
             let had = !peer.ahead.is_empty();
+            let is_witness = witnesses.contains(party);
+            let kept = &mut self.mesh.kept;
             peer.ahead.retain(|chain, next| {
-                *next > lattice.chain(*chain).map_or(0, |chain| chain.next_seq())
+                let lacks = *next > lattice.chain(*chain).map_or(0, |chain| chain.next_seq());
+                if !lacks && is_witness {
+                    kept.is_level(*chain, now);
+                }
+                lacks
             });
             if had && peer.ahead.is_empty() {
                 peer.synced_at = Some(now);
@@ -359,6 +394,9 @@ impl Kernel {
             self.fault(from, Fault::Invalid, effects);
             return;
         }
+        if !self.follows(chain) {
+            return;
+        }
         let before = self.next_seq(chain);
         let empty = entries.is_empty();
         let seqs = (seq_of(chain, entries.first()), seq_of(chain, entries.last()));
@@ -380,7 +418,7 @@ impl Kernel {
         if chain == self.ledger.party() {
             self.note_own(entries.last(), effects);
         }
-        for entry in entries {
+        for entry in in_order_of_proof(entries, self.keeps_own()) {
             if let Err(fault) = self.take_final(entry, effects) {
                 self.fault(from, fault, effects);
                 break;
@@ -516,6 +554,9 @@ impl Kernel {
         let lattice = self.ledger.lattice();
         for to in peers {
             let Some(peer) = self.mesh.peers.get_mut(to) else { continue };
+            if peer.keeps_own {
+                continue;
+            }
             let mut buckets = BTreeMap::<u8, Vec<Head>>::new();
             for (chain, source) in &news {
                 let Some(known) = lattice.chain(*chain) else { continue };
@@ -546,6 +587,23 @@ impl Kernel {
         self.take(events, effects);
         Ok(())
     }
+}
+
+/// A node that does not keep what entries name takes an entry only once it knows of a certificate
+/// that stands for it: of each run that ends with one, the last entry comes first.
+fn in_order_of_proof(entries: Vec<FinalEntry>, proof_first: bool) -> Vec<FinalEntry> {
+    if !proof_first {
+        return entries;
+    }
+    let (mut ordered, mut run) = (Vec::with_capacity(entries.len()), Vec::new());
+    for entry in entries {
+        let is_proof = entry.certificate.is_some();
+        run.push(entry);
+        if is_proof {
+            ordered.extend(run.drain(..).rev());
+        }
+    }
+    ordered
 }
 
 /// The slot of an entry of `chain`; none for another chain's.

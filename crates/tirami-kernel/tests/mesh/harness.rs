@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tirami_core::{PartyId, SecretKey, Signed, Timestamp, Trm};
 use tirami_kernel::command::{Actor, Command, Outcome};
 use tirami_kernel::event::Event;
-use tirami_kernel::lattice::{Charter, Lattice, LatticeEvent, Transfer};
+use tirami_kernel::lattice::{Charter, Keep, Lattice, LatticeEvent, Transfer};
 use tirami_kernel::mesh::{Admission, MeshInput, MeshSettings, PeerEvent, Serve};
 use tirami_kernel::{Effects, Input, Kernel, Keyring, Ledger, Rejection, RequestId};
 use tirami_proto::{
@@ -191,6 +191,24 @@ impl Net {
         node.settings.bootstrap = peers.iter().map(|peer| self.address(*peer)).collect();
         node.settings.addresses = vec![via(number).to_string()];
         self.nodes.push(node);
+        self.settings(number);
+        number
+    }
+
+    /// A newcomer that the registrar does not enrol: the mesh lets everybody in.
+    pub(crate) fn join_without_secret(&mut self, peers: &[usize]) -> usize {
+        self.nodes[0].settings.public = true;
+        self.settings(0);
+        let number = self.join(peers);
+        self.nodes[number].settings.secret = None;
+        self.settings(number);
+        number
+    }
+
+    /// A newcomer that keeps only the chains it has to do with.
+    pub(crate) fn join_light(&mut self, peers: &[usize]) -> usize {
+        let number = self.join(peers);
+        self.nodes[number].settings.keep = Keep::Own;
         self.settings(number);
         number
     }
@@ -527,6 +545,8 @@ fn kind(message: &Message) -> &'static str {
         Message::Summary { .. } => "summary",
         Message::WantRange { .. } => "want_range",
         Message::Announce(_) => "announce",
+        Message::Kept { .. } => "kept",
+        Message::Beyond { .. } => "beyond",
         _ => "other",
     }
 }

@@ -12,6 +12,7 @@ mod faucet;
 mod finality;
 mod harness;
 mod jobs;
+mod kept;
 mod peers;
 mod signals;
 mod sync;

@@ -55,7 +55,7 @@ impl Lattice {
         if !self.predecessor_stands(key, body, version) {
             return Err(AcknowledgeRefusal::PredecessorOpen);
         }
-        self.effect(body, &state, &record.charter)?;
+        self.effect(body, &state, (&record.charter, false))?;
         self.check_policy(&body.kind)?;
         let mut events = Vec::with_capacity(2);
         if let EntryKind::Checkpoint(checkpoint) = &body.kind {

@@ -6,7 +6,7 @@ use super::Lattice;
 use super::certificate::{Acknowledgement, Certificate};
 use super::entry::SignedEntry;
 use super::event::LatticeEvent;
-use super::kinds::Effect;
+use super::kinds::{Change, Effect};
 use super::shared::Arrival;
 use super::state::{Certified, Dependency, DoubleSignProof, PendingEntry, Slot};
 
@@ -89,6 +89,9 @@ impl Lattice {
         let (charter_version, signers) = proof;
         let entry = entry.entry();
         self.shared.add(Arrival { id, entry, effect, after, charter_version, signers });
+        if let Change::Sponsored { newcomer, amount } = effect.change {
+            self.pending.prove(newcomer, id, amount);
+        }
         self.settle_slot(slot);
         for child in self.pending.children(slot, id) {
             if self.pending.entries.get(&child).is_some_and(|child| child.certified.is_some()) {

@@ -22,12 +22,13 @@ impl Lattice {
             self.check_chain(*party, &mut naive)?;
         }
         self.check_transit(&mut naive)?;
+        self.check_unseen_locks()?;
         self.shared.recount_locks(&mut naive);
         if naive != self.shared.totals {
             return Err(format!("totals are {:?}, recomputed {naive:?}", self.shared.totals));
         }
-        let Totals { free, locked, transit, minted, burned, loss } = naive;
-        if free + locked + transit != minted - burned + loss {
+        let Totals { free, locked, transit, minted, burned, loss, outside } = naive;
+        if free + locked + transit != minted - burned + loss + outside {
             return Err(format!("TRM is not conserved: {naive:?}"));
         }
         if loss != 0 && self.contradictions().next().is_none() {
@@ -52,7 +53,8 @@ impl Lattice {
                 return Err(format!("slot {} of {party} does not follow", slot.seq));
             }
             state = state.after(*id, record.balance, &record.effect);
-            if i128::from(state.balance) < -state.line.signed() - state.welcome.signed() {
+            let floor = -state.line.signed() - state.welcome.signed();
+            if !state.unproven && i128::from(state.balance) < floor {
                 return Err(format!("{party} is below its floor at {}", slot.seq));
             }
             naive.burned += record.effect.burned.signed();
@@ -76,7 +78,7 @@ impl Lattice {
 
     /// Each payment is collected at most once; what is not collected is payable.
     fn check_transit(&self, naive: &mut Totals) -> Result<(), String> {
-        let mut payable = BTreeMap::new();
+        let (mut payable, mut unseen) = (BTreeMap::new(), BTreeMap::new());
         for (id, record) in &self.shared.finals {
             if let Some(payout) = record.effect.payout {
                 payable.insert((payout.payee, *id), payout.amount);
@@ -95,16 +97,30 @@ impl Lattice {
         }
         for (slot, id) in &self.shared.slots {
             let record = self.shared.finals.get(id).ok_or("a counted entry has no record")?;
+            let credit = i128::from(record.balance) - self.shared.balance_before(record);
+            let (mut seen, mut some_unseen) = (0, false);
             for item in &record.effect.collected {
+                if !self.shared.is_final(item) {
+                    some_unseen = true;
+                    unseen.insert(*item, slot.chain);
+                    continue;
+                }
                 let amount = payable.remove(&(slot.chain, *item)).ok_or_else(|| {
                     format!("{id} collects {item}, which is not its to collect or was collected")
                 })?;
+                seen += amount.signed();
                 if self.shared.item_counts(*item) {
                     naive.transit -= amount.signed();
                 } else {
                     naive.loss += amount.signed();
                 }
             }
+            if some_unseen {
+                naive.outside += credit - seen;
+            }
+        }
+        if unseen != self.shared.unseen {
+            return Err("what was collected unseen is not what is kept of it".to_owned());
         }
         if payable != self.shared.payable {
             return Err("what is payable is not what was paid and not collected".to_owned());
@@ -116,6 +132,21 @@ impl Lattice {
         let kept = self.shared.payable_sums.iter().map(|(payee, sum)| (*payee, sum.0));
         if !kept.eq(sums) {
             return Err("the sums of what is payable are wrong".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Locks that are spoken of and not held are known to be so.
+    fn check_unseen_locks(&self) -> Result<(), String> {
+        let mut named = BTreeSet::new();
+        for record in self.shared.finals.values() {
+            let lent = record.effect.lent().filter(|(_, amount)| amount.is_zero());
+            named.extend(lent.map(|(lock, _)| lock));
+            named.extend(record.effect.decisions().iter().map(|listed| listed.lock));
+        }
+        named.retain(|lock| !self.shared.locks.contains_key(lock));
+        if named != self.shared.unseen_locks {
+            return Err("the locks not held are not those that are spoken of".to_owned());
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ pub(super) struct Lock {
     counted: bool,
     /// Where the newcomer's counted `settle` stands.
     #[n(4)]
-    settle: Option<(u64, DocumentId)>,
+    pub(super) settle: Option<(u64, DocumentId)>,
     /// The time of the first checkpoint that lists it.
     #[n(5)]
     listed: Option<Timestamp>,
@@ -143,6 +143,9 @@ impl Shared {
                 };
                 self.locks.entry(id).or_insert(lock);
                 self.change_lock(id, |lock| lock.counted = counts);
+                if self.unseen_locks.remove(&id) {
+                    self.lock_seen(id, newcomer, amount);
+                }
             }
             Change::Settled { lock } if counts => {
                 self.change_lock(lock, |lock| lock.settle = Some((slot.seq, id)));
@@ -180,13 +183,20 @@ impl Shared {
     }
 
     /// A checkpoint lists a lock. What it ends goes in transit.
-    fn list(&mut self, id: DocumentId, time: Timestamp, decision: &Decision, counts: bool) {
+    pub(super) fn list(
+        &mut self,
+        id: DocumentId,
+        time: Timestamp,
+        decision: &Decision,
+        counts: bool,
+    ) {
+        if !self.locks.contains_key(&decision.lock) {
+            self.unseen_locks.insert(decision.lock);
+            return;
+        }
         for (item, payout) in self.items_of(id, decision) {
             self.items.insert(item, Item { source: id, payout });
-            self.put_payable(payout.payee, item, payout.amount);
-            if counts {
-                self.totals.transit += payout.amount.signed();
-            }
+            self.pays(item, payout, counts);
         }
         if counts {
             self.change_lock(decision.lock, |lock| {
@@ -249,7 +259,7 @@ impl Shared {
             .collect()
     }
 
-    fn change_lock(&mut self, id: DocumentId, change: impl FnOnce(&mut Lock)) {
+    pub(super) fn change_lock(&mut self, id: DocumentId, change: impl FnOnce(&mut Lock)) {
         let Some(lock) = self.locks.get_mut(&id) else {
             return;
         };
@@ -361,8 +371,14 @@ impl Lattice {
 
     /// Whether a checkpoint says that `party` did not settle its welcome line in time.
     pub fn has_defaulted(&self, party: PartyId) -> bool {
-        let end = self.welcome(party).and_then(|welcome| welcome.end);
-        matches!(end, Some((Ending::Defaulted { .. }, _)))
+        let Some(lock) = self.chain(party).and_then(|chain| chain.state.sponsor) else {
+            return false;
+        };
+        let end = match self.welcome_of(lock) {
+            Some(welcome) => welcome.end.map(|(end, _)| end),
+            None => self.end_of_unseen(lock),
+        };
+        matches!(end, Some(Ending::Defaulted { .. }))
     }
 
     /// Whether [`Lattice::next_collect`] has anything. Ends at the first.

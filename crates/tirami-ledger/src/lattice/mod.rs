@@ -30,6 +30,7 @@ mod kinds;
 mod locks;
 mod loss;
 mod merkle;
+mod partial;
 mod pending;
 mod receive;
 mod rejection;
@@ -61,6 +62,7 @@ pub use kinds::{
     Pay, PayItem, Payout, Rekey, Settle, Sponsor, Transfer, Unsponsor,
 };
 pub use locks::{Grant, WELCOMES_MAX, Welcome};
+pub use partial::{Keep, Place};
 pub use pending::{
     CHAIN_HELD_MAX, EARLY_PER_WITNESS_MAX, HELD_MAX, OWN_HELD_MAX, PARKED_PER_CHAIN_MAX,
     PARKED_UNPROVEN_MAX, RIVALS_MAX,
@@ -119,6 +121,9 @@ pub struct Lattice {
     /// Whose node holds this lattice: its own entries always have room.
     #[cbor(skip)]
     own: Option<PartyId>,
+    /// Which chains the node keeps: a setting, which says how entries are judged that come.
+    #[cbor(skip)]
+    keeps: Keep,
 }
 
 /// A version of the charter.
@@ -182,6 +187,7 @@ impl Lattice {
             noted: BTreeMap::new(),
             asking: false,
             own: None,
+            keeps: Keep::All,
         })
     }
 
@@ -344,7 +350,8 @@ impl Lattice {
         Some((*number, *id, *time))
     }
 
-    /// The hash of shared state: every chain's head, what froze chains, and the totals.
+    /// The hash of shared state: every chain's head, what froze chains, and the totals. The same
+    /// on all nodes that hold the same chains.
     ///
     /// A head's id stands for its whole chain. O(chains). Call [`Lattice::resume`] until it
     /// returns nothing first: what is ready but not applied is not in it.
@@ -368,9 +375,12 @@ impl Lattice {
             hasher.update(id.as_bytes());
             hasher.update(&[u8::from(lock.is_counted()), lock.ended()]);
         }
-        let Totals { free, locked, transit, minted, burned, loss } = self.shared.totals;
+        let Totals { free, locked, transit, minted, burned, loss, outside } = self.shared.totals;
         for total in [free, locked, transit, minted, burned, loss] {
             hasher.update(&total.to_be_bytes());
+        }
+        if outside != 0 {
+            hasher.update(&outside.to_be_bytes());
         }
         Digest::from_bytes(*hasher.finalize().as_bytes())
     }

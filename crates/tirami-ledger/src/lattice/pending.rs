@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
-use tirami_core::{DocumentId, PartyId, PublicKey, Signature};
+use tirami_core::{DocumentId, PartyId, PublicKey, Signature, Trm};
 
 use super::certificate::{Acknowledgement, Certificate};
 use super::state::{Dependency, ParkedEntry, PendingEntry, Slot};
@@ -139,6 +139,19 @@ impl Pending {
         let (slot, id) = ends.next()?;
         let alone = ends.next().is_none_or(|(before, _)| before != slot);
         Some((self.entries.get(id)?, alone))
+    }
+
+    /// The lock that the chain of `newcomer` was opened with is held now.
+    pub(super) fn prove(&mut self, newcomer: PartyId, lock: DocumentId, amount: Trm) {
+        let first = (Slot { chain: newcomer, seq: 0 }, LOWEST);
+        let last = (Slot { chain: newcomer, seq: u64::MAX }, HIGHEST);
+        for set in [&self.live, &self.lost] {
+            for (_, id) in set.range(first..=last) {
+                if let Some(pending) = self.entries.get_mut(id) {
+                    pending.after.prove(lock, amount);
+                }
+            }
+        }
     }
 
     /// Keeps an acknowledgement of an entry not known yet.

@@ -15,10 +15,11 @@ use super::state::{ChainState, Dependency, Slot};
 use super::{CharterRecord, Lattice};
 
 /// A certificate that was checked.
-struct Proof {
-    version: u32,
-    signers: u32,
-    certificate: Certificate,
+pub(super) struct Proof {
+    pub(super) version: u32,
+    pub(super) signers: u32,
+    /// None when that of a later entry of the chain stands for this one.
+    pub(super) certificate: Option<Certificate>,
 }
 
 impl Lattice {
@@ -44,7 +45,13 @@ impl Lattice {
         if proof.is_none() && self.pending.entries.contains_key(&read.id) {
             return Ok(Vec::new());
         }
-        if let Some(waits) = self.missing_dependency(&read) {
+        let proof = proof.or_else(|| self.covered(read.id));
+        if let Some(waits) = self.missing_dependency(&read, proof.is_some()) {
+            let waits_in_vain = self.leaves_out() && matches!(waits, Dependency::Final(_));
+            if proof.is_none() && waits_in_vain {
+                // What it names may never come; its certificate will stand for that.
+                return Ok(Vec::new());
+            }
             return self.park(&read, bytes, None, waits);
         }
         self.weigh(read, self.charter(), proof)
@@ -76,14 +83,14 @@ impl Lattice {
         if known.is_some_and(|known| known.certified.is_some()) {
             return Ok(Vec::new());
         }
-        let missing = if known.is_some() { None } else { self.missing_dependency(&read) };
+        let missing = if known.is_some() { None } else { self.missing_dependency(&read, true) };
         if let Some(waits) = missing {
             return self.park(&read, bytes, Some(certificate), waits);
         }
         let signers = certificate.check(self.mesh, charter, read.id)?;
-        let proof = Proof { version, signers, certificate: certificate.clone() };
+        let proof = Proof { version, signers, certificate: Some(certificate.clone()) };
         if known.is_some() {
-            return Ok(vec![proof.certified(read.id)]);
+            return Ok(proof.certified(read.id).into_iter().collect());
         }
         self.weigh(read, charter, Some(proof))
     }
@@ -185,7 +192,7 @@ impl Lattice {
         }
         let mut entry =
             Entry { chain, seq: state.next, prev: state.head, time_ms: time, kind, balance: 0 };
-        (entry.balance, _) = self.outcome(&entry, &state, self.charter())?;
+        (entry.balance, _) = self.outcome(&entry, &state, (self.charter(), false))?;
         Ok(entry)
     }
 
@@ -211,7 +218,8 @@ impl Lattice {
         if proof.is_none() {
             self.admit_rival(slot)?;
         }
-        let effect = self.effect(&read.entry, &state, charter)?;
+        let vouched = proof.is_some() && self.leaves_out();
+        let effect = self.effect(&read.entry, &state, (charter, vouched))?;
         let rival = self.pending.rivals(slot).next().or_else(|| self.final_at(slot));
         let id = read.id;
         let prev_is_final =
@@ -225,7 +233,6 @@ impl Lattice {
             Some(proof) if prev_is_final => {
                 let cut = self.cut_now(&effect, id);
                 let Proof { version: charter_version, signers, certificate } = proof;
-                let certificate = Some(certificate);
                 events.push(LatticeEvent::EntryFinal {
                     entry,
                     effect,
@@ -240,7 +247,7 @@ impl Lattice {
                 let cut = self.cut_now(&effect, id);
                 events.push(LatticeEvent::EntryPending { entry, effect });
                 events.extend(cut);
-                events.extend(proof.map(|proof| proof.certified(id)));
+                events.extend(proof.and_then(|proof| proof.certified(id)));
             }
         }
         Ok(events)
@@ -259,8 +266,8 @@ impl Lattice {
             return discarded;
         };
         let entry = pending.entry.entry();
-        let effect =
-            self.state_at(entry).and_then(|state| self.effect(entry, &state, &record.charter));
+        let by = (&record.charter, self.leaves_out());
+        let effect = self.state_at(entry).and_then(|state| self.effect(entry, &state, by));
         // A quorum that certified an invalid entry changes nothing for anybody.
         let Ok(effect) = effect else { return discarded };
         let cut = self.cut_now(&effect, id);
@@ -275,14 +282,15 @@ impl Lattice {
         events
     }
 
-    /// The effect of an entry, whose balance must be right.
+    /// The effect of an entry, whose balance must be right, under a charter; and whether a
+    /// certificate stands for what it names and is not held here.
     pub(super) fn effect(
         &self,
         entry: &Entry,
         state: &ChainState,
-        charter: &Charter,
+        by: (&Charter, bool),
     ) -> Result<Effect, EntryRejection> {
-        let (expected, effect) = self.outcome(entry, state, charter)?;
+        let (expected, effect) = self.outcome(entry, state, by)?;
         if entry.balance != expected {
             return Err(EntryRejection::WrongBalance { expected, given: entry.balance });
         }
@@ -293,10 +301,11 @@ impl Lattice {
         &self,
         entry: &Entry,
         state: &ChainState,
-        charter: &Charter,
+        (charter, vouched): (&Charter, bool),
     ) -> Result<(i64, Effect), EntryRejection> {
         let (chain, prev) = (entry.chain, entry.prev);
-        let past = Past { chain, prev, state, charter, lattice: self };
+        let vouched = vouched.then_some(entry.balance);
+        let past = Past { chain, prev, state, charter, lattice: self, vouched };
         let outcome = entry.kind.rules().outcome(&past)?;
         let balance = i64::try_from(outcome.balance).map_err(|_| EntryRejection::Overflow)?;
         Ok((balance, outcome.effect))
@@ -330,7 +339,7 @@ impl Lattice {
     }
 
     /// The first thing that `read` rests on and that is not known.
-    fn missing_dependency(&self, read: &Unverified<'_>) -> Option<Dependency> {
+    fn missing_dependency(&self, read: &Unverified<'_>, certified: bool) -> Option<Dependency> {
         let is_final = |id: &DocumentId| self.shared.is_final(id);
         let prev = read
             .entry
@@ -338,7 +347,9 @@ impl Lattice {
             .filter(|prev| !is_final(prev) && !self.pending.entries.contains_key(prev));
         let named = || {
             let rules = read.entry.kind.rules();
-            rules.names().iter().find(|id| !is_final(id)).copied()
+            let vouched = certified && self.leaves_out();
+            let named = if vouched { rules.needs() } else { rules.names() };
+            named.iter().find(|id| !is_final(id)).copied()
         };
         prev.map(Dependency::Known).or_else(|| named().map(Dependency::Final))
     }
@@ -383,20 +394,21 @@ impl Lattice {
             (signers.count_ones() >= u32::from(charter.quorum)).then_some(Proof {
                 version,
                 signers,
-                certificate: Certificate { acknowledgements },
+                certificate: Some(Certificate { acknowledgements }),
             })
         })
     }
 }
 
 impl Proof {
-    fn certified(self, entry: DocumentId) -> LatticeEvent {
-        LatticeEvent::Certified {
+    /// Nothing without a certificate of its own: the later entry's says it.
+    fn certified(self, entry: DocumentId) -> Option<LatticeEvent> {
+        Some(LatticeEvent::Certified {
             entry,
             charter_version: self.version,
-            certificate: self.certificate,
+            certificate: self.certificate?,
             signers: self.signers,
-        }
+        })
     }
 }
 

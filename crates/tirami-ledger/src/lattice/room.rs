@@ -27,7 +27,8 @@ impl Lattice {
         waits: Dependency,
     ) -> Result<Vec<LatticeEvent>, EntryRejection> {
         let mut events = Vec::with_capacity(2);
-        if !self.is_by_its_chain(read, certificate.is_some())? {
+        let covered = certificate.is_none() && self.covered(read.id).is_some();
+        if !self.is_by_its_chain(read, certificate.is_some() || covered)? {
             return Ok(events);
         }
         let version = certificate.and_then(Certificate::charter_version);
@@ -47,7 +48,7 @@ impl Lattice {
                 events.push(LatticeEvent::Unparked { number: *number });
             }
             Some(_) => {}
-            None => match self.room_to_park(read.entry.chain, charter.is_some()) {
+            None => match self.room_to_park(read.entry.chain, charter.is_some() || covered) {
                 Some(room) => events.extend(room),
                 None => return Ok(events),
             },
@@ -106,7 +107,7 @@ impl Lattice {
     }
 
     /// Whether a parked entry's certificate was checked.
-    fn is_proven(&self, parked: &ParkedEntry) -> bool {
+    pub(super) fn is_proven(&self, parked: &ParkedEntry) -> bool {
         let version = parked.certificate.as_ref().and_then(Certificate::charter_version);
         !matches!(parked.waits, Dependency::Charter(_))
             && version.is_some_and(|version| self.charters.contains_key(&version))

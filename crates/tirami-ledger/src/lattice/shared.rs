@@ -58,6 +58,12 @@ pub(super) struct Shared {
     /// Final `sponsor` entries, by their chain.
     #[cbor(n(13), default)]
     pub(super) sponsors: BTreeSet<(PartyId, DocumentId)>,
+    /// Items that counted entries collect and that are not held here, with the collector.
+    #[cbor(n(14), default, skip_if = "BTreeMap::is_empty")]
+    pub(super) unseen: BTreeMap<DocumentId, PartyId>,
+    /// Locks that final entries speak of and that are not held here.
+    #[cbor(n(15), default, skip_if = "BTreeSet::is_empty")]
+    pub(super) unseen_locks: BTreeSet<DocumentId>,
 }
 
 /// A sum of 128 bits.
@@ -105,17 +111,10 @@ impl Shared {
     fn extend(&mut self, arrival: Arrival<'_>) {
         let Arrival { id, entry, effect, after, .. } = arrival;
         let slot = entry.slot();
-        for item in &effect.collected {
-            let amount = self.take_payable(slot.chain, *item);
-            if self.item_counts(*item) {
-                self.totals.transit -= amount.signed();
-            } else {
-                self.totals.loss += amount.signed();
-            }
-        }
+        let before = self.chains.get(&slot.chain).map_or(0, |chain| chain.state.balance);
+        self.collect(slot.chain, effect, i128::from(after.balance) - i128::from(before));
         if let Some(payout) = effect.payout {
-            self.put_payable(payout.payee, id, payout.amount);
-            self.totals.transit += payout.amount.signed();
+            self.pays(id, payout, true);
         }
         if let Change::Checkpoint { number, time, .. } = effect.change {
             self.checkpoints.insert((number, id), time);
@@ -140,7 +139,7 @@ impl Shared {
             self.freeze(slot, known);
         }
         if let Some(payout) = effect.payout {
-            self.put_payable(payout.payee, id, payout.amount);
+            self.pays(id, payout, false);
         }
         self.claim(id, effect);
         self.put_locks(id, slot, effect, false);
@@ -163,7 +162,9 @@ impl Shared {
             self.slots.remove(&above);
             if let Some(record) = self.finals.get(&id) {
                 let effect = record.effect.clone();
-                self.take_back(above.chain, id, &effect);
+                let credit = i128::from(record.balance) - self.balance_before(record);
+                self.give_back(above.chain, &effect, credit);
+                self.take_back(id, &effect);
             }
         }
         let before = match slot.seq.checked_sub(1) {
@@ -183,17 +184,7 @@ impl Shared {
     }
 
     /// Undoes in the sums what a counted entry did.
-    fn take_back(&mut self, chain: PartyId, id: DocumentId, effect: &Effect) {
-        for item in &effect.collected {
-            let payout = self.payout(*item);
-            let amount = payout.map_or(Trm::ZERO, |payout| payout.amount);
-            self.put_payable(chain, *item, amount);
-            if self.item_counts(*item) {
-                self.totals.transit += amount.signed();
-            } else {
-                self.totals.loss -= amount.signed();
-            }
-        }
+    fn take_back(&mut self, id: DocumentId, effect: &Effect) {
         self.claim(id, effect);
         if let Some(payout) = effect.payout {
             if self.payable.contains_key(&(payout.payee, id)) {
@@ -236,7 +227,7 @@ impl Shared {
     }
 
     /// Whom `item` pays and how much.
-    fn payout(&self, item: DocumentId) -> Option<Payout> {
+    pub(super) fn payout(&self, item: DocumentId) -> Option<Payout> {
         let part = self.items.get(&item).map(|item| item.payout);
         part.or_else(|| self.finals.get(&item)?.effect.payout)
     }
@@ -250,6 +241,10 @@ impl Shared {
         match arrival.effect.change {
             Change::Enrolled { party, .. } => {
                 self.granted.insert((party, arrival.id));
+            }
+            Change::Opened { .. } => {
+                let lent = arrival.effect.lent().filter(|(_, amount)| amount.is_zero());
+                self.unseen_locks.extend(lent.map(|(lock, _)| lock));
             }
             Change::Sponsored { newcomer, .. } => {
                 self.granted.insert((newcomer, arrival.id));
@@ -275,7 +270,7 @@ impl Shared {
         self.payable_sums.entry(payee).or_default().0 += amount.signed();
     }
 
-    fn take_payable(&mut self, payee: PartyId, item: DocumentId) -> Trm {
+    pub(super) fn take_payable(&mut self, payee: PartyId, item: DocumentId) -> Trm {
         let amount = self.payable.remove(&(payee, item)).unwrap_or(Trm::ZERO);
         if let Some(sum) = self.payable_sums.get_mut(&payee) {
             sum.0 -= amount.signed();

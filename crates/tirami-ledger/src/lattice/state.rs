@@ -74,6 +74,14 @@ pub struct ChainState {
     /// What this chain locked and did not free by its own entries.
     #[cbor(n(11), default)]
     pub locked: Trm,
+    /// Whether the chain was opened with a sponsor's lock that is not held here: how much it may
+    /// owe besides its line is not known.
+    #[cbor(n(12), default, skip_if = "is_false")]
+    pub unproven: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl ChainState {
@@ -92,6 +100,14 @@ impl ChainState {
             welcome: Trm::ZERO,
             sponsor: None,
             locked: Trm::ZERO,
+            unproven: false,
+        }
+    }
+
+    /// The sponsor's lock that the chain was opened with is held now.
+    pub(super) fn prove(&mut self, lock: DocumentId, amount: Trm) {
+        if self.unproven && self.sponsor == Some(lock) {
+            (self.welcome, self.unproven) = (amount, false);
         }
     }
 
@@ -110,9 +126,10 @@ impl ChainState {
                 if let Some((lock, amount)) = effect.lent() {
                     after.sponsor = Some(lock);
                     after.welcome = amount;
+                    after.unproven = amount.is_zero();
                 }
             }
-            Change::Settled { .. } => after.welcome = Trm::ZERO,
+            Change::Settled { .. } => (after.welcome, after.unproven) = (Trm::ZERO, false),
             Change::Sponsored { amount, .. } => after.locked = self.locked.saturating_add(amount),
             Change::Unsponsored { amount, .. } => after.locked = self.locked.saturating_sub(amount),
             Change::Enrolled { line, .. } => after.enrolled = self.enrolled.saturating_add(line),
@@ -346,7 +363,9 @@ pub struct DoubleSignProof {
 
 /// Where all TRM of a mesh are, in µTRM.
 ///
-/// `free + locked + transit = minted − burned + loss`, always.
+/// `free + locked + transit = minted − burned + loss + outside`, always. Of a node that holds all
+/// chains `outside` is zero. One that holds some counts over those: `transit` is what they paid and
+/// no chain held here collected, `outside` what they collected of payers whose chains are not held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Totals {
@@ -368,6 +387,13 @@ pub struct Totals {
     /// Collected from parts of frozen chains that do not count.
     #[cbor(n(5), with = "wide")]
     pub loss: i128,
+    /// Collected on chains held here of payments that are not held.
+    #[cbor(n(6), with = "wide", default, skip_if = "is_zero")]
+    pub outside: i128,
+}
+
+fn is_zero(sum: &i128) -> bool {
+    *sum == 0
 }
 
 /// Numbers of 128 bits as 16 bytes, which CBOR has no integer for.

@@ -55,6 +55,8 @@ pub enum Key {
     FaucetWorkBits,
     /// `faucet_source_day`
     FaucetSourceDay,
+    /// `keep_chains`
+    KeepChains,
     /// `mesh_region`
     MeshRegion,
     /// `mesh_http_endpoint`
@@ -105,6 +107,8 @@ pub enum Kind {
     },
     /// An `https://` or `http://` URL, or nothing.
     Url,
+    /// One of these words.
+    Choice(&'static [&'static str]),
     /// Hours of the day, or nothing.
     Hours,
     /// A whole number within these bounds, both allowed.
@@ -135,7 +139,7 @@ pub const LIST_MAX: usize = 256;
 pub enum Value {
     /// Of [`Kind::Directory`].
     Directory(PathBuf),
-    /// Of [`Kind::Text`], [`Kind::Label`], [`Kind::Url`] and [`Kind::Hours`].
+    /// Of [`Kind::Text`], [`Kind::Label`], [`Kind::Url`], [`Kind::Choice`] and [`Kind::Hours`].
     Text(String),
     /// Of [`Kind::Address`].
     Address(IpAddr),
@@ -167,7 +171,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 36] = [
+pub const FIELDS: [Field; 37] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -382,6 +386,16 @@ pub const FIELDS: [Field; 36] = [
               network; all that come over relays count as one.",
     },
     Field {
+        key: Key::KeepChains,
+        name: "keep_chains",
+        env: "TIRAMI_KEEP_CHAINS",
+        flag: "keep-chains",
+        kind: Kind::Choice(&["all", "own"]),
+        default: "all",
+        doc: "Which chains of the mesh are kept: all, or the own ones and those of parties this \
+              node has to do with. Witnesses, clerk and registrar keep all.",
+    },
+    Field {
         key: Key::MeshRegion,
         name: "mesh_region",
         env: "TIRAMI_MESH_REGION",
@@ -554,7 +568,8 @@ impl Field {
                 Ok(Value::Text(text.to_owned()))
             }
             _ if text.is_empty() => Err(self.allowed()),
-            Kind::Label { .. } | Kind::Url => Err(self.allowed()),
+            Kind::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
+            Kind::Label { .. } | Kind::Url | Kind::Choice(_) => Err(self.allowed()),
             Kind::Flag => match text {
                 "true" | "yes" | "on" | "1" => Ok(Value::Flag(true)),
                 "false" | "no" | "off" | "0" => Ok(Value::Flag(false)),
@@ -583,6 +598,7 @@ impl Field {
             Kind::Flag => "true or false".to_owned(),
             Kind::Label { bytes_max } => format!("a text of at most {bytes_max} bytes"),
             Kind::Url => "a URL that begins with https:// or http://, or nothing".to_owned(),
+            Kind::Choice(words) => format!("one of {}", words.join(", ")),
             Kind::Hours => "hours such as 22:00-08:00, or 22:00-08:00 +02:00".to_owned(),
             Kind::List(item) => item.allowed().to_owned(),
         }

@@ -100,6 +100,7 @@ fn literal(field: &Field) -> String {
         | Kind::Text
         | Kind::Label { .. }
         | Kind::Url
+        | Kind::Choice(_)
         | Kind::Hours
         | Kind::Address => {
             format!("{:?}", field.default)

@@ -107,6 +107,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         faucet_trm: number(layer, Key::FaucetTrm),
         faucet_work_bits: number(layer, Key::FaucetWorkBits),
         faucet_source_day: number(layer, Key::FaucetSourceDay),
+        keep_chains: text(layer, Key::KeepChains),
         mesh_region: text(layer, Key::MeshRegion),
         mesh_http_endpoint: some_text(layer, Key::MeshHttpEndpoint),
         mesh_lan: flag(layer, Key::MeshLan),

@@ -11,7 +11,7 @@ use tirami_kernel::mesh::{
 };
 use tirami_kernel::scheduler::Known;
 use tirami_proto::{
-    ALPN, CONTROL_FRAME_BYTES_MAX, FEATURE_ALL_CHAINS, GoodbyeCode, JOB_FRAME_BYTES_MAX, Offer,
+    ALPN, CONTROL_FRAME_BYTES_MAX, FEATURE_KEEPS_OWN, GoodbyeCode, JOB_FRAME_BYTES_MAX, Offer,
     PROTOCOL, PROTOCOL_MIN, SIGNAL_LIFE_MS_MAX,
 };
 use tirami_sdk::Amount;
@@ -58,7 +58,7 @@ fn farewell(known: &KernelFarewell) -> Farewell {
 
 /// The names of abilities that this version knows.
 fn features(bits: u64) -> Vec<String> {
-    let known = [(FEATURE_ALL_CHAINS, "all_chains")];
+    let known = [(FEATURE_KEEPS_OWN, "keeps_own")];
     let named = known.iter().filter(|(bit, _)| bits & bit != 0);
     named.map(|(_, name)| (*name).to_owned()).collect()
 }

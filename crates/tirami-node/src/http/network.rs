@@ -11,6 +11,7 @@ use axum::response::Response;
 use tirami_core::{Digest, Trm};
 use tirami_kernel::Kernel;
 use tirami_ledger::Ledger;
+use tirami_ledger::lattice::Keep;
 use tirami_sdk::SignedAmount;
 use tirami_sdk::types::Network;
 use tokio::sync::Semaphore;
@@ -123,7 +124,11 @@ fn totals_of(kernel: &Kernel) -> Network {
         entries_behind: kernel.entries_behind(),
         lag_ms: kernel.lag_ms(kernel.clock()),
         checkpoint_at_ms: lattice.last_checkpoint().map(|(_, _, at)| at.ms()),
-        total_nodes: lattice.chains().count() as u64,
+        total_nodes: lattice.chain_count() as u64,
+        keeps: match kernel.keeps() {
+            Keep::All => "all".to_owned(),
+            Keep::Own => "own".to_owned(),
+        },
         total_trades: ledger.book().jobs_charged(),
         charged_trm: ledger.book().charged_total().into(),
         earned_trm: ledger.book().earned_total().into(),
@@ -133,6 +138,7 @@ fn totals_of(kernel: &Kernel) -> Network {
         minted_trm: amount(totals.minted),
         burned_trm: amount(totals.burned),
         loss_trm: SignedAmount::from_micro(totals.loss),
+        outside_trm: SignedAmount::from_micro(totals.outside),
         conserved: false,
     }
 }

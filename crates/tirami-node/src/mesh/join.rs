@@ -9,7 +9,6 @@ use std::time::Duration;
 use iroh::Endpoint;
 use iroh::endpoint::Connection;
 use tirami_core::{MeshId, PartyId, SecretKey, Signed};
-use tirami_kernel::mesh::FEATURES;
 use tirami_ledger::lattice::{Charter, Lattice};
 use tirami_proto::{
     ALPN, CONTROL_FRAME_BYTES_MAX, Goodbye, GoodbyeCode, Hello, Invite, Message, PROTOCOL,
@@ -125,7 +124,7 @@ fn hello(own: PartyId, peer: PartyId, invite: &Invite) -> Hello {
     Hello {
         protocol_min: PROTOCOL_MIN,
         protocol: PROTOCOL,
-        features: FEATURES,
+        features: 0,
         mesh: invite.mesh,
         charter_version: 0,
         admission: invite.secret.as_ref().map(proof),

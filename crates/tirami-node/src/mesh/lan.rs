@@ -12,7 +12,7 @@ use tirami_kernel::mesh::MeshInput;
 use tirami_proto::{PeerAddress, TokenBucket, VIA_MAX};
 
 use super::endpoint;
-use crate::driver::now;
+use crate::clock::now;
 use crate::handle::Handle;
 
 /// The service's name in the local network.

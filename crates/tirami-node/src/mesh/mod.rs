@@ -39,6 +39,7 @@ use iroh::Endpoint;
 use iroh::endpoint::Incoming;
 use tirami_core::{Digest, PartyId, SecretKey};
 use tirami_kernel::mesh::{Faucet, MeshInput, MeshSettings, PeerEvent};
+use tirami_ledger::lattice::Keep;
 use tirami_proto::{ALPN, GoodbyeCode, Message, TokenBucket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -108,6 +109,8 @@ pub struct MeshOptions {
     pub clock: Clock,
     /// What helps nodes to find each other.
     pub finding: Finding,
+    /// Which chains are kept.
+    pub keep: Keep,
 }
 
 impl MeshOptions {
@@ -127,6 +130,7 @@ impl MeshOptions {
                 lan: config.mesh_lan && !config.mesh_bind.is_loopback(),
                 pkarr_url: config.mesh_pkarr_url.clone(),
             },
+            keep: if config.keep_chains == "own" { Keep::Own } else { Keep::All },
         }
     }
 }

@@ -11,6 +11,7 @@ use futures_util::{Stream, StreamExt as _};
 use tirami_core::{Checked, Digest, JobId, PartyId, PublicKey, Signature, Timestamp, decode_body};
 use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling, TokenLogprobs};
 use tirami_kernel::Kernel;
+use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{AcceptOrder, Actor, Command, FinishJob, Outcome};
 use tirami_ledger::documents::{FinishReason, Order};
@@ -45,6 +46,10 @@ const LAST_VOUCHER_WITHIN: Duration = Duration::from_secs(4);
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// How long a refusal of a stream that is one too many may take to send.
 const TURN_AWAY_WITHIN: Duration = Duration::from_millis(100);
+/// How long a consumer whose chain is not kept may wait until it is known, and how often that is
+/// looked at.
+const MEET_WITHIN: Duration = Duration::from_secs(3);
+const MEET_LOOK: Duration = Duration::from_millis(20);
 /// When a consumer that was refused for now may ask again.
 const RETRY_AFTER_MS: u64 = 1_000;
 
@@ -159,13 +164,22 @@ impl Server {
             let ledger = kernel.ledger();
             let key = ledger.lattice().chain(consumer).map(|chain| chain.key());
             let head_at = kernel.head_at(consumer).unwrap_or_default();
-            (key, head_at, ledger.check_consumer(now, &asked, head_at))
+            let refused = ledger.check_consumer(now, &asked, head_at);
+            (kernel.knows_consumer(consumer), (key, head_at, refused))
         };
-        let (key, head_at, refused) = self.handle.read(known).await?;
+        let signed_by = |key: PublicKey| {
+            let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
+            Checked::verify::<Order>(self.handle.mesh(), key, bytes, signature)
+        };
+        let (is_known, mut found) = self.handle.read(known.clone()).await?;
+        // Whoever cannot sign for the consumer makes nobody look for its chain.
+        if !is_known && signed_by(consumer.into()).is_ok() {
+            self.meet(consumer).await?;
+            (_, found) = self.handle.read(known).await?;
+        }
+        let (key, head_at, refused) = found;
         let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
-        let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
-        let checked = Checked::verify::<Order>(self.handle.mesh(), key, bytes, signature)
-            .map_err(|_| OrderRefusal::BadSignature)?;
+        let checked = signed_by(key).map_err(|_| OrderRefusal::BadSignature)?;
         refused?;
         Ok((checked, head_at))
     }
@@ -176,6 +190,18 @@ impl Server {
         if let SubmitError::Rejected(rejection) = error {
             self.handle.owner().refusals().note(&self.handle, peer, rejection.code()).await;
         }
+    }
+
+    /// Learns where the consumer's chain stands, for a node that does not keep all of them: what
+    /// is not known by then is refused.
+    async fn meet(&self, consumer: PartyId) -> Result<(), Refusal> {
+        let knows = move |kernel: &Kernel, _| kernel.knows_consumer(consumer);
+        let until = Instant::now() + MEET_WITHIN;
+        self.handle.mesh_input(MeshInput::FirstContact(consumer)).await?;
+        while Instant::now() < until && !self.handle.read(knows).await? {
+            tokio::time::sleep(MEET_LOOK).await;
+        }
+        Ok(())
     }
 
     async fn understood(&self, body: Vec<u8>) -> Result<Asked, Refusal> {

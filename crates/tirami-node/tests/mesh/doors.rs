@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use axum::routing::put;
 use tirami_core::SecretKey;
 use tirami_kernel::mesh::STRANGERS_MAX;
+use tirami_ledger::lattice::Keep;
 use tirami_node::mesh::{Finding, INTRODUCING_MAX, INTRODUCING_PER_SOURCE_MAX, MeshOptions};
 use tirami_proto::{Goodbye, GoodbyeCode, Hello, Message};
 use tirami_sdk::types::{Farewell, PeerList};
@@ -250,7 +251,8 @@ fn directory() -> (String, tokio::runtime::Runtime) {
 fn what_a_provider_says_of_itself_is_shown() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let one = Peer::start(dirs[0].path(), on_loopback());
-    let two = Peer::with_config(dirs[1].path(), joining(one.node.invite().unwrap()), |config| {
+    let mesh = MeshOptions { keep: Keep::Own, ..joining(one.node.invite().unwrap()) };
+    let two = Peer::with_config(dirs[1].path(), mesh, |config| {
         config.mesh_region = "eu-north".to_owned();
         config.mesh_http_endpoint = Some("https://box.example".to_owned());
     });
@@ -263,8 +265,8 @@ fn what_a_provider_says_of_itself_is_shown() {
     let provider = shown().unwrap();
     assert_eq!(provider.region, "eu-north");
     assert_eq!(provider.http_endpoint.as_deref(), Some("https://box.example"));
-    assert_eq!(provider.features, ["all_chains"]);
-    assert_eq!(peers(&one).peers[0].features, ["all_chains"]);
+    assert_eq!(provider.features, ["keeps_own"]);
+    assert_eq!(peers(&one).peers[0].features, ["keeps_own"]);
     two.stop();
     one.stop();
 }

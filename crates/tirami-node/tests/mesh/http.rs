@@ -41,7 +41,7 @@ fn both_see_each_other_and_who_would_answer() {
         assert_eq!(peer.models, ["fake"]);
         assert!(!peer.witness && peer.agent.starts_with("tirami/"));
         assert_eq!((peer.protocol_version, peer.outgoing), (1, false));
-        assert_eq!(peer.features, ["all_chains"]);
+        assert!(peer.features.is_empty());
         assert_eq!(peer.price_trm.map(|price| price.to_string()).as_deref(), Some("1"));
         assert!(peer.slots_free.is_some_and(|free| free > 0) && peer.address.is_some());
         assert!(peer.signal_at_ms.is_some_and(|at| at >= peer.connected_at_ms - 300_000));

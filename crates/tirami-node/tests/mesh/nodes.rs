@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::support::{Peer, SOON, joining, on_loopback, until};
-use tirami_core::Trm;
+use tirami_core::{PartyId, Trm};
+use tirami_kernel::Kernel;
+use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::command::{Actor, Command};
-use tirami_ledger::lattice::{EntryKind, Transfer};
-use tirami_node::mesh::JoinError;
+use tirami_ledger::lattice::{EntryKind, Keep, Transfer};
+use tirami_node::mesh::{JoinError, MeshOptions};
 use tirami_node::node::StartError;
 use tirami_proto::GoodbyeCode;
 
@@ -15,7 +17,11 @@ fn dirs<const N: usize>() -> [tempfile::TempDir; N] {
 }
 
 fn pay(from: &Peer, to: &Peer, amount: u64) {
-    let kind = EntryKind::Transfer(Transfer { payee: to.party(), amount: Trm::from_micro(amount) });
+    pay_party(from, to.party(), amount);
+}
+
+fn pay_party(from: &Peer, payee: PartyId, amount: u64) {
+    let kind = EntryKind::Transfer(Transfer { payee, amount: Trm::from_micro(amount) });
     let command = Command::SignEntry { kind };
     from.block_on(from.node.handle().submit(Actor::Node, command)).unwrap();
 }
@@ -98,4 +104,52 @@ fn who_has_a_wrong_secret_hears_a_typed_goodbye_and_begins_no_book() {
     let other = Peer::try_start(dirs[1].path(), joining(invite)).err().unwrap();
     assert!(matches!(other, StartError::Join(JoinError::OtherMesh { .. })), "{other}");
     one.stop();
+}
+
+/// Four nodes; the last one keeps only what it has to do with. It is paid by a node that is no
+/// peer of it, serves one whose chain it never saw, and starts again.
+#[test]
+fn a_member_that_keeps_its_own_chains_trades_and_holds_no_others() {
+    let dirs = dirs::<4>();
+    let one = Peer::start(dirs[0].path(), on_loopback());
+    let invite = || one.node.invite().unwrap();
+    let two = Peer::start(dirs[1].path(), joining(invite()));
+    let three = Peer::start(dirs[2].path(), joining(invite()));
+    until("they are members", SOON, || two.is_member() && three.is_member());
+    pay(&two, &three, 5);
+    let light = MeshOptions { keep: Keep::Own, ..joining(invite()) };
+    let four = Peer::start(dirs[3].path(), light.clone());
+    until("the fourth is a member", SOON, || four.is_member());
+    let held = |node: &Peer| node.read(|kernel| kernel.ledger().lattice().chain_count());
+    assert_eq!((held(&one), held(&four)), (4, 2));
+
+    let party = four.party();
+    pay(&two, &four, 1_000_000);
+    until("the payment is found and taken", SOON, || {
+        let taken = move |kernel: &Kernel| kernel.ledger().lattice().uncollected_sum(party) == 0;
+        one.worth_of(party) == 1_000_000 && four.worth_of(party) == 1_000_000 && one.read(taken)
+    });
+    assert_eq!(held(&four), 3);
+    let consumer = three.party();
+    four.block_on(four.node.handle().mesh_input(MeshInput::FirstContact(consumer))).unwrap();
+    let knows = move |kernel: &Kernel| kernel.knows_consumer(consumer);
+    until("a consumer is known", Duration::from_secs(3), || four.read(knows));
+    four.stop();
+    pay_party(&two, party, 7);
+
+    let four = Peer::start(dirs[3].path(), MeshOptions { join: None, ..light });
+    until("what was paid meanwhile is found", SOON, || four.worth_of(party) == 1_000_007);
+    let heads = |node: &Peer| {
+        let heads = |kernel: &Kernel| kernel.ledger().lattice().chain_heads().collect::<Vec<_>>();
+        node.read(heads)
+    };
+    until("what both hold is the same", SOON, || {
+        let all = heads(&one);
+        heads(&four).iter().all(|head| all.contains(head))
+    });
+    let conserved = four.read(|kernel| kernel.ledger().check_invariants());
+    assert_eq!(conserved, Ok(()));
+    for node in [one, two, three, four] {
+        node.stop();
+    }
 }

@@ -9,7 +9,7 @@ use tirami_core::{
 use tirami_proto::{
     FinalEntry, Goodbye, GoodbyeCode, Head, Hello, Invite, JobRequest, Likelihood, Likely, Message,
     Offer, PeerAddress, PriceSignal, ToConsumer, ToProvider, Welcome, WireCharter, WireClaim,
-    WireDocument, WireEntry, WireSlot, admission_proof,
+    WireDocument, WireEntry, WirePlace, WireSlot, admission_proof,
 };
 
 /// The mesh of all samples.
@@ -106,6 +106,7 @@ pub(crate) fn control() -> Vec<(&'static str, Message)> {
     let mut all = opening();
     all.extend(witnessing());
     all.extend(syncing());
+    all.extend(keeping());
     all
 }
 
@@ -194,6 +195,23 @@ fn syncing() -> Vec<(&'static str, Message)> {
         ("cut", Message::Cut { checkpoint: id(6), slots }),
         ("want-charters", Message::WantCharters { after_version: 1 }),
         ("charters", Message::Charters { charters: vec![charter()] }),
+    ]
+}
+
+fn keeping() -> Vec<(&'static str, Message)> {
+    let heads = vec![
+        Head { chain: party(1), next_seq: 3, head: id(2) },
+        Head { chain: party(2), next_seq: 0, head: id(0) },
+    ];
+    let beyond = vec![Head { chain: party(2), next_seq: 9, head: id(4) }];
+    let places = vec![WirePlace { entry: id(5), chain: party(3), seq: 12 }];
+    vec![
+        ("kept", Message::Kept { number: 7, heads }),
+        ("beyond", Message::Beyond { number: 7, heads: beyond }),
+        ("want-places", Message::WantPlaces { entries: vec![id(5), id(6)] }),
+        ("want-mine", Message::WantMine { after: None }),
+        ("want-mine-after", Message::WantMine { after: Some(id(5)) }),
+        ("places", Message::Places { places, more: true }),
     ]
 }
 

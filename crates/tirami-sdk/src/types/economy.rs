@@ -166,6 +166,9 @@ pub struct Network {
     pub checkpoint_at_ms: Option<u64>,
     /// Chains in the lattice.
     pub total_nodes: u64,
+    /// Which chains this node keeps: `all` of the mesh, or its `own` and those of parties it has
+    /// to do with.
+    pub keeps: String,
     /// Trades in this node's book.
     pub total_trades: u64,
     /// What this node's agents were charged, ever.
@@ -184,8 +187,10 @@ pub struct Network {
     pub burned_trm: Amount,
     /// TRM that contradictions made good; 0 unless witnesses provably lied.
     pub loss_trm: SignedAmount,
-    /// Whether free + in transit = minted − burned + loss, and the book's accounts sum to the
-    /// chain's money.
+    /// TRM that chains kept here collected from chains that are not; 0 on a node that keeps all.
+    pub outside_trm: SignedAmount,
+    /// Whether free + in transit = minted − burned + loss + outside, and the book's accounts sum to
+    /// the chain's money.
     pub conserved: bool,
 }
 

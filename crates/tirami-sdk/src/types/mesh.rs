@@ -50,7 +50,7 @@ pub struct Peer {
     pub agent: String,
     /// The protocol version spoken with it; 0 before both sides agreed.
     pub protocol_version: u16,
-    /// What it says it does besides: any of `all_chains`.
+    /// What it says of itself: any of `keeps_own`.
     #[serde(default)]
     pub features: Vec<String>,
     /// Since when it is connected, in milliseconds since the Unix epoch.
@@ -133,7 +133,7 @@ pub struct Provider {
     pub queue: u16,
     /// Where it says it is; may be empty.
     pub region: String,
-    /// What it says it does besides: any of `all_chains`.
+    /// What it says of itself: any of `keeps_own`.
     #[serde(default)]
     pub features: Vec<String>,
     /// An HTTP endpoint of its own, as it says.

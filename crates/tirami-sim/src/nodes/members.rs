@@ -70,6 +70,7 @@ pub(super) fn draw(
             addresses: vec![via(at)],
             agent: "sim/1".to_owned(),
             faucet: None,
+            keep: config.keep,
         };
         let is_member = at < members;
         let start = if is_member { &founding.lattice } else { &founding.bare };

@@ -1,6 +1,8 @@
 //! The side of a job that computes and is paid.
 
 use tirami_core::{JobId, Signed, decode_body};
+use tirami_kernel::Input;
+use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{AcceptOrder, Command, FinishJob, Outcome};
 use tirami_ledger::documents::{FinishReason, Order, Receipt, Voucher};
@@ -14,6 +16,9 @@ use super::world::{Task, Then, World};
 
 /// A consumer that signs nothing for so long is given up, in milliseconds.
 const PATIENCE_MS: u64 = 4_000;
+/// How long a consumer may wait until its chain is known, and how often that is looked at.
+const MEET_WITHIN_MS: u64 = 3_000;
+const MEET_MS: u64 = 100;
 /// Tokens that are sent ahead of the vouchers at most.
 const WINDOW: usize = 32;
 
@@ -39,24 +44,36 @@ pub(super) struct Serving {
 impl World {
     pub(super) fn at_provider(&mut self, stream: u64, frame: ToProvider) -> Result<(), String> {
         match frame {
-            ToProvider::Request(request) => self.requested(stream, request),
+            ToProvider::Request(request) => {
+                self.requested(stream, request, self.now + MEET_WITHIN_MS)
+            }
             ToProvider::Voucher(voucher) => self.voucher(stream, voucher),
             ToProvider::Cancel => self.abandon_serving(stream),
         }
     }
 
-    fn requested(&mut self, stream: u64, request: JobRequest) -> Result<(), String> {
+    pub(super) fn requested(
+        &mut self,
+        stream: u64,
+        request: JobRequest,
+        until: u64,
+    ) -> Result<(), String> {
         let Some(at) = self.streams.get(&stream).map(|known| known.provider) else {
             return Ok(());
         };
         let Some(kernel) = &self.nodes[at].kernel else { return Ok(()) };
-        let text = String::from_utf8(request.body).unwrap_or_default();
+        let text = String::from_utf8(request.body.clone()).unwrap_or_default();
         let numbers: Vec<u32> = text.split(' ').filter_map(|word| word.parse().ok()).collect();
         let (Ok(order), &[prompt, wanted, seed]) =
             (decode_body::<Order>(&request.order.bytes), numbers.as_slice())
         else {
             return Ok(());
         };
+        if !kernel.knows_consumer(order.consumer) && self.now < until {
+            let task = Task::Requested { stream, request: Box::new(request), until };
+            self.plan(MEET_MS, task);
+            return self.give(at, Input::Mesh(MeshInput::FirstContact(order.consumer)));
+        }
         let base = count(request.resumed.len());
         let Some(head_at) = kernel.head_at(order.consumer) else {
             self.refuse(stream, "order_stale_head");

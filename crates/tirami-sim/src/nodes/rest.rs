@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tirami_core::{DAY_MS, Digest, HOUR_MS, PartyId};
 use tirami_kernel::Input;
+use tirami_ledger::lattice::{Chain, Keep, Lattice};
 
 use super::node::local;
 use super::report::NodesReport;
@@ -89,7 +90,8 @@ impl World {
             let node = &self.nodes[*at];
             let lattice = node.lattice().filter(|_| node.life == *life)?;
             let lacks = healed.heads.iter().find(|(party, next)| {
-                lattice.chain(**party).map_or(0, |chain| chain.next_seq()) < **next
+                let kept = lattice.keeps() == Keep::All || lattice.chain(**party).is_some();
+                kept && lattice.chain(**party).map_or(0, |chain| chain.next_seq()) < **next
             })?;
             Some((*at, *lacks.0))
         });
@@ -141,12 +143,20 @@ impl World {
         }
     }
 
-    /// The state that all honest nodes have.
+    /// The state that all honest nodes have which keep all chains; what others keep is as there.
     fn agreed(&self) -> Option<Digest> {
         let honest = self.nodes.iter().filter(|node| node.is_honest());
-        let mut states = honest.map(|node| node.lattice().map(|lattice| lattice.state_hash()));
-        let first = states.next()??;
-        states.all(|state| state == Some(first)).then_some(first)
+        let known: Option<Vec<_>> = honest.map(|node| node.lattice()).collect();
+        let (all, some): (Vec<_>, Vec<_>) =
+            known?.into_iter().partition(|lattice| lattice.keeps() == Keep::All);
+        let first = all.first()?;
+        let state = first.state_hash();
+        let same = |lattice: &&Lattice| {
+            let mut heads = lattice.chain_heads();
+            heads.all(|head| first.chain(head.chain).and_then(Chain::head) == Some(head.head))
+        };
+        let agree = all.iter().all(|lattice| lattice.state_hash() == state);
+        (agree && some.iter().all(same)).then_some(state)
     }
 
     /// What an honest node still has to do.

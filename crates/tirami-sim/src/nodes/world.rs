@@ -8,7 +8,7 @@ use tirami_kernel::mesh::MeshInput;
 use tirami_kernel::{Effects, Input, RequestId};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
-use tirami_proto::{FinalEntry, Message, ToConsumer, ToProvider};
+use tirami_proto::{FinalEntry, JobRequest, Message, ToConsumer, ToProvider};
 
 use super::consumer::Job;
 use super::founding::Founding;
@@ -98,6 +98,12 @@ pub(super) enum Task {
     ToProvider {
         stream: u64,
         frame: Box<ToProvider>,
+    },
+    /// A request whose consumer was not known is looked at again.
+    Requested {
+        stream: u64,
+        request: Box<JobRequest>,
+        until: u64,
     },
     ToConsumer {
         stream: u64,
@@ -253,6 +259,7 @@ impl World {
             Task::Noticed { between, id } => self.noticed(between, id),
             Task::Start { node } => self.start(node),
             Task::ToProvider { stream, frame } => self.at_provider(stream, *frame),
+            Task::Requested { stream, request, until } => self.requested(stream, *request, until),
             Task::ToConsumer { stream, frame } => self.at_consumer(stream, *frame),
             Task::Generate { stream } => self.generate(stream),
             Task::LookAtAttempt { stream } => self.look_at_attempt(stream),

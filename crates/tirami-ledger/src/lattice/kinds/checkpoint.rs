@@ -60,7 +60,10 @@ impl Checkpoint {
             return Ok(false);
         }
         for decision in &self.listed {
-            let fits = match (past.named(decision.lock)?.effect.change, decision.end) {
+            let Some(lock) = past.vouched(decision.lock)? else {
+                continue;
+            };
+            let fits = match (lock.effect.change, decision.end) {
                 (Change::Sponsored { amount, .. }, Some(Ending::Defaulted { owed })) => {
                     owed <= amount
                 }
@@ -85,6 +88,10 @@ impl Rules for Checkpoint {
     fn names(&self) -> Cow<'_, [DocumentId]> {
         let locks = self.listed.iter().map(|decision| decision.lock);
         Cow::Owned(self.previous.into_iter().chain(locks).collect())
+    }
+
+    fn needs(&self) -> Cow<'_, [DocumentId]> {
+        Cow::Owned(self.previous.into_iter().collect())
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {

@@ -23,6 +23,10 @@ impl Rules for Line {
         Cow::Borrowed(slice::from_ref(&self.enrol))
     }
 
+    fn needs(&self) -> Cow<'_, [DocumentId]> {
+        self.names()
+    }
+
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {
         let line = past.grant(self.enrol)?;
         Ok(Outcome::change(past, Change::Line { line }))

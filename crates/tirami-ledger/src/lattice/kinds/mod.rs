@@ -91,6 +91,12 @@ pub(super) trait Rules {
     /// The entries that must be final before this one can be judged.
     fn names(&self) -> Cow<'_, [DocumentId]>;
 
+    /// Those of them that say something a certificate alone does not tell: they are on chains
+    /// that every node keeps.
+    fn needs(&self) -> Cow<'_, [DocumentId]> {
+        Cow::Borrowed(&[])
+    }
+
     /// What the entry does, given its causal past and nothing else.
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection>;
 
@@ -107,9 +113,20 @@ pub(super) struct Past<'a> {
     pub(super) state: &'a ChainState,
     pub(super) charter: &'a Charter,
     pub(super) lattice: &'a Lattice,
+    /// What the entry says its balance is, when a certificate stands for what it names and this
+    /// node does not hold: such entries are not looked at, all others are.
+    pub(super) vouched: Option<i64>,
 }
 
 impl<'a> Past<'a> {
+    /// A named entry; `None` when a certificate stands for it and it is not held here.
+    pub(super) fn vouched(&self, id: DocumentId) -> Result<Option<&'a FinalEntry>, EntryRejection> {
+        match (self.lattice.final_entry(id), self.vouched) {
+            (None, None) => Err(EntryRejection::Missing { entry: id }),
+            (known, _) => Ok(known),
+        }
+    }
+
     /// A named entry, which is final.
     pub(super) fn named(&self, id: DocumentId) -> Result<&'a FinalEntry, EntryRejection> {
         self.lattice.final_entry(id).ok_or(EntryRejection::Missing { entry: id })
@@ -123,39 +140,45 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// The welcome line of this party that `id` secures.
+    /// The welcome line of this party that `id` secures; zero while the lock is not held here.
     pub(super) fn welcome(&self, id: DocumentId) -> Result<Trm, EntryRejection> {
-        match self.named(id)?.effect.change {
-            Change::Sponsored { newcomer, amount } if newcomer == self.chain => Ok(amount),
+        match self.vouched(id)?.map(|lock| lock.effect.change) {
+            None => Ok(Trm::ZERO),
+            Some(Change::Sponsored { newcomer, amount }) if newcomer == self.chain => Ok(amount),
             _ => Err(EntryRejection::NotMyGrant { entry: id }),
         }
     }
 
     /// The amount of the payment to this party that `id` names, if it was not collected before.
-    /// One paid out of a welcome line has to be covered in time by `checkpoint`.
+    /// One paid out of a welcome line has to be covered in time by `checkpoint`. `None` when a
+    /// certificate stands for it and it is not held here.
     pub(super) fn item(
         &self,
         id: DocumentId,
         checkpoint: Option<DocumentId>,
-    ) -> Result<Trm, EntryRejection> {
-        let payout = self.lattice.payout(id).ok_or(EntryRejection::Missing { entry: id })?;
+    ) -> Result<Option<Trm>, EntryRejection> {
+        let Some(payout) = self.lattice.payout(id) else {
+            if self.lattice.was_collected_unseen(id, self.chain, self.prev) {
+                return Err(EntryRejection::AlreadyCollected { entry: id });
+            }
+            return self.vouched(id).map(|_| None);
+        };
         let payout = payout.filter(|payout| payout.payee == self.chain);
         let payout = payout.ok_or(EntryRejection::NotMyItem { entry: id })?;
         if let Some(record) = self.lattice.final_entry(id)
             && let Change::OutOfWelcome { lock } = record.effect.change
         {
-            let listed = match checkpoint {
-                None => None,
-                Some(checkpoint) => self.named(checkpoint)?.effect.decision(lock),
-            };
-            if listed.is_none_or(|listed| listed.covered <= record.slot.seq) {
+            let known = checkpoint.map(|checkpoint| self.vouched(checkpoint)).transpose()?;
+            let listed = known.flatten().and_then(|known| known.effect.decision(lock));
+            let unseen = matches!(known, Some(None));
+            if !unseen && listed.is_none_or(|listed| listed.covered <= record.slot.seq) {
                 return Err(EntryRejection::NotCovered { entry: id });
             }
         }
         if self.lattice.was_collected(id, self.chain, self.prev) {
             return Err(EntryRejection::AlreadyCollected { entry: id });
         }
-        Ok(payout.amount)
+        Ok(Some(payout.amount))
     }
 
     /// The balance less `debit`, if the line allows it.
@@ -176,8 +199,10 @@ impl<'a> Past<'a> {
             return Ok((after, Change::None));
         }
         let short = -self.state.line.signed() - self.state.welcome.signed() - after;
+        let vouched = self.state.unproven && self.vouched.is_some();
         match self.state.sponsor {
-            Some(lock) if short <= 0 => Ok((after, Change::OutOfWelcome { lock })),
+            Some(lock) if short <= 0 || vouched => Ok((after, Change::OutOfWelcome { lock })),
+            Some(lock) if self.state.unproven => Err(EntryRejection::Missing { entry: lock }),
             _ => Err(EntryRejection::BelowFloor { short_micro: short.unsigned_abs() }),
         }
     }

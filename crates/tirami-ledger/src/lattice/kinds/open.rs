@@ -28,6 +28,10 @@ impl Rules for Open {
         Cow::Owned(self.sponsor.into_iter().chain(self.enrol).collect())
     }
 
+    fn needs(&self) -> Cow<'_, [DocumentId]> {
+        Cow::Owned(self.enrol.into_iter().collect())
+    }
+
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {
         let line = self
             .enrol

@@ -20,8 +20,12 @@ impl Rules for Settle {
     }
 
     fn outcome(&self, past: &Past<'_>) -> Result<Outcome, EntryRejection> {
-        let open = past.state.sponsor.filter(|_| !past.state.welcome.is_zero());
-        let lock = open.ok_or(EntryRejection::NoWelcome)?;
+        let is_open = !past.state.welcome.is_zero()
+            || (past.state.unproven && past.vouched.is_some());
+        let open = past.state.sponsor.filter(|_| is_open);
+        let unproven = past.state.sponsor.filter(|_| past.state.unproven);
+        let refused = unproven.map(|entry| EntryRejection::Missing { entry });
+        let lock = open.ok_or(refused.unwrap_or(EntryRejection::NoWelcome))?;
         if past.balance() < 0 {
             let short_micro = past.balance().unsigned_abs();
             return Err(EntryRejection::BelowFloor { short_micro });

@@ -45,8 +45,9 @@ impl Rules for Sponsor {
         if self.amount > max {
             return Err(EntryRejection::WelcomeTooHigh { max });
         }
-        match past.named(self.checkpoint)?.effect.change {
-            Change::Checkpoint { epoch, .. } if epoch < EPOCH_END => {}
+        match past.vouched(self.checkpoint)?.map(|known| known.effect.change) {
+            None => {}
+            Some(Change::Checkpoint { epoch, .. }) if epoch < EPOCH_END => {}
             _ => return Err(EntryRejection::WelcomeOver),
         }
         let (newcomer, amount) = (self.newcomer, self.amount);

@@ -40,11 +40,14 @@ impl Rules for Unsponsor {
         if past.lattice.was_unsponsored(self.lock, past.chain, past.prev) {
             return Err(EntryRejection::LockEnded { entry: self.lock });
         }
-        let settled = past.named(self.settle)?.effect.change;
-        let listed = past.named(self.checkpoint)?.effect.decision(self.lock);
-        if settled != (Change::Settled { lock: self.lock })
-            || listed.is_none_or(|listed| listed.end != Some(Ending::Settled))
-        {
+        let settled = past.vouched(self.settle)?.map(|settle| settle.effect.change);
+        let checkpoint = past.vouched(self.checkpoint)?;
+        let settles = |change| change == Change::Settled { lock: self.lock };
+        let lists = |known: &super::FinalEntry| {
+            let listed = known.effect.decision(self.lock);
+            listed.is_some_and(|listed| listed.end == Some(Ending::Settled))
+        };
+        if !settled.is_none_or(settles) || !checkpoint.is_none_or(lists) {
             return Err(EntryRejection::NotSettled { entry: self.lock });
         }
         let mut outcome = Outcome::change(past, Change::Unsponsored { lock: self.lock, amount });
