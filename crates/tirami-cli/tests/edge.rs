@@ -545,9 +545,10 @@ fn a_node_set_back_to_an_old_copy_signs_nothing_until_it_has_its_newest_entries_
     assert_eq!(mesh["count"], 0, "nothing was signed twice: {mesh}");
 }
 
-/// A copy of a directory with all that is in it.
+/// A copy of a directory with all that is in it, as closed to others as it was.
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
+    std::fs::set_permissions(to, from.metadata().unwrap().permissions()).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
