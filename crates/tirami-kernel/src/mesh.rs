@@ -159,9 +159,10 @@ impl Mesh {
 
     /// The open peers that hear of the news of this flush: all of a few, some of many,
     /// and every node chooses others, in another order each time.
-    fn news_peers(&mut self, own: PartyId) -> Vec<PartyId> {
+    fn news_peers(&mut self, own: PartyId, of: impl Fn(&Peer) -> bool) -> Vec<PartyId> {
         self.flushes = self.flushes.wrapping_add(1);
         let mut open = self.open_peers();
+        open.retain(|party| self.peers.get(party).is_some_and(&of));
         if open.len() > NEWS_PEERS_MAX {
             let round = [own.as_bytes().as_slice(), &self.flushes.to_be_bytes()].concat();
             let dice = nearness(PartyId::from_bytes(*Digest::of(&round).as_bytes()), own);

@@ -278,7 +278,7 @@ impl Kernel {
         let second = wire_entry(rival);
         // The other one is final and everybody has it, or will: then the rival alone proves it.
         let first = known.map_or_else(|| second.clone(), |known| wire_entry(known.entry()));
-        let mut peers = self.mesh.news_peers(self.ledger.party());
+        let mut peers = self.mesh.news_peers(self.ledger.party(), |_| true);
         peers.retain(|to| Some(*to) != self.mesh.source);
         for to in peers {
             let (first, second) = (first.clone(), second.clone());
@@ -354,8 +354,11 @@ impl Kernel {
         let now = self.clock;
         if self.mesh.flush_at.is_some_and(|at| at <= now) {
             self.mesh.flush_at = None;
-            let peers = self.mesh.news_peers(self.ledger.party());
+            let own = self.ledger.party();
+            let keep_all = |peer: &super::Peer| !peer.keeps_own;
+            let peers = self.mesh.news_peers(own, keep_all);
             self.flush_heads(&peers, effects);
+            let peers = self.mesh.news_peers(own, |_| true);
             self.flush_signals(&peers, effects);
         }
         if self.mesh_beat_at().is_none_or(|at| at > now) {

@@ -529,7 +529,7 @@ impl Kernel {
         for from in doubted.map(|(party, _)| *party).collect::<Vec<_>>() {
             self.ask_heads(from, effects);
         }
-        let open = self.mesh.peers.iter().filter(|(_, peer)| peer.is_open());
+        let open = self.mesh.peers.iter().filter(|(_, peer)| peer.is_open() && !peer.keeps_own);
         let told: Vec<_> = open.map(|(to, peer)| (peer.summary_at, *to)).collect();
         let latest = told.iter().filter_map(|(last, _)| *last).max();
         // Of few peers each hears all news anyway.
@@ -546,6 +546,7 @@ impl Kernel {
     }
 
     /// Tells some peers which chains went on, so that they fetch what they lack.
+    /// Those that keep only some chains ask for themselves.
     pub(super) fn flush_heads(&mut self, peers: &[PartyId], effects: &mut Effects) {
         let news = core::mem::take(&mut self.mesh.news);
         if news.is_empty() {
