@@ -97,7 +97,7 @@ impl Lattice {
         }
         for (slot, id) in &self.shared.slots {
             let record = self.shared.finals.get(id).ok_or("a counted entry has no record")?;
-            let credit = i128::from(record.balance) - self.shared.balance_before(record);
+            let gained = i128::from(record.balance) - self.shared.balance_before(record);
             let (mut seen, mut some_unseen) = (0, false);
             for item in &record.effect.collected {
                 if !self.shared.is_final(item) {
@@ -116,7 +116,7 @@ impl Lattice {
                 }
             }
             if some_unseen {
-                naive.outside += credit - seen;
+                naive.outside += gained - seen;
             }
         }
         if unseen != self.shared.unseen {

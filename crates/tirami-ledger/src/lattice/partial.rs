@@ -177,8 +177,8 @@ impl Shared {
         self.totals.transit += if counts { amount.signed() } else { 0 };
     }
 
-    /// A counted entry takes its items out of transit, which brought its chain `credit`.
-    pub(super) fn collect(&mut self, chain: PartyId, effect: &Effect, credit: i128) {
+    /// A counted entry takes its items out of transit, which brought its chain `gained`.
+    pub(super) fn collect(&mut self, chain: PartyId, effect: &Effect, gained: i128) {
         let (mut seen, mut some_unseen) = (0, false);
         for item in &effect.collected {
             if !self.is_final(item) {
@@ -195,12 +195,12 @@ impl Shared {
             }
         }
         if some_unseen {
-            self.totals.outside += credit - seen;
+            self.totals.outside += gained - seen;
         }
     }
 
     /// Undoes [`Shared::collect`].
-    pub(super) fn give_back(&mut self, chain: PartyId, effect: &Effect, credit: i128) {
+    pub(super) fn give_back(&mut self, chain: PartyId, effect: &Effect, gained: i128) {
         let (mut seen, mut some_unseen) = (0, false);
         for item in &effect.collected {
             if !self.is_final(item) {
@@ -218,7 +218,7 @@ impl Shared {
             }
         }
         if some_unseen {
-            self.totals.outside -= credit - seen;
+            self.totals.outside -= gained - seen;
         }
     }
 

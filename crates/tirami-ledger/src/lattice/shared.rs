@@ -162,8 +162,8 @@ impl Shared {
             self.slots.remove(&above);
             if let Some(record) = self.finals.get(&id) {
                 let effect = record.effect.clone();
-                let credit = i128::from(record.balance) - self.balance_before(record);
-                self.give_back(above.chain, &effect, credit);
+                let gained = i128::from(record.balance) - self.balance_before(record);
+                self.give_back(above.chain, &effect, gained);
                 self.take_back(id, &effect);
             }
         }

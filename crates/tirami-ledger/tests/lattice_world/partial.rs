@@ -40,7 +40,7 @@ pub(crate) fn agrees(
             }
             assert_eq!(&state, known.state(), "{party} stands otherwise");
             assert_eq!(lattice.has_defaulted(party), full.has_defaulted(party));
-            assert!(lattice.floor(party) <= full.floor(party), "{party} has too much credit");
+            assert!(lattice.floor(party) <= full.floor(party), "{party} may go too low");
         }
         feed(&mut lattice, &rest, seed);
         assert_eq!(lattice.state_hash(), full.state_hash());
