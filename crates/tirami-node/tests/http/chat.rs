@@ -319,8 +319,8 @@ async fn requests_gone_wrong_get_a_sentence_in_openais_envelope() {
             "tools",
             with(",\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"required\"").into(),
             400,
-            "unsupported_parameter",
-            json!("tool_choice"),
+            "invalid_value",
+            json!("tools[0].function"),
         ),
         (
             "too long",
