@@ -352,9 +352,8 @@ pub const FIELDS: [Field; 37] = [
         flag: "faucet-day-trm",
         kind: Kind::Number { min: 0, max: 1_000_000_000_000 },
         default: "0",
-        doc: "Opens a faucet: newcomers without a line that show work are sponsored out of this \
-              node's own money, with so much TRM within a day. What one does not settle is lost. \
-              0 sponsors nobody.",
+        doc: "TRM of its own with which this node sponsors newcomers that show work, within a day. \
+              What a newcomer does not settle is lost. 0 sponsors nobody.",
     },
     Field {
         key: Key::FaucetTrm,
@@ -382,8 +381,8 @@ pub const FIELDS: [Field; 37] = [
         flag: "faucet-source-day",
         kind: Kind::Number { min: 1, max: 4_096 },
         default: "2",
-        doc: "Newcomers that the faucet sponsors within a day from one IPv4 address or IPv6 \
-              network; all that come over relays count as one.",
+        doc: "Newcomers from one IPv4 address or IPv6 network that the faucet sponsors in a day. All \
+              that come over relays count as one.",
     },
     Field {
         key: Key::KeepChains,

@@ -40,17 +40,15 @@ pub(super) async fn invite(
         )
     })?;
     let terms = terms(&app, &asked).await?;
-    let invite = client.streams.invite(terms).await.map_err(|error| {
+    let (invite, admission) = client.streams.invite(terms).await.map_err(|error| {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         ApiError::server(status, "internal_error", error.to_string())
     })?;
-    let left = app.handle.read(|kernel, now| {
+    let left = app.handle.read(move |kernel, now| {
         let charter = kernel.ledger().lattice().charter();
-        let admission = kernel.mesh().settings().admission;
-        let counts = charter.registrar == kernel.ledger().party();
-        let admission = admission.filter(|left| counts && left.expires_at > now)?;
+        let counts = charter.registrar == kernel.ledger().party() && admission.expires_at > now;
         let left = admission.enrolled_max.saturating_sub(kernel.enrolled());
-        Some((left, admission.expires_at.ms()))
+        counts.then_some((left, admission.expires_at.ms()))
     });
     let left = left.await?;
     Ok(json::ok(&MeshInvite {

@@ -51,9 +51,9 @@ pub(super) fn named(shared: &Shared) -> Invite {
     Invite { mesh: shared.handle.mesh(), peers, secret }
 }
 
-/// Lets the registrar enrol as many newcomers as `terms` say, and makes the invite. Durable when
-/// this returns.
-pub(super) async fn make(shared: &Shared, terms: Terms) -> Result<Invite, MeshError> {
+/// Lets the registrar enrol as many newcomers as `terms` say, and makes the invite; says what is
+/// then left. Durable when this returns; the kernel hears of it a moment later.
+pub(super) async fn make(shared: &Shared, terms: Terms) -> Result<(Invite, Admission), MeshError> {
     let _turn = shared.inviting.lock().await;
     let enrolled = shared.handle.read(|kernel, _| kernel.enrolled()).await?;
     let (now, before) = (now(), lock(&shared.settings).settings.admission);
@@ -69,7 +69,7 @@ pub(super) async fn make(shared: &Shared, terms: Terms) -> Result<Invite, MeshEr
         settings.clone()
     };
     shared.handle.mesh_input(MeshInput::Settings(settings)).await?;
-    Ok(named(shared))
+    Ok((named(shared), admission))
 }
 
 /// How many may still come. A missing or damaged file lets in nobody until the next invite.

@@ -77,7 +77,7 @@ impl JobStreams {
     pub(crate) async fn invite(
         &self,
         terms: super::Terms,
-    ) -> Result<tirami_proto::Invite, super::MeshError> {
+    ) -> Result<(tirami_proto::Invite, tirami_kernel::mesh::Admission), super::MeshError> {
         super::invite::make(&self.shared, terms).await
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct Odd {
     pub(crate) fail_after: AtomicU32,
     /// How often the text of a token is repeated.
     pub(crate) fat: AtomicU32,
+    /// Answers under way: the engine inside is done long before its pauses are over.
+    running: Arc<AtomicU32>,
 }
 
 impl Odd {
@@ -84,6 +86,7 @@ impl Odd {
             places: AtomicU32::new(0),
             fail_after: AtomicU32::new(0),
             fat: AtomicU32::new(1),
+            running: Arc::default(),
         })
     }
 
@@ -115,6 +118,8 @@ impl Engine for Odd {
         let (sender, pieces) = mpsc::channel(1);
         let progress = Arc::new(Progress::default());
         let told = Arc::clone(&progress);
+        let running = Arc::clone(&self.running);
+        running.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             let answer = async {
                 match trouble {
@@ -164,11 +169,14 @@ impl Engine for Odd {
                 () = sender.closed() => {}
                 () = answer => {}
             }
+            running.fetch_sub(1, Ordering::Relaxed);
         });
         Ok(Generation::new(pieces, progress))
     }
 
     fn load(&self) -> EngineLoad {
-        EngineLoad { places: self.places.load(Ordering::Relaxed), ..self.inner.load() }
+        let (places, running) =
+            (self.places.load(Ordering::Relaxed), self.running.load(Ordering::Relaxed));
+        EngineLoad { places, running, ..self.inner.load() }
     }
 }

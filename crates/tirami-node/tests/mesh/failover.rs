@@ -142,8 +142,9 @@ fn an_answer_of_two_providers_costs_no_more_than_one_request_may() {
     let mut mesh =
         Mesh::of(&[script(700, Duration::from_millis(8)), script(700, Duration::from_millis(8))]);
     mesh.generous();
-    // A token costs 2 000 µTRM, and a node without the model orders up to 326 of this prompt.
-    let max = Trm::from_micro(1_900_000);
+    // A token costs 2 000 µTRM and its attention, and a node without the model orders up to 326
+    // of this prompt: the request as a whole just fits.
+    let max = Trm::from_micro(2_080_000);
     let agent = Target::Agent(mesh.user().peer.node.personal_agent());
     let limits = Limits { request_max: Some(max), ..Limits::default() };
     mesh.user().submit(Actor::Node, Command::SetLimits { target: agent, limits });

@@ -224,12 +224,27 @@ impl Mesh {
     }
 
     pub fn with(engines: Vec<Arc<dyn Engine>>) -> Self {
+        Self::with_first(engines, |_| {})
+    }
+
+    /// The settings of the first provider are changed before its start.
+    pub fn with_first(
+        engines: Vec<Arc<dyn Engine>>,
+        set: impl Fn(&mut tirami_node::config::Config),
+    ) -> Self {
         let clock = Ahead::default();
         let by_it = |options| MeshOptions { clock: clock.clock(), ..options };
         let user = TestNode::start(by_it(on_loopback()), None);
         let invite = || user.peer.node.invite().unwrap();
-        let start = |engine| Some(TestNode::start(by_it(joining(invite())), Some(engine)));
-        let providers: Vec<_> = engines.into_iter().map(start).collect();
+        let start = |(n, engine)| {
+            let set = |config: &mut _| {
+                if n == 0 {
+                    set(config)
+                }
+            };
+            Some(TestNode::start_with(by_it(joining(invite())), Some(engine), set))
+        };
+        let providers: Vec<_> = engines.into_iter().enumerate().map(start).collect();
         let mesh = Self { clock, user: Some(user), providers };
         mesh.ready(mesh.user());
         mesh

@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tirami_core::Ppm;
 use tirami_infer::engine::Engine;
-use tirami_ledger::command::{Actor, Command};
 
 use crate::engines::Odd;
 use crate::jobs_support::{Mesh, TestNode, ask, words};
@@ -34,7 +32,7 @@ fn who_is_asked_for_answers_and_whoever_gets_worse_loses_its_place() {
     let (fast, slow) = (Odd::new(8, 10), Odd::new(8, 30));
     let other = Odd::quantised(8, "Q8_0");
     let engines: Vec<Arc<dyn Engine>> = vec![fast.clone(), slow, other];
-    let mesh = Mesh::with(engines);
+    let mesh = Mesh::with_first(engines, |config| config.price_ppm = 1_200_000);
     mesh.generous();
     let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
     let priced = |n: usize| {
@@ -43,8 +41,7 @@ fn who_is_asked_for_answers_and_whoever_gets_worse_loses_its_place() {
         let all = list["providers"].as_array().unwrap().clone();
         all.into_iter().find(|one| one["node_id"] == id).unwrap()["price_trm"].to_string()
     };
-    mesh.provider(0).submit(Actor::Node, Command::SetPrice { price: Ppm::new(1_200_000) });
-    until("the price is known", SOON, || priced(0).starts_with("1.2"));
+    assert_eq!(priced(0), "1.2");
     // Both are measured.
     for _ in 0..2 {
         for n in [0, 1] {
