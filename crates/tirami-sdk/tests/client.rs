@@ -71,6 +71,7 @@ async fn the_mesh_is_asked_for(client: &Client) {
     let enrol = EnrolRequest { party: party.clone(), owner: String::new(), line_trm: None };
     assert!(client.peers().await.is_err());
     assert!(client.providers().await.is_err());
+    assert!(client.refusals().await.is_err());
     assert!(client.topology().await.is_err());
     assert!(client.protocol().await.is_err());
     assert!(client.schedule(&ScheduleRequest::default()).await.is_err());

@@ -33,7 +33,7 @@ fn planted_bugs_are_found() {
         // What a consumer takes for nothing adds up slowly.
         let seconds = if said == "of work unpaid" { 240 } else { 40 };
         let planted = |seed| NodesConfig { bug, seconds, nodes: 24, ..config(seed) };
-        let found = (1..12).find_map(|seed| run_nodes(&planted(seed)).err());
+        let found = (1..24).find_map(|seed| run_nodes(&planted(seed)).err());
         let failure = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
         assert!(failure.what.contains(said), "{bug:?}: {failure}");
     }
