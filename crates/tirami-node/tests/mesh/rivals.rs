@@ -95,6 +95,7 @@ fn who_collects_twice_or_signs_rivals_is_refused_proven_everywhere_and_served_no
     until("it has collected", SOON, || {
         lattice_of(witness, move |lattice| lattice.uncollected_sum(party)) == 0
     });
+    mesh.ready(&cheat);
     assert_eq!(cheat.post(&ask(3, false))["choices"][0]["finish_reason"], "stop");
     mesh.clock.pass_ms(15_000);
     until("its job is paid", SOON, || {
