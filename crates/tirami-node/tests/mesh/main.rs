@@ -12,8 +12,6 @@ mod jobs_support;
 mod nodes;
 mod owner;
 mod raw;
-#[cfg(feature = "relay-server")]
-mod relay;
 mod rivals;
 mod schedule;
 mod support;
