@@ -15,6 +15,7 @@ mod json;
 mod model;
 mod node;
 mod process;
+mod programs;
 mod rust_source;
 mod setup;
 mod suite;

@@ -112,7 +112,14 @@ pub(crate) struct TestCount {
 }
 
 impl TestCount {
-    fn read(&mut self, line: &str) {
+    /// Adds what another run counted.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
+    /// Adds what a line of a test program's output says.
+    pub(crate) fn read(&mut self, line: &str) {
         let Some(counts) = line.trim().strip_prefix("test result: ") else {
             return;
         };
@@ -129,6 +136,17 @@ impl TestCount {
 
 /// Runs a cargo command that must succeed without a single warning, and counts its tests.
 pub(crate) fn run_watched(command: &mut Command) -> Outcome<TestCount> {
+    let mut count = TestCount::default();
+    watch(command, |line| {
+        println!("{line}");
+        count.read(line);
+    })?;
+    Ok(count)
+}
+
+/// Runs a cargo command that must succeed without a single warning, and hands on each line of its
+/// stdout.
+pub(crate) fn watch(command: &mut Command, mut each: impl FnMut(&str)) -> Outcome<()> {
     println!("  $ {}", shown(command));
     let mut child = command
         .stdout(Stdio::piped())
@@ -137,7 +155,9 @@ pub(crate) fn run_watched(command: &mut Command) -> Outcome<TestCount> {
         .map_err(|error| Failure::new(format!("cannot run `{}`: {error}", shown(command))))?;
     let warnings =
         child.stderr.take().map(|pipe| thread::spawn(move || pass_stderr(pipe, io::stderr())));
-    let count = child.stdout.take().map(pass_stdout).unwrap_or_default();
+    if let Some(pipe) = child.stdout.take() {
+        BufReader::new(pipe).lines().map_while(Result::ok).for_each(|line| each(&line));
+    }
     let warnings = warnings.and_then(|reader| reader.join().ok()).unwrap_or_default();
     let status = wait(&mut child, command)?;
     if !status {
@@ -147,7 +167,7 @@ pub(crate) fn run_watched(command: &mut Command) -> Outcome<TestCount> {
         )));
     }
     match warnings.first() {
-        None => Ok(count),
+        None => Ok(()),
         Some(first) => Err(Failure::new(format!(
             "{} warning(s), and none is allowed; the first is:\n  {first}\nrepeat it with:\n  {}",
             warnings.len(),
@@ -161,15 +181,6 @@ fn wait(child: &mut Child, command: &Command) -> Outcome<bool> {
         .wait()
         .map(|status| status.success())
         .map_err(|error| Failure::new(format!("lost `{}`: {error}", shown(command))))
-}
-
-fn pass_stdout(pipe: impl Read) -> TestCount {
-    let mut count = TestCount::default();
-    for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-        println!("{line}");
-        count.read(&line);
-    }
-    count
 }
 
 /// Copies bytes as they come, so that progress bars stay alive, and keeps the warning lines.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::process::{Steps, TestCount, cargo, output, run_watched};
 use crate::setup::{Scope, setup};
-use crate::{Failure, Outcome, clients, codegen, demo, model, tidy, workspace};
+use crate::{Failure, Outcome, clients, codegen, demo, model, programs, tidy, workspace};
 
 /// A simulation of 40 worlds with 25 000 events each: a million in all.
 const SIMULATION: [&str; 4] = ["--seeds", "40", "--events", "25000"];
@@ -32,10 +32,7 @@ pub(crate) fn test() -> Outcome<()> {
     steps.step("demonstration", demo::walk_through)?;
     steps.step("simulation", simulate)?;
     steps.step("lints and documentation", lints_and_documentation)?;
-    let count = steps.step("tests", || {
-        let mut command = cargo(["test", "--release", "--workspace"]);
-        run_watched(command.env("TIRAMI_TEST_MODEL", &model))
-    })?;
+    let count = steps.step("tests", || programs::run(&model))?;
     steps.summary();
     let TestCount { passed, failed } = count;
     println!("\ntests: {passed} passed, {failed} failed");

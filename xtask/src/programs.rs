@@ -1,0 +1,154 @@
+//! Runs the tests of the workspace, two programs at a time: many of them wait for networks,
+//! processes and clocks more than they compute.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use crate::json::Json;
+use crate::process::{TestCount, cargo, run_watched, watch};
+use crate::{Failure, Outcome};
+
+/// Programs that run at the same time.
+const LANES: usize = 2;
+
+/// A test program that cargo built.
+struct Program {
+    path: PathBuf,
+    /// The folder of its package, where cargo runs it.
+    folder: PathBuf,
+    name: String,
+}
+
+/// Builds every test, runs them all with the model at `model`, then the examples in the
+/// documentation. All programs run even when one fails; the failure names those that did.
+pub(crate) fn run(model: &Path) -> Outcome<TestCount> {
+    let programs = build()?;
+    let total = programs.len();
+    println!("  {total} programs, {LANES} at a time");
+    let queue = Mutex::new(VecDeque::from(programs));
+    let results = Mutex::new((TestCount::default(), Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..LANES.min(total) {
+            scope.spawn(|| {
+                while let Some(program) = next(&queue) {
+                    let (count, passed, output) = program.run(model);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Whole outputs, one after another.
+                    println!("{output}");
+                    results.0.add(count);
+                    if !passed {
+                        results.1.push(program.repeated_by(model));
+                    }
+                }
+            });
+        }
+    });
+    let (mut count, failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        let list = failed.join("\n  ");
+        return Err(Failure::new(format!("these failed; repeat each with its line:\n  {list}")));
+    }
+    let mut examples = cargo(["test", "--release", "--workspace", "--doc"]);
+    count.add(run_watched(&mut examples)?);
+    Ok(count)
+}
+
+fn next(queue: &Mutex<VecDeque<Program>>) -> Option<Program> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+}
+
+fn build() -> Outcome<Vec<Program>> {
+    let mut programs = Vec::new();
+    let mut wrong = None;
+    let format = "--message-format=json-render-diagnostics";
+    let mut command = cargo(["test", "--release", "--workspace", "--no-run", format]);
+    watch(&mut command, |line| match program(line) {
+        Ok(found) => programs.extend(found),
+        Err(failure) => wrong = Some(failure),
+    })?;
+    match wrong {
+        Some(failure) => Err(failure),
+        None if programs.is_empty() => Err(Failure::new("cargo built no test program")),
+        None => Ok(programs),
+    }
+}
+
+/// The test program that a line of cargo's messages tells of.
+fn program(line: &str) -> Outcome<Option<Program>> {
+    let message = Json::parse(line)?;
+    let is_test = message.at("profile.test") == Some(&Json::Bool(true));
+    let Some(Json::Text(path)) = message.at("executable").filter(|_| is_test) else {
+        return Ok(None);
+    };
+    let manifest = Path::new(message.text("manifest_path")?);
+    let folder = manifest.parent().unwrap_or(Path::new("/")).to_owned();
+    let package = folder.file_name().unwrap_or_default().to_string_lossy();
+    let name = format!("{package}: {}", message.text("target.name")?);
+    Ok(Some(Program { path: path.into(), folder, name }))
+}
+
+impl Program {
+    fn command(&self, model: &Path) -> Command {
+        let mut command = Command::new(&self.path);
+        command.current_dir(&self.folder).env("TIRAMI_TEST_MODEL", model);
+        command
+    }
+
+    /// What it counted, whether all passed, and what is to be shown.
+    fn run(&self, model: &Path) -> (TestCount, bool, String) {
+        let begun = Instant::now();
+        let name = &self.name;
+        match self.command(model).output() {
+            Err(error) => (TestCount::default(), false, format!("{name}: cannot run: {error}")),
+            Ok(out) => {
+                let said = String::from_utf8_lossy(&out.stdout);
+                let count = said.lines().fold(TestCount::default(), |mut count, line| {
+                    count.read(line);
+                    count
+                });
+                let passed = out.status.success();
+                let errors = String::from_utf8_lossy(&out.stderr);
+                let errors = if passed { "" } else { errors.as_ref() };
+                let seconds = begun.elapsed().as_secs_f64();
+                let verdict = if passed { "" } else { ", FAILED" };
+                let head = format!("{name}, {seconds:.1} s{verdict}");
+                (count, passed, format!("{head}\n{}{errors}", said.trim_end()))
+            }
+        }
+    }
+
+    fn repeated_by(&self, model: &Path) -> String {
+        let (folder, model, path) = (self.folder.display(), model.display(), self.path.display());
+        format!("(cd {folder} && TIRAMI_TEST_MODEL={model} {path})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_programs_are_found_among_cargos_messages() {
+        let artifact = |test: bool, executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/w/crates/a/Cargo.toml",
+                "target":{{"name":"http"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+            )
+        };
+        let found = program(&artifact(true, r#""/t/http-1""#)).unwrap().unwrap();
+        assert_eq!((found.name.as_str(), found.path.to_str()), ("a: http", Some("/t/http-1")));
+        assert_eq!(found.folder, Path::new("/w/crates/a"));
+        for line in [
+            artifact(false, r#""/t/tirami""#),
+            artifact(true, "null"),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+        ] {
+            assert!(program(&line).unwrap().is_none(), "{line}");
+        }
+        assert!(program("no JSON").is_err());
+    }
+}
