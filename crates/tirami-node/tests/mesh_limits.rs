@@ -28,7 +28,6 @@ fn request(bytes: usize) -> ToProvider {
         body: vec![7; bytes],
         path: "/v1/chat/completions".to_owned(),
         resumed: Vec::new(),
-        consumer_head: None,
     })
 }
 

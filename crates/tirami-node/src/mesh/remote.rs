@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::serve::{BEAT, CHAT_PATH, frames};
+use super::source::ordered;
 use super::{FrameSender, JobStreams, likelihood, stream_digest};
 use crate::handle::{Handle, JobToken, SubmitError};
 
@@ -216,26 +217,10 @@ impl Attempt {
         // Before the order, so that no word to end it can be missed.
         let token = handle.job_token(start.job);
         let command = OrderJob { start: start.clone(), provider, price };
-        let outcome = handle.submit(actor, Command::OrderJob(command)).await;
-        let order = match outcome.map_err(Unbegun::Book)? {
-            Outcome::JobOrdered { order, .. } => order,
-            Outcome::ApprovalPending { approval, expires_at, max_amount } => {
-                let approval = approval.get();
-                return Err(Unbegun::Approval { approval, expires_at, max_amount });
-            }
-            _ => {
-                let reason = "the order was not signed".to_owned();
-                return Err(Unbegun::Book(SubmitError::Stopped { reason }));
-            }
-        };
+        let order = ordered(&handle, actor, Command::OrderJob(command)).await?;
         let ordered_at = Instant::now();
-        let request = JobRequest {
-            order: wire(&order),
-            body,
-            path: CHAT_PATH.to_owned(),
-            resumed,
-            consumer_head: None,
-        };
+        let path = CHAT_PATH.to_owned();
+        let request = JobRequest { order: wire(&order), body, path, resumed };
         let job = start.job;
         let opened = open(client, provider, request);
         let opened = match timeout(ACCEPT_WITHIN, opened).await {

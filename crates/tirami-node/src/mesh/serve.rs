@@ -278,8 +278,6 @@ impl Begun {
         ToConsumer::Accepted {
             prompt_tokens: self.prompt_tokens,
             completion_max: self.completion_max,
-            // The engine says so with its first token.
-            cached_tokens: 0,
             window_tokens: self.window,
         }
     }
