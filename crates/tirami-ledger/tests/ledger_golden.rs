@@ -264,7 +264,11 @@ fn events_between_nodes() -> Vec<BookEvent> {
     events.retain(|event| matches!(event, BookEvent::HoldOpened(_) | BookEvent::HoldPosted(_)));
     let goes_on = events.iter().find_map(|event| match event {
         BookEvent::HoldOpened(opened) => {
-            let before = Some(Before { spent: Trm::from_micro(27), max_amount: amount });
+            let before = Some(Before {
+                spent: Trm::from_micro(27),
+                max_amount: amount,
+                request: Some(Digest::of(b"asked")),
+            });
             Some(BookEvent::HoldOpened(HoldOpened { before, ..opened.clone() }))
         }
         _ => None,
