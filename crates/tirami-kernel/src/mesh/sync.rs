@@ -480,7 +480,8 @@ impl Kernel {
         let after = self.next_seq(chain);
         if let Some(peer) = self.mesh.peers.get_mut(&from) {
             peer.knows(chain, after);
-            if after > before {
+            // What it pushes of its own it was not asked for.
+            if after > before && (answered || chain != from) {
                 peer.pages.served();
             }
             if answered && empty {
