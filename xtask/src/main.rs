@@ -30,6 +30,7 @@ usage: cargo xtask <command>
 
   demo               build, start a node, ask it, kill it, and show that its accounts are right
   test               everything that must pass, from layout to outside clients
+  test --relay       builds iroh's relay and runs the tests that need one, which `test` leaves out
   ci                 `test`, and no tracked file may have changed by it
   tidy               layout, layers, sizes, words
   bench              measure, and write docs/reference/bench.md
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["demo"] => demo::demo(),
         ["test"] => suite::test(),
+        ["test", "--relay"] => suite::relay(),
         ["ci"] => suite::ci(),
         ["tidy"] => tidy::tidy(),
         ["bench"] => bench::bench(),

@@ -39,6 +39,35 @@ pub(crate) fn test() -> Outcome<()> {
     Ok(())
 }
 
+/// Builds iroh's relay and runs the tests that need one. It is some 270 crates more, a minute and a
+/// half of two processors, so [`test`] leaves it out.
+pub(crate) fn relay() -> Outcome<()> {
+    let mut steps = Steps::new(2);
+    let root = workspace::target_dir().join("relay");
+    steps.step("build the relay", || {
+        let version = iroh_version()?;
+        let mut install = cargo(["install", "iroh-relay", "--locked", "--debug", "--version"]);
+        install.arg(version).args(["--features", "server", "--config", "profile.dev.debug=0"]);
+        crate::process::run(install.arg("--root").arg(&root))
+    })?;
+    let program = format!("iroh-relay{}", std::env::consts::EXE_SUFFIX);
+    let count = steps.step("tests", || {
+        let mut command = cargo(["test", "--release", "--workspace", "--test", "mesh", "relay"]);
+        run_watched(command.env("TIRAMI_TEST_RELAY", root.join("bin").join(program)))
+    })?;
+    steps.summary();
+    println!("\ntests: {} passed, {} failed", count.passed, count.failed);
+    Ok(())
+}
+
+/// The version of iroh that nodes are built with: a relay of the same one is tested.
+fn iroh_version() -> Outcome<String> {
+    let manifest = workspace::read(&workspace::root().join("Cargo.toml"))?;
+    let line = manifest.lines().find_map(|line| line.strip_prefix("iroh = { version = \""));
+    let version = line.and_then(|rest| rest.split('"').next());
+    version.map(str::to_owned).ok_or_else(|| Failure::new("Cargo.toml does not pin iroh"))
+}
+
 /// Runs everything, and fails when it left the tree different from what is committed.
 pub(crate) fn ci() -> Outcome<()> {
     let before = tracked_changes()?;

@@ -128,6 +128,7 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
             Kind::Url => "URL",
             Kind::Choice(_) => "WORD",
             Kind::Hours => "HH:MM-HH:MM",
+            Kind::Origin => "DOMAIN",
             Kind::Flag => "true|false",
             Kind::List(_) => "LIST",
             Kind::Address => "ADDR",

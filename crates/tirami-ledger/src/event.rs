@@ -516,6 +516,9 @@ pub struct Before {
     /// What the first of them could have cost: a person agreed to no more.
     #[n(1)]
     pub max_amount: Trm,
+    /// What was asked, by which the next one is known to go on with the same answer.
+    #[n(2)]
+    pub request: Option<Digest>,
 }
 
 /// What a hold has to know of a job at another node.

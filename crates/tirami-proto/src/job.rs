@@ -3,7 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::frame::{Frame, JOB_FRAME_BYTES_MAX, TOKEN_FRAME_BYTES_MAX};
-use crate::{FinalEntry, REASON_BYTES_MAX, WireDocument, bounded};
+use crate::{REASON_BYTES_MAX, WireDocument, bounded};
 
 /// Bytes of the HTTP request that a job carries at most.
 pub const BODY_BYTES_MAX: usize = 7 << 20;
@@ -61,9 +61,6 @@ pub struct JobRequest {
     /// Token ids of this answer that the consumer already has from a provider that was lost.
     #[cbor(n(3), decode_with = "bounded::list::<_, u32, {RESUMED_TOKENS_MAX as u64}>")]
     pub resumed: Vec<u32>,
-    /// The consumer's last final entry with its certificate, for a provider that is behind.
-    #[n(4)]
-    pub consumer_head: Option<FinalEntry>,
 }
 
 /// A token and its natural logarithm of probability.
@@ -107,9 +104,6 @@ pub enum ToConsumer {
         /// Completion tokens the order's maximum amount pays for.
         #[n(1)]
         completion_max: u32,
-        /// Tokens of the prompt that need no computing.
-        #[n(2)]
-        cached_tokens: u32,
         /// How many tokens the provider sends beyond the last voucher.
         #[n(3)]
         window_tokens: u32,

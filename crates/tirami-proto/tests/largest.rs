@@ -139,7 +139,6 @@ fn the_largest_job_frames_fit() {
         body: vec![0xff; BODY_BYTES_MAX],
         path: "x".repeat(PATH_BYTES_MAX),
         resumed: vec![u32::MAX; RESUMED_TOKENS_MAX],
-        consumer_head: Some(final_entry()),
     };
     arrives("request", &ToProvider::Request(request), JOB_FRAME_BYTES_MAX);
     let voucher = ToProvider::Voucher(document(SIGNED_BYTES_MAX));

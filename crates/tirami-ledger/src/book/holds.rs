@@ -343,7 +343,8 @@ impl Holds {
         let ended = ended.ok_or(Rejection::UnknownJob { job })?;
         let is_same =
             (ended.agent, ended.key) == (payer.agent, payer.key) && ended.request == start.request;
-        Ok(is_same.then_some(Before { spent: ended.spent, max_amount: ended.max_amount }))
+        let Continuable { spent, max_amount, request, .. } = *ended;
+        Ok(is_same.then_some(Before { spent, max_amount, request: Some(request) }))
     }
 
     /// The ends of all open holds, each by its highest voucher or voided.
@@ -389,11 +390,15 @@ impl Holds {
     }
 
     fn keep_continuable(&mut self, now: Timestamp, job: JobId, (hold, charged): (&Hold, Trm)) {
-        let Some(remote) = hold.remote else { return };
+        // What this node began itself nobody goes on with.
+        let remote = hold.remote.map(|remote| remote.request);
+        let Some(request) = remote.or(hold.before.and_then(|before| before.request)) else {
+            return;
+        };
         let until = now.plus_ms(CONTINUE_WITHIN_MS);
-        let first = Before { spent: Trm::ZERO, max_amount: hold.max_amount };
-        let Before { spent, max_amount } = hold.before.unwrap_or(first);
-        let (agent, key, request) = (hold.agent, hold.key, remote.request);
+        let first = Before { spent: Trm::ZERO, max_amount: hold.max_amount, request: None };
+        let Before { spent, max_amount, .. } = hold.before.unwrap_or(first);
+        let (agent, key) = (hold.agent, hold.key);
         let spent = spent.saturating_add(charged);
         let ended = Continuable { agent, key, request, max_amount, until, spent };
         self.continuable.insert(job, ended);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tirami_core::PartyId;
 use tirami_proto::{PeerAddress, REGION_BYTES_MAX, Via, WORK_BITS_MAX};
 
+use crate::mesh::DnsOrigin;
 use crate::owner::Hours;
 
 /// Names a setting.
@@ -65,6 +66,8 @@ pub enum Key {
     MeshLan,
     /// `mesh_pkarr_url`
     MeshPkarrUrl,
+    /// `mesh_dns_origin`
+    MeshDnsOrigin,
     /// `mesh_relay_urls`
     MeshRelayUrls,
     /// `bootstrap_peers`
@@ -111,6 +114,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Hours of the day, or nothing.
     Hours,
+    /// A domain of nodes, with or without the server that knows it, or nothing.
+    Origin,
     /// A whole number within these bounds, both allowed.
     Number {
         /// The smallest.
@@ -139,7 +144,8 @@ pub const LIST_MAX: usize = 256;
 pub enum Value {
     /// Of [`Kind::Directory`].
     Directory(PathBuf),
-    /// Of [`Kind::Text`], [`Kind::Label`], [`Kind::Url`], [`Kind::Choice`] and [`Kind::Hours`].
+    /// Of [`Kind::Text`], [`Kind::Label`], [`Kind::Url`], [`Kind::Choice`], [`Kind::Hours`] and
+    /// [`Kind::Origin`].
     Text(String),
     /// Of [`Kind::Address`].
     Address(IpAddr),
@@ -171,7 +177,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 37] = [
+pub const FIELDS: [Field; 38] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -389,10 +395,11 @@ pub const FIELDS: [Field; 37] = [
         name: "keep_chains",
         env: "TIRAMI_KEEP_CHAINS",
         flag: "keep-chains",
-        kind: Kind::Choice(&["all", "own"]),
-        default: "all",
+        kind: Kind::Choice(&["auto", "all", "own"]),
+        default: "auto",
         doc: "Which chains of the mesh are kept: all, or the own ones and those of parties this \
-              node has to do with. Witnesses, clerk and registrar keep all.",
+              node has to do with; auto is own where mesh_public, else all. Witnesses, clerk and \
+              registrar keep all.",
     },
     Field {
         key: Key::MeshRegion,
@@ -436,14 +443,25 @@ pub const FIELDS: [Field; 37] = [
               of peers that have moved. With none, nobody is asked.",
     },
     Field {
+        key: Key::MeshDnsOrigin,
+        name: "mesh_dns_origin",
+        env: "TIRAMI_MESH_DNS_ORIGIN",
+        flag: "mesh-dns-origin",
+        kind: Kind::Origin,
+        default: "",
+        doc: "A domain below which peers that have moved are looked up, such as nodes.example. The \
+              server that knows it may follow, as in nodes.example@192.0.2.53:53; otherwise those \
+              of the system are asked. With none, nobody is.",
+    },
+    Field {
         key: Key::MeshRelayUrls,
         name: "mesh_relay_urls",
         env: "TIRAMI_MESH_RELAY_URLS",
         flag: "mesh-relay-urls",
         kind: Kind::List(Item::Relay),
         default: "",
-        doc: "Relays over which nodes that cannot reach each other directly may connect. With \
-              none, no server of anybody is asked for anything.",
+        doc: "Relays over which nodes that cannot reach each other directly may connect. A relay \
+              that a bootstrap peer or an invite names is used too, and no other.",
     },
     Field {
         key: Key::BootstrapPeers,
@@ -557,10 +575,16 @@ impl Field {
         let text = text.trim();
         match self.kind {
             Kind::List(item) => item.parse_all(text).ok_or_else(|| self.allowed()),
-            Kind::Hours | Kind::Url if text.is_empty() => Ok(Value::Text(String::new())),
+            Kind::Hours | Kind::Url | Kind::Origin if text.is_empty() => {
+                Ok(Value::Text(String::new()))
+            }
             Kind::Url if is_url(text) => Ok(Value::Text(text.to_owned())),
             Kind::Hours => match text.parse::<Hours>() {
                 Ok(hours) => Ok(Value::Text(hours.to_string())),
+                Err(()) => Err(self.allowed()),
+            },
+            Kind::Origin => match text.parse::<DnsOrigin>() {
+                Ok(origin) => Ok(Value::Text(origin.to_string())),
                 Err(()) => Err(self.allowed()),
             },
             Kind::Label { bytes_max } if text.len() <= bytes_max => {
@@ -599,6 +623,7 @@ impl Field {
             Kind::Url => "a URL that begins with https:// or http://, or nothing".to_owned(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
             Kind::Hours => "hours such as 22:00-08:00, or 22:00-08:00 +02:00".to_owned(),
+            Kind::Origin => "DOMAIN, DOMAIN@IP:PORT, or nothing".to_owned(),
             Kind::List(item) => item.allowed().to_owned(),
         }
     }

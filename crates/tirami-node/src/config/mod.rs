@@ -19,6 +19,7 @@ use tirami_kernel::command::FaucetBounds;
 use tirami_kernel::mesh::Faucet;
 use tirami_proto::PeerAddress;
 
+pub use crate::mesh::DnsOrigin;
 pub use crate::owner::Hours;
 pub use error::ConfigError;
 pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
@@ -79,7 +80,7 @@ pub struct Config {
     pub faucet_work_bits: u8,
     /// Newcomers of a day from one place.
     pub faucet_source_day: u32,
-    /// Which chains are kept: `all` or `own`.
+    /// Which chains are kept: `auto`, `all` or `own`.
     pub keep_chains: String,
     /// Where the node says it is; may be empty.
     pub mesh_region: String,
@@ -89,6 +90,8 @@ pub struct Config {
     pub mesh_lan: bool,
     /// A pkarr server to leave addresses at and to ask for them.
     pub mesh_pkarr_url: Option<String>,
+    /// A domain below which peers are looked up.
+    pub mesh_dns_origin: Option<DnsOrigin>,
     /// Relays; none by default.
     pub mesh_relay_urls: Vec<String>,
     /// Nodes to connect to first.

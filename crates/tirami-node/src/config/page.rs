@@ -102,6 +102,7 @@ fn literal(field: &Field) -> String {
         | Kind::Url
         | Kind::Choice(_)
         | Kind::Hours
+        | Kind::Origin
         | Kind::Address => {
             format!("{:?}", field.default)
         }

@@ -112,6 +112,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         mesh_http_endpoint: some_text(layer, Key::MeshHttpEndpoint),
         mesh_lan: flag(layer, Key::MeshLan),
         mesh_pkarr_url: some_text(layer, Key::MeshPkarrUrl),
+        mesh_dns_origin: text(layer, Key::MeshDnsOrigin).parse().ok(),
         mesh_relay_urls: list(layer, Key::MeshRelayUrls),
         bootstrap_peers: list(layer, Key::BootstrapPeers),
         trusted_peers: list(layer, Key::TrustedPeers),

@@ -77,6 +77,7 @@ fn every_refusal_names_place_key_and_what_is_allowed() {
         ("bind = \"here\"", ":1: bind must be an IP address such as 127.0.0.1 or ::1, not"),
         ("model = \"\"", ":1: model must be a text that is not empty, not \"\""),
         ("mesh_public = \"true\"", ":1: mesh_public must be true or false, not \"true\""),
+        ("mesh_dns_origin = \"a b\"", ":1: mesh_dns_origin must be DOMAIN, DOMAIN@IP:PORT, or"),
         ("bootstrap_peers = [1]", ":1: bootstrap_peers must be a list of peers: PUBKEY, PUBKEY@"),
         ("trusted_peers = [\"me\"]", ":1: trusted_peers must be a list of parties, each 64"),
         ("port = 1\nport = 2", ":2: duplicate key"),

@@ -4,17 +4,21 @@
 //! owner names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use iroh::address_lookup::{AddrFilter, PkarrPublisher, PkarrResolver};
+use iroh::address_lookup::{
+    AddrFilter, AddressLookupBuilder, DnsAddressLookup, PkarrPublisher, PkarrResolver,
+};
 use iroh::endpoint::{BindOpts, Builder, Connection, QuicTransportConfig, VarInt, presets};
-use iroh::{Endpoint, EndpointAddr, RelayMode, RelayUrl, TransportAddr};
+use iroh::{Endpoint, EndpointAddr, RelayUrl, TransportAddr};
 use tirami_core::{PartyId, PublicKey, SecretKey};
 use tirami_proto::{ALPN, PeerAddress, VIA_MAX, Via};
 use tokio::time::timeout;
 
 use super::MeshError;
 use super::doors::Source;
+use super::finding::{Finding, Relays, Within, system_resolver};
 
 /// How often a quiet connection shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -33,17 +37,6 @@ const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
 /// Bytes sent to a peer that it has not confirmed yet.
 const SEND_WINDOW_BYTES: u64 = 4 << 20;
 
-/// What helps nodes to find each other, besides the addresses they tell of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Finding {
-    /// Relays over which nodes connect that cannot reach each other directly.
-    pub relay_urls: Vec<String>,
-    /// Whether to look in the local network, and to be found there.
-    pub lan: bool,
-    /// A pkarr server to leave addresses at and to ask for them.
-    pub pkarr_url: Option<String>,
-}
-
 /// Opens the endpoint of the node with this key.
 ///
 /// A port that something else uses is replaced by a free one.
@@ -55,30 +48,41 @@ pub(super) async fn open(
     key: &SecretKey,
     bind: SocketAddr,
     finding: &Finding,
-) -> Result<Endpoint, MeshError> {
-    match bound(key, bind, finding).await {
+) -> Result<(Endpoint, Arc<Relays>), MeshError> {
+    let relays = finding.relays()?;
+    let endpoint = match bound(key, bind, finding, &relays).await {
         Err(MeshError::Bind { reason, .. }) if bind.port() != 0 => {
             let free = SocketAddr::new(bind.ip(), 0);
             tracing::warn!(port = bind.port(), %reason, "the mesh takes another port");
-            bound(key, free, finding).await
+            bound(key, free, finding, &relays).await
         }
         opened => opened,
-    }
+    }?;
+    look_up(&endpoint, finding, &relays)?;
+    Ok((endpoint, relays))
 }
 
 async fn bound(
     key: &SecretKey,
     bind: SocketAddr,
     finding: &Finding,
+    relays: &Relays,
 ) -> Result<Endpoint, MeshError> {
     let failed = |reason: String| MeshError::Bind { address: bind, reason };
     let builder = Endpoint::builder(presets::Minimal)
         .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
         .alpns(vec![ALPN.to_vec()])
-        .relay_mode(relays(&finding.relay_urls)?)
+        .relay_mode(relays.mode())
+        .dns_resolver(system_resolver())
         .transport_config(transport())
         .clear_ip_transports();
-    let builder = with_directory(builder, finding.pkarr_url.as_deref())?;
+    let builder = match pkarr_url(finding)? {
+        // Leaves this node's addresses, signed, at the owner's server.
+        Some(url) => builder.address_lookup(
+            PkarrPublisher::builder(url.into()).addr_filter(AddrFilter::unfiltered()),
+        ),
+        None => builder,
+    };
     let builder = with_addresses(builder, bind).map_err(|error| failed(error.to_string()))?;
     builder.bind().await.map_err(|error| failed(error.to_string()))
 }
@@ -100,22 +104,30 @@ fn with_addresses(
     builder.bind_addr_with_opts(SocketAddr::new(other, bind.port()), optional)
 }
 
-/// Leaves this node's addresses, signed, at the owner's server and asks it for those of others.
-fn with_directory(builder: Builder, url: Option<&str>) -> Result<Builder, MeshError> {
-    let Some(text) = url else { return Ok(builder) };
-    let url: RelayUrl = text.parse().map_err(|_| MeshError::Pkarr { url: text.to_owned() })?;
-    let publisher = PkarrPublisher::builder(url.clone().into());
-    let publisher = publisher.addr_filter(AddrFilter::unfiltered());
-    Ok(builder.address_lookup(publisher).address_lookup(PkarrResolver::builder(url.into())))
+/// Asks the owner's servers for the addresses of others.
+fn look_up(endpoint: &Endpoint, finding: &Finding, relays: &Arc<Relays>) -> Result<(), MeshError> {
+    if let Some(url) = pkarr_url(finding)? {
+        ask(endpoint, PkarrResolver::builder(url.into()), relays);
+    }
+    if let Some(dns) = &finding.dns {
+        let lookup = DnsAddressLookup::builder(dns.origin.clone()).dns_resolver(dns.resolver());
+        ask(endpoint, lookup, relays);
+    }
+    Ok(())
 }
 
-fn relays(urls: &[String]) -> Result<RelayMode, MeshError> {
-    if urls.is_empty() {
-        return Ok(RelayMode::Disabled);
+fn ask(endpoint: &Endpoint, lookup: impl AddressLookupBuilder, relays: &Arc<Relays>) {
+    // Neither fails while the endpoint is open, which it was a moment ago.
+    if let (Ok(services), Ok(lookup)) =
+        (endpoint.address_lookup(), lookup.into_address_lookup(endpoint))
+    {
+        services.add(Within { lookup, relays: Arc::clone(relays) });
     }
-    let parse =
-        |url: &String| url.parse::<RelayUrl>().map_err(|_| MeshError::Relay { url: url.clone() });
-    Ok(RelayMode::custom(urls.iter().map(parse).collect::<Result<Vec<_>, _>>()?))
+}
+
+fn pkarr_url(finding: &Finding) -> Result<Option<RelayUrl>, MeshError> {
+    let parse = |text: &String| text.parse().map_err(|_| MeshError::Pkarr { url: text.clone() });
+    finding.pkarr_url.as_ref().map(parse).transpose()
 }
 
 fn transport() -> QuicTransportConfig {
@@ -160,7 +172,7 @@ pub(super) fn rtt_of(connection: &Connection) -> Duration {
 }
 
 /// What iroh dials. `None` when the key is no point of the curve.
-pub(super) fn dialled(address: &PeerAddress) -> Option<EndpointAddr> {
+pub(super) fn dialled(address: &PeerAddress, relays: &Relays) -> Option<EndpointAddr> {
     let id = iroh::PublicKey::from_bytes(address.key.as_bytes()).ok()?;
     let ways = address.via.iter().filter_map(|via| match via {
         Via::Ip(address) => Some(TransportAddr::Ip(*address)),
@@ -168,7 +180,7 @@ pub(super) fn dialled(address: &PeerAddress) -> Option<EndpointAddr> {
         // It was looked up before.
         Via::Name(_) => None,
     });
-    Some(EndpointAddr::from_parts(id, ways))
+    Some(EndpointAddr::from_parts(id, ways.filter(|way| relays.allow(way))))
 }
 
 /// Where the node can be reached: its own addresses, then those at which others saw it.

@@ -303,7 +303,7 @@ struct Journey {
     why: Vec<String>,
     /// This node's own engine was asked.
     own_tried: bool,
-    /// A provider that was left because it stood still, before it made anything.
+    /// A provider that was left because it stood still.
     slow: Option<PartyId>,
     /// All tokens of the answer so far.
     tokens: Vec<u32>,
@@ -420,8 +420,8 @@ impl Journey {
         }
     }
 
-    /// Whether somebody else could take a job of which nothing is delivered yet: one with a free
-    /// place, where the job only waits for one.
+    /// Whether somebody else could take a job that stands still: one with a free place, where it
+    /// only waits for one.
     async fn knows_better(&self, than: PartyId, is_queued: bool) -> bool {
         if self.parts.len() + 1 >= ATTEMPTS_MAX {
             return false;
@@ -442,9 +442,9 @@ impl Journey {
     async fn leave(&mut self, attempt: Source, reason: String, outcome: Option<Observed>) {
         let (provider, here) = (attempt.provider(), attempt.is_here());
         tracing::info!(%provider, reason, "a provider was lost in the middle of an answer");
+        self.last = Some(attempt.job());
         if !here {
             self.query.tried.insert(provider);
-            self.last = Some(attempt.job());
             if let Some(outcome) = outcome {
                 observe(&self.client.handle, provider, outcome).await;
             }

@@ -16,6 +16,7 @@ use tirami_proto::{
 };
 use tokio::time::timeout;
 
+use super::finding::Relays;
 use super::frames::{FrameReceiver, FrameSender};
 use super::lan::Lan;
 use super::{Finding, MeshError, endpoint};
@@ -85,12 +86,13 @@ pub(crate) async fn ask(
         return Err(JoinError::Nobody);
     }
     // Any port does for asking; the node's own one is opened when it starts.
-    let endpoint = endpoint::open(key, SocketAddr::new(bind.ip(), 0), finding).await?;
+    let bind = SocketAddr::new(bind.ip(), 0);
+    let (endpoint, relays) = endpoint::open(key, bind, finding).await?;
     // A member that has moved may be found by its key.
-    let _lan = finding.lan.then(|| Lan::listen(&endpoint, invite.mesh));
+    let _lan = finding.lan.then(|| Lan::listen(&endpoint, &relays, invite.mesh));
     let mut refused = JoinError::Unreachable { nodes: invite.peers.len() };
     for peer in &invite.peers {
-        match timeout(MEMBER_WITHIN, ask_one(&endpoint, key, peer, invite)).await {
+        match timeout(MEMBER_WITHIN, ask_one((&endpoint, &relays), key, peer, invite)).await {
             Ok(Ok(charter)) => {
                 endpoint.close().await;
                 return Ok(charter);
@@ -105,12 +107,12 @@ pub(crate) async fn ask(
 
 /// `None` when the member was not reached.
 async fn ask_one(
-    endpoint: &Endpoint,
+    (endpoint, relays): (&Endpoint, &Relays),
     key: &SecretKey,
     peer: &PeerAddress,
     invite: &Invite,
 ) -> Result<Signed<Charter>, Option<JoinError>> {
-    let address = endpoint::dialled(peer).ok_or(None)?;
+    let address = endpoint::dialled(peer, relays).ok_or(None)?;
     let connection = endpoint.connect(address, ALPN).await.map_err(|_| None)?;
     let hello = hello(key.public().party(), peer.party(), invite);
     let charters = introduce(&connection, hello).await.map_err(|goodbye| {

@@ -3,6 +3,8 @@
 //!
 //! What is found is only an address to dial. Whether its node is let in is decided as always.
 
+use std::sync::Arc;
+
 use futures_util::StreamExt as _;
 use iroh::Endpoint;
 use iroh::address_lookup::{EndpointInfo, UserData};
@@ -12,6 +14,7 @@ use tirami_kernel::mesh::MeshInput;
 use tirami_proto::{PeerAddress, TokenBucket, VIA_MAX};
 
 use super::endpoint;
+use super::finding::{Relays, Within};
 use crate::clock::now;
 use crate::handle::Handle;
 
@@ -31,16 +34,16 @@ pub(super) struct Lan {
 
 impl Lan {
     /// Says where this node is, and listens.
-    pub(super) fn open(endpoint: &Endpoint, mesh: MeshId) -> Self {
-        Self::with(endpoint, mesh, true)
+    pub(super) fn open(endpoint: &Endpoint, relays: &Arc<Relays>, mesh: MeshId) -> Self {
+        Self::with(endpoint, relays, mesh, true)
     }
 
     /// Listens only.
-    pub(super) fn listen(endpoint: &Endpoint, mesh: MeshId) -> Self {
-        Self::with(endpoint, mesh, false)
+    pub(super) fn listen(endpoint: &Endpoint, relays: &Arc<Relays>, mesh: MeshId) -> Self {
+        Self::with(endpoint, relays, mesh, false)
     }
 
-    fn with(endpoint: &Endpoint, mesh: MeshId, advertise: bool) -> Self {
+    fn with(endpoint: &Endpoint, relays: &Arc<Relays>, mesh: MeshId, advertise: bool) -> Self {
         let mark = mark(mesh);
         let builder = MdnsAddressLookup::builder().service_name(SERVICE).advertise(advertise);
         let lookup = match builder.build(endpoint.id()) {
@@ -53,7 +56,7 @@ impl Lan {
         endpoint.set_user_data_for_address_lookup(UserData::try_from(mark.clone()).ok());
         // A closed endpoint finds nobody.
         if let Ok(services) = endpoint.address_lookup() {
-            services.add(lookup.clone());
+            services.add(Within { lookup: lookup.clone(), relays: Arc::clone(relays) });
         }
         Self { lookup: Some(lookup), mark }
     }

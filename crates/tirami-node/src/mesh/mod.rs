@@ -13,7 +13,9 @@ mod control;
 mod doors;
 mod endpoint;
 mod failover;
+mod finding;
 mod frames;
+mod intake;
 mod invite;
 mod jobs;
 mod join;
@@ -47,8 +49,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use doors::{HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX};
-pub use endpoint::{Finding, STREAMS_PER_PEER_MAX};
+pub use endpoint::STREAMS_PER_PEER_MAX;
+pub use finding::{DnsOrigin, Finding, RELAYS_NAMED_MAX};
 pub use frames::{FrameReceiver, FrameSender, StreamError};
+pub use intake::{REQUEST_BYTES_MAX, REQUEST_BYTES_PER_PEER_MAX, REQUESTS_PER_PEER_MAX};
 pub use invite::{INVITE_LIFE_MS, INVITE_USES};
 pub use jobs::{INCOMING_JOBS_MAX, IncomingJob, JobStream, JobStreams, OpenError};
 pub use join::JoinError;
@@ -74,6 +78,7 @@ use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
 use crate::store::StoreReader;
 use doors::{Doors, Source};
+use finding::Relays;
 use lan::Lan;
 use observed::Observed;
 use peers::Errand;
@@ -109,8 +114,9 @@ pub struct MeshOptions {
     pub clock: Clock,
     /// What helps nodes to find each other.
     pub finding: Finding,
-    /// Which chains are kept.
-    pub keep: Keep,
+    /// Which chains are kept; where nothing is said, all in a private mesh, and in a public one
+    /// those that this node has to do with.
+    pub keep: Option<Keep>,
 }
 
 impl MeshOptions {
@@ -129,9 +135,20 @@ impl MeshOptions {
                 // Nobody beyond this machine could connect.
                 lan: config.mesh_lan && !config.mesh_bind.is_loopback(),
                 pkarr_url: config.mesh_pkarr_url.clone(),
+                dns: config.mesh_dns_origin.clone(),
             },
-            keep: if config.keep_chains == "own" { Keep::Own } else { Keep::All },
+            keep: match config.keep_chains.as_str() {
+                "own" => Some(Keep::Own),
+                "all" => Some(Keep::All),
+                _ => None,
+            },
         }
+    }
+
+    /// What helps to find peers, with the relays that the owner named with a peer.
+    pub(crate) fn finding(&self) -> Finding {
+        let invited = self.join.iter().flat_map(|invite| &invite.peers);
+        self.finding.clone().naming(self.bootstrap.iter().chain(invited))
     }
 }
 
@@ -191,6 +208,7 @@ pub(crate) struct Mesh {
 
 struct Shared {
     endpoint: Endpoint,
+    relays: Arc<Relays>,
     handle: Handle,
     reader: StoreReader,
     peers: Arc<Peers>,
@@ -223,10 +241,12 @@ impl Mesh {
         parts: Parts,
         key: &SecretKey,
         data_dir: &Path,
-        (bind, finding): (SocketAddr, &Finding),
+        (bind, finding): (SocketAddr, Finding),
         settings: MeshSettings,
     ) -> Result<Self, MeshError> {
-        let endpoint = endpoint::open(key, bind, finding).await?;
+        let remembered = Remembered::read(data_dir);
+        let finding = finding.naming(remembered.peers());
+        let (endpoint, relays) = endpoint::open(key, bind, &finding).await?;
         let (incoming, jobs) = mpsc::channel(INCOMING_JOBS_MAX);
         let frames = TokenBucket::new(
             control::ALL_FRAMES_PER_SECOND,
@@ -236,11 +256,12 @@ impl Mesh {
         let Parts { handle, reader, peers, errands } = parts;
         let shared = Arc::new(Shared {
             endpoint,
+            relays,
             handle,
             reader,
             peers,
             incoming,
-            remembered: Mutex::new(Remembered::read(data_dir)),
+            remembered: Mutex::new(remembered),
             settings: Mutex::new(Told { settings, observed: Observed::default() }),
             data_dir: data_dir.to_path_buf(),
             inviting: tokio::sync::Mutex::new(()),
@@ -255,7 +276,7 @@ impl Mesh {
         shared.spawn(Arc::clone(&shared).run_errands(errands));
         shared.spawn(Arc::clone(&shared).look());
         if finding.lan {
-            let lan = Lan::open(&shared.endpoint, shared.handle.mesh());
+            let lan = Lan::open(&shared.endpoint, &shared.relays, shared.handle.mesh());
             shared.spawn(lan.tell(shared.handle.clone()));
         }
         Ok(Self { shared, jobs: Mutex::new(Some(jobs)) })
@@ -398,7 +419,7 @@ impl Shared {
         let connecting = async {
             let _permit = self.dials.acquire().await.ok()?;
             endpoint::looked_up(&mut address).await;
-            let connect = self.endpoint.connect(endpoint::dialled(&address)?, ALPN);
+            let connect = self.endpoint.connect(endpoint::dialled(&address, &self.relays)?, ALPN);
             timeout(HANDSHAKE_WITHIN, connect).await.ok()?.ok()
         };
         let connection = connecting.await;

@@ -10,6 +10,7 @@ use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
 
 use super::remote::{Charge, Next, Signing, Unbegun, signed};
+use super::source::ordered;
 use super::stream_digest;
 use crate::handle::{Handle, JobToken, SubmitError};
 use crate::http::{Asked, understand};
@@ -93,18 +94,7 @@ impl OwnAttempt {
         sampling.seed = seed;
         // The engine counts what it resumes.
         sampling.completion_max = start.completion_max.saturating_add(count(&prompt.resumed));
-        let outcome = handle.submit(actor, Command::StartJob(start)).await;
-        let order = match outcome.map_err(Unbegun::Book)? {
-            Outcome::JobStarted { order, .. } => order.id(),
-            Outcome::ApprovalPending { approval, expires_at, max_amount } => {
-                let approval = approval.get();
-                return Err(Unbegun::Approval { approval, expires_at, max_amount });
-            }
-            _ => {
-                let reason = "the order was not signed".to_owned();
-                return Err(Unbegun::Book(SubmitError::Stopped { reason }));
-            }
-        };
+        let order = ordered(handle, actor, Command::StartJob(start)).await?.id();
         let mut own = Self {
             handle: handle.clone(),
             job,

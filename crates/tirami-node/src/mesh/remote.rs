@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::serve::{BEAT, CHAT_PATH, frames};
+use super::source::ordered;
 use super::{FrameSender, JobStreams, likelihood, stream_digest};
 use crate::handle::{Handle, JobToken, SubmitError};
 
@@ -28,10 +29,11 @@ use crate::handle::{Handle, JobToken, SubmitError};
 const ACCEPT_WITHIN: Duration = Duration::from_millis(2_500);
 /// A provider from which nothing at all came for so long is lost.
 const SILENCE_MAX: Duration = BEAT.saturating_mul(3);
-/// A provider that may send and makes no token for so long, or for [`STALL_INTERVALS`] times what
-/// its tokens took so far, has stalled. Before its first token it stands still when it neither
-/// moves up in its queue nor reads on in the prompt for so long.
-const STALL_MAX: Duration = Duration::from_secs(3);
+/// A provider stands still that may send and makes no token for [`STALL_INTERVALS`] times what its
+/// tokens took so far, within these bounds; before its first token, when it neither moves up in its
+/// queue nor reads on in the prompt for the least of them.
+const STALL_MIN: Duration = Duration::from_secs(3);
+const STALL_MAX: Duration = Duration::from_secs(4);
 const STALL_INTERVALS: u32 = 8;
 /// A provider that says it reads may take so many times the longest step it took so far.
 const STALL_STEPS: u32 = 2;
@@ -39,6 +41,8 @@ const STALL_STEPS: u32 = 2;
 /// slow reader reads ten in a second. It counts from the end of the queue.
 const PREFILL_MAX: Duration = Duration::from_secs(60);
 const PREFILL_TOKEN: Duration = Duration::from_millis(100);
+/// How long one token may take where nobody else is better.
+const TOKEN_MAX: Duration = Duration::from_secs(60);
 /// How long a job may wait in a provider's queue: its order is to begin by then.
 const QUEUED_MAX: Duration = Duration::from_millis(START_WITHIN_MS);
 /// Frames that wait to be sent to a provider at most.
@@ -92,7 +96,7 @@ pub(super) enum Next {
         /// The provider's; this node's engine gives none.
         receipt: Option<WireDocument>,
     },
-    /// Nothing is delivered yet and the provider stands still: another one may be better.
+    /// The provider says that it lives and stands still: another one may be better.
     Slow {
         reason: String,
         /// It has not begun, so nobody but one with a free place is better.
@@ -151,6 +155,8 @@ pub(super) struct Attempt {
     first_at: Option<Instant>,
     heard_at: Instant,
     token_at: Instant,
+    /// How long a token may take, once the first one came.
+    patience: Duration,
     prefill: Prefill,
     prefix: Option<Digest>,
 }
@@ -176,7 +182,7 @@ impl Prefill {
             read: 0,
             step_at: now,
             longest: Duration::ZERO,
-            patience: STALL_MAX,
+            patience: STALL_MIN,
         }
     }
 
@@ -216,26 +222,10 @@ impl Attempt {
         // Before the order, so that no word to end it can be missed.
         let token = handle.job_token(start.job);
         let command = OrderJob { start: start.clone(), provider, price };
-        let outcome = handle.submit(actor, Command::OrderJob(command)).await;
-        let order = match outcome.map_err(Unbegun::Book)? {
-            Outcome::JobOrdered { order, .. } => order,
-            Outcome::ApprovalPending { approval, expires_at, max_amount } => {
-                let approval = approval.get();
-                return Err(Unbegun::Approval { approval, expires_at, max_amount });
-            }
-            _ => {
-                let reason = "the order was not signed".to_owned();
-                return Err(Unbegun::Book(SubmitError::Stopped { reason }));
-            }
-        };
+        let order = ordered(&handle, actor, Command::OrderJob(command)).await?;
         let ordered_at = Instant::now();
-        let request = JobRequest {
-            order: wire(&order),
-            body,
-            path: CHAT_PATH.to_owned(),
-            resumed,
-            consumer_head: None,
-        };
+        let path = CHAT_PATH.to_owned();
+        let request = JobRequest { order: wire(&order), body, path, resumed };
         let job = start.job;
         let opened = open(client, provider, request);
         let opened = match timeout(ACCEPT_WITHIN, opened).await {
@@ -270,6 +260,7 @@ impl Attempt {
             first_at: None,
             heard_at: now,
             token_at: now,
+            patience: STALL_MAX,
             prefill: Prefill::new(now),
             prefix: wanted.prefix,
         })
@@ -303,16 +294,28 @@ impl Attempt {
 
     /// Nobody else is better: the provider may stand still for twice the time.
     pub(super) fn wait_on(&mut self) {
-        self.prefill.patience *= 2;
-        self.prefill.step_at = Instant::now();
+        if self.first_at.is_some() {
+            self.patience = 2 * self.patience.max(self.token_at.elapsed());
+        } else {
+            self.prefill.patience *= 2;
+            self.prefill.step_at = Instant::now();
+        }
     }
 
     fn overdue(&self) -> Next {
         let now = Instant::now();
-        let (still, lost) = self.prefill.deadlines(self.prompt_tokens);
-        let is_lost = self.first_at.is_some() || self.heard_at + SILENCE_MAX <= now || lost <= now;
-        if is_lost || still > now {
-            return Next::Lost { reason: "nothing came from it any more".to_owned() };
+        let lost = || Next::Lost { reason: "nothing came from it any more".to_owned() };
+        if self.heard_at + SILENCE_MAX <= now {
+            return lost();
+        }
+        if self.first_at.is_some() {
+            let reason = "no token came from it any more".to_owned();
+            let is_lost = self.token_at + TOKEN_MAX <= now;
+            return if is_lost { lost() } else { Next::Slow { reason, is_queued: false } };
+        }
+        let (still, latest) = self.prefill.deadlines(self.prompt_tokens);
+        if latest <= now || still > now {
+            return lost();
         }
         let Prefill { place_in_queue, read, .. } = self.prefill;
         let is_queued = place_in_queue > 0;
@@ -321,6 +324,17 @@ impl Attempt {
             false => format!("it stood still after reading {read} tokens of the prompt"),
         };
         Next::Slow { reason, is_queued }
+    }
+
+    /// How long the next token may take.
+    fn token_patience(&self, first: Instant) -> Duration {
+        let intervals = count(&self.tokens).saturating_sub(1);
+        if intervals == 0 || self.patience > STALL_MAX {
+            // The pace is not known yet, or there is nobody else.
+            return self.patience.min(TOKEN_MAX);
+        }
+        let interval = self.token_at.duration_since(first) / intervals;
+        (interval * STALL_INTERVALS).clamp(STALL_MIN, STALL_MAX)
     }
 
     /// Until then something has to come.
@@ -335,11 +349,7 @@ impl Attempt {
                 let (still, lost) = self.prefill.deadlines(self.prompt_tokens);
                 still.min(lost)
             }
-            Some(first) => {
-                let intervals = count(&self.tokens).saturating_sub(1).max(1);
-                let interval = self.token_at.duration_since(first) / intervals;
-                self.token_at + (interval * STALL_INTERVALS).max(STALL_MAX)
-            }
+            Some(first) => self.token_at + self.token_patience(first),
         };
         silence.min(stall)
     }
@@ -365,6 +375,7 @@ impl Attempt {
                     return lost("it sent text without tokens");
                 }
                 self.token_at = self.heard_at;
+                self.patience = STALL_MAX;
                 self.first_at.get_or_insert(self.heard_at);
                 self.tokens.extend_from_slice(&tokens);
                 let logprobs = likelihoods.into_iter().map(likelihood::heard).collect();

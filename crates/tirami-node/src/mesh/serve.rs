@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::intake::Intake;
 use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{Asked, understand};
@@ -63,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) stop: CancellationToken,
     /// One task for each job.
     pub(crate) tasks: TaskTracker,
+    /// Room for requests.
+    pub(super) intake: Intake,
 }
 
 impl Server {
@@ -71,29 +74,34 @@ impl Server {
         let server = Arc::new(self);
         let places = Arc::new(Semaphore::new(SERVED_STREAMS_MAX));
         let stop = server.stop.clone();
-        while let Some(Some(mut job)) = stop.run_until_cancelled(incoming.recv()).await {
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                let full = refused("busy", "the node serves as many streams as it may", true).told;
-                // One that does not take even this sees its stream end.
-                drop(timeout(TURN_AWAY_WITHIN, job.send.send(&full)).await);
-                continue;
-            };
-            let server_of_job = Arc::clone(&server);
-            server.tasks.spawn(async move {
-                server_of_job.serve(job).await;
-                drop(place);
-            });
+        while let Some(Some(job)) = stop.run_until_cancelled(incoming.recv()).await {
+            let (server_of_job, places) = (Arc::clone(&server), Arc::clone(&places));
+            server.tasks.spawn(async move { server_of_job.serve(job, &places).await });
         }
     }
 
-    async fn serve(&self, job: IncomingJob) {
-        let IncomingJob { peer, rtt, mut send, receive } = job;
-        let mut frames = pin!(frames(receive));
-        let Ok(Some(ToProvider::Request(request))) = timeout(REQUEST_WITHIN, frames.next()).await
+    async fn serve(&self, job: IncomingJob, places: &Semaphore) {
+        let IncomingJob { peer, rtt, mut send, mut receive } = job;
+        let reading = async {
+            let mut room = self.intake.room(peer).await;
+            let request = receive.next_through(&mut room).await;
+            (room, request)
+        };
+        let Ok((room, Ok(Some(ToProvider::Request(request))))) =
+            timeout(REQUEST_WITHIN, reading).await
         else {
             return send.abort();
         };
-        match self.begin(request).await {
+        // Only who says what it wants takes a place.
+        let Ok(_place) = places.try_acquire() else {
+            let full = refused("busy", "the node serves as many streams as it may", true).told;
+            // One that does not take even this sees its stream end.
+            return drop(timeout(TURN_AWAY_WITHIN, send.send(&full)).await);
+        };
+        let begun = self.begin(request).await;
+        drop(room);
+        let frames = pin!(frames(receive));
+        match begun {
             Ok(begun) => {
                 let accepted = begun.accepted();
                 let mut serving = Serving::new((self, peer), begun, send, rtt);
@@ -278,8 +286,6 @@ impl Begun {
         ToConsumer::Accepted {
             prompt_tokens: self.prompt_tokens,
             completion_max: self.completion_max,
-            // The engine says so with its first token.
-            cached_tokens: 0,
             window_tokens: self.window,
         }
     }

@@ -1,11 +1,32 @@
 //! Who makes an answer at a time: another node, or this node's own engine.
 
-use tirami_core::{JobId, PartyId};
+use tirami_core::{JobId, PartyId, Signed};
+use tirami_ledger::command::{Actor, Command, Outcome};
+use tirami_ledger::documents::Order;
 use tirami_proto::WireDocument;
 
 use super::own::OwnAttempt;
-use super::remote::{Attempt, Charge, Next};
-use crate::handle::JobToken;
+use super::remote::{Attempt, Charge, Next, Unbegun};
+use crate::handle::{Handle, JobToken, SubmitError};
+
+/// Holds the most that a job may cost and signs its order, wherever it is to run.
+pub(super) async fn ordered(
+    handle: &Handle,
+    actor: Actor,
+    command: Command,
+) -> Result<Signed<Order>, Unbegun> {
+    match handle.submit(actor, command).await.map_err(Unbegun::Book)? {
+        Outcome::JobOrdered { order, .. } | Outcome::JobStarted { order, .. } => Ok(*order),
+        Outcome::ApprovalPending { approval, expires_at, max_amount } => {
+            let approval = approval.get();
+            Err(Unbegun::Approval { approval, expires_at, max_amount })
+        }
+        _ => {
+            let reason = "the order was not signed".to_owned();
+            Err(Unbegun::Book(SubmitError::Stopped { reason }))
+        }
+    }
+}
 
 /// An attempt that runs.
 pub(super) enum Source {

@@ -40,7 +40,7 @@ pub(super) async fn opened(
     let charter = match (&mesh.join, &found) {
         (Some(invite), Found::Nothing(_)) => {
             let bind = mesh.bind.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
-            let charter = ask_to_join(&keys.node_key()?, bind, &mesh.finding, invite).await?;
+            let charter = ask_to_join(&keys.node_key()?, bind, &mesh.finding(), invite).await?;
             keep_secret(&keys, invite)?;
             Some(charter)
         }

@@ -76,12 +76,7 @@ async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, li
     )
     .unwrap()
     .id();
-    let accepted = ToConsumer::Accepted {
-        prompt_tokens: 1,
-        completion_max: 9,
-        cached_tokens: 0,
-        window_tokens: 32,
-    };
+    let accepted = ToConsumer::Accepted { prompt_tokens: 1, completion_max: 9, window_tokens: 32 };
     job.send.send(&accepted).await.unwrap();
     let tokens = vec![0, 1, 2];
     let frame = ToConsumer::Tokens {
@@ -186,7 +181,6 @@ impl Consumer<'_> {
             body: self.body.clone(),
             path: "/v1/chat/completions".to_owned(),
             resumed: Vec::new(),
-            consumer_head: None,
         });
         let streams = self.node.peer.node.job_streams().unwrap();
         self.node.peer.block_on(async {

@@ -28,6 +28,10 @@ pub(crate) enum Trouble {
     End,
     /// None: it reads the prompt slowly, half a second for a token.
     SlowReader,
+    /// None: its first tokens take three and a half seconds each.
+    SlowWriter,
+    /// It makes a token each second, and after the third one none.
+    SlowThenStill,
 }
 
 /// Which trouble comes when: a prompt of `n` tokens meets the `n`th once, at whichever engine is
@@ -152,7 +156,15 @@ impl Engine for Odd {
                         let _ = sender.send(Piece::Failed { reason }).await;
                         return;
                     }
-                    tokio::time::sleep(delay).await;
+                    tokio::time::sleep(match trouble {
+                        Some(Trouble::SlowWriter) if (1..4).contains(&made) => {
+                            Duration::from_millis(3_500)
+                        }
+                        Some(Trouble::SlowThenStill) if made == 3 => Duration::from_secs(3_600),
+                        Some(Trouble::SlowThenStill) => Duration::from_secs(1),
+                        _ => delay,
+                    })
+                    .await;
                     let piece = match piece {
                         Piece::Delta { tokens, text, logprobs } => {
                             made += tokens.len();

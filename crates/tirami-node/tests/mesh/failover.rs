@@ -32,7 +32,7 @@ fn ask_with(tokens: usize, most: u32) -> Value {
 }
 
 #[test]
-fn a_provider_that_stands_still_is_left_within_five_seconds_and_a_slow_reader_is_not() {
+fn a_provider_that_stands_still_is_left_within_five_seconds_and_a_slow_one_is_not() {
     let all = [
         Trouble::Prefill,
         Trouble::Queue,
@@ -40,7 +40,9 @@ fn a_provider_that_stands_still_is_left_within_five_seconds_and_a_slow_reader_is
         Trouble::Tokens(10),
         Trouble::Tokens(100),
         Trouble::End,
+        Trouble::SlowThenStill,
         Trouble::SlowReader,
+        Trouble::SlowWriter,
     ];
     let troubles = Troubles::new(&all);
     let engine = || -> Arc<dyn Engine> { Odd::with(130, 5, troubles.clone(), |_| {}) };
@@ -55,7 +57,7 @@ fn a_provider_that_stands_still_is_left_within_five_seconds_and_a_slow_reader_is
         assert_eq!(answer.text, words(130), "{trouble:?}");
         let parts = attempts(&answer);
         let made = |n: usize| parts[n]["completion_tokens"].as_u64().unwrap();
-        if *trouble == Trouble::SlowReader {
+        if matches!(trouble, Trouble::SlowReader | Trouble::SlowWriter) {
             assert_eq!(parts.len(), 1, "{parts:?}");
             continue;
         }
@@ -65,8 +67,9 @@ fn a_provider_that_stands_still_is_left_within_five_seconds_and_a_slow_reader_is
         let (first, ended) = match trouble {
             Trouble::Prefill => (0, "stood still after reading 1 tokens"),
             Trouble::Queue => (0, "waiting at place 2 of its queue"),
-            Trouble::Tokens(count) => (*count as u64, "nothing came"),
-            Trouble::End | Trouble::SlowReader => (130, "nothing came"),
+            Trouble::Tokens(count) => (*count as u64, "no token came"),
+            Trouble::SlowThenStill => (3, "no token came"),
+            _ => (130, "no token came"),
         };
         assert_eq!(made(0), first, "{trouble:?}: {parts:?}");
         assert!(parts[0]["ended"].as_str().unwrap().contains(ended), "{parts:?}");
@@ -135,6 +138,45 @@ fn a_node_that_has_the_model_goes_on_itself() {
     assert_eq!(answer["x_tirami"]["route"]["kind"], "local", "{answer}");
     request["provider"]["allow_fallbacks"] = json!(false);
     assert_eq!(mesh.provider(0).raw(&request).0, 503);
+}
+
+#[test]
+fn another_provider_goes_on_where_this_nodes_own_engine_fails_too() {
+    let engine = |n| -> Arc<dyn Engine> {
+        let engine = Odd::new(130, 15);
+        // Only the asking node's engine has trouble, after what the first provider made.
+        engine.fail_after.store(if n == 0 { 40 } else { 0 }, Ordering::Relaxed);
+        engine
+    };
+    let mut mesh = Mesh::with(vec![engine(0), engine(1), engine(2)]);
+    let asking = mesh.provider(0);
+    mesh.funded(asking);
+    let others = [mesh.provider(1).party(), mesh.provider(2).party()];
+    until("it knows both others", SOON, || {
+        asking.peer.read(move |kernel| {
+            let known = kernel.mesh().providers(kernel.clock());
+            let serving = known.filter(|one| one.connected && one.signal.serving);
+            serving.filter(|one| others.contains(&one.signal.provider)).count() == 2
+        })
+    });
+    let mut request = ask(200, true);
+    request["provider"] = json!({"order": others.map(|party| party.to_string())});
+    let mut stream = Stream::open(mesh.provider(0), &request);
+    stream.until_words(10);
+    let killed = mesh.kill_running();
+    assert!(others.contains(&killed));
+    let answer = stream.rest();
+    assert_eq!(answer.text, words(130), "{answer:?}");
+    let parts = attempts(&answer);
+    let by = |n: usize| parts[n]["provider"].as_str().unwrap().to_owned();
+    assert_eq!(parts.len(), 3, "{parts:?}");
+    assert_eq!((by(0), by(1)), (killed.to_string(), mesh.provider(0).party().to_string()));
+    assert!(others.iter().any(|party| *party != killed && by(2) == party.to_string()));
+    let made = |n: usize| parts[n]["completion_tokens"].as_u64().unwrap();
+    assert!(made(1) > 0 && made(0) + made(1) + made(2) == 130, "{parts:?}");
+    let sum: u64 = parts.iter().map(|part| micro(&part["trm_cost"])).sum();
+    assert_eq!(micro(&answer.info()["trm_cost"]), sum);
+    assert_eq!(mesh.provider(0).open_holds(), 0);
 }
 
 #[test]

@@ -222,9 +222,8 @@ pub(crate) fn to_provider() -> Vec<(&'static str, ToProvider)> {
         body: br#"{"model":"smollm2:135m"}"#.to_vec(),
         path: "/v1/chat/completions".to_owned(),
         resumed: vec![1, 49_151],
-        consumer_head: Some(final_entry(4, Some(vec![1]))),
     };
-    let plain = JobRequest { resumed: vec![], consumer_head: None, ..request.clone() };
+    let plain = JobRequest { resumed: vec![], ..request.clone() };
     vec![
         ("request", ToProvider::Request(request)),
         ("request-plain", ToProvider::Request(plain)),
@@ -235,12 +234,8 @@ pub(crate) fn to_provider() -> Vec<(&'static str, ToProvider)> {
 
 /// Every frame a provider sends.
 pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
-    let accepted = ToConsumer::Accepted {
-        prompt_tokens: 40,
-        completion_max: 512,
-        cached_tokens: 32,
-        window_tokens: 32,
-    };
+    let accepted =
+        ToConsumer::Accepted { prompt_tokens: 40, completion_max: 512, window_tokens: 32 };
     let refused = |retry_after_ms| ToConsumer::Refused {
         code: "exposure".to_owned(),
         message: "the provider waits for earlier jobs to be paid".to_owned(),

@@ -203,7 +203,7 @@ impl World {
         self.note_order(stream, &order);
         let body = format!("{prompt} {wanted} {seed}").into_bytes();
         let path = "/v1/chat/completions".to_owned();
-        let request = JobRequest { order, body, path, resumed, consumer_head: None };
+        let request = JobRequest { order, body, path, resumed };
         self.plan(1_000, Task::LookAtAttempt { stream });
         self.send_to_provider(stream, ToProvider::Request(request))
     }

@@ -258,7 +258,6 @@ impl World {
             body: b"10 20 7".to_vec(),
             path: "/v1/chat/completions".to_owned(),
             resumed: Vec::new(),
-            consumer_head: None,
         };
         let frame = Box::new(ToProvider::Request(request));
         self.plan(20, Task::ToProvider { stream, frame });
