@@ -20,7 +20,7 @@ use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::serve::{BEAT, CHAT_PATH, frames};
+use super::serve::{BEAT, frames};
 use super::{FrameSender, JobStreams, likelihood, stream_digest};
 use crate::handle::{Handle, JobToken, SubmitError};
 
@@ -59,7 +59,8 @@ pub(super) struct Wanted {
     pub(super) start: StartJob,
     pub(super) provider: PartyId,
     pub(super) price: Ppm,
-    /// The HTTP request's body.
+    /// The HTTP request's path and body.
+    pub(super) path: &'static str,
     pub(super) body: Vec<u8>,
     /// What other providers have delivered of the answer.
     pub(super) resumed: Vec<u32>,
@@ -91,6 +92,8 @@ pub(super) enum Next {
         finish: FinishReason,
         /// The provider's; this node's engine gives none.
         receipt: Option<WireDocument>,
+        /// Which stop text ended it, by its place.
+        stop: Option<u32>,
     },
     /// Nothing is delivered yet and the provider stands still: another one may be better.
     Slow {
@@ -211,7 +214,7 @@ impl Prefill {
 impl Attempt {
     /// Signs an order, sends it, and waits until the provider takes it.
     pub(super) async fn begin(client: &Client, wanted: Wanted) -> Result<Self, Unbegun> {
-        let Wanted { actor, start, provider, price, body, resumed, .. } = wanted;
+        let Wanted { actor, start, provider, price, path, body, resumed, .. } = wanted;
         let handle = client.handle.clone();
         // Before the order, so that no word to end it can be missed.
         let token = handle.job_token(start.job);
@@ -232,7 +235,7 @@ impl Attempt {
         let request = JobRequest {
             order: wire(&order),
             body,
-            path: CHAT_PATH.to_owned(),
+            path: path.to_owned(),
             resumed,
             consumer_head: None,
         };
@@ -356,7 +359,7 @@ impl Attempt {
                     // An order pays for a long prompt, and what a shorter one leaves of that could
                     // buy more tokens than were meant: the answer ends here.
                     let (text, finish) = (String::new(), FinishReason::Length);
-                    return Some(Next::End { text, finish, receipt: None });
+                    return Some(Next::End { text, finish, receipt: None, stop: None });
                 }
                 if tokens.is_empty() && text.is_empty() {
                     return None;
@@ -370,11 +373,14 @@ impl Attempt {
                 let logprobs = likelihoods.into_iter().map(likelihood::heard).collect();
                 Some(Next::Tokens { tokens, text, logprobs })
             }
-            Some(ToConsumer::End { text, finish, receipt }) => match finish {
-                0 => Some(end(text, FinishReason::Stop, receipt)),
-                1 => Some(end(text, FinishReason::Length, receipt)),
-                _ => lost("it ended the answer before its end"),
-            },
+            Some(ToConsumer::End { text, finish, receipt, stop }) => {
+                let finish = match finish {
+                    0 => FinishReason::Stop,
+                    1 => FinishReason::Length,
+                    _ => return lost("it ended the answer before its end"),
+                };
+                Some(Next::End { text, finish, receipt: Some(receipt), stop })
+            }
             Some(ToConsumer::Working { read, place_in_queue }) => {
                 let read = (read, self.prompt_tokens);
                 self.prefill.told(self.heard_at, read, place_in_queue);
@@ -533,10 +539,6 @@ impl Attempt {
             tokens_ms: ms(first, self.token_at),
         }
     }
-}
-
-fn end(text: String, finish: FinishReason, receipt: WireDocument) -> Next {
-    Next::End { text, finish, receipt: Some(receipt) }
 }
 
 /// Tells the kernel what a provider did.

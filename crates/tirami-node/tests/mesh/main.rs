@@ -6,6 +6,7 @@ mod cheats;
 mod doors;
 mod engines;
 mod failover;
+mod forms;
 mod http;
 mod jobs;
 mod jobs_support;
