@@ -23,9 +23,11 @@ pub(crate) fn clients() -> Outcome<()> {
     let node_folder = install_node(&programs)?;
     let node = NodeDir::empty("clients")?.start()?;
     let key = inference_key(&node)?;
-    let script = workspace::root().join(FOLDER).join("python/client.py");
-    let mut python = Command::new(programs.join("python"));
-    run(for_client(&mut python, &node.admin, &key).arg(script))?;
+    for script in ["python/client.py", "python/surface.py"] {
+        let script = workspace::root().join(FOLDER).join(script);
+        let mut python = Command::new(programs.join("python"));
+        run(for_client(&mut python, &node.admin, &key).arg(script))?;
+    }
     let script = node_folder.join("client.mjs");
     let mut javascript = Command::new(programs.join("node"));
     run(for_client(&mut javascript, &node.admin, &key).arg(script))?;

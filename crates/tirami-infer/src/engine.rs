@@ -25,6 +25,18 @@ pub trait Engine: Send + Sync + 'static {
     /// [`PrepareError`] when the conversation cannot be rendered or does not fit the context.
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError>;
 
+    /// A prompt that is gone on with as it stands, without the chat template: spellings of control
+    /// tokens in it mean those tokens, because whoever sends it writes the whole prompt.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError`] when it is empty, does not fit the context, has tokens the model does not
+    /// know, or is one the engine cannot make.
+    fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
+        let _ = raw;
+        Err(PrepareError::Unsupported { what: "to go on with a raw prompt" })
+    }
+
     /// The tokens of `text` as it stands; spellings of control tokens in it are text.
     ///
     /// # Errors
@@ -159,6 +171,22 @@ impl From<Vec<Message>> for Conversation {
     fn from(messages: Vec<Message>) -> Self {
         Self { messages, tools: Vec::new() }
     }
+}
+
+/// What is asked of a model without its chat template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RawPrompt {
+    /// A text to go on with.
+    Text(String),
+    /// A text with a gap, which the answer fills.
+    Infill {
+        /// What stands before the gap.
+        before: String,
+        /// What stands after it.
+        after: String,
+    },
+    /// Tokens to go on with; nothing is added to them.
+    Tokens(Vec<u32>),
 }
 
 /// A rendered, tokenised prompt that fits the context.
@@ -307,6 +335,12 @@ impl Generation {
         self.progress.cached.load(Ordering::Relaxed)
     }
 
+    /// Which of [`Sampling::stop`] ended the answer, by its place; none where none did. True once
+    /// the last piece is there.
+    pub fn stopped_by(&self) -> Option<u32> {
+        self.progress.stopped_by.load(Ordering::Relaxed).checked_sub(1)
+    }
+
     /// How many of the given tokens, prompt and resumed, are read.
     pub fn read_tokens(&self) -> u32 {
         self.progress.read.load(Ordering::Relaxed)
@@ -324,6 +358,8 @@ pub struct Progress {
     cached: AtomicU32,
     read: AtomicU32,
     place_in_queue: AtomicU32,
+    /// The place of the stop text that ended the answer, from 1; 0 for none.
+    stopped_by: AtomicU32,
 }
 
 impl Progress {
@@ -335,6 +371,11 @@ impl Progress {
     /// Notes how many of the given tokens are read.
     pub fn read(&self, tokens: u32) {
         self.read.store(tokens, Ordering::Relaxed);
+    }
+
+    /// Notes, before the last piece, which of the stop texts ended the answer.
+    pub fn stopped_by(&self, stop: Option<u32>) {
+        self.stopped_by.store(stop.map_or(0, |stop| stop.saturating_add(1)), Ordering::Relaxed);
     }
 
     /// Notes the place in the queue; 0 when it holds a sequence.
@@ -435,10 +476,16 @@ pub enum PrepareError {
         /// What was asked for, as "to …".
         what: &'static str,
     },
+    /// The tokens of a raw prompt cannot be read.
+    #[error("a prompt has at least one token, and only tokens of the model: 0 to {last}")]
+    Tokens {
+        /// The model's last token.
+        last: u32,
+    },
     /// Prompt and at least one completion token do not fit the context.
     #[error(
-        "the messages have {prompt_tokens} tokens and the model's context holds {context_tokens}; \
-         shorten them"
+        "the messages or the prompt have {prompt_tokens} tokens and the model's context holds \
+         {context_tokens}; shorten them"
     )]
     ContextLength {
         /// Tokens of the rendered prompt.

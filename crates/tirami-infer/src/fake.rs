@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::{
     Conversation, Engine, EngineLoad, Finish, Format, Generation, Likely, ModelInfo,
-    PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, Sampling, StartError,
+    PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, RawPrompt, Sampling, StartError,
     TOP_LOGPROBS_MAX, TokenLogprobs,
 };
 
@@ -26,7 +26,8 @@ pub struct FakeScript {
 }
 
 /// An engine that says its words over and over, `word ` unless others are given, and whose tokens
-/// are their places in the completion; so what it resumes goes on like the undisturbed answer.
+/// are their places in the completion; so what it resumes goes on like the undisturbed answer. A
+/// stop text ends an answer where it stands within one word.
 #[derive(Debug)]
 pub struct FakeEngine {
     info: ModelInfo,
@@ -85,6 +86,25 @@ impl FakeEngine {
     }
 }
 
+/// The last token that may stand in a raw prompt.
+const LAST_TOKEN: u32 = 0xffff;
+
+fn tokens_of(mut bytes: Vec<u8>) -> Vec<u32> {
+    bytes.resize(bytes.len().next_multiple_of(4).max(4), 0);
+    bytes.chunks(4).map(|four| four.iter().map(|byte| u32::from(*byte)).sum()).collect()
+}
+
+impl FakeEngine {
+    fn fitting(&self, tokens: Vec<u32>) -> Result<Prompt, PrepareError> {
+        let context_tokens = self.info.context_tokens;
+        if tokens.len() >= context_tokens as usize {
+            let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+            return Err(PrepareError::ContextLength { prompt_tokens, context_tokens });
+        }
+        Ok(Prompt::from(tokens))
+    }
+}
+
 impl Engine for FakeEngine {
     fn model(&self) -> &ModelInfo {
         &self.info
@@ -96,16 +116,25 @@ impl Engine for FakeEngine {
             return Err(PrepareError::Template { reason: "there are no messages".to_owned() });
         }
         let text = conversation.messages.iter().flat_map(|message| message.content.bytes());
-        let mut bytes = text.collect::<Vec<_>>();
-        bytes.resize(bytes.len().next_multiple_of(4).max(4), 0);
-        let tokens = bytes.chunks(4).map(|four| four.iter().map(|byte| u32::from(*byte)).sum());
-        let tokens = tokens.collect::<Vec<_>>();
-        let context_tokens = self.info.context_tokens;
-        if tokens.len() >= context_tokens as usize {
-            let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-            return Err(PrepareError::ContextLength { prompt_tokens, context_tokens });
+        self.fitting(tokens_of(text.collect()))
+    }
+
+    /// One token for each four bytes of a text; a gap costs none.
+    fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
+        let tokens = match raw {
+            RawPrompt::Text(text) => tokens_of(text.clone().into_bytes()),
+            RawPrompt::Infill { before, after } => {
+                tokens_of([before.as_bytes(), after.as_bytes()].concat())
+            }
+            RawPrompt::Tokens(tokens) if tokens.iter().all(|token| *token <= LAST_TOKEN) => {
+                tokens.clone()
+            }
+            RawPrompt::Tokens(_) => Vec::new(),
+        };
+        if tokens.is_empty() {
+            return Err(PrepareError::Tokens { last: LAST_TOKEN });
         }
-        Ok(Prompt::from(tokens))
+        self.fitting(tokens)
     }
 
     /// Takes every format, and says its words whatever it is.
@@ -127,19 +156,22 @@ impl Engine for FakeEngine {
         let given = prompt.tokens.len().saturating_add(prompt.resumed.len());
         let (script, words) = (self.script.clone(), Arc::clone(&self.words));
         let counters = Arc::clone(&self.counters);
-        let top = sampling.top_logprobs;
+        let Sampling { top_logprobs: top, stop: stops, .. } = sampling;
         counters.prompt_tokens_total.fetch_add(prompt.tokens.len() as u64, Ordering::Relaxed);
+        let progress = Arc::new(Progress::default());
+        progress.read(u32::try_from(given).unwrap_or(u32::MAX));
+        let told = Arc::clone(&progress);
         runtime.spawn(async move {
+            let says = (&script, words.as_slice(), (top, stops.as_slice()));
+            let positions = resumed..completion_max;
             counters.running.fetch_add(1, Ordering::Relaxed);
             // A reader that has gone needs no answer.
             tokio::select! {
                 () = sender.closed() => {}
-                () = answer(&sender, (&script, &words, top), resumed..completion_max, &counters) => {}
+                () = answer(&sender, says, positions, (&counters, &told)) => {}
             }
             counters.running.fetch_sub(1, Ordering::Relaxed);
         });
-        let progress = Arc::new(Progress::default());
-        progress.read(u32::try_from(given).unwrap_or(u32::MAX));
         Ok(Generation::new(pieces, progress))
     }
 
@@ -160,9 +192,9 @@ impl Engine for FakeEngine {
 
 async fn answer(
     sender: &mpsc::Sender<Piece>,
-    (script, words, top): (&FakeScript, &[String], Option<u32>),
+    (script, words, (top, stops)): (&FakeScript, &[String], (Option<u32>, &[String])),
     positions: Range<u32>,
-    counters: &Counters,
+    (counters, progress): (&Counters, &Progress),
 ) {
     let count = script.tokens_per_answer.min(positions.end);
     for produced in positions.start..count {
@@ -175,15 +207,25 @@ async fn answer(
             tokio::time::sleep(script.delay).await;
         }
         counters.completion_tokens_total.fetch_add(1, Ordering::Relaxed);
-        let word = words.get(produced as usize % words.len().max(1)).cloned().unwrap_or_default();
+        let mut word =
+            words.get(produced as usize % words.len().max(1)).cloned().unwrap_or_default();
         let likely = Likely { bytes: word.clone().into_bytes(), logprob: -0.5 };
         let logprobs = top.map(|top| TokenLogprobs {
             chosen: likely.clone(),
             top: vec![likely; top.min(TOP_LOGPROBS_MAX) as usize],
         });
         let logprobs = logprobs.into_iter().collect();
+        let met = stops.iter().zip(0..).find_map(|(stop, at)| Some((word.find(stop)?, at)));
+        if let Some((start, stop)) = met {
+            word.truncate(start);
+            progress.stopped_by(Some(stop));
+        }
         let delta = Piece::Delta { tokens: vec![produced], text: word, logprobs };
         if sender.send(delta).await.is_err() {
+            return;
+        }
+        if met.is_some() {
+            let _ = sender.send(Piece::End { text: String::new(), finish: Finish::Stop }).await;
             return;
         }
     }

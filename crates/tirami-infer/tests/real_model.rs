@@ -21,6 +21,8 @@ mod embed;
 mod format;
 #[path = "real_model/prefix.rs"]
 mod prefix;
+#[path = "real_model/raw.rs"]
+mod raw;
 #[path = "real_model/resume.rs"]
 mod resume;
 #[path = "real_model/sampling.rs"]

@@ -12,6 +12,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod node;
 mod owner;
+mod responses;
 pub mod store;
 
 pub use clock::Clock;

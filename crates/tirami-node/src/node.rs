@@ -36,12 +36,16 @@ use crate::mesh::{
 };
 use crate::metrics::Metrics;
 use crate::owner::Rules;
+use crate::responses::Responses;
 use crate::store::{StoreError, StoreStats};
 use accounts::Accounts;
 use opened::{Opened, opened};
 
 /// Where transfers are written down, in the data directory.
 const TRANSFERS_FILE: &str = "transfers";
+
+/// Where answers are kept that their askers may come back to, in the data directory.
+const RESPONSES_FILE: &str = "responses.sqlite";
 
 /// What a node is made of.
 pub struct NodeOptions {
@@ -212,7 +216,9 @@ impl Node {
             let streams = mesh.job_streams();
             Client { handle: handle.clone(), streams }
         });
-        let app = AppState::new(handle, reader, (engine, client), (personal, keys), metrics, http);
+        let responses = Responses::at(data_dir.join(RESPONSES_FILE));
+        let own = (personal, keys, responses);
+        let app = AppState::new(handle, reader, (engine, client), own, metrics, http);
         let stop_http = CancellationToken::new();
         let drain = Duration::from_millis(config.drain_ms);
         let serving = tokio::spawn(http::serve(listener, app, stop_http.clone(), drain));

@@ -151,6 +151,9 @@ pub enum ToConsumer {
         /// What was delivered and what it costs, signed by the provider.
         #[n(2)]
         receipt: WireDocument,
+        /// Which of the request's stop texts ended it, by its place; none where none did.
+        #[n(3)]
+        stop: Option<u32>,
     },
     /// The provider cannot go on. What was vouched for is owed, nothing else.
     #[n(4)]

@@ -151,6 +151,7 @@ fn the_largest_job_frames_fit() {
     let tokens = ToConsumer::Tokens { tokens, text, likelihoods };
     arrives("tokens", &tokens, JOB_FRAME_BYTES_MAX);
     let receipt = document(SIGNED_BYTES_MAX);
-    let end = ToConsumer::End { text: "x".repeat(TEXT_BYTES_MAX), finish: u8::MAX, receipt };
+    let (text, finish, stop) = ("x".repeat(TEXT_BYTES_MAX), u8::MAX, Some(u32::MAX));
+    let end = ToConsumer::End { text, finish, receipt, stop };
     arrives("end", &end, JOB_FRAME_BYTES_MAX);
 }

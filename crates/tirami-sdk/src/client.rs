@@ -96,6 +96,73 @@ impl Client {
         Ok(ChatStream::new(self.base.to_string(), request_id, body))
     }
 
+    /// Continues texts as they stand and waits for all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a refusal's code says which limit or gate it was.
+    pub async fn complete(
+        &self,
+        request: &CompletionRequest,
+    ) -> Result<CompletionResponse, ClientError> {
+        let request = CompletionRequest { stream: None, stream_options: None, ..request.clone() };
+        let call = self.call(Operation::Completions, &[], &[]).json(&request);
+        self.read(self.send(call).await?).await
+    }
+
+    /// Continues a conversation as Anthropic's clients send it, and waits for the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a refusal's code says which limit or gate it was.
+    pub async fn message(&self, request: &MessagesRequest) -> Result<MessageAnswer, ClientError> {
+        let request = MessagesRequest { stream: None, ..request.clone() };
+        let call = self.call(Operation::Messages, &[], &[]).json(&request);
+        self.read(self.send(call).await?).await
+    }
+
+    /// The tokens of such a conversation.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `model_not_found` where the model is not at this node.
+    pub async fn count_tokens(
+        &self,
+        request: &MessagesRequest,
+    ) -> Result<MessageTokens, ClientError> {
+        self.post(Operation::CountTokens, &[], request).await
+    }
+
+    /// Answers items and waits for the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a refusal's code says which limit or gate it was.
+    pub async fn respond(&self, request: &ResponsesRequest) -> Result<ResponseObject, ClientError> {
+        let request = ResponsesRequest { stream: None, ..request.clone() };
+        let call = self.call(Operation::Responses, &[], &[]).json(&request);
+        self.read(self.send(call).await?).await
+    }
+
+    /// An answer that was kept for the caller's agent.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `unknown_response` when there is none.
+    pub async fn response(&self, id: &str) -> Result<ResponseObject, ClientError> {
+        self.get(Operation::Response, &[id], &[]).await
+    }
+
+    /// Forgets an answer that was kept for the caller's agent.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `unknown_response` when there is none.
+    pub async fn delete_response(&self, id: &str) -> Result<DeletedResponse, ClientError> {
+        let call = self.call(Operation::DeleteResponse, &[id], &[]).timeout(ANSWER_TIMEOUT);
+        self.read(self.send(call).await?).await
+    }
+
     /// Whether the node answers.
     ///
     /// # Errors

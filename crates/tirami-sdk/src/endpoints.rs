@@ -226,6 +226,27 @@ operations! {
         "Continues a chat; the paying agent is the caller's.",
         &[], json::<types::ChatRequest>() => Payload::JsonOrEvents(
             Type::of::<types::ChatResponse>(), Type::of::<types::ChatChunk>());
+    Completions: Post "/v1/completions", INFERENCE, "createCompletion",
+        "Continues texts as they stand, without a chat template.",
+        &[], json::<types::CompletionRequest>() => Payload::JsonOrEvents(
+            Type::of::<types::CompletionResponse>(), Type::of::<types::CompletionResponse>());
+    Messages: Post "/v1/messages", INFERENCE, "createMessage",
+        "Continues a conversation as Anthropic's clients send it; refusals have their envelope.",
+        &[], json::<types::MessagesRequest>() => Payload::JsonOrEvents(
+            Type::of::<types::MessageAnswer>(), Type::of::<types::MessageEvent>());
+    CountTokens: Post "/v1/messages/count_tokens", READ, "countTokens",
+        "Counts the tokens of such a conversation, with a model that is here.",
+        &[], json::<types::MessagesRequest>() => json::<types::MessageTokens>();
+    Responses: Post "/v1/responses", INFERENCE, "createResponse",
+        "Answers items, and keeps the answer so that others can go on from it.",
+        &[], json::<types::ResponsesRequest>() => Payload::JsonOrEvents(
+            Type::of::<types::ResponseObject>(), Type::of::<types::ResponseEvent>());
+    Response: Get "/v1/responses/{id}", INFERENCE, "getResponse",
+        "An answer that was kept for the caller's agent.",
+        &[], EMPTY => json::<types::ResponseObject>();
+    DeleteResponse: Delete "/v1/responses/{id}", INFERENCE, "deleteResponse",
+        "Forgets an answer that was kept for the caller's agent.",
+        &[], EMPTY => json::<types::DeletedResponse>();
 
     Balance: Get "/v1/tirami/balance", READ, "getBalance",
         "What the caller's agent, or the node, has.",
@@ -424,8 +445,17 @@ mod tests {
     fn whatever_changes_something_for_others_needs_more_than_inference() {
         for operation in Operation::ALL {
             let row = operation.endpoint();
-            let harmless =
-                matches!(operation, Operation::Chat | Operation::Estimate | Operation::Schedule);
+            let harmless = matches!(
+                operation,
+                Operation::Chat
+                    | Operation::Completions
+                    | Operation::CountTokens
+                    | Operation::DeleteResponse
+                    | Operation::Messages
+                    | Operation::Responses
+                    | Operation::Estimate
+                    | Operation::Schedule
+            );
             if row.method != Method::Get && !harmless {
                 assert!(
                     matches!(row.access, Access::Scope(Scope::Economy | Scope::Admin)),

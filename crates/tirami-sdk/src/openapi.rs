@@ -12,7 +12,7 @@ use utoipa::openapi::{
 };
 
 use crate::endpoints::{Access, Endpoint, Method, Operation, Payload, Query, Type};
-use crate::types::ErrorBody;
+use crate::types::{ErrorBody, MessageError};
 
 /// The scheme under which an API key is given.
 const SCHEME: &str = "api_key";
@@ -30,6 +30,7 @@ pub fn document() -> OpenApi {
     let mut schemas = Vec::new();
     let error = Type::of::<ErrorBody>();
     error.schemas(&mut schemas);
+    Type::of::<MessageError>().schemas(&mut schemas);
     for operation in Operation::ALL {
         let row = operation.endpoint();
         for payload in [row.request, row.response] {
@@ -108,8 +109,10 @@ fn describe(row: &Endpoint, error: &Type) -> utoipa::openapi::path::Operation {
             .description(Some(format!("Needs the scope `{scope}`.")))
             .security(SecurityRequirement::new(SCHEME, Vec::<String>::new()));
     }
+    let is_anthropics = row.path.starts_with(Operation::Messages.endpoint().path);
+    let envelope = if is_anthropics { Type::of::<MessageError>() } else { *error };
     for (status, meaning) in refusals(row) {
-        operation = operation.response(status, response(meaning, Payload::Json(*error)));
+        operation = operation.response(status, response(meaning, Payload::Json(envelope)));
     }
     operation.build()
 }
@@ -130,7 +133,7 @@ fn refusals(row: &Endpoint) -> Vec<(&'static str, &'static str)> {
     if row.path.contains('{') {
         list.push(("404", "There is no such thing."));
     }
-    if row.id == Operation::Chat.endpoint().id {
+    if matches!(row.response, Payload::JsonOrEvents(..)) {
         list.push(("402", "The agent has not enough TRM."));
         list.push(("404", "The model is not served here."));
         list.push(("503", "The engine or the store has stopped."));

@@ -90,6 +90,16 @@ async fn the_mesh_is_asked_for(client: &Client) {
     assert!(client.change_serving(&ServingChange::default()).await.is_err());
 }
 
+async fn other_forms_are_asked_for(client: &Client) {
+    let message = MessagesRequest::new("m", 1, "hi");
+    assert!(client.complete(&CompletionRequest::new("m", "hi")).await.is_err());
+    assert!(client.message(&message).await.is_err());
+    assert!(client.count_tokens(&message).await.is_err());
+    assert!(client.respond(&ResponsesRequest::new("m", "hi")).await.is_err());
+    assert!(client.response("{id}").await.is_err());
+    assert!(client.delete_response("{id}").await.is_err());
+}
+
 #[tokio::test]
 async fn every_row_of_the_table_has_a_method() {
     let (url, lines) = serve(answer("418 I'm a teapot", "text/plain", "")).await;
@@ -100,6 +110,7 @@ async fn every_row_of_the_table_has_a_method() {
     let one = SignedAmount::from_micro(1_000_000);
     assert!(client.chat(&chat).await.is_err());
     assert!(client.chat_stream(&chat).await.is_err());
+    other_forms_are_asked_for(&client).await;
     assert!(client.health().await.is_err());
     assert!(client.healthz().await.is_err());
     assert!(client.ready().await.is_err());

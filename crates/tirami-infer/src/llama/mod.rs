@@ -33,7 +33,7 @@ use worker::Worker;
 use crate::digest::file_digest;
 use crate::engine::{
     Conversation, EmbedError, Engine, EngineLoad, Format, Generation, ModelInfo, PIECES_AHEAD_MAX,
-    PrepareError, Progress, Prompt, Sampling, StartError,
+    PrepareError, Progress, Prompt, RawPrompt, Sampling, StartError,
 };
 use crate::gguf::{GgufError, GgufFile};
 
@@ -207,6 +207,10 @@ impl Engine for LlamaEngine {
 
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
         self.tokenizer.prepare(&self.model, conversation)
+    }
+
+    fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
+        self.tokenizer.prepare_raw(&self.model, raw)
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {

@@ -88,6 +88,7 @@ impl Sequence {
             last =
                 certain.stopped.then_some(Piece::End { text: String::new(), finish: Finish::Stop });
         }
+        progress.stopped_by(answer.met());
         tokens.extend(resumed);
         let given_tokens = tokens.len();
         let in_cache = 0;
@@ -187,6 +188,7 @@ impl Sequence {
         let delta = Piece::Delta { tokens: vec![token], text: certain.text, logprobs };
         let _ = self.sender.try_send(delta);
         if certain.stopped {
+            self.progress.stopped_by(self.answer.met());
             return Some(Piece::End { text: String::new(), finish: Finish::Stop });
         }
         self.last_by_length()

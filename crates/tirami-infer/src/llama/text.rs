@@ -10,6 +10,8 @@ pub(super) struct AnswerText {
     incomplete: Vec<u8>,
     /// Text that may be the beginning of a stop text.
     withheld: String,
+    /// The stop text that was met, by its place.
+    met: Option<u32>,
 }
 
 /// What one token's bytes made certain.
@@ -21,10 +23,10 @@ pub(super) struct Certain {
 }
 
 impl AnswerText {
-    /// An answer that ends before the first of `stops`; empty ones are left out.
+    /// An answer that ends before the first of `stops`; empty ones end nothing.
     pub(super) fn new(stops: &[String]) -> Self {
-        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
-        Self { stops, incomplete: Vec::new(), withheld: String::new() }
+        let stops = stops.to_vec();
+        Self { stops, incomplete: Vec::new(), withheld: String::new(), met: None }
     }
 
     /// Takes the bytes of one token.
@@ -32,7 +34,8 @@ impl AnswerText {
         self.incomplete.extend_from_slice(bytes);
         let text = take_characters(&mut self.incomplete);
         self.withheld.push_str(&text);
-        if let Some(start) = self.first_stop() {
+        if let Some((start, place)) = self.first_stop() {
+            self.met = Some(place);
             self.withheld.truncate(start);
             self.incomplete.clear();
             return Certain { text: std::mem::take(&mut self.withheld), stopped: true };
@@ -40,6 +43,11 @@ impl AnswerText {
         let kept = self.beginning_of_a_stop();
         let rest = self.withheld.split_off(self.withheld.len() - kept);
         Certain { text: std::mem::replace(&mut self.withheld, rest), stopped: false }
+    }
+
+    /// Which stop text was met, by its place among those given.
+    pub(super) fn met(&self) -> Option<u32> {
+        self.met
     }
 
     /// The text that was withheld, when no more tokens come.
@@ -52,12 +60,13 @@ impl AnswerText {
         text
     }
 
-    /// Where the stop text begins that is complete first.
-    fn first_stop(&self) -> Option<usize> {
-        let matches = self.stops.iter().filter_map(|stop| {
-            self.withheld.find(stop.as_str()).map(|start| (start + stop.len(), start))
+    /// Where the stop text begins that is complete first, and its place.
+    fn first_stop(&self) -> Option<(usize, u32)> {
+        let matches = self.stops.iter().zip(0..).filter(|(stop, _)| !stop.is_empty());
+        let matches = matches.filter_map(|(stop, place)| {
+            self.withheld.find(stop.as_str()).map(|start| (start + stop.len(), start, place))
         });
-        matches.min().map(|(_, start)| start)
+        matches.min().map(|(_, start, place)| (start, place))
     }
 
     /// Length of the longest end of the text that begins a stop text.
@@ -98,6 +107,20 @@ fn may_continue(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_stop_text_that_was_met_is_known_by_its_place() {
+        for (stops, text, met) in [
+            (&["", "END", "ND"][..], "xEND", Some(1)),
+            (&["x\n", "ND"], "xEND", Some(1)),
+            (&["END"], "xEN", None),
+        ] {
+            let stops = stops.iter().map(|stop| (*stop).to_owned()).collect::<Vec<_>>();
+            let mut answer = AnswerText::new(&stops);
+            answer.push(text.as_bytes());
+            assert_eq!(answer.met(), met, "{stops:?}");
+        }
+    }
 
     fn run(stops: &[&str], tokens: &[&[u8]]) -> (Vec<String>, bool, String) {
         let stops = stops.iter().map(|stop| (*stop).to_owned()).collect::<Vec<_>>();

@@ -4,7 +4,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
 use super::places::same;
-use crate::engine::{Conversation, Message, PrepareError, Prompt};
+use crate::engine::{Conversation, Message, PrepareError, Prompt, RawPrompt};
 use crate::template::{ChatTemplate, ControlTexts, Segment};
 
 /// Texts up to this many bytes are tokenised on the caller's stack.
@@ -23,6 +23,9 @@ pub(super) struct Tokenizer {
     context_tokens: u32,
     /// The begin token, where the model wants one.
     bos: Option<LlamaToken>,
+    /// The tokens before the text before a gap, before the text after it, and before what fills
+    /// it, where the model has them.
+    infill: Option<[LlamaToken; 3]>,
     /// Bytes of the longest token.
     token_bytes_max: usize,
 }
@@ -45,10 +48,12 @@ impl Tokenizer {
         let controls = vocab.tokens().filter(|token| vocab.is_control(*token)).map(text);
         // The spelling in the vocabulary is never shorter than the bytes it stands for.
         let token_bytes_max = vocab.tokens().map(|token| text(token).len()).max().unwrap_or(1);
+        let infill = [vocab.fim_pre(), vocab.fim_suf(), vocab.fim_mid()];
         Ok(Self {
             template,
             controls: ControlTexts::new(controls),
             context_tokens,
+            infill: infill.iter().all(|token| valid(*token).is_some()).then_some(infill),
             bos: valid(vocab.bos()).filter(|_| vocab.should_add_bos()),
             token_bytes_max: token_bytes_max.max(1),
         })
@@ -60,15 +65,51 @@ impl Tokenizer {
         conversation: &Conversation,
     ) -> Result<Prompt, PrepareError> {
         let segments = self.controls.render_shielded(&self.template, conversation)?;
-        let mut tokens = self.tokenize(model, &segments)?;
-        // Many templates write the begin token themselves.
-        if let Some(bos) = self.bos.filter(|bos| tokens.first() != Some(bos)) {
-            tokens.insert(0, bos);
-        }
+        let tokens = self.begun(self.tokenize(model, &segments)?);
         if tokens.is_empty() {
             let reason = "it renders these messages to nothing".to_owned();
             return Err(PrepareError::Template { reason });
         }
+        self.fitting(tokens)
+    }
+
+    /// A prompt that is no chat.
+    pub(super) fn prepare_raw(
+        &self,
+        model: &LlamaModel,
+        raw: &RawPrompt,
+    ) -> Result<Prompt, PrepareError> {
+        let count = model.vocab().n_tokens().cast_unsigned();
+        let read = |text: &str| self.tokenize(model, &[Segment::Template(text.to_owned())]);
+        let tokens = match raw {
+            RawPrompt::Text(text) => self.begun(read(text)?),
+            RawPrompt::Infill { before, after } => {
+                let unable = PrepareError::Unsupported { what: "to fill a gap in a text" };
+                let [pre, suf, mid] = self.infill.ok_or(unable)?;
+                let (before, after) = (read(before)?, read(after)?);
+                let parts = [vec![pre], before, vec![suf], after, vec![mid]];
+                self.begun(parts.concat())
+            }
+            RawPrompt::Tokens(tokens) if tokens.iter().all(|token| *token < count) => {
+                tokens.iter().map(|token| LlamaToken(token.cast_signed())).collect()
+            }
+            RawPrompt::Tokens(_) => Vec::new(),
+        };
+        if tokens.is_empty() {
+            return Err(PrepareError::Tokens { last: count.saturating_sub(1) });
+        }
+        self.fitting(tokens)
+    }
+
+    /// The tokens after the begin token, which many templates write themselves.
+    fn begun(&self, mut tokens: Vec<LlamaToken>) -> Vec<LlamaToken> {
+        if let Some(bos) = self.bos.filter(|bos| tokens.first() != Some(bos)) {
+            tokens.insert(0, bos);
+        }
+        tokens
+    }
+
+    fn fitting(&self, tokens: Vec<LlamaToken>) -> Result<Prompt, PrepareError> {
         if tokens.len() >= self.context_tokens as usize {
             return Err(self.too_long(tokens.len()));
         }

@@ -206,7 +206,7 @@ pub(super) async fn estimate(
         u32::MAX,
     )?);
     let conversation = chat::conversation(&fields)?;
-    let (prompt, room) = chat::prepare(&engine, &conversation, asked).await?;
+    let (prompt, room) = chat::prepare_chat(&engine, conversation, asked).await?;
     let model = engine.model();
     let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
     let start = StartJob {

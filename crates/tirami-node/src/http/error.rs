@@ -133,6 +133,11 @@ impl ApiError {
         self.0.code
     }
 
+    /// The status it is told with.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
     /// The envelope, for an error inside a stream that has begun.
     pub(crate) fn body(&self) -> &ErrorBody {
         &self.0.body
@@ -251,7 +256,7 @@ fn retry_after_s(rejection: &Rejection) -> Option<u64> {
 impl From<PrepareError> for ApiError {
     fn from(error: PrepareError) -> Self {
         let code = match error {
-            PrepareError::Template { .. } => "invalid_value",
+            PrepareError::Template { .. } | PrepareError::Tokens { .. } => "invalid_value",
             PrepareError::ContextLength { .. } => "context_length_exceeded",
             PrepareError::Format { .. } | PrepareError::Unsupported { .. } => {
                 return Self::invalid("response_format", error.to_string());

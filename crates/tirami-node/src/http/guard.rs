@@ -18,7 +18,7 @@ use tirami_sdk::endpoints::{Access, Operation};
 use super::AppState;
 use super::error::{ApiError, RefusalCode};
 use super::query::Asked;
-use super::views;
+use super::{messages, views};
 
 /// The header that names a request in answers, logs and reports.
 const REQUEST_ID: &str = "x-request-id";
@@ -38,6 +38,11 @@ impl Caller {
     /// The caller as the ledger knows it.
     pub(super) const fn actor(&self) -> Actor {
         Actor::Caller { key: self.key, agent: self.agent, scope: self.scope }
+    }
+
+    /// Who pays for what the caller asks; none for a key that is bound to no agent.
+    pub(super) const fn agent(&self) -> Option<AgentId> {
+        self.agent
     }
 
     /// What the caller may do.
@@ -113,7 +118,10 @@ pub(super) async fn gate(
     let started = Instant::now();
     let response = match admit(&app, operation, &mut request).await {
         Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+        Err(error) => match operation {
+            Operation::Messages | Operation::CountTokens => messages::refused(error),
+            _ => error.into_response(),
+        },
     };
     let code = response.extensions().get::<RefusalCode>().map(|code| code.0);
     app.metrics.request(operation.endpoint().id, response.status(), started.elapsed(), code);

@@ -16,6 +16,11 @@ pub(super) fn ok(value: &impl Serialize) -> Response {
     response(StatusCode::OK, value)
 }
 
+/// An answer of 200 with JSON that is written.
+pub(super) fn written(bytes: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response()
+}
+
 /// An answer with `value` as JSON.
 pub(super) fn response(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {

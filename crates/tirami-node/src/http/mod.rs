@@ -13,10 +13,12 @@ mod guard;
 mod json;
 mod keys;
 mod mesh;
+mod messages;
 mod models;
 mod network;
 mod query;
 mod refusals;
+mod responses;
 mod safety;
 mod schedule;
 mod serve;
@@ -47,12 +49,13 @@ use crate::keys::KeyDir;
 use crate::mesh::Client;
 use crate::metrics::Metrics;
 use crate::node::REFERENCE_SHAPE;
+use crate::responses::Responses;
 use crate::store::StoreReader;
 use error::ApiError;
 use network::StateSeen;
 use throttle::Throttle;
 
-pub(crate) use chat::{Asked, payer, understand};
+pub(crate) use chat::{Asked, Kind, payer, understand};
 pub use serve::serve;
 
 /// Connections served at the same time, where the system gives as many file descriptors; more
@@ -111,6 +114,8 @@ pub struct AppState {
     keys: KeyDir,
     metrics: Arc<Metrics>,
     throttle: Arc<Throttle>,
+    /// Answers that their askers may come back to.
+    responses: Responses,
     /// What was last computed over the whole state.
     state_seen: Arc<StateSeen>,
     /// Bundles of agents' keys that are being made or opened.
@@ -129,7 +134,7 @@ impl AppState {
         handle: Handle,
         reader: StoreReader,
         (engine, mesh): (Option<Arc<dyn Engine>>, Option<Client>),
-        (personal_agent, keys): (AgentId, KeyDir),
+        (personal_agent, keys, responses): (AgentId, KeyDir, Responses),
         metrics: Arc<Metrics>,
         config: HttpConfig,
     ) -> Self {
@@ -145,6 +150,7 @@ impl AppState {
             keys,
             metrics,
             throttle: Arc::default(),
+            responses,
             state_seen: Arc::default(),
             bundles: Arc::new(Semaphore::new(1)),
             openapi: openapi.into(),
@@ -193,6 +199,12 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Models => get(models::models),
         Operation::Model => get(models::model),
         Operation::Chat => post(chat::chat),
+        Operation::Completions => post(chat::complete),
+        Operation::Messages => post(messages::messages),
+        Operation::CountTokens => post(messages::count_tokens),
+        Operation::Responses => post(responses::create),
+        Operation::Response => get(responses::get),
+        Operation::DeleteResponse => delete(responses::delete),
         Operation::Balance => get(economy::balance),
         Operation::Pricing => get(economy::pricing),
         Operation::Trades => get(economy::trades),

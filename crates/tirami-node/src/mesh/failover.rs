@@ -13,7 +13,7 @@ use std::time::Duration;
 use tirami_core::{
     Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm, Timestamp, Trm,
 };
-use tirami_infer::engine::{Finish, Generation, PIECES_AHEAD_MAX, Piece};
+use tirami_infer::engine::{Finish, Generation, PIECES_AHEAD_MAX, Piece, Progress};
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{Candidate, NO_DICE, Observed, Preferences, Query};
 use tirami_ledger::Rejection;
@@ -30,7 +30,7 @@ use super::own::{OwnAttempt, OwnEngine};
 use super::remote::{Attempt, Charge, Client, Next, Unbegun, Wanted, observe};
 use super::source::Source;
 use crate::handle::{JobToken, SubmitError};
-use crate::http::payer;
+use crate::http::{Kind, payer};
 
 /// Completion tokens ordered at most where the request names no maximum: providers lend new
 /// consumers little.
@@ -52,7 +52,8 @@ const REFUSALS_TOLD_MAX: usize = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct MeshAsk {
     pub(crate) actor: Actor,
-    /// The HTTP request's body.
+    /// What kind of request it is, and the HTTP request's body.
+    pub(crate) kind: Kind,
     pub(crate) body: Vec<u8>,
     pub(crate) model: ModelDigest,
     /// The model's shape, where this node has the model.
@@ -234,7 +235,7 @@ pub(crate) async fn begin(
     let (delivered, taken) = watch::channel(0);
     let (conclude, concluded) = oneshot::channel();
     let (told, result) = oneshot::channel();
-    let shared = Arc::new(Shared::default());
+    let (shared, progress) = (Arc::new(Shared::default()), Arc::new(Progress::default()));
     let started = Started {
         job: MeshJob {
             shared: Arc::clone(&shared),
@@ -243,13 +244,13 @@ pub(crate) async fn begin(
             conclude: Some(conclude),
             result,
         },
-        generation: Generation::new(pieces, Arc::default()),
+        generation: Generation::new(pieces, Arc::clone(&progress)),
         served,
         id: attempt.job(),
         provider: attempt.provider(),
         prompt_tokens: attempt.prompt_tokens(),
     };
-    let body = Body { out, taken, concluded, shared };
+    let body = Body { out, taken, concluded, shared, progress };
     tasks.spawn(async move {
         let journeyed = journey.run(attempt, body).await;
         // Nobody may be left to hear it.
@@ -264,6 +265,7 @@ struct Body {
     taken: watch::Receiver<u32>,
     concluded: oneshot::Receiver<u32>,
     shared: Arc<Shared>,
+    progress: Arc<Progress>,
 }
 
 impl Body {
@@ -380,7 +382,8 @@ impl Journey {
                     }
                     continue;
                 }
-                Next::End { text, finish, receipt } => {
+                Next::End { text, finish, receipt, stop } => {
+                    body.progress.stopped_by(stop);
                     let finish = match finish {
                         FinishReason::Length => Finish::Length,
                         _ => Finish::Stop,
@@ -567,7 +570,7 @@ impl Journey {
     async fn begin_here(&mut self, engine: &OwnEngine) -> Result<OwnAttempt, Unbegun> {
         let payer = payer(&self.ask.actor);
         let given = (self.tokens.clone(), payer.map(|payer| payer.agent));
-        let asked = engine.understood(self.ask.body.clone(), given).await?;
+        let asked = engine.understood((self.ask.kind, self.ask.body.clone()), given).await?;
         let prompt_tokens = count(&asked.prompt.tokens).saturating_add(count(&self.tokens));
         let offered = (engine.0.model().digest, engine.0.model().shape, asked.completion_max);
         let start = self.start(offered, prompt_tokens, None).await?;
@@ -668,6 +671,7 @@ impl Journey {
             start,
             provider: candidate.provider,
             price: candidate.price,
+            path: self.ask.kind.path(),
             body: self.ask.body.clone(),
             resumed: self.tokens.clone(),
             prefix: self.ask.prefixes.first().copied(),

@@ -13,7 +13,7 @@ use super::remote::{Charge, Next, Signing, Unbegun, signed};
 use super::source::ordered;
 use super::stream_digest;
 use crate::handle::{Handle, JobToken, SubmitError};
-use crate::http::{Asked, understand};
+use crate::http::{Asked, Kind, understand};
 
 /// A voucher is signed with the first delivered token and then after so many more.
 const VOUCHER_TOKENS: u32 = 32;
@@ -38,12 +38,13 @@ impl OwnEngine {
     /// The request as the engine runs it, the answer so far before it.
     pub(super) async fn understood(
         &self,
-        body: Vec<u8>,
+        (kind, body): (Kind, Vec<u8>),
         (resumed, agent): (Vec<u32>, Option<AgentId>),
     ) -> Result<Asked, Unbegun> {
         let engine = Arc::clone(&self.0);
         // A long text keeps a core busy for a while; no other job may wait for it.
-        let understood = tokio::task::spawn_blocking(move || understand(&*engine, &body)).await;
+        let understood =
+            tokio::task::spawn_blocking(move || understand(&*engine, kind, &body)).await;
         let mut asked = match understood {
             Ok(Ok(asked)) => asked,
             Ok(Err(error)) => return Err(refused("invalid_request", &error.body().error.message)),
@@ -155,7 +156,8 @@ impl OwnAttempt {
                         Finish::Stop => FinishReason::Stop,
                         Finish::Length => FinishReason::Length,
                     };
-                    Next::End { text, finish: self.finish, receipt: None }
+                    let stop = generation.stopped_by();
+                    Next::End { text, finish: self.finish, receipt: None, stop }
                 }
                 Some(Piece::Failed { reason }) => Next::Failed { reason },
                 None => Next::Failed { reason: "this node's engine ended".to_owned() },

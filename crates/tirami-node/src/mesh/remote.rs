@@ -20,7 +20,7 @@ use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::serve::{BEAT, CHAT_PATH, frames};
+use super::serve::{BEAT, frames};
 use super::source::ordered;
 use super::{FrameSender, JobStreams, likelihood, stream_digest};
 use crate::handle::{Handle, JobToken, SubmitError};
@@ -63,7 +63,8 @@ pub(super) struct Wanted {
     pub(super) start: StartJob,
     pub(super) provider: PartyId,
     pub(super) price: Ppm,
-    /// The HTTP request's body.
+    /// The HTTP request's path and body.
+    pub(super) path: &'static str,
     pub(super) body: Vec<u8>,
     /// What other providers have delivered of the answer.
     pub(super) resumed: Vec<u32>,
@@ -95,6 +96,8 @@ pub(super) enum Next {
         finish: FinishReason,
         /// The provider's; this node's engine gives none.
         receipt: Option<WireDocument>,
+        /// Which stop text ended it, by its place.
+        stop: Option<u32>,
     },
     /// The provider says that it lives and stands still: another one may be better.
     Slow {
@@ -217,15 +220,15 @@ impl Prefill {
 impl Attempt {
     /// Signs an order, sends it, and waits until the provider takes it.
     pub(super) async fn begin(client: &Client, wanted: Wanted) -> Result<Self, Unbegun> {
-        let Wanted { actor, start, provider, price, body, resumed, .. } = wanted;
+        let Wanted { actor, start, provider, price, path, body, resumed, .. } = wanted;
         let handle = client.handle.clone();
         // Before the order, so that no word to end it can be missed.
         let token = handle.job_token(start.job);
         let command = OrderJob { start: start.clone(), provider, price };
         let order = ordered(&handle, actor, Command::OrderJob(command)).await?;
         let ordered_at = Instant::now();
-        let path = CHAT_PATH.to_owned();
-        let request = JobRequest { order: wire(&order), body, path, resumed };
+        let request =
+            JobRequest { order: wire(&order), body, path: path.to_owned(), resumed };
         let job = start.job;
         let opened = open(client, provider, request);
         let opened = match timeout(ACCEPT_WITHIN, opened).await {
@@ -366,7 +369,7 @@ impl Attempt {
                     // An order pays for a long prompt, and what a shorter one leaves of that could
                     // buy more tokens than were meant: the answer ends here.
                     let (text, finish) = (String::new(), FinishReason::Length);
-                    return Some(Next::End { text, finish, receipt: None });
+                    return Some(Next::End { text, finish, receipt: None, stop: None });
                 }
                 if tokens.is_empty() && text.is_empty() {
                     return None;
@@ -381,11 +384,14 @@ impl Attempt {
                 let logprobs = likelihoods.into_iter().map(likelihood::heard).collect();
                 Some(Next::Tokens { tokens, text, logprobs })
             }
-            Some(ToConsumer::End { text, finish, receipt }) => match finish {
-                0 => Some(end(text, FinishReason::Stop, receipt)),
-                1 => Some(end(text, FinishReason::Length, receipt)),
-                _ => lost("it ended the answer before its end"),
-            },
+            Some(ToConsumer::End { text, finish, receipt, stop }) => {
+                let finish = match finish {
+                    0 => FinishReason::Stop,
+                    1 => FinishReason::Length,
+                    _ => return lost("it ended the answer before its end"),
+                };
+                Some(Next::End { text, finish, receipt: Some(receipt), stop })
+            }
             Some(ToConsumer::Working { read, place_in_queue }) => {
                 let read = (read, self.prompt_tokens);
                 self.prefill.told(self.heard_at, read, place_in_queue);
@@ -544,10 +550,6 @@ impl Attempt {
             tokens_ms: ms(first, self.token_at),
         }
     }
-}
-
-fn end(text: String, finish: FinishReason, receipt: WireDocument) -> Next {
-    Next::End { text, finish, receipt: Some(receipt) }
 }
 
 /// Tells the kernel what a provider did.

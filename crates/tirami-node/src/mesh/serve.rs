@@ -25,12 +25,10 @@ use tokio_util::task::TaskTracker;
 use super::intake::Intake;
 use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
 use crate::handle::{Handle, SubmitError};
-use crate::http::{Asked, understand};
+use crate::http::{Asked, Kind, understand};
 
 /// Streams of jobs served at the same time, whatever the ledger would take.
 pub const SERVED_STREAMS_MAX: usize = 256;
-/// The only kind of request that is served.
-pub(super) const CHAT_PATH: &str = "/v1/chat/completions";
 /// Tokens sent ahead of the vouchers at most, however far away the consumer is.
 const WINDOW_TOKENS_MAX: u32 = 256;
 /// A round trip counts as at most this long.
@@ -127,16 +125,17 @@ impl Server {
         if *self.halted.borrow() {
             return Err(OrderRefusal::Paused.into());
         }
-        if path != CHAT_PATH {
+        let Some(kind) = Kind::at(&path) else {
             let message = format!("nothing is served at {}", path.escape_debug());
             return Err(refused("unknown_path", &message, false));
-        }
+        };
         if Digest::of(&body) != order.request {
             let message = "the request is not the one that was ordered";
             return Err(refused("order_other_request", message, false));
         }
         let (checked, head_at) = self.check_signer(&order, &wire).await?;
-        let Asked { mut prompt, mut sampling, completion_max } = self.understood(body).await?;
+        let Asked { mut prompt, mut sampling, completion_max } =
+            self.understood(kind, body).await?;
         let resumed_tokens = count(&resumed);
         let prompt_tokens = count(&prompt.tokens).saturating_add(resumed_tokens);
         let model = self.engine.model();
@@ -212,10 +211,11 @@ impl Server {
         Ok(())
     }
 
-    async fn understood(&self, body: Vec<u8>) -> Result<Asked, Refusal> {
+    async fn understood(&self, kind: Kind, body: Vec<u8>) -> Result<Asked, Refusal> {
         let engine = Arc::clone(&self.engine);
         // A long text keeps a core busy for a while; no other job may wait for it.
-        let understood = tokio::task::spawn_blocking(move || understand(&*engine, &body)).await;
+        let understood =
+            tokio::task::spawn_blocking(move || understand(&*engine, kind, &body)).await;
         let understood = understood
             .map_err(|_| refused("prepare_failed", "the prompt could not be prepared", false))?;
         understood.map_err(|error| {
@@ -500,7 +500,10 @@ impl<'a> Serving<'a> {
 
     /// The answer is complete: the receipt goes with its last text.
     async fn finish(mut self, text: String, finish: Finish) {
-        let cached = self.generation.take().map_or(0, |generation| generation.cached_tokens());
+        let ended = self.generation.take();
+        let (cached, stop) = ended
+            .map(|generation| (generation.cached_tokens(), generation.stopped_by()))
+            .unwrap_or_default();
         while self.waiting.is_some() {
             let taken = taken(&mut self.taking).await;
             self.took(taken).await;
@@ -538,7 +541,8 @@ impl<'a> Serving<'a> {
             Some(Outcome::JobServed { receipt: None, .. }) => no_receipt(),
             _ => return self.send.abort(),
         };
-        if self.say(&ToConsumer::End { text, finish: finish as u8, receipt }).await.is_ok() {
+        let end = ToConsumer::End { text, finish: finish as u8, receipt, stop };
+        if self.say(&end).await.is_ok() {
             self.close().await;
         }
     }

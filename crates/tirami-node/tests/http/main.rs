@@ -4,10 +4,13 @@
 
 mod bounds;
 mod chat;
+mod completions;
 mod economy;
 mod gates;
 mod load;
+mod messages;
 mod quote;
+mod responses;
 mod scopes;
 mod support;
 mod tools;

@@ -57,19 +57,33 @@ impl TestNode {
         Self::start_with("127.0.0.1:0", engine, bounds).await
     }
 
+    /// The same node after a stop and a start.
+    pub async fn restarted(self) -> Self {
+        let Self { node, engine, dir, .. } = self;
+        node.shutdown().await.unwrap();
+        Self::start_in(dir, "127.0.0.1:0", engine, |http| http).await
+    }
+
     async fn start_with(
         bind: &str,
         engine: FakeEngine,
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), bind, Arc::new(engine), bounds).await
+    }
+
+    async fn start_in(
+        dir: tempfile::TempDir,
+        bind: &str,
+        engine: Arc<FakeEngine>,
+        bounds: impl FnOnce(HttpConfig) -> HttpConfig,
+    ) -> Self {
         let data_dir = dir.path().join("data");
         let mut config = Config::defaults(dir.path());
         config.data_dir.clone_from(&data_dir);
         config.body_max_bytes = 1024 * 1024;
         config.drain_ms = 100;
         let bind: SocketAddr = bind.parse().unwrap();
-        let engine = Arc::new(engine);
         let shared = engine.clone();
         let mesh = MeshOptions::default();
         let options =

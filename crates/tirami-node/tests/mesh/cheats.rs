@@ -99,7 +99,7 @@ async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, li
     };
     lie(&mut receipt);
     let receipt = wire(&Signed::sign(node, &key, receipt).unwrap());
-    let end = ToConsumer::End { text: String::new(), finish: 0, receipt };
+    let end = ToConsumer::End { text: String::new(), finish: 0, receipt, stop: None };
     job.send.send(&end).await.unwrap();
     while let Ok(Some(_)) = job.receive.next().await {}
 }

@@ -364,9 +364,13 @@ impl Answer {
 
 impl Stream {
     pub fn open(node: &TestNode, request: &Value) -> Self {
+        Self::at(node, "/v1/chat/completions", request)
+    }
+
+    pub fn at(node: &TestNode, path: &str, request: &Value) -> Self {
         let call = node
             .http
-            .post(format!("{}/v1/chat/completions", node.url))
+            .post(format!("{}{path}", node.url))
             .header("content-type", "application/json")
             .body(serde_json::to_vec(request).unwrap());
         let answer = node.runtime.block_on(call.send()).unwrap();
@@ -386,15 +390,18 @@ impl Stream {
         while let Some(end) = self.buffer.windows(2).position(|two| two == b"\n\n") {
             let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
             let event = String::from_utf8(event).unwrap();
-            let Some(data) = event.trim_end().strip_prefix("data: ") else { continue };
+            let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) else {
+                continue;
+            };
             if data == "[DONE]" {
                 self.answer.done = true;
                 continue;
             }
             let chunk: Value = serde_json::from_str(data).unwrap();
-            if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str()
-                && !text.is_empty()
-            {
+            let choice = &chunk["choices"][0];
+            let text = [&choice["delta"]["content"], &choice["text"], &chunk["delta"]["text"]];
+            let text = text.into_iter().chain([&chunk["delta"]]).find_map(Value::as_str);
+            if let Some(text) = text.filter(|text| !text.is_empty()) {
                 self.answer.text.push_str(text);
                 let pause = self.last_at.elapsed();
                 self.answer.longest_pause = self.answer.longest_pause.max(pause);

@@ -7,6 +7,7 @@ mod doors;
 mod engines;
 mod failover;
 mod finding;
+mod forms;
 mod http;
 mod jobs;
 mod jobs_support;

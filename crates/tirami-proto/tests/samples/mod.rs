@@ -256,6 +256,7 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
         top: vec![likely(b"hello", -0.25), likely(&[0xf0, 0x9f], -2.0)],
     };
     let (plain, likelihoods) = (tokens(Vec::new()), tokens(vec![likelihood]));
+    let end = |stop| ToConsumer::End { text: text.clone(), finish: 1, receipt: document(3), stop };
     let failed = ToConsumer::Failed { reason: "the engine stopped".to_owned() };
     vec![
         ("accepted", accepted),
@@ -263,7 +264,8 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
         ("refused-for-now", refused(Some(1_500))),
         ("tokens", plain),
         ("tokens-likelihoods", likelihoods),
-        ("end", ToConsumer::End { text, finish: 1, receipt: document(3) }),
+        ("end", end(None)),
+        ("end-stopped", end(Some(2))),
         ("failed", failed),
         ("working", ToConsumer::Working { read: 512, place_in_queue: 3 }),
     ]

@@ -2,11 +2,14 @@
 
 mod agents;
 mod chat;
+mod completions;
 mod economy;
 mod error;
 mod keys;
 mod mesh;
+mod messages;
 mod models;
+mod responses;
 mod safety;
 mod status;
 
@@ -18,6 +21,9 @@ pub use chat::{
     ChatResponse, ChoiceLogprobs, Content, ContentPart, Function, FunctionDelta, FunctionName,
     NamedTool, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo, TokenLogprob, Tool, ToolCall,
     ToolCallDelta, ToolChoice, TopLogprob, Usage,
+};
+pub use completions::{
+    CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, TextPrompt,
 };
 pub use economy::{
     Balance, Estimate, EstimateRequest, Network, Pricing, SignedDocument, Trade, TradeDetail,
@@ -33,7 +39,17 @@ pub use mesh::{
     SponsorRequest, Topology, TopologyLink, TopologyNode, TransferRequest, WelcomeLine,
     WitnessAction, WitnessChange,
 };
+pub use messages::{
+    BlockDelta, ContentBlock, InputMessage, MessageAnswer, MessageContent, MessageEnd,
+    MessageError, MessageErrorDetail, MessageEvent, MessageMetadata, MessageTokens, MessageTool,
+    MessageToolChoice, MessageUsage, MessagesRequest,
+};
 pub use models::{Model, ModelDetail, ModelList};
+pub use responses::{
+    DeletedResponse, IncompleteDetails, InputDetails, OutputContent, OutputDetails, OutputItem,
+    ResponseError, ResponseEvent, ResponseEventKind, ResponseInput, ResponseObject, ResponseText,
+    ResponseTool, ResponseUsage, ResponsesRequest,
+};
 pub use safety::{
     Approval, ApprovalDecision, ApprovalList, Done, KillRequest, KillStatus, LimitAmount, Limits,
     LimitsReport, PolicyRequest, PolicyStatus, Safety, Spending,

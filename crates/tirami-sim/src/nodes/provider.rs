@@ -265,7 +265,7 @@ impl World {
         }
         let receipt =
             WireDocument { bytes: receipt.bytes().to_vec(), signature: receipt.signature() };
-        let end = ToConsumer::End { text: String::new(), finish: 1, receipt };
+        let end = ToConsumer::End { text: String::new(), finish: 1, receipt, stop: None };
         self.send_to_consumer(stream, end);
         Ok(())
     }

@@ -6,11 +6,11 @@ use futures_util::future::{poll_fn, select_all};
 use tirami_infer::calls::{CallReader, Said};
 use tirami_infer::engine::{Generation, Piece, TokenLogprobs};
 use tirami_ledger::documents::FinishReason;
-use tirami_sdk::types::{ChoiceLogprobs, TokenLogprob, TopLogprob};
 
+use super::form::{Ended, Finished, News};
 use super::job::Charged;
 use super::running::Running;
-use super::{broken, finish_name, finish_of};
+use super::{Head, broken, finish_name, finish_of};
 use crate::http::error::ApiError;
 
 /// One answer on its way.
@@ -21,6 +21,8 @@ pub(super) struct Choice {
     /// Completion tokens produced so far.
     pub(super) tokens: u32,
     pub(super) finish: FinishReason,
+    /// The stop text that ended it, by its place.
+    stop: Option<u32>,
     /// Of tokens whose text is held back.
     likely: Vec<TokenLogprobs>,
     /// Finds calls of tools in the text; none where no tool may be called.
@@ -29,8 +31,8 @@ pub(super) struct Choice {
 
 /// What comes next of one answer.
 pub(super) enum Step {
-    /// What became certain, which may be nothing, and the likelihoods of its tokens.
-    Said { said: Vec<Said>, likely: Vec<TokenLogprobs> },
+    /// What became certain, which may be nothing.
+    Told(News),
     /// Its engine failed.
     Failed,
     /// The kernel ordered the end of one of the jobs, which ends all.
@@ -44,6 +46,7 @@ impl Choice {
             generation: Some(generation),
             tokens: 0,
             finish: FinishReason::Failed,
+            stop: None,
             likely: Vec::new(),
             reader: None,
         }
@@ -56,17 +59,19 @@ impl Choice {
     }
 
     /// Why the answer ended, as the interface says it.
-    pub(super) fn finish_name(&self) -> &'static str {
+    fn finished(&self) -> Finished {
         let has_calls = self.reader.as_ref().is_some_and(|reader| reader.calls() > 0);
-        match finish_name(self.finish) {
+        let reason = match finish_name(self.finish) {
             "stop" if has_calls => "tool_calls",
             name => name,
-        }
+        };
+        Finished { reason, stop: self.stop }
     }
 
     fn took(&mut self, piece: Option<Piece>) -> Step {
         if let Some(generation) = &self.generation {
             self.job.cached(generation.cached_tokens());
+            self.stop = generation.stopped_by();
         }
         match piece {
             Some(Piece::Delta { tokens, text, logprobs }) => {
@@ -105,7 +110,7 @@ impl Choice {
     /// What is held back may be a stop text, which is no part of the answer.
     fn certain(&mut self, said: Vec<Said>) -> Step {
         let likely = if said.is_empty() { Vec::new() } else { core::mem::take(&mut self.likely) };
-        Step::Said { said, likely }
+        Step::Told(News { said, likely })
     }
 }
 
@@ -158,11 +163,6 @@ impl Choices {
         self.all.iter().fold(0, |sum, choice| sum.saturating_add(choice.tokens))
     }
 
-    /// Why each ended.
-    pub(super) fn finishes(&self) -> Vec<&'static str> {
-        self.all.iter().map(Choice::finish_name).collect()
-    }
-
     /// Frees the engine before anything else is waited for.
     pub(super) fn stop(&mut self) {
         self.all.iter_mut().for_each(|choice| choice.generation = None);
@@ -175,7 +175,14 @@ impl Choices {
     }
 
     /// Charges complete answers.
-    pub(super) async fn finish(self) -> Result<Charged, ApiError> {
+    pub(super) async fn finish(self, head: &Head) -> Result<Ended, ApiError> {
+        let usage = head.usage(self.tokens());
+        let finishes = self.all.iter().map(Choice::finished).collect();
+        let charged = self.charge().await?;
+        Ok(Ended { finishes, usage, info: head.info(&charged) })
+    }
+
+    async fn charge(self) -> Result<Charged, ApiError> {
         let mut sum: Option<Result<Charged, ApiError>> = None;
         for choice in self.all {
             let charged = choice.job.finish(choice.tokens, choice.finish).await;
@@ -201,27 +208,7 @@ async fn cancelled(jobs: impl IntoIterator<Item = &Running>) {
 }
 
 /// Names a call: the same in all pieces of an answer, and in no other answer.
-pub(super) fn call_id(answer: &str, choice: usize, call: u32) -> String {
+pub(in crate::http) fn call_id(answer: &str, choice: usize, call: u32) -> String {
     let job: String = answer.chars().filter(char::is_ascii_hexdigit).rev().take(20).collect();
     format!("call_{job}_{choice}_{call}")
-}
-
-/// The likelihoods as the interface shows them; none where none were asked for.
-pub(super) fn shown(likely: Vec<TokenLogprobs>, is_asked: bool) -> Option<ChoiceLogprobs> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let content = likely.into_iter().map(|token| TokenLogprob {
-        token: text(&token.chosen.bytes),
-        logprob: token.chosen.logprob.into(),
-        bytes: token.chosen.bytes,
-        top_logprobs: token
-            .top
-            .into_iter()
-            .map(|top| TopLogprob {
-                token: text(&top.bytes),
-                logprob: top.logprob.into(),
-                bytes: top.bytes,
-            })
-            .collect(),
-    });
-    is_asked.then(|| ChoiceLogprobs { content: content.collect() })
 }

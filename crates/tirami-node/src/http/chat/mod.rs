@@ -1,13 +1,20 @@
-//! Chat completions: understand, quote, hold, generate, charge.
+//! Answers of a model: understand, quote, hold, generate, charge, tell.
+//!
+//! ```text
+//! what is asked ──► jobs ──► pump ──► form
+//! a chat, texts     one for each      what the client sees
+//! ```
 //!
 //! Each job has a task of its own that outlives the connection: it opens the hold, moves pieces
 //! from the engine to the body, and ends the job whatever becomes of the client. The client's
 //! side is a channel; when that closes, the task charges what was handed over and nothing else.
 
 mod choices;
+pub(super) mod form;
 mod job;
 mod place;
 mod quote;
+mod raw;
 mod request;
 mod running;
 mod sampling;
@@ -16,6 +23,7 @@ mod stream;
 mod tools;
 mod whole;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,8 +32,10 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
-use tirami_core::{Digest, JobId};
-use tirami_infer::engine::{Conversation, Engine, Finish, Format, Prompt, Sampling, StartError};
+use tirami_core::{Digest, JobId, ModelDigest};
+use tirami_infer::engine::{
+    Conversation, Engine, Finish, Format, Prompt, RawPrompt, Sampling, StartError,
+};
 use tirami_kernel::scheduler::Preferences;
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
@@ -36,13 +46,17 @@ use super::guard::Caller;
 use super::{AppState, json, wish};
 use crate::mesh::{self, MeshAsk, Part, RouteError, Started};
 use choices::{Choice, Choices};
+use form::{ChatForm, CompletionForm, Ended, Form, Gathered};
 use job::{Charged, Job, Opening};
 use place::Place;
-use request::Ask;
+use request::Subject;
 use running::Running;
 
+pub(super) use choices::call_id;
 pub(super) use place::is_sooner_elsewhere;
 pub(crate) use quote::payer;
+pub(super) use request::Ask;
+pub(crate) use request::Kind;
 pub(super) use request::{conversation, flag, number, present};
 pub(crate) use served::{Asked, understand};
 
@@ -55,29 +69,127 @@ pub(super) async fn chat(
     caller: Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
+    let body = json::body(request, &app.config).await?;
+    let form = |ask: &Ask, _| -> Box<dyn Form> {
+        Box::new(ChatForm {
+            include_usage: ask.include_usage,
+            logprobs: ask.sampling.top_logprobs.is_some(),
+            gathered: Gathered::default(),
+        })
+    };
+    answer(app, &caller, (Kind::Chat, &body), form).await
+}
+
+/// Answers `POST /v1/completions`.
+pub(super) async fn complete(
+    State(app): State<AppState>,
+    caller: Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let body = json::body(request, &app.config).await?;
+    let form = |ask: &Ask, echo| -> Box<dyn Form> {
+        Box::new(CompletionForm {
+            include_usage: ask.include_usage,
+            logprobs: ask.sampling.top_logprobs.is_some(),
+            echo,
+            offsets: vec![0; ask.subjects.len() * ask.choices as usize],
+            gathered: Gathered::default(),
+        })
+    };
+    answer(app, &caller, (Kind::Raw, &body), form).await
+}
+
+/// What each answer begins with, where it is to repeat what it continues; `engine` is the model's
+/// where it is here.
+fn echo(ask: &Ask, engine: Option<&dyn Engine>) -> Result<Vec<String>, ApiError> {
+    if !ask.echo {
+        return Ok(Vec::new());
+    }
+    let unable = |why: &str| ApiError::unsupported("echo", format!("{why}; leave echo out"));
+    let text = |subject: &Subject| match subject {
+        Subject::Raw(RawPrompt::Text(text)) => Ok(text.clone()),
+        Subject::Raw(RawPrompt::Tokens(tokens)) => {
+            let Some(engine) = engine else {
+                return Err(unable("only a node with the model knows the text of tokens"));
+            };
+            let bytes = tokens.iter().map(|token| engine.token_bytes(*token));
+            let bytes = bytes.collect::<Result<Vec<_>, _>>();
+            let bytes = bytes.map_err(|error| unable(&error.to_string()))?;
+            Ok(String::from_utf8_lossy(&bytes.concat()).into_owned())
+        }
+        Subject::Raw(RawPrompt::Infill { .. }) | Subject::Chat(_) => Ok(String::new()),
+    };
+    let texts = ask.subjects.iter().map(text).collect::<Result<Vec<_>, ApiError>>()?;
+    let each = |text| std::iter::repeat_n(text, ask.choices as usize);
+    Ok(texts.into_iter().flat_map(each).collect())
+}
+
+/// Who answers a request.
+enum Way {
+    /// This node's engine.
+    Here(Arc<dyn Engine>),
+    /// Whoever serves this model in the mesh.
+    Mesh(ModelDigest),
+}
+
+impl Way {
+    fn engine(&self) -> Option<&dyn Engine> {
+        match self {
+            Self::Here(engine) => Some(&**engine),
+            Self::Mesh(_) => None,
+        }
+    }
+}
+
+/// Answers a request, in the form that suits what is asked.
+pub(super) async fn answer(
+    app: AppState,
+    caller: &Caller,
+    (kind, body): (Kind, &[u8]),
+    form: impl FnOnce(&Ask, Vec<String>) -> Box<dyn Form> + Send,
+) -> Result<Response, ApiError> {
     if app.jobs.is_closed() {
         return Err(stopping());
     }
-    let body = json::body(request, &app.config).await?;
-    let fields: Map<String, Value> = json::parse(&body)?;
-    let ask = Ask::read(&fields)?;
+    let fields: Map<String, Value> = json::parse(body)?;
+    let ask = Ask::read(kind, &fields)?;
     let wish = wish::read(&fields)?;
-    let stream = ask.stream.then_some(ask.include_usage);
-    let run = match place::of(&app, &ask.model, &wish).await? {
-        Place::Here => Run::here(app, caller.actor(), &body, ask, &wish).await?,
-        Place::Mesh(model) => {
-            let seed = seed(&ask)?;
-            let own = place::successor(&app, model, &wish).await?;
-            let model = (model, None, own);
-            let asked = place::ask(caller.actor(), &body, (&ask, &wish), model, seed);
-            let shape = Shape::of(&ask);
-            Run { plan: Plan::Mesh(Box::new(asked)), shape, created: created(), app }
+    let way = match place::of(&app, &ask.model, &wish).await? {
+        Place::Here => {
+            let engine = app.engine.clone();
+            Way::Here(engine.ok_or_else(|| unknown_model(&app, &ask.model))?)
         }
+        Place::Mesh(model) => Way::Mesh(model),
     };
-    match stream {
-        Some(include_usage) => stream::answer(run, include_usage).await,
-        None => whole::answer(run).await,
+    let form = form(&ask, echo(&ask, way.engine())?);
+    let asker = Asker { app: &app, actor: caller.actor(), kind, ask: &ask, wish: &wish };
+    let mut plans = Vec::with_capacity(ask.subjects.len());
+    let seed = seed(&ask)?;
+    for (subject, body) in ask.subjects.iter().zip(bodies(kind, fields, body)) {
+        plans.push(match &way {
+            Way::Here(engine) => asker.here(engine, subject, &body, seed).await?,
+            Way::Mesh(model) => asker.there(subject, &body, (*model, seed)).await?,
+        });
     }
+    let Ask { choices, tools, stream, .. } = ask;
+    let run = Run { app, plans, choices, tools, form, created: created() };
+    if stream { stream::answer(run).await } else { whole::answer(run).await }
+}
+
+/// The request of each subject: as it came, or with only that one of several.
+fn bodies(kind: Kind, mut fields: Map<String, Value>, body: &[u8]) -> Vec<Cow<'_, [u8]>> {
+    let several = match fields.remove(kind.field()) {
+        // Of the kinds only texts are several, and a list of numbers is one text's tokens.
+        Some(Value::Array(list)) if kind == Kind::Raw && list.len() > 1 && !list[0].is_u64() => {
+            list
+        }
+        _ => return vec![Cow::Borrowed(body)],
+    };
+    let with_one = |one: Value| {
+        fields.insert(kind.field().to_owned(), one);
+        Cow::Owned(form::written(&fields))
+    };
+    several.into_iter().map(with_one).collect()
 }
 
 /// Refuses a form of answer the engine cannot follow, before anything is set aside.
@@ -93,31 +205,18 @@ async fn check_format(engine: &Arc<dyn Engine>, format: &Format) -> Result<(), A
 /// A request that is ready to run.
 struct Run {
     app: AppState,
-    plan: Plan,
-    shape: Shape,
+    /// One for each subject.
+    plans: Vec<Plan>,
+    /// Answers that are wanted to each.
+    choices: u32,
+    /// Names of the tools that may be called.
+    tools: Vec<String>,
+    form: Box<dyn Form>,
     /// Seconds since the Unix epoch.
     created: u64,
 }
 
-/// What the answer is to look like.
-#[derive(Debug, Clone)]
-struct Shape {
-    /// Answers that are wanted.
-    choices: u32,
-    /// Whether tokens come with their log-probabilities.
-    logprobs: bool,
-    /// Names of the tools that may be called.
-    tools: Vec<String>,
-}
-
-impl Shape {
-    fn of(ask: &Ask) -> Self {
-        let logprobs = ask.sampling.top_logprobs.is_some();
-        Self { choices: ask.choices, logprobs, tools: ask.tools.clone() }
-    }
-}
-
-/// Where and how a request runs.
+/// Where and how a subject is answered.
 #[derive(Clone)]
 enum Plan {
     Here(Box<Here>),
@@ -138,22 +237,29 @@ struct Here {
     instead: Option<MeshAsk>,
 }
 
-impl Run {
+/// Who asks for what.
+struct Asker<'a> {
+    app: &'a AppState,
+    actor: Actor,
+    kind: Kind,
+    ask: &'a Ask,
+    wish: &'a Preferences,
+}
+
+impl Asker<'_> {
+    /// Has this node's engine answer.
     async fn here(
-        app: AppState,
-        actor: Actor,
+        &self,
+        engine: &Arc<dyn Engine>,
+        subject: &Subject,
         body: &[u8],
-        ask: Ask,
-        wish: &Preferences,
-    ) -> Result<Self, ApiError> {
-        let Some(engine) = app.engine.clone() else {
-            return Err(unknown_model(&app, &ask.model));
-        };
+        seed: u32,
+    ) -> Result<Plan, ApiError> {
+        let Self { app, ask, wish, .. } = self;
+        let engine = engine.clone();
         check_format(&engine, &ask.sampling.format).await?;
-        let (mut prompt, completion_max) =
-            prepare(&engine, &ask.conversation, ask.completion_max).await?;
-        prompt.scope = scope(&actor);
-        let seed = seed(&ask)?;
+        let (mut prompt, completion_max) = prepare(&engine, subject, ask.completion_max).await?;
+        prompt.scope = scope(&self.actor);
         let model = engine.model();
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let start = StartJob {
@@ -166,38 +272,62 @@ impl Run {
             completion_max,
             continues: None,
         };
-        let own = place::successor(&app, model.digest, wish).await?;
+        let own = place::successor(app, model.digest, wish).await?;
         let instead = (app.mesh.is_some() && wish.allow_fallbacks).then(|| {
             let here = (model.digest, Some((model.shape, prompt_tokens)), own);
-            place::ask(actor.clone(), body, (&ask, wish), here, seed)
+            place::ask(self, (subject, body), here, seed)
         });
-        let (is_named, shape) = (ask.completion_max.is_some(), Shape::of(&ask));
-        let sampling = Sampling { completion_max, seed, ..ask.sampling };
-        let here = Here { engine, actor, start, is_named, prompt, sampling, instead };
-        Ok(Self { app, plan: Plan::Here(Box::new(here)), shape, created: created() })
+        let is_named = ask.completion_max.is_some();
+        let sampling = Sampling { completion_max, seed, ..ask.sampling.clone() };
+        let actor = self.actor.clone();
+        Ok(Plan::Here(Box::new(Here { engine, actor, start, is_named, prompt, sampling, instead })))
     }
 
+    /// Has another node answer.
+    async fn there(
+        &self,
+        subject: &Subject,
+        body: &[u8],
+        (model, seed): (ModelDigest, u32),
+    ) -> Result<Plan, ApiError> {
+        let own = place::successor(self.app, model, self.wish).await?;
+        let asked = place::ask(self, (subject, body), (model, None, own), seed);
+        Ok(Plan::Mesh(Box::new(asked)))
+    }
+}
+
+impl Run {
     /// Opens a job for each answer and starts its generation. When one of them cannot start, none
     /// does, and nothing is owed.
     async fn begin(self) -> Result<Begun, ApiError> {
         let asked_at = Instant::now();
-        let Self { app, plan, shape, created } = self;
-        let (mut all, mut head) = (Vec::new(), None);
-        for index in 0..shape.choices {
-            let sharing = shape.choices - index;
-            match plan.clone().of_choice(index)?.begin(&app, created, sharing).await {
-                Ok((choice, of_choice)) => {
-                    all.push(choice.with_tools(&shape.tools));
-                    head.get_or_insert(of_choice);
+        let Self { app, plans, choices, tools, form, created } = self;
+        let (mut all, mut head) = (Vec::new(), None::<Head>);
+        let answers = choices.saturating_mul(u32::try_from(plans.len()).unwrap_or(u32::MAX));
+        let mut sharing = answers;
+        for plan in plans {
+            for index in 0..choices {
+                match plan.clone().of_choice(index)?.begin(&app, created, sharing).await {
+                    Ok((choice, of_choice)) => {
+                        all.push(choice.with_tools(&tools));
+                        match &mut head {
+                            None => head = Some(of_choice),
+                            // Answers to one subject read it once, as far as usage goes.
+                            Some(head) if index == 0 => head.reads(of_choice.prompt_tokens),
+                            Some(_) => {}
+                        }
+                    }
+                    Err(error) => {
+                        Choices::new(all).void(false).await;
+                        return Err(alone(error, answers));
+                    }
                 }
-                Err(error) => {
-                    Choices::new(all).void(false).await;
-                    return Err(alone(error, shape.choices));
-                }
+                sharing = sharing.saturating_sub(1);
             }
         }
-        let head = head.ok_or_else(broken)?;
-        Ok(Begun { app, choices: Choices::new(all), head, shape, asked_at })
+        let mut head = head.ok_or_else(broken)?;
+        head.id = format!("{}{}", form.prefix(), head.id);
+        Ok(Begun { app, choices: Choices::new(all), head, form, asked_at })
     }
 }
 
@@ -254,8 +384,8 @@ impl Plan {
 }
 
 /// Who approves a request approves one job, so several at once cannot wait for the owner's word.
-fn alone(error: ApiError, choices: u32) -> ApiError {
-    if choices == 1 || error.code() != "approval_required" {
+fn alone(error: ApiError, answers: u32) -> ApiError {
+    if answers == 1 || error.code() != "approval_required" {
         return error;
     }
     error.reworded(
@@ -269,7 +399,7 @@ impl Here {
     fn head(&self, app: &AppState, created: u64) -> Head {
         let model = self.engine.model();
         Head {
-            id: format!("chatcmpl-{}", self.start.job),
+            id: self.start.job.to_string(),
             created,
             model: model.name.clone(),
             build: model.build.clone(),
@@ -289,7 +419,7 @@ async fn away(app: &AppState, ask: MeshAsk, created: u64) -> Result<(Choice, Hea
     let started = started.map_err(|error| mesh_error(&error))?;
     let Started { job, generation, served, id, provider, prompt_tokens } = started;
     let head = Head {
-        id: format!("chatcmpl-{id}"),
+        id: id.to_string(),
         created,
         model: served.name,
         build: served.build,
@@ -319,8 +449,18 @@ struct Begun {
     app: AppState,
     choices: Choices,
     head: Head,
-    shape: Shape,
+    form: Box<dyn Form>,
     asked_at: Instant,
+}
+
+/// Makes durable what others may go on from, before anybody is told that they may.
+async fn keep(app: &AppState, form: &mut dyn Form, (head, end): (&Head, &Ended)) {
+    let Some(kept) = form.keeps(head, end) else { return };
+    if let Err(error) = app.responses.keep(kept, super::views::now_ms()).await {
+        // The answer is paid for, so it is told; it says of itself that it is not kept.
+        tracing::error!(%error, "a response was not kept");
+        form.is_not_kept();
+    }
 }
 
 /// Whose cached prompts a request may use.
@@ -332,18 +472,26 @@ fn scope(actor: &Actor) -> u64 {
 }
 
 /// What all parts of an answer say alike.
-#[derive(Clone)]
-struct Head {
-    id: String,
-    created: u64,
-    model: String,
-    build: String,
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    /// Of the first job, after what the form puts before it.
+    pub(super) id: String,
+    /// Seconds since the Unix epoch.
+    pub(super) created: u64,
+    pub(super) model: String,
+    pub(super) build: String,
     digest: String,
     provider: String,
-    prompt_tokens: u32,
+    /// Of all subjects.
+    pub(super) prompt_tokens: u32,
 }
 
 impl Head {
+    /// Adds another subject.
+    fn reads(&mut self, prompt_tokens: u32) {
+        self.prompt_tokens = self.prompt_tokens.saturating_add(prompt_tokens);
+    }
+
     fn usage(&self, completion_tokens: u32) -> Usage {
         Usage {
             prompt_tokens: self.prompt_tokens,
@@ -498,17 +646,26 @@ pub(super) fn engine_of(app: &AppState, model: &str) -> Result<Arc<dyn Engine>, 
 
 /// Renders and tokenises, and says how many completion tokens there may be: `asked`, or all the
 /// context has room for.
-pub(super) async fn prepare(
+async fn prepare(
     engine: &Arc<dyn Engine>,
-    conversation: &Conversation,
+    subject: &Subject,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {
-    let (engine, conversation) = (Arc::clone(engine), conversation.clone());
+    let (engine, subject) = (Arc::clone(engine), subject.clone());
     // A long text keeps a core busy for a while; no other request may wait for it.
-    tokio::task::spawn_blocking(move || served::prepare(&*engine, &conversation, asked))
-        .await
-        .map_err(|_| {
+    tokio::task::spawn_blocking(move || served::prepare(&*engine, &subject, asked)).await.map_err(
+        |_| {
             let message = "the prompt could not be prepared; the node's log says why";
             ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "prepare_failed", message)
-        })?
+        },
+    )?
+}
+
+/// The same of a chat.
+pub(super) async fn prepare_chat(
+    engine: &Arc<dyn Engine>,
+    conversation: Conversation,
+    asked: Option<u32>,
+) -> Result<(Prompt, u32), ApiError> {
+    prepare(engine, &Subject::Chat(conversation), asked).await
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use tirami_core::{Digest, ModelDigest, ModelShape};
-use tirami_infer::engine::{Call, Conversation, Engine, Message};
+use tirami_infer::engine::{Call, Conversation, Engine, Message, RawPrompt};
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{NO_DICE, Preferences, Query};
-use tirami_ledger::command::Actor;
 
-use super::request::Ask;
+use super::Asker;
+use super::request::Subject;
 use crate::http::error::ApiError;
 use crate::http::{AppState, wish};
 use crate::mesh::{MeshAsk, OwnEngine};
@@ -17,6 +17,8 @@ use crate::mesh::{MeshAsk, OwnEngine};
 /// counts them is not here.
 const MESSAGE_TOKENS: usize = 64;
 const CONVERSATION_TOKENS: usize = 256;
+/// Tokens that may come to a text that is continued as it stands.
+const RAW_TOKENS: usize = 16;
 /// Bytes that a template may write around a call, and around all tools together.
 const CALL_BYTES: usize = 128;
 const TOOLS_TOKENS: usize = 2_048;
@@ -120,39 +122,61 @@ pub(in crate::http) async fn is_sooner_elsewhere(
 /// What the mesh is asked for. `here` are the model's shape and the prompt's tokens where the
 /// model is here.
 pub(super) fn ask(
-    actor: Actor,
-    body: &[u8],
-    (ask, wish): (&Ask, &Preferences),
+    asker: &Asker<'_>,
+    (subject, body): (&Subject, &[u8]),
     (model, here, own): (ModelDigest, Option<(ModelShape, u32)>, Option<OwnEngine>),
     seed: u32,
 ) -> MeshAsk {
-    let messages = &ask.conversation.messages;
-    let of_calls = |one: &Message| {
-        let written = |call: &Call| CALL_BYTES + call.name.len() + written_out(&call.arguments);
-        one.calls.iter().map(written).sum::<usize>()
+    let (most, guess) = match subject {
+        Subject::Chat(conversation) => of_chat(conversation),
+        Subject::Raw(raw) => of_raw(raw),
     };
-    let of_message = |one: &Message| one.content.len() + one.role.len() + of_calls(one);
-    let tools = &ask.conversation.tools;
-    let of_tools = if tools.is_empty() { 0 } else { TOOLS_TOKENS };
-    let of_tools = of_tools + tools.iter().map(|tool| written_out(tool)).sum::<usize>();
-    let bytes = messages.iter().map(of_message).sum::<usize>() + of_tools;
-    let most = bytes + MESSAGE_TOKENS * messages.len() + CONVERSATION_TOKENS;
-    let guess = bytes / TOKEN_BYTES + 8 * messages.len();
     let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let counted = here.map(|(_, tokens)| tokens);
     let shape = here.map(|(shape, _)| shape);
+    let prefixes = match subject {
+        Subject::Chat(conversation) => prefixes(conversation, model),
+        Subject::Raw(_) => Vec::new(),
+    };
     MeshAsk {
-        actor,
+        actor: asker.actor.clone(),
+        kind: asker.kind,
         body: body.to_vec(),
         model,
         shape: shape.or_else(|| own.as_ref().map(|own| own.0.model().shape)),
         seed,
         prompt_max: counted.unwrap_or_else(|| tokens(most)),
         prompt_guess: counted.unwrap_or_else(|| tokens(guess)),
-        completion_max: ask.completion_max,
-        preferences: wish.clone(),
-        prefixes: prefixes(&ask.conversation, model),
+        completion_max: asker.ask.completion_max,
+        preferences: asker.wish.clone(),
+        prefixes,
         own,
+    }
+}
+
+/// The most tokens a chat may have, and a guess.
+fn of_chat(conversation: &Conversation) -> (usize, usize) {
+    let messages = &conversation.messages;
+    let of_calls = |one: &Message| {
+        let written = |call: &Call| CALL_BYTES + call.name.len() + written_out(&call.arguments);
+        one.calls.iter().map(written).sum::<usize>()
+    };
+    let of_message = |one: &Message| one.content.len() + one.role.len() + of_calls(one);
+    let tools = &conversation.tools;
+    let of_tools = if tools.is_empty() { 0 } else { TOOLS_TOKENS };
+    let of_tools = of_tools + tools.iter().map(|tool| written_out(tool)).sum::<usize>();
+    let bytes = messages.iter().map(of_message).sum::<usize>() + of_tools;
+    let most = bytes + MESSAGE_TOKENS * messages.len() + CONVERSATION_TOKENS;
+    (most, bytes / TOKEN_BYTES + 8 * messages.len())
+}
+
+/// The same of a text that is continued as it stands.
+fn of_raw(raw: &RawPrompt) -> (usize, usize) {
+    let of_bytes = |bytes: usize| (bytes + RAW_TOKENS, bytes / TOKEN_BYTES + 1);
+    match raw {
+        RawPrompt::Text(text) => of_bytes(text.len()),
+        RawPrompt::Infill { before, after } => of_bytes(before.len() + after.len()),
+        RawPrompt::Tokens(tokens) => (tokens.len(), tokens.len()),
     }
 }
 

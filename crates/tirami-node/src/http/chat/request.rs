@@ -1,29 +1,70 @@
-//! Reads a chat request: OpenAI's shapes, each wrong value with a sentence that says what to
-//! change.
+//! Reads a request for an answer: OpenAI's shapes, each wrong value with a sentence that says what
+//! to change.
 //!
 //! The fields are read one by one rather than by a derived parser, so that a refusal can name the
 //! field, and so that a field that would change the answer but is not built is refused instead of
 //! silently dropped.
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Conversation, Format, Message, STOPS_MAX, Sampling};
+use tirami_infer::engine::{Conversation, Format, Message, RawPrompt, STOPS_MAX, Sampling};
+use tirami_sdk::endpoints::Operation;
 
-use super::sampling::sampling;
-use super::tools;
+use super::sampling::{self, sampling};
+use super::{raw, tools};
 use crate::http::error::ApiError;
 
 /// Messages of one request at most.
 const MESSAGES_MAX: usize = 4_096;
 /// Answers of one request at most.
-const CHOICES_MAX: u32 = 16;
+pub(super) const CHOICES_MAX: u32 = 16;
 /// Bytes of one stop text at most.
 const STOP_BYTES_MAX: usize = 1_024;
 
-/// A chat request that is understood. Numbers are in range; the model is not checked yet.
+/// What kind of request it is. A job of another node names it by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A chat is to be continued.
+    Chat,
+    /// Texts are to be continued as they stand.
+    Raw,
+}
+
+impl Kind {
+    /// The path at which it is asked for.
+    pub(crate) const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => Operation::Chat.endpoint().path,
+            Self::Raw => Operation::Completions.endpoint().path,
+        }
+    }
+
+    /// The kind of what is asked for at `path`.
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        [Self::Chat, Self::Raw].into_iter().find(|kind| kind.path() == path)
+    }
+
+    /// The field that says what is to be continued.
+    pub(super) const fn field(self) -> &'static str {
+        match self {
+            Self::Chat => "messages",
+            Self::Raw => "prompt",
+        }
+    }
+}
+
+/// What is to be continued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::http) enum Subject {
+    Chat(Conversation),
+    Raw(RawPrompt),
+}
+
+/// A request that is understood. Numbers are in range; the model is not checked yet.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Ask {
+pub(in crate::http) struct Ask {
     pub(super) model: String,
-    pub(super) conversation: Conversation,
+    /// Each is answered for itself; at least one.
+    pub(super) subjects: Vec<Subject>,
     /// Completion tokens at most; `None` is what context, limits and TRM have room for.
     pub(super) completion_max: Option<u32>,
     /// How tokens are chosen; its length and seed are not set yet.
@@ -31,15 +72,44 @@ pub(super) struct Ask {
     pub(super) seed: Option<u32>,
     /// Names of the tools that may be called; empty when none may.
     pub(super) tools: Vec<String>,
-    /// Answers that are wanted, each a job of its own.
+    /// Answers that are wanted to each subject, each a job of its own.
     pub(super) choices: u32,
+    /// Whether an answer begins with the text that it continues.
+    pub(super) echo: bool,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
 }
 
 impl Ask {
     /// Reads the JSON object of a request.
-    pub(super) fn read(fields: &Map<String, Value>) -> Result<Self, ApiError> {
+    pub(super) fn read(kind: Kind, fields: &Map<String, Value>) -> Result<Self, ApiError> {
+        match kind {
+            Kind::Chat => Self::chat(fields),
+            Kind::Raw => raw::read(fields),
+        }
+    }
+
+    fn chat(fields: &Map<String, Value>) -> Result<Self, ApiError> {
+        let mut ask = Self::common(fields)?;
+        ask.sampling.top_logprobs = sampling::top_logprobs(fields)?;
+        let newer = number(fields, "max_completion_tokens", 1, u32::MAX)?;
+        ask.completion_max = newer.or(ask.completion_max);
+        let tools = tools::read(fields)?;
+        if let Some(format) = tools.format {
+            if ask.sampling.format != Format::Text {
+                let message = "response_format and tools cannot both say what the answer is; leave \
+                               one out, or set tool_choice to none";
+                return Err(ApiError::unsupported("response_format", message));
+            }
+            ask.sampling.format = Format::Calls(format);
+        }
+        ask.tools = tools.names;
+        ask.subjects = vec![Subject::Chat(conversation(fields)?)];
+        Ok(ask)
+    }
+
+    /// Reads what all kinds of requests have; the subjects are not among it.
+    pub(super) fn common(fields: &Map<String, Value>) -> Result<Self, ApiError> {
         refuse_unsupported(fields)?;
         let model = match present(fields, "model") {
             Some(Value::String(model)) if !model.is_empty() => model.clone(),
@@ -52,31 +122,20 @@ impl Ask {
             }
         };
         let stream = flag(fields, "stream")?.unwrap_or(false);
-        let newer = number(fields, "max_completion_tokens", 1, u32::MAX)?;
-        let older = number(fields, "max_tokens", 1, u32::MAX)?;
         if let Some(user) = present(fields, "user")
             && !user.is_string()
         {
             return Err(ApiError::invalid("user", "user must be text"));
         }
-        let mut sampling = sampling(fields)?;
-        let tools = tools::read(fields)?;
-        if let Some(format) = tools.format {
-            if sampling.format != Format::Text {
-                let message = "response_format and tools cannot both say what the answer is; leave \
-                               one out, or set tool_choice to none";
-                return Err(ApiError::unsupported("response_format", message));
-            }
-            sampling.format = Format::Calls(format);
-        }
         Ok(Self {
             model,
-            conversation: conversation(fields)?,
-            completion_max: newer.or(older),
-            sampling,
-            tools: tools.names,
+            subjects: Vec::new(),
+            completion_max: number(fields, "max_tokens", 1, u32::MAX)?,
+            sampling: sampling(fields)?,
+            tools: Vec::new(),
             seed: number(fields, "seed", 0, u32::MAX)?,
             choices: number(fields, "n", 1, CHOICES_MAX)?.unwrap_or(1),
+            echo: false,
             stream,
             include_usage: include_usage(fields, stream)?,
         })
@@ -300,7 +359,7 @@ mod tests {
 
     fn read(json: &str) -> Result<Ask, String> {
         let fields = serde_json::from_str(json).unwrap();
-        Ask::read(&fields).map_err(|error| {
+        Ask::read(Kind::Chat, &fields).map_err(|error| {
             let detail = &error.body().error;
             format!("{}: {}", detail.param.clone().unwrap_or_default(), detail.message)
         })
@@ -345,8 +404,8 @@ mod tests {
             {"type":"text","text":"a"},{"type":"text","text":"b"}]}]}"#,
         )
         .unwrap();
-        assert_eq!(ask.conversation.messages[0].role, "system");
-        assert_eq!(ask.conversation.messages[0].content, "ab");
+        let message = Message::new("system", "ab");
+        assert_eq!(ask.subjects, [Subject::Chat(vec![message].into())]);
     }
 
     #[test]

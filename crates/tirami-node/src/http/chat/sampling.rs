@@ -8,7 +8,7 @@ use tirami_infer::engine::{Format, LOGIT_BIAS_MAX, Sampling, TOP_LOGPROBS_MAX};
 use super::request::{flag, number, present, real, stop};
 use crate::http::error::ApiError;
 
-/// What the request asks of the sampler; length and seed are not decided here.
+/// What the request asks of the sampler; length, seed and log-probabilities are not decided here.
 pub(super) fn sampling(fields: &Map<String, Value>) -> Result<Sampling, ApiError> {
     let share = |name| {
         real(fields, name, |value| value > 0.0 && value <= 1.0, "above 0 and at most 1")
@@ -33,7 +33,6 @@ pub(super) fn sampling(fields: &Map<String, Value>) -> Result<Sampling, ApiError
         frequency_penalty: penalty("frequency_penalty")?,
         repeat_penalty: repeat_penalty.unwrap_or(1.0),
         logit_bias: logit_bias(fields)?,
-        top_logprobs: top_logprobs(fields)?,
         format: format(fields)?,
         stop: stop(fields)?,
         ..Sampling::default()
@@ -60,7 +59,7 @@ fn logit_bias(fields: &Map<String, Value>) -> Result<BTreeMap<u32, f32>, ApiErro
 }
 
 /// How many of the likeliest tokens come beside each token; none for no log-probabilities.
-fn top_logprobs(fields: &Map<String, Value>) -> Result<Option<u32>, ApiError> {
+pub(super) fn top_logprobs(fields: &Map<String, Value>) -> Result<Option<u32>, ApiError> {
     let top = number(fields, "top_logprobs", 0, TOP_LOGPROBS_MAX)?;
     if flag(fields, "logprobs")?.unwrap_or(false) {
         return Ok(Some(top.unwrap_or(0)));

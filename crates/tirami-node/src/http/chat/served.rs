@@ -1,9 +1,9 @@
 //! The request of another node's job, understood by the same rules as one that came by HTTP.
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Conversation, Engine, Format, Prompt, Sampling};
+use tirami_infer::engine::{Engine, Format, PrepareError, Prompt, Sampling};
 
-use super::request::Ask;
+use super::request::{Ask, Kind, Subject};
 use crate::http::error::ApiError;
 use crate::http::json;
 
@@ -16,17 +16,21 @@ pub(crate) struct Asked {
     pub(crate) completion_max: u32,
 }
 
-/// Reads the body of a chat request for `engine`. The model's name in it does not count: the order
+/// Reads the body of a request for `engine`. The model's name in it does not count: the order
 /// names the digest. It takes long for a long text.
 ///
 /// # Errors
 ///
-/// What a caller by HTTP would be told.
-pub(crate) fn understand(engine: &dyn Engine, body: &[u8]) -> Result<Asked, ApiError> {
+/// What a caller by HTTP would be told; and a job has one subject.
+pub(crate) fn understand(engine: &dyn Engine, kind: Kind, body: &[u8]) -> Result<Asked, ApiError> {
     let fields: Map<String, Value> = json::parse(body)?;
-    let ask = Ask::read(&fields)?;
+    let ask = Ask::read(kind, &fields)?;
     check_format(engine, &ask.sampling.format)?;
-    let (prompt, completion_max) = prepare(engine, &ask.conversation, ask.completion_max)?;
+    let [subject] = ask.subjects.as_slice() else {
+        let message = "a job of another node continues one text; order one for each";
+        return Err(ApiError::invalid(kind.field(), message));
+    };
+    let (prompt, completion_max) = prepare(engine, subject, ask.completion_max)?;
     let sampling = Sampling { completion_max, ..ask.sampling };
     Ok(Asked { prompt, sampling, completion_max })
 }
@@ -42,7 +46,7 @@ pub(super) fn check_format(engine: &dyn Engine, format: &Format) -> Result<(), A
 /// Renders and tokenises, and says how many completion tokens there may be.
 pub(super) fn prepare(
     engine: &dyn Engine,
-    conversation: &Conversation,
+    subject: &Subject,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {
     let context = engine.model().context_tokens;
@@ -50,7 +54,15 @@ pub(super) fn prepare(
         let message = format!("max_tokens must be at most {context}, the model's context");
         return Err(ApiError::invalid("max_tokens", message));
     }
-    let prompt = engine.prepare(conversation)?;
+    let prompt = match subject {
+        Subject::Chat(conversation) => engine.prepare(conversation)?,
+        Subject::Raw(raw) => engine.prepare_raw(raw).map_err(|error| match &error {
+            PrepareError::Unsupported { .. } => {
+                ApiError::unsupported("suffix", format!("{error}; leave suffix out"))
+            }
+            _ => ApiError::from(error).param("prompt"),
+        })?,
+    };
     let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
     let room = context.saturating_sub(prompt_tokens).max(1);
     Ok((prompt, asked.map_or(room, |asked| asked.min(room))))

@@ -15,15 +15,12 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
-use serde::Serialize;
-use tirami_infer::calls::Said;
-use tirami_infer::engine::TokenLogprobs;
 use tirami_ledger::documents::FinishReason;
-use tirami_sdk::types::{ChatChunk, ChatChunkChoice, ChatDelta, FunctionDelta, ToolCallDelta};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::choices::{Choices, Step, call_id, shown};
-use super::{Begun, Head, Run, Shape, broken, cancelled, stopping};
+use super::choices::{Choices, Step};
+use super::form::{Form, News};
+use super::{Begun, Head, Run, broken, cancelled, keep, stopping};
 use crate::http::AppState;
 use crate::http::error::ApiError;
 
@@ -32,21 +29,17 @@ const FRAMES_AHEAD_MAX: usize = 8;
 /// So often a stream without news says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-pub(super) async fn answer(run: Run, include_usage: bool) -> Result<Response, ApiError> {
+pub(super) async fn answer(run: Run) -> Result<Response, ApiError> {
     let (opened, body) = oneshot::channel();
     let jobs = run.app.jobs.clone();
-    jobs.spawn(work(run, include_usage, opened));
+    jobs.spawn(work(run, opened));
     let frames = body.await.unwrap_or_else(|_| Err(broken()))?;
     let headers = [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
     Ok((headers, Body::from_stream(frames)).into_response())
 }
 
-async fn work(
-    run: Run,
-    include_usage: bool,
-    opened: oneshot::Sender<Result<FrameStream, ApiError>>,
-) {
-    let Begun { app, choices, head, shape, asked_at } = match run.begin().await {
+async fn work(run: Run, opened: oneshot::Sender<Result<FrameStream, ApiError>>) {
+    let Begun { app, choices, head, form, asked_at } = match run.begin().await {
         Ok(begun) => begun,
         Err(error) => {
             let _ = opened.send(Err(error));
@@ -59,8 +52,7 @@ async fn work(
         return;
     }
     let handed = vec![0; choices.all.len()];
-    let pump = Pump { app, choices, frames, head, shape, asked_at, handed };
-    pump.run(include_usage).await;
+    Pump { app, choices, frames, head, form, asked_at, handed }.run().await;
 }
 
 /// How the flow of pieces ended.
@@ -81,14 +73,14 @@ struct Pump {
     choices: Choices,
     frames: Frames,
     head: Head,
-    shape: Shape,
+    form: Box<dyn Form>,
     asked_at: Instant,
     /// Of each answer's tokens, those whose text is with the body or on its way there.
     handed: Vec<u32>,
 }
 
 impl Pump {
-    async fn run(mut self, include_usage: bool) {
+    async fn run(mut self) {
         let end = match self.begin().await {
             Ok(()) => self.flow().await,
             Err(end) => end,
@@ -96,51 +88,38 @@ impl Pump {
         // The engine is freed before anything else is waited for.
         self.choices.stop();
         self.app.metrics.answered(self.asked_at.elapsed(), self.choices.tokens());
-        let Self { choices, frames, head, .. } = self;
-        match end {
-            End::Complete => {
-                let (usage, finishes) = (head.usage(choices.tokens()), choices.finishes());
-                match choices.finish().await {
-                    Ok(charged) => {
-                        let ends = finishes.into_iter().zip(0..).map(|(finish, index)| {
-                            let finish_reason = Some(finish.to_owned());
-                            ChatChunkChoice { index, finish_reason, ..ChatChunkChoice::default() }
-                        });
-                        let ends = ends.map(|end| chunk(&head, vec![end]));
-                        let usage = include_usage
-                            .then(|| ChatChunk { usage: Some(usage), ..chunk(&head, Vec::new()) });
-                        let mut last: Vec<_> = ends.chain(usage).collect();
-                        if let Some(last) = last.last_mut() {
-                            last.x_tirami = Some(head.info(&charged));
-                        }
-                        for chunk in &last {
-                            frames.last(chunk).await;
-                        }
-                        frames.done().await;
+        let Self { app, choices, frames, head, mut form, .. } = self;
+        let error = match end {
+            End::Complete => match choices.finish(&head).await {
+                Ok(end) => {
+                    keep(&app, &mut *form, (&head, &end)).await;
+                    for bytes in form.ends(&head, &end) {
+                        frames.last(bytes).await;
                     }
-                    Err(error) => frames.last(error.body()).await,
+                    return;
                 }
-            }
+                Err(error) => error,
+            },
             End::Failed => {
                 let error = choices.failure();
                 settle(choices, &frames.close(), FinishReason::Failed).await;
-                frames.last(error.body()).await;
+                error
             }
-            End::Gone => settle(choices, &frames.close(), FinishReason::Cancelled).await,
+            End::Gone => return settle(choices, &frames.close(), FinishReason::Cancelled).await,
             End::Ordered(error) => {
                 settle(choices, &frames.close(), FinishReason::Cancelled).await;
-                frames.last(error.body()).await;
+                error
             }
-        }
+        };
+        frames.last(form.breaks(&head, &error)).await;
     }
 
-    /// Says who speaks, of each answer.
-    async fn begin(&self) -> Result<(), End> {
-        for (choice, index) in (0..self.choices.all.len()).zip(0..) {
-            let role = Some("assistant".to_owned());
-            let delta = ChatDelta { role, content: Some(String::new()), tool_calls: Vec::new() };
-            let first = ChatChunkChoice { index, delta, ..ChatChunkChoice::default() };
-            self.send(first, (choice, 0)).await?;
+    async fn begin(&mut self) -> Result<(), End> {
+        for choice in 0..self.choices.all.len() {
+            let bytes = self.form.begins(&self.head, choice);
+            if !bytes.is_empty() {
+                self.send(bytes, (choice, 0)).await?;
+            }
         }
         Ok(())
     }
@@ -158,7 +137,7 @@ impl Pump {
                 }
                 next = self.choices.next() => next,
                 () = tokio::time::sleep(KEEP_ALIVE) => {
-                    self.frames.keep_alive();
+                    self.frames.keep_alive(self.form.waits());
                     continue;
                 }
             };
@@ -171,8 +150,8 @@ impl Pump {
                 Some((_, Step::Failed)) => {
                     return self.drained().await.err().unwrap_or(End::Failed);
                 }
-                Some((index, Step::Said { said, likely })) => {
-                    if let Err(end) = self.said(index, said, likely).await {
+                Some((index, Step::Told(news))) => {
+                    if let Err(end) = self.told(index, news).await {
                         return end;
                     }
                     self.note_delivered();
@@ -185,23 +164,13 @@ impl Pump {
     }
 
     /// Hands over what came of an answer.
-    async fn said(
-        &mut self,
-        index: usize,
-        said: Vec<Said>,
-        likely: Vec<TokenLogprobs>,
-    ) -> Result<(), End> {
-        if said.is_empty() {
+    async fn told(&mut self, index: usize, news: News) -> Result<(), End> {
+        if news.said.is_empty() {
             return Ok(());
         }
         let tokens = self.choices.all[index].tokens;
-        let piece = ChatChunkChoice {
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-            delta: delta(said, &self.head.id, index),
-            finish_reason: None,
-            logprobs: shown(likely, self.shape.logprobs),
-        };
-        self.send(piece, (index, tokens)).await?;
+        let bytes = self.form.says(&self.head, index, news);
+        self.send(bytes, (index, tokens)).await?;
         self.handed[index] = tokens;
         Ok(())
     }
@@ -217,13 +186,8 @@ impl Pump {
         }
     }
 
-    /// Hands a chunk to the body, waiting while a slow client has [`FRAMES_AHEAD_MAX`] before it.
-    async fn send(
-        &self,
-        piece: ChatChunkChoice,
-        (choice, tokens): (usize, u32),
-    ) -> Result<(), End> {
-        let bytes = event(&chunk(&self.head, vec![piece]));
+    /// Hands a frame to the body, waiting while a slow client has [`FRAMES_AHEAD_MAX`] before it.
+    async fn send(&self, bytes: Bytes, (choice, tokens): (usize, u32)) -> Result<(), End> {
         for permit in self.room(1).await? {
             permit.send(Frame { bytes: bytes.clone(), choice, tokens });
         }
@@ -246,33 +210,6 @@ impl Pump {
     }
 }
 
-/// What is new, in one piece: of each call one entry, which the clients put together by its index.
-fn delta(said: Vec<Said>, answer: &str, choice: usize) -> ChatDelta {
-    let mut delta = ChatDelta::default();
-    for said in said {
-        match said {
-            Said::Text(text) => delta.content.get_or_insert_default().push_str(&text),
-            Said::Call { index, name } => delta.tool_calls.push(ToolCallDelta {
-                index,
-                id: Some(call_id(answer, choice, index)),
-                kind: Some("function".to_owned()),
-                function: FunctionDelta { name: Some(name), arguments: String::new() },
-            }),
-            Said::Arguments { index, text } => {
-                match delta.tool_calls.last_mut().filter(|last| last.index == index) {
-                    Some(last) => last.function.arguments.push_str(&text),
-                    None => delta.tool_calls.push(ToolCallDelta {
-                        index,
-                        function: FunctionDelta { name: None, arguments: text },
-                        ..ToolCallDelta::default()
-                    }),
-                }
-            }
-        }
-    }
-    delta
-}
-
 /// Charges what was delivered of each answer; nothing delivered, nothing owed.
 async fn settle(choices: Choices, delivered: &[u32], finish: FinishReason) {
     for (choice, delivered) in choices.all.into_iter().zip(delivered) {
@@ -286,27 +223,6 @@ async fn settle(choices: Choices, delivered: &[u32], finish: FinishReason) {
             let _ = choice.job.finish(*delivered, finish).await;
         }
     }
-}
-
-fn chunk(head: &Head, choices: Vec<ChatChunkChoice>) -> ChatChunk {
-    ChatChunk {
-        id: head.id.clone(),
-        object: "chat.completion.chunk".to_owned(),
-        created: head.created,
-        model: head.model.clone(),
-        system_fingerprint: head.build.clone(),
-        choices,
-        usage: None,
-        x_tirami: None,
-    }
-}
-
-fn event(value: &impl Serialize) -> Bytes {
-    let mut bytes = b"data: ".to_vec();
-    // Chunks and errors are plain data and always serialise.
-    let _ = serde_json::to_writer(&mut bytes, value);
-    bytes.extend_from_slice(b"\n\n");
-    bytes.into()
 }
 
 /// One event on its way to the body.
@@ -364,21 +280,12 @@ impl Frames {
         self.delivered.iter().map(close).collect()
     }
 
-    fn keep_alive(&self) {
+    fn keep_alive(&self, bytes: Bytes) {
         // A full channel is news enough.
-        let bytes = Bytes::from_static(b": alive\n\n");
         let _ = self.sender.try_send(Frame { bytes, choice: 0, tokens: 0 });
     }
 
-    async fn last(&self, value: &impl Serialize) {
-        self.raw(event(value)).await;
-    }
-
-    async fn done(&self) {
-        self.raw(Bytes::from_static(b"data: [DONE]\n\n")).await;
-    }
-
-    async fn raw(&self, bytes: Bytes) {
+    async fn last(&self, bytes: Bytes) {
         // The job has ended; a client that takes no more is not waited for.
         let _ =
             self.sender.send_timeout(Frame { bytes, choice: 0, tokens: 0 }, self.stall_max).await;

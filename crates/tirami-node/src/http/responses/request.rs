@@ -1,0 +1,378 @@
+//! From a request for a response to a chat's: what is wrong is named by the request's names.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use tirami_sdk::types::{ResponseObject, ResponseText, ResponseTool};
+
+use crate::http::chat::{flag, number, present};
+use crate::http::error::ApiError;
+
+/// Notes of one request at most, and bytes of a name and of a note at most.
+const NOTES_MAX: usize = 16;
+const NOTE_NAME_BYTES_MAX: usize = 64;
+const NOTE_BYTES_MAX: usize = 512;
+
+/// Fields that a chat has too, by the same name and with the same meaning.
+const SAME: [&str; 8] =
+    ["model", "stream", "temperature", "top_p", "user", "provider", "parallel_tool_calls", "seed"];
+
+/// A request that is understood as far as it is not a chat's.
+pub(super) struct Asked {
+    pub(super) chat: Map<String, Value>,
+    /// The answer before it begins; what only the job knows is empty.
+    pub(super) base: ResponseObject,
+    /// The chat's messages that the next answer goes on from.
+    pub(super) conversation: Vec<Value>,
+}
+
+/// Reads the request; `before` is what came before its input.
+pub(super) fn read(fields: &Map<String, Value>, before: Vec<Value>) -> Result<Asked, ApiError> {
+    refuse_unsupported(fields)?;
+    let mut chat = Map::new();
+    for name in SAME {
+        if let Some(value) = present(fields, name) {
+            chat.insert(name.to_owned(), value.clone());
+        }
+    }
+    let max_output_tokens = number(fields, "max_output_tokens", 1, u32::MAX)?;
+    if let Some(most) = max_output_tokens {
+        chat.insert("max_completion_tokens".to_owned(), most.into());
+    }
+    let tools = tools(fields)?;
+    if !tools.is_empty() {
+        let tools = tools.iter().map(chat_tool).collect::<Vec<_>>();
+        chat.insert("tools".to_owned(), tools.into());
+    }
+    let tool_choice = present(fields, "tool_choice").cloned();
+    if let Some(choice) = &tool_choice {
+        chat.insert("tool_choice".to_owned(), chat_choice(choice)?);
+    }
+    let format = format(fields)?;
+    if let Some(format) = &format {
+        chat.insert("response_format".to_owned(), chat_format(format)?);
+    }
+    let instructions = text(fields, "instructions")?;
+    let mut conversation = before;
+    input(fields, &mut conversation)?;
+    let told = instructions.iter().map(|text| json!({"role": "system", "content": text}));
+    let messages: Vec<Value> = told.chain(conversation.iter().cloned()).collect();
+    chat.insert("messages".to_owned(), messages.into());
+    let real = |name| present(fields, name).and_then(Value::as_f64).unwrap_or(1.0);
+    let base = ResponseObject {
+        id: String::new(),
+        object: "response".to_owned(),
+        created_at: 0,
+        status: "in_progress".to_owned(),
+        error: None,
+        incomplete_details: None,
+        instructions,
+        max_output_tokens,
+        metadata: metadata(fields)?,
+        model: String::new(),
+        output: Vec::new(),
+        parallel_tool_calls: flag(fields, "parallel_tool_calls")?.unwrap_or(true),
+        previous_response_id: text(fields, "previous_response_id")?,
+        store: flag(fields, "store")?.unwrap_or(true),
+        temperature: real("temperature"),
+        text: ResponseText { format: Some(format.unwrap_or_else(|| json!({"type": "text"}))) },
+        tool_choice: tool_choice.unwrap_or_else(|| "auto".into()),
+        tools,
+        top_p: real("top_p"),
+        truncation: "disabled".to_owned(),
+        usage: None,
+        user: text(fields, "user")?,
+        x_tirami: None,
+    };
+    Ok(Asked { chat, base, conversation })
+}
+
+/// What would change the answer and is not built here.
+fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
+    for name in ["background", "conversation", "prompt", "reasoning", "top_logprobs", "truncation"]
+    {
+        let is_off = |value: &Value| match value {
+            Value::Bool(is_on) => !is_on,
+            Value::Number(number) => number.as_u64() == Some(0),
+            Value::String(text) => text == "disabled",
+            Value::Object(parts) => parts.values().all(|part| part.is_null() || part == "none"),
+            Value::Null | Value::Array(_) => false,
+        };
+        if present(fields, name).is_some_and(|value| !is_off(value)) {
+            let message = format!("{name} is not supported here; leave it out");
+            return Err(ApiError::unsupported(name, message));
+        }
+    }
+    Ok(())
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, ApiError> {
+    match present(fields, name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(ApiError::invalid(name, format!("{name} must be text"))),
+    }
+}
+
+fn metadata(fields: &Map<String, Value>) -> Result<BTreeMap<String, String>, ApiError> {
+    let notes = match present(fields, "metadata") {
+        None => return Ok(BTreeMap::new()),
+        Some(Value::Object(notes)) if notes.len() <= NOTES_MAX => Some(notes),
+        Some(_) => None,
+    };
+    let note = |(name, note): (&String, &Value)| {
+        let note = note.as_str()?;
+        let fits = name.len() <= NOTE_NAME_BYTES_MAX && note.len() <= NOTE_BYTES_MAX;
+        fits.then(|| (name.clone(), note.to_owned()))
+    };
+    notes.and_then(|notes| notes.iter().map(note).collect()).ok_or_else(|| {
+        let message = format!(
+            "metadata must be an object of at most {NOTES_MAX} texts, names up to \
+             {NOTE_NAME_BYTES_MAX} and texts up to {NOTE_BYTES_MAX} bytes"
+        );
+        ApiError::invalid("metadata", message)
+    })
+}
+
+/// Adds the chat's messages for the input.
+fn input(fields: &Map<String, Value>, all: &mut Vec<Value>) -> Result<(), ApiError> {
+    match present(fields, "input") {
+        Some(Value::String(text)) => all.push(json!({"role": "user", "content": text})),
+        Some(Value::Array(items)) if !items.is_empty() => {
+            for (index, item) in items.iter().enumerate() {
+                add(all, &format!("input[{index}]"), item)?;
+            }
+        }
+        Some(_) => {
+            let message = "input must be text or a list of items that is not empty";
+            return Err(ApiError::invalid("input", message));
+        }
+        None => return Err(ApiError::invalid("input", "input is missing; send text or items")),
+    }
+    Ok(())
+}
+
+fn add(all: &mut Vec<Value>, at: &str, item: &Value) -> Result<(), ApiError> {
+    let of = |name: &str| item.get(name).filter(|value| value.is_string());
+    let missing = |name: &str| {
+        let param = format!("{at}.{name}");
+        let message = format!("{param} is missing or not text");
+        ApiError::invalid(&param, message)
+    };
+    let need = |name: &str| of(name).ok_or_else(|| missing(name));
+    match of("type").and_then(Value::as_str) {
+        None | Some("message") => {
+            let role = need("role")?;
+            let content = item.get("content").unwrap_or(&Value::Null);
+            let content = content_text(&format!("{at}.content"), content)?;
+            all.push(json!({"role": role, "content": content}));
+        }
+        Some("function_call") => {
+            let (id, name) = (need("call_id")?, need("name")?);
+            let function = json!({"name": name, "arguments": need("arguments")?});
+            let call = json!({"id": id, "type": "function", "function": function});
+            let last = all.last_mut().filter(|last| last["role"] == "assistant");
+            match last.map(|last| &mut last["tool_calls"]) {
+                Some(Value::Array(calls)) => calls.push(call),
+                Some(none) => *none = json!([call]),
+                None => all.push(json!({
+                    "role": "assistant", "content": null, "tool_calls": [call],
+                })),
+            }
+        }
+        Some("function_call_output") => {
+            let output = item.get("output").unwrap_or(&Value::Null);
+            let output = content_text(&format!("{at}.output"), output)?;
+            let id = need("call_id")?;
+            all.push(json!({"role": "tool", "tool_call_id": id, "content": output}));
+        }
+        Some(kind) => {
+            let param = format!("{at}.type");
+            let message = format!(
+                "{param} is {kind:?}; message, function_call and function_call_output are known \
+                 here"
+            );
+            return Err(ApiError::unsupported(&param, message));
+        }
+    }
+    Ok(())
+}
+
+/// A text, or parts of text.
+fn content_text(at: &str, content: &Value) -> Result<String, ApiError> {
+    let parts = match content {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts.iter().enumerate(),
+        _ => return Err(ApiError::invalid(at, format!("{at} must be text or a list of parts"))),
+    };
+    let part = |(index, part): (usize, &Value)| {
+        let at = format!("{at}[{index}]");
+        let kind = part.get("type").and_then(Value::as_str);
+        match (kind, part.get("text")) {
+            (Some("input_text" | "output_text" | "text"), Some(Value::String(text))) => {
+                Ok(text.clone())
+            }
+            (Some("input_text" | "output_text" | "text") | None, _) => {
+                let message = format!("{at} must be {{\"type\": \"input_text\", \"text\": …}}");
+                Err(ApiError::invalid(&at, message))
+            }
+            (Some(kind), _) => {
+                let message = format!("{at} is of type {kind:?}; only text is supported here");
+                Err(ApiError::unsupported(&at, message))
+            }
+        }
+    };
+    parts.map(part).collect()
+}
+
+fn tools(fields: &Map<String, Value>) -> Result<Vec<ResponseTool>, ApiError> {
+    let list = match present(fields, "tools") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(ApiError::invalid("tools", "tools must be a list of functions")),
+    };
+    let tool = |(index, tool): (usize, &Value)| {
+        let at = format!("tools[{index}]");
+        let kind = tool.get("type").and_then(Value::as_str);
+        if kind.is_some_and(|kind| kind != "function") {
+            let param = format!("{at}.type");
+            let message = format!("{param} must be function; no other tools are known here");
+            return Err(ApiError::unsupported(&param, message));
+        }
+        serde_json::from_value(tool.clone()).map_err(|_| {
+            let message =
+                format!("{at} must be {{\"type\": \"function\", \"name\": …, \"parameters\": …}}");
+            ApiError::invalid(&at, message)
+        })
+    };
+    list.iter().enumerate().map(tool).collect()
+}
+
+fn chat_tool(tool: &ResponseTool) -> Value {
+    json!({"type": "function", "function": {
+        "name": tool.name, "description": tool.description, "parameters": tool.parameters,
+    }})
+}
+
+fn chat_choice(choice: &Value) -> Result<Value, ApiError> {
+    let name = choice.get("name").filter(|name| name.is_string());
+    match (choice, name) {
+        (Value::String(_), _) => Ok(choice.clone()),
+        (Value::Object(_), Some(name)) if choice["type"] == "function" => {
+            Ok(json!({"type": "function", "function": {"name": name}}))
+        }
+        _ => {
+            let message = "tool_choice must be auto, none, required or {\"type\": \"function\", \
+                           \"name\": …}";
+            Err(ApiError::invalid("tool_choice", message))
+        }
+    }
+}
+
+fn format(fields: &Map<String, Value>) -> Result<Option<Value>, ApiError> {
+    match present(fields, "text") {
+        None => Ok(None),
+        Some(Value::Object(text)) => Ok(present(text, "format").cloned()),
+        Some(_) => Err(ApiError::invalid("text", "text must be an object {format}")),
+    }
+}
+
+fn chat_format(format: &Value) -> Result<Value, ApiError> {
+    match format.get("type").and_then(Value::as_str) {
+        Some("text" | "json_object") => Ok(format.clone()),
+        Some("json_schema") if format.get("schema").is_some_and(Value::is_object) => {
+            let (name, schema) = (&format["name"], &format["schema"]);
+            Ok(json!({"type": "json_schema", "json_schema": {"name": name, "schema": schema}}))
+        }
+        _ => {
+            let message = "text.format must be {\"type\": \"text\"}, json_object, or json_schema \
+                           with a schema";
+            Err(ApiError::invalid("text.format", message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(more: Value, before: Vec<Value>) -> Result<Asked, String> {
+        let mut request = json!({"model": "m", "input": "hi"});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        read(request.as_object().unwrap(), before)
+            .map_err(|error| error.body().error.param.clone().unwrap_or_default())
+    }
+
+    #[test]
+    fn items_become_a_chat_after_what_came_before() {
+        let before = vec![json!({"role": "user", "content": "first"})];
+        let schema = json!({"type": "object"});
+        let asked = ask(
+            json!({
+                "instructions": "Be brief.",
+                "input": [
+                    {"role": "developer", "content": "d"},
+                    {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed",
+                     "content": [{"type": "output_text", "text": "So.", "annotations": []}]},
+                    {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+                    {"type": "function_call", "call_id": "2", "name": "g", "arguments": "{}"},
+                    {"type": "function_call_output", "call_id": "1", "output": "x"},
+                    {"type": "message", "role": "user",
+                     "content": [{"type": "input_text", "text": "hi"}]},
+                ],
+                "tools": [{"type": "function", "name": "f", "parameters": schema, "strict": true}],
+                "tool_choice": {"type": "function", "name": "f"}, "max_output_tokens": 7,
+                "text": {"format": {"type": "json_schema", "name": "s", "schema": schema}},
+                "reasoning": {"effort": null}, "truncation": "disabled", "metadata": {"a": "b"},
+                "store": false, "include": [], "background": false,
+            }),
+            before,
+        )
+        .ok()
+        .unwrap();
+        let call = |id: &str, name: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}});
+        let messages = json!([
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "first"},
+            {"role": "developer", "content": "d"},
+            {"role": "assistant", "content": "So.", "tool_calls": [call("1", "f"), call("2", "g")]},
+            {"role": "tool", "tool_call_id": "1", "content": "x"},
+            {"role": "user", "content": "hi"},
+        ]);
+        assert_eq!(asked.chat["messages"], messages);
+        assert_eq!(asked.conversation, messages.as_array().unwrap()[1..]);
+        assert_eq!(asked.chat["tool_choice"]["function"]["name"], "f");
+        assert_eq!(asked.chat["tools"][0]["function"]["parameters"], schema);
+        assert_eq!(asked.chat["response_format"]["json_schema"]["schema"], schema);
+        assert_eq!(asked.chat["max_completion_tokens"], 7);
+        assert!(!asked.base.store && asked.base.metadata["a"] == "b");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (more, param) in [
+            (json!({"input": null}), "input"),
+            (json!({"input": []}), "input"),
+            (json!({"input": [{"type": "reasoning"}]}), "input[0].type"),
+            (json!({"input": [{"content": "x"}]}), "input[0].role"),
+            (json!({"input": [{"role": "user"}]}), "input[0].content"),
+            (
+                json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
+                "input[0].content[0]",
+            ),
+            (json!({"input": [{"type": "function_call", "name": "f"}]}), "input[0].call_id"),
+            (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "function"}]}), "tools[0]"),
+            (json!({"tool_choice": {"type": "mcp"}}), "tool_choice"),
+            (json!({"text": {"format": {"type": "xml"}}}), "text.format"),
+            (json!({"max_output_tokens": 0}), "max_output_tokens"),
+            (json!({"metadata": {"a": 1}}), "metadata"),
+            (json!({"background": true}), "background"),
+            (json!({"truncation": "auto"}), "truncation"),
+            (json!({"reasoning": {"effort": "high"}}), "reasoning"),
+            (json!({"conversation": "c"}), "conversation"),
+        ] {
+            assert_eq!(ask(more.clone(), Vec::new()).err().unwrap(), param, "{more}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! OpenAI's responses at the edge: items, events, and answers that others go on from.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tirami_infer::fake::FakeScript;
+use tirami_sdk::types::{Limits, ResponseObject, ResponsesRequest, Scope};
+
+use crate::support::{TestNode, saying, script};
+
+const PATH: &str = "/v1/responses";
+const CALLS: &str = "So.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+
+fn request(more: Value) -> String {
+    let mut request = json!({"model": "fake", "input": "hi"});
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    request.to_string()
+}
+
+/// The events of a stream, each checked as a strict client would.
+fn events(text: &str) -> Vec<Value> {
+    let read = |(at, event): (usize, &str)| {
+        let (name, data) = event.split_once('\n').unwrap();
+        let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(name.strip_prefix("event: ").unwrap(), data["type"], "{event}");
+        assert_eq!(data["sequence_number"], at, "{event}");
+        data
+    };
+    text.split_terminator("\n\n").enumerate().map(read).collect()
+}
+
+fn kinds(events: &[Value]) -> Vec<&str> {
+    let mut kinds: Vec<&str> = Vec::new();
+    for event in events {
+        let name = event["type"].as_str().unwrap().strip_prefix("response.").unwrap();
+        // Many pieces of one thing are one here.
+        if kinds.last() != Some(&name) {
+            kinds.push(name);
+        }
+    }
+    kinds
+}
+
+/// Without what differs from answer to answer.
+fn shape(response: &Value) -> Value {
+    let typed: ResponseObject = serde_json::from_value(response.clone()).unwrap();
+    assert!(typed.id.starts_with("resp_") && typed.x_tirami.is_some(), "{response}");
+    let mut response = response.clone();
+    for field in ["id", "created_at", "x_tirami"] {
+        response.as_object_mut().unwrap().remove(field);
+    }
+    for item in response["output"].as_array_mut().unwrap() {
+        assert!(item["id"].is_string());
+        (item["id"], item["call_id"]) = (Value::Null, Value::Null);
+    }
+    response
+}
+
+#[tokio::test]
+async fn an_answer_is_the_same_whole_and_streamed() {
+    let node = TestNode::within(saying(CALLS), |_| ()).await;
+    let tool = json!({"type": "function", "name": "f", "parameters": {"type": "object"}});
+    let asked = json!({
+        "tools": [tool], "instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5,
+        "text": {"format": {"type": "text"}}, "max_output_tokens": 100,
+    });
+    let whole = node.post(PATH, None, request(asked.clone())).await;
+    assert_eq!(whole.status, 200, "{whole:?}");
+    let whole = whole.json();
+    let text = json!({"type": "output_text", "text": "So.", "annotations": [], "logprobs": []});
+    let output = json!([
+        {"type": "message", "id": null, "call_id": null, "role": "assistant",
+         "status": "completed", "content": [text]},
+        {"type": "function_call", "id": null, "call_id": null, "name": "f",
+         "arguments": "{\"a\": 1}", "status": "completed"},
+    ]);
+    assert_eq!(shape(&whole)["output"], output);
+    assert_eq!((&whole["status"], &whole["metadata"]), (&json!("completed"), &json!({"a": "b"})));
+    assert_eq!(whole["usage"]["input_tokens"], 3, "{whole}");
+
+    let mut stream = asked;
+    stream["stream"] = true.into();
+    let told = events(&node.post(PATH, None, request(stream)).await.text);
+    assert_eq!(
+        kinds(&told),
+        [
+            "created",
+            "in_progress",
+            "output_item.added",
+            "content_part.added",
+            "output_text.delta",
+            "output_text.done",
+            "content_part.done",
+            "output_item.done",
+            "output_item.added",
+            "function_call_arguments.delta",
+            "function_call_arguments.done",
+            "output_item.done",
+            "completed",
+        ]
+    );
+    let last = &told.last().unwrap()["response"];
+    assert_eq!(shape(last), shape(&whole));
+    let pieces = |kind: &str| -> String {
+        let of = told.iter().filter(|event| event["type"] == kind);
+        of.map(|event| event["delta"].as_str().unwrap()).collect()
+    };
+    assert_eq!(pieces("response.output_text.delta"), "So.");
+    assert_eq!(pieces("response.function_call_arguments.delta"), "{\"a\": 1}");
+    let items: Vec<_> =
+        told.iter().filter(|one| one["type"] == "response.output_item.done").collect();
+    assert_eq!(json!([items[0]["item"], items[1]["item"]]), last["output"]);
+
+    let cut = json!({"max_output_tokens": 1, "stream": true});
+    let told = events(&node.post(PATH, None, request(cut)).await.text);
+    let last = told.last().unwrap();
+    assert_eq!(last["type"], "response.incomplete");
+    assert_eq!(last["response"]["incomplete_details"]["reason"], "max_output_tokens");
+    assert_eq!(last["response"]["output"][0]["status"], "incomplete");
+}
+
+#[tokio::test]
+async fn an_answer_is_gone_on_from_by_its_agent_alone() {
+    let node = TestNode::start(script(2, Duration::ZERO)).await;
+    let agents = [node.agent("a", "10").await, node.agent("b", "10").await];
+    let mut keys = Vec::new();
+    for agent in &agents {
+        keys.push(node.key(Scope::Inference, Some(&agent.did), Limits::default()).await);
+    }
+    let (mine, theirs) = (node.with(&keys[0]), node.with(&keys[1]));
+    let first = mine.respond(&ResponsesRequest::new("fake", "12345678")).await.unwrap();
+    assert!(first.store && first.output_text() == "word word ");
+    let mut next = ResponsesRequest::new("fake", "1234");
+    next.previous_response_id = Some(first.id.clone());
+    next.instructions = Some("1234".to_owned());
+    let second = mine.respond(&next).await.unwrap();
+    // "1234" "12345678" "word word " "1234", four bytes a token, all together.
+    assert_eq!(second.usage.unwrap().input_tokens, 7);
+    assert_eq!(second.previous_response_id.as_ref(), Some(&first.id));
+    assert_eq!(mine.response(&first.id).await.unwrap(), first);
+    assert_eq!(mine.response(&second.id).await.unwrap(), second);
+
+    let code = |error: tirami_sdk::ClientError| {
+        (error.status().unwrap_or_default(), error.code().unwrap_or_default().to_owned())
+    };
+    let unknown = (404, "unknown_response".to_owned());
+    let unknown_before = (400, "previous_response_not_found".to_owned());
+    assert_eq!(code(theirs.response(&first.id).await.unwrap_err()), unknown);
+    assert_eq!(code(theirs.delete_response(&first.id).await.unwrap_err()), unknown);
+    assert_eq!(code(theirs.respond(&next).await.unwrap_err()), unknown_before);
+    assert!(mine.delete_response(&first.id).await.unwrap().deleted);
+    assert_eq!(code(mine.respond(&next).await.unwrap_err()), unknown_before);
+    // What went on from it goes on without it.
+    next.previous_response_id = Some(second.id.clone());
+    assert_eq!(mine.respond(&next).await.unwrap().usage.unwrap().input_tokens, 10);
+    let aside = ResponsesRequest { store: Some(false), ..ResponsesRequest::new("fake", "hi") };
+    let aside = mine.respond(&aside).await.unwrap();
+    assert!(!aside.store);
+    assert_eq!(code(mine.response(&aside.id).await.unwrap_err()), unknown);
+}
+
+#[tokio::test]
+async fn an_answer_outlives_the_node() {
+    let node = TestNode::start(script(2, Duration::ZERO)).await;
+    let first = node.personal().respond(&ResponsesRequest::new("fake", "hi")).await.unwrap();
+    let node = node.restarted().await;
+    assert_eq!(node.personal().response(&first.id).await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused_and_what_breaks_off_fails_in_its_form() {
+    let script = FakeScript { fail_after: Some(2), ..script(9, Duration::ZERO) };
+    let node = TestNode::start(script).await;
+    for (more, status, code, param) in [
+        (json!({"input": null}), 400, "invalid_value", "input"),
+        (json!({"tools": [{"type": "web_search"}]}), 400, "unsupported_parameter", "tools[0].type"),
+        (json!({"background": true}), 400, "unsupported_parameter", "background"),
+        (json!({"model": "gpt"}), 404, "model_not_found", "model"),
+        (
+            json!({"previous_response_id": "resp_1"}),
+            400,
+            "previous_response_not_found",
+            "previous_response_id",
+        ),
+    ] {
+        let raw = node.post(PATH, None, request(more.clone())).await;
+        assert_eq!((raw.status, raw.code().as_str()), (status, code), "{more} {raw:?}");
+        assert_eq!(raw.json()["error"]["param"], param, "{more}");
+    }
+    assert_eq!(node.settled().await.total_trades, 0);
+    let told = events(&node.post(PATH, None, request(json!({"stream": true}))).await.text);
+    let last = told.last().unwrap();
+    assert_eq!(last["type"], "response.failed");
+    assert_eq!(last["response"]["status"], "failed");
+    let message = last["response"]["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("engine_failed: "), "{message}");
+    node.settled().await;
+    let trades = node.admin.trades(None, None, None).await.unwrap().trades;
+    assert_eq!((trades.len(), trades[0].completion_tokens), (1, 2));
+}
