@@ -218,7 +218,7 @@ operations! {
     Metrics: Get "/metrics", READ, "metrics", "Figures for Prometheus, in OpenMetrics.",
         &[], EMPTY => Payload::Text("application/openmetrics-text");
 
-    Models: Get "/v1/models", READ, "listModels", "Lists the models this node serves.",
+    Models: Get "/v1/models", READ, "listModels", "Lists the models served here and in the mesh.",
         &[], EMPTY => json::<types::ModelList>();
     Model: Get "/v1/models/{id}", READ, "getModel", "Describes a model by name or digest.",
         &[], EMPTY => json::<types::Model>();
@@ -226,6 +226,16 @@ operations! {
         "Continues a chat; the paying agent is the caller's.",
         &[], json::<types::ChatRequest>() => Payload::JsonOrEvents(
             Type::of::<types::ChatResponse>(), Type::of::<types::ChatChunk>());
+    Embeddings: Post "/v1/embeddings", INFERENCE, "createEmbeddings",
+        "Turns texts into vectors that say what they mean; the paying agent is the caller's.",
+        &[], json::<types::EmbeddingsRequest>() => json::<types::Embeddings>();
+
+    Tokenize: Post "/tokenize", INFERENCE, "tokenize",
+        "Cuts a text or a chat into the model's tokens, free of charge.",
+        &[], json::<types::TokenizeRequest>() => json::<types::Tokenized>();
+    Detokenize: Post "/detokenize", INFERENCE, "detokenize",
+        "Gives the text of tokens, free of charge.",
+        &[], json::<types::DetokenizeRequest>() => json::<types::Detokenized>();
 
     Balance: Get "/v1/tirami/balance", READ, "getBalance",
         "What the caller's agent, or the node, has.",
@@ -424,8 +434,15 @@ mod tests {
     fn whatever_changes_something_for_others_needs_more_than_inference() {
         for operation in Operation::ALL {
             let row = operation.endpoint();
-            let harmless =
-                matches!(operation, Operation::Chat | Operation::Estimate | Operation::Schedule);
+            let harmless = matches!(
+                operation,
+                Operation::Chat
+                    | Operation::Embeddings
+                    | Operation::Tokenize
+                    | Operation::Detokenize
+                    | Operation::Estimate
+                    | Operation::Schedule
+            );
             if row.method != Method::Get && !harmless {
                 assert!(
                     matches!(row.access, Access::Scope(Scope::Economy | Scope::Admin)),

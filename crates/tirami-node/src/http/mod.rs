@@ -24,6 +24,7 @@ mod serving;
 mod stall;
 mod status;
 mod throttle;
+mod tokens;
 mod transfer;
 mod views;
 mod wish;
@@ -48,11 +49,13 @@ use crate::mesh::Client;
 use crate::metrics::Metrics;
 use crate::node::REFERENCE_SHAPE;
 use crate::store::StoreReader;
-use error::ApiError;
 use network::StateSeen;
 use throttle::Throttle;
 
-pub(crate) use chat::{Asked, payer, understand};
+pub(crate) use chat::{
+    Asked, NUMBERS_MAX, READERS_MAX, ToEmbed, bytes_of, payer, understand, vectors_digest,
+};
+pub(crate) use error::ApiError;
 pub use serve::serve;
 
 /// Connections served at the same time, where the system gives as many file descriptors; more
@@ -113,6 +116,8 @@ pub struct AppState {
     throttle: Arc<Throttle>,
     /// What was last computed over the whole state.
     state_seen: Arc<StateSeen>,
+    /// Places for requests whose texts are read into vectors.
+    readers: Arc<Semaphore>,
     /// Bundles of agents' keys that are being made or opened.
     bundles: Arc<Semaphore>,
     openapi: Arc<str>,
@@ -146,6 +151,7 @@ impl AppState {
             metrics,
             throttle: Arc::default(),
             state_seen: Arc::default(),
+            readers: Arc::new(Semaphore::new(chat::READERS_MAX)),
             bundles: Arc::new(Semaphore::new(1)),
             openapi: openapi.into(),
             jobs: TaskTracker::new(),
@@ -193,6 +199,9 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Models => get(models::models),
         Operation::Model => get(models::model),
         Operation::Chat => post(chat::chat),
+        Operation::Embeddings => post(chat::embeddings),
+        Operation::Tokenize => post(tokens::tokenize),
+        Operation::Detokenize => post(tokens::detokenize),
         Operation::Balance => get(economy::balance),
         Operation::Pricing => get(economy::pricing),
         Operation::Trades => get(economy::trades),

@@ -8,7 +8,7 @@ use tirami_core::{ModelShape, Ppm};
 use tirami_infer::engine::Engine;
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::{Mesh, Offering, Server};
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
+use crate::http::READERS_MAX;
 
 /// Jobs of other nodes at once at least, until the owner says otherwise: what the engine has no
 /// place for waits in its queue.
@@ -76,7 +77,8 @@ impl Provider {
         tasks.spawn(stop.clone().run_until_cancelled_owned(offering.run()));
         if let Some(incoming) = mesh.incoming_jobs() {
             let (stop, served) = (stop.clone(), tasks.clone());
-            let server = Server { handle, engine, halted: word, stop, tasks: served };
+            let readers = Arc::new(Semaphore::new(READERS_MAX));
+            let server = Server { handle, engine, halted: word, stop, tasks: served, readers };
             tasks.spawn(server.run(incoming));
         }
         Ok(Self { stop, tasks })

@@ -4,6 +4,8 @@
 //! What was received is signed for as the client takes it, so that the provider never has to wait
 //! and never works for long without a signature.
 
+mod vectors;
+
 use core::pin::Pin;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::serve::{BEAT, CHAT_PATH, frames};
+use super::serve::{BEAT, frames};
 use super::{FrameSender, JobStreams, likelihood, stream_digest};
 use crate::handle::{Handle, JobToken, SubmitError};
 
@@ -59,7 +61,8 @@ pub(super) struct Wanted {
     pub(super) start: StartJob,
     pub(super) provider: PartyId,
     pub(super) price: Ppm,
-    /// The HTTP request's body.
+    /// The HTTP request's path and body.
+    pub(super) path: &'static str,
     pub(super) body: Vec<u8>,
     /// What other providers have delivered of the answer.
     pub(super) resumed: Vec<u32>,
@@ -125,6 +128,9 @@ pub(crate) struct Charge {
     /// How it ended, for people.
     pub(crate) ended: String,
 }
+
+pub(super) use vectors::Read;
+pub(crate) use vectors::WantedVectors;
 
 pub(super) type Signing = Pin<Box<dyn Future<Output = Result<Outcome, SubmitError>> + Send>>;
 
@@ -211,7 +217,7 @@ impl Prefill {
 impl Attempt {
     /// Signs an order, sends it, and waits until the provider takes it.
     pub(super) async fn begin(client: &Client, wanted: Wanted) -> Result<Self, Unbegun> {
-        let Wanted { actor, start, provider, price, body, resumed, .. } = wanted;
+        let Wanted { actor, start, provider, price, path, body, resumed, .. } = wanted;
         let handle = client.handle.clone();
         // Before the order, so that no word to end it can be missed.
         let token = handle.job_token(start.job);
@@ -232,7 +238,7 @@ impl Attempt {
         let request = JobRequest {
             order: wire(&order),
             body,
-            path: CHAT_PATH.to_owned(),
+            path: path.to_owned(),
             resumed,
             consumer_head: None,
         };
@@ -383,6 +389,7 @@ impl Attempt {
             Some(ToConsumer::Accepted { .. } | ToConsumer::Refused { .. }) => {
                 lost("it answered the order twice")
             }
+            Some(ToConsumer::Vector { .. }) => lost("it sent a vector instead of text"),
         }
     }
 

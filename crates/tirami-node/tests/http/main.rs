@@ -5,9 +5,13 @@
 mod bounds;
 mod chat;
 mod economy;
+mod embeddings;
 mod gates;
 mod load;
+mod malformed;
 mod quote;
+mod random_tools;
 mod scopes;
 mod support;
+mod tokens;
 mod tools;

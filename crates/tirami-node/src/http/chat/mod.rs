@@ -5,6 +5,7 @@
 //! side is a channel; when that closes, the task charges what was handed over and nothing else.
 
 mod choices;
+mod embed;
 mod job;
 mod place;
 mod quote;
@@ -41,9 +42,11 @@ use place::Place;
 use request::Ask;
 use running::Running;
 
+pub(super) use embed::embeddings;
+pub(crate) use embed::{NUMBERS_MAX, READERS_MAX, ToEmbed, bytes_of, vectors_digest};
 pub(super) use place::is_sooner_elsewhere;
 pub(crate) use quote::payer;
-pub(super) use request::{conversation, flag, number, present};
+pub(super) use request::{CHOICES_MAX, conversation, flag, number, present};
 pub(crate) use served::{Asked, understand};
 
 /// When it is worth asking again for a model that nobody serves at this time.

@@ -11,7 +11,7 @@ use tirami_ledger::command::Actor;
 use super::request::Ask;
 use crate::http::error::ApiError;
 use crate::http::{AppState, wish};
-use crate::mesh::{MeshAsk, OwnEngine};
+use crate::mesh::{CHAT_PATH, MeshAsk, OwnEngine};
 
 /// Tokens that a chat template may add to a message, and to a conversation, where the model that
 /// counts them is not here.
@@ -143,6 +143,7 @@ pub(super) fn ask(
     let shape = here.map(|(shape, _)| shape);
     MeshAsk {
         actor,
+        path: CHAT_PATH,
         body: body.to_vec(),
         model,
         shape: shape.or_else(|| own.as_ref().map(|own| own.0.model().shape)),
