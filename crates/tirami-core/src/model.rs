@@ -39,6 +39,24 @@ impl ModelShape {
             && self.attention_width <= Self::ATTENTION_WIDTH_MAX
     }
 
+    /// The shape that reading several texts, each by itself, is metered by: `2 × parameters_active`
+    /// for each token. How much of a text a token attends to depends on how the tokens are divided
+    /// among the texts, and is not counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tirami_core::ModelShape;
+    /// let shape = ModelShape {
+    ///     parameters_active: 1_000, layers: 2, attention_width: 10, context_max: 64,
+    /// };
+    /// assert_eq!(shape.without_attention().work(0, 5).get(), 2 * 1_000 * 5);
+    /// ```
+    #[must_use]
+    pub const fn without_attention(self) -> Self {
+        Self { layers: 0, attention_width: 0, ..self }
+    }
+
     /// The work of running `tokens` tokens that follow `context` tokens already in the cache.
     ///
     /// `2 × parameters_active` for each token, and for each layer `4 × attention_width` for each

@@ -59,6 +59,22 @@ pub trait Engine: Send + Sync + 'static {
         Err(PrepareError::Unsupported { what: "to tokenise" })
     }
 
+    /// The token that the model wants before a text, if it wants one.
+    fn begin_token(&self) -> Option<u32> {
+        None
+    }
+
+    /// The bytes of `token` as the vocabulary spells it, those of control tokens included; `None`
+    /// for an id the model does not have.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::Unsupported`] where the engine has no tokenizer at hand.
+    fn spelling(&self, token: u32) -> Result<Option<Vec<u8>>, PrepareError> {
+        let _ = token;
+        Err(PrepareError::Unsupported { what: "to tokenise" })
+    }
+
     /// Whether `format` can be used: a schema is translated to a grammar, so this takes
     /// some milliseconds and belongs on a thread that may be kept waiting.
     ///
@@ -71,6 +87,11 @@ pub trait Engine: Send + Sync + 'static {
             Format::Text => Ok(()),
             _ => Err(PrepareError::Unsupported { what: "to constrain an answer" }),
         }
+    }
+
+    /// Numbers in a vector that [`Engine::embed`] gives; 0 where the engine makes none.
+    fn embedding_width(&self) -> u32 {
+        0
     }
 
     /// The meaning of `tokens` as a vector of length 1: the mean of the last layer over all of

@@ -3,16 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tirami_core::{ModelDigest, ModelShape};
 use tokio::sync::mpsc;
 
 use crate::engine::{
-    Conversation, Engine, EngineLoad, Finish, Format, Generation, Likely, ModelInfo,
+    Conversation, EmbedError, Engine, EngineLoad, Finish, Format, Generation, Likely, ModelInfo,
     PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, RawPrompt, Sampling, StartError,
     TOP_LOGPROBS_MAX, TokenLogprobs,
 };
+
+/// Numbers in a vector of a [`FakeEngine`].
+const WIDTH: u32 = 8;
 
 /// What a [`FakeEngine`] does with each request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +138,50 @@ impl Engine for FakeEngine {
             return Err(PrepareError::Tokens { last: LAST_TOKEN });
         }
         self.fitting(tokens)
+    }
+
+    /// One token for each byte.
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
+        Ok(text.bytes().map(u32::from).collect())
+    }
+
+    fn token_bytes(&self, token: u32) -> Result<Vec<u8>, PrepareError> {
+        self.spelling(token).map(Option::unwrap_or_default)
+    }
+
+    fn spelling(&self, token: u32) -> Result<Option<Vec<u8>>, PrepareError> {
+        Ok(u8::try_from(token).ok().map(|byte| vec![byte]))
+    }
+
+    fn embedding_width(&self) -> u32 {
+        WIDTH
+    }
+
+    /// A direction that follows from the tokens, after the script's pause.
+    fn embed(&self, tokens: &[u32], is_wanted: &dyn Fn() -> bool) -> Result<Vec<f32>, EmbedError> {
+        let context_tokens = self.info.context_tokens;
+        if tokens.is_empty() || tokens.len() > context_tokens as usize {
+            return Err(EmbedError::Tokens { context_tokens });
+        }
+        let until = Instant::now() + self.script.delay;
+        self.counters.running.fetch_add(1, Ordering::Relaxed);
+        while is_wanted() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.counters.running.fetch_sub(1, Ordering::Relaxed);
+        if !is_wanted() {
+            return Err(EmbedError::Unwanted);
+        }
+        if self.script.fail_after.is_some() || !self.is_alive() {
+            return Err(EmbedError::Failed { reason: "the script fails here".to_owned() });
+        }
+        self.counters.prompt_tokens_total.fetch_add(tokens.len() as u64, Ordering::Relaxed);
+        let sum = tokens.iter().fold(1_u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token));
+        let vector = (1..=WIDTH)
+            .map(|n| f32::from(u16::try_from(sum.wrapping_mul(n) >> 16).unwrap_or_default()) + 1.0);
+        let vector: Vec<f32> = vector.collect();
+        let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+        Ok(vector.into_iter().map(|value| value / length).collect())
     }
 
     /// Takes every format, and says its words whatever it is.

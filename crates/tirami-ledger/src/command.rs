@@ -211,9 +211,9 @@ pub enum Command {
     Deliver {
         /// The job.
         job: JobId,
-        /// Completion tokens handed over in all.
+        /// Completion tokens handed over in all; 0 for the result of a job that only reads.
         completion_tokens: u32,
-        /// blake3 of their ids, each as four little-endian bytes.
+        /// blake3 of their ids, each as four little-endian bytes, or of that result.
         stream: Digest,
         /// Of a job at another node: the prompt tokens its provider counted, at most those
         /// ordered. Without it those of the voucher before count, else all that were ordered.
@@ -294,8 +294,9 @@ pub enum Command {
     AbandonServed {
         /// The job.
         job: JobId,
-        /// Completion tokens sent in all. What was not signed for counts as lost with the consumer,
-        /// or it could take one window after another for nothing.
+        /// Completion tokens sent in all; of a job that only reads, 1 once all of its result was
+        /// sent. What was not signed for counts as lost with the consumer, or it could take one
+        /// window after another for nothing.
         sent: u32,
     },
     /// Takes a provider's claim against its consumer. Until it is paid or lapses, this node
@@ -396,7 +397,7 @@ pub struct StartJob {
     pub seed: u32,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// Completion tokens at most.
+    /// Completion tokens at most; 0 for a job that only reads, see [`crate::documents`].
     pub completion_max: u32,
     /// The job at another node that this one goes on with after that node was lost. What that one
     /// cost, and those before it, counts for the limits of one request; and the person's approval
@@ -468,9 +469,9 @@ pub struct FinishJob {
     pub job: JobId,
     /// Prompt tokens that were not computed again.
     pub cached_tokens: u32,
-    /// Completion tokens handed to the consumer.
+    /// Completion tokens handed to the consumer; 0 for the result of a job that only reads.
     pub completion_tokens: u32,
-    /// blake3 of their ids, each as four little-endian bytes.
+    /// blake3 of their ids, each as four little-endian bytes, or of that result.
     pub output: Digest,
     /// Engine, version and back-end.
     pub build: String,

@@ -1,5 +1,15 @@
 //! Signed documents about a job: order, voucher, receipt, claim. They are evidence and move no
 //! money.
+//!
+//! A job that only reads, such as one for embeddings, has the same documents. Its work is that of
+//! its prompt tokens, its completion tokens are 0, and what stands for the ids of completion tokens
+//! are the numbers of its vectors. The order of the steps is fair to both within one job: the
+//! provider delivers all vectors; the consumer, when they are as many and as long as it asked for,
+//! signs voucher 0 over the whole amount, which the provider can claim with; then come the receipt
+//! and the payment. A consumer that takes vectors and signs nothing has cost its provider one
+//! order's maximum, which its exposure bounds and which stays lost with it. A provider that
+//! delivers less, or something else, has no voucher and no receipt that is accepted: it is not
+//! paid.
 
 use minicbor::{Decode, Encode};
 use tirami_core::{
@@ -70,7 +80,8 @@ pub struct Voucher {
     /// Completion tokens received in all.
     #[n(3)]
     pub tokens: u32,
-    /// blake3 of the token ids received so far, each as four little-endian bytes.
+    /// blake3 of the token ids received so far, each as four little-endian bytes; of a job that
+    /// only reads, of its vectors' numbers in order, each an IEEE 754 single in as many.
     #[n(4)]
     pub stream: Digest,
 }
@@ -101,7 +112,8 @@ pub struct Receipt {
     /// What the job costs: `flop × price`, rounded up.
     #[n(5)]
     pub amount: Trm,
-    /// blake3 of the completion's token ids, each as four little-endian bytes.
+    /// blake3 of the completion's token ids, each as four little-endian bytes, or of what a
+    /// voucher names instead.
     #[n(6)]
     pub output: Digest,
     /// Engine, version and back-end that answered.

@@ -111,6 +111,13 @@ pub struct Offer {
     /// Engine, version and back-end.
     #[cbor(n(6), decode_with = "bounded::text::<_, BUILD_BYTES_MAX>")]
     pub build: String,
+    /// Numbers in a vector that says what a text means; 0 where it makes none.
+    #[cbor(n(7), default, skip_if = "is_zero")]
+    pub embedding_width: u32,
+}
+
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Why a price signal is dropped, in order of precedence.

@@ -23,6 +23,11 @@ pub const LIKELIEST_MAX: usize = 20;
 /// Bytes of one token at most, where likelihoods are told; longer ones are cut.
 pub const TOKEN_BYTES_MAX: usize = 256;
 
+/// Numbers of one vector at most.
+pub const VECTOR_WIDTH_MAX: usize = 16_000;
+/// Bytes of one vector at most.
+const VECTOR_BYTES_MAX: usize = VECTOR_WIDTH_MAX * 4;
+
 /// Bytes of a refusal's code at most.
 const CODE_BYTES_MAX: usize = 64;
 
@@ -172,6 +177,18 @@ pub enum ToConsumer {
         #[n(1)]
         place_in_queue: u32,
     },
+    /// One of the vectors that were asked for. They come in the order of the texts; when all are
+    /// there the consumer signs for them, and [`ToConsumer::End`] follows.
+    #[n(6)]
+    Vector {
+        /// Its numbers, IEEE 754 singles, each as four little-endian bytes.
+        #[cbor(
+            n(0),
+            encode_with = "bounded::write_bytes",
+            decode_with = "bounded::bytes::<_, VECTOR_BYTES_MAX>"
+        )]
+        numbers: Vec<u8>,
+    },
 }
 
 impl Frame for ToProvider {
@@ -186,6 +203,6 @@ impl Frame for ToProvider {
 
 impl Frame for ToConsumer {
     fn bytes_max(number: u64) -> Option<usize> {
-        (number <= 5).then_some(TOKEN_FRAME_BYTES_MAX)
+        (number <= 6).then_some(TOKEN_FRAME_BYTES_MAX)
     }
 }

@@ -54,7 +54,7 @@ fn control_messages_have_the_bytes_they_always_had() {
 fn job_frames_have_the_bytes_they_always_had() {
     every_number_is_there(&samples::to_provider(), 3);
     compare(include_str!("golden/to-provider.hex"), samples::to_provider());
-    every_number_is_there(&samples::to_consumer(), 6);
+    every_number_is_there(&samples::to_consumer(), 7);
     compare(include_str!("golden/to-consumer.hex"), samples::to_consumer());
 }
 

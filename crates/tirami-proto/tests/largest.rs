@@ -12,8 +12,8 @@ use tirami_proto::{
     JOB_FRAME_BYTES_MAX, JobRequest, KEPT_PER_FRAME_MAX, LIKELIEST_MAX, LIKELIHOODS_PER_FRAME_MAX,
     Likelihood, Likely, Message, PATH_BYTES_MAX, PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX,
     PRICE_SIGNAL_BYTES_MAX, PeerAddress, RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX,
-    TOKEN_BYTES_MAX, TOKENS_PER_FRAME_MAX, ToConsumer, ToProvider, VIA_MAX, Via, WireCharter,
-    WireClaim, WireDocument, WireEntry, WirePlace, WireSlot, encode,
+    TOKEN_BYTES_MAX, TOKENS_PER_FRAME_MAX, ToConsumer, ToProvider, VECTOR_WIDTH_MAX, VIA_MAX, Via,
+    WireCharter, WireClaim, WireDocument, WireEntry, WirePlace, WireSlot, encode,
 };
 
 const SIGNATURE: Signature = Signature::from_bytes([0xff; 64]);
@@ -154,4 +154,6 @@ fn the_largest_job_frames_fit() {
     let (text, finish, stop) = ("x".repeat(TEXT_BYTES_MAX), u8::MAX, Some(u32::MAX));
     let end = ToConsumer::End { text, finish, receipt, stop };
     arrives("end", &end, JOB_FRAME_BYTES_MAX);
+    let vector = ToConsumer::Vector { numbers: vec![0xff; 4 * VECTOR_WIDTH_MAX] };
+    arrives("vector", &vector, JOB_FRAME_BYTES_MAX);
 }

@@ -228,6 +228,37 @@ impl Client {
         self.get(Operation::Model, &[id], &[]).await
     }
 
+    /// Texts as vectors that say what they mean.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a refusal's code says which limit or gate it was.
+    pub async fn embeddings(&self, request: &EmbeddingsRequest) -> Result<Embeddings, ClientError> {
+        let call = self.call(Operation::Embeddings, &[], &[]).json(request);
+        self.read(self.send(call).await?).await
+    }
+
+    /// The tokens of a text or a chat.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `model_not_found` when the model is not here.
+    pub async fn tokenize(&self, request: &TokenizeRequest) -> Result<Tokenized, ClientError> {
+        self.post(Operation::Tokenize, &[], request).await
+    }
+
+    /// The text of tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `model_not_found` when the model is not here.
+    pub async fn detokenize(
+        &self,
+        request: &DetokenizeRequest,
+    ) -> Result<Detokenized, ClientError> {
+        self.post(Operation::Detokenize, &[], request).await
+    }
+
     /// What an account has: the caller's own agent's, that of the agent with this DID, or with
     /// `node` the node's own.
     ///

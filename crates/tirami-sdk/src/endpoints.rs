@@ -218,7 +218,7 @@ operations! {
     Metrics: Get "/metrics", READ, "metrics", "Figures for Prometheus, in OpenMetrics.",
         &[], EMPTY => Payload::Text("application/openmetrics-text");
 
-    Models: Get "/v1/models", READ, "listModels", "Lists the models this node serves.",
+    Models: Get "/v1/models", READ, "listModels", "Lists the models served here and in the mesh.",
         &[], EMPTY => json::<types::ModelList>();
     Model: Get "/v1/models/{id}", READ, "getModel", "Describes a model by name or digest.",
         &[], EMPTY => json::<types::Model>();
@@ -247,6 +247,16 @@ operations! {
     DeleteResponse: Delete "/v1/responses/{id}", INFERENCE, "deleteResponse",
         "Forgets an answer that was kept for the caller's agent.",
         &[], EMPTY => json::<types::DeletedResponse>();
+    Embeddings: Post "/v1/embeddings", INFERENCE, "createEmbeddings",
+        "Turns texts into vectors that say what they mean; the paying agent is the caller's.",
+        &[], json::<types::EmbeddingsRequest>() => json::<types::Embeddings>();
+
+    Tokenize: Post "/tokenize", INFERENCE, "tokenize",
+        "Cuts a text or a chat into the model's tokens, free of charge.",
+        &[], json::<types::TokenizeRequest>() => json::<types::Tokenized>();
+    Detokenize: Post "/detokenize", INFERENCE, "detokenize",
+        "Gives the text of tokens, free of charge.",
+        &[], json::<types::DetokenizeRequest>() => json::<types::Detokenized>();
 
     Balance: Get "/v1/tirami/balance", READ, "getBalance",
         "What the caller's agent, or the node, has.",
@@ -453,6 +463,9 @@ mod tests {
                     | Operation::DeleteResponse
                     | Operation::Messages
                     | Operation::Responses
+                    | Operation::Embeddings
+                    | Operation::Tokenize
+                    | Operation::Detokenize
                     | Operation::Estimate
                     | Operation::Schedule
             );

@@ -221,10 +221,22 @@ impl Engine for LlamaEngine {
         Ok(self.tokenizer.piece(&self.model, token))
     }
 
+    fn begin_token(&self) -> Option<u32> {
+        self.tokenizer.begin_token()
+    }
+
+    fn spelling(&self, token: u32) -> Result<Option<Vec<u8>>, PrepareError> {
+        Ok(self.tokenizer.spelling(&self.model, token))
+    }
+
     fn check_format(&self, format: &Format) -> Result<(), PrepareError> {
         Grammar::new(&self.model, format)
             .map(drop)
             .map_err(|reason| PrepareError::Format { reason })
+    }
+
+    fn embedding_width(&self) -> u32 {
+        u32::try_from(self.model.n_embd()).unwrap_or(0)
     }
 
     fn embed(&self, tokens: &[u32], is_wanted: &dyn Fn() -> bool) -> Result<Vec<f32>, EmbedError> {

@@ -161,6 +161,16 @@ impl Tokenizer {
         }
     }
 
+    pub(super) fn begin_token(&self) -> Option<u32> {
+        self.bos.map(|token| token.0.cast_unsigned())
+    }
+
+    /// The bytes of a token as it is spelled; `None` for unknown ids.
+    pub(super) fn spelling(&self, model: &LlamaModel, token: u32) -> Option<Vec<u8>> {
+        let (vocab, token) = (model.vocab(), LlamaToken(token.cast_signed()));
+        (0..vocab.n_tokens()).contains(&token.0).then(|| vocab.token_to_piece(token, true, None))
+    }
+
     pub(super) fn piece(&self, model: &LlamaModel, token: u32) -> Vec<u8> {
         piece(model, LlamaToken(token.cast_signed()))
     }

@@ -34,6 +34,7 @@ fn signal(n: u16) -> PriceSignal {
             context_tokens: 4_096,
             shape,
             tokens_per_second_milli: 10_000,
+            embedding_width: 0,
             build: String::new(),
         }],
         region: String::new(),

@@ -24,6 +24,7 @@ fn offer(price: u32) -> OwnOffer {
         context_tokens: 1_024,
         shape,
         tokens_per_second_milli: 20_000,
+        embedding_width: 0,
         build: "test".to_owned(),
     };
     OwnOffer {

@@ -365,7 +365,9 @@ impl Book {
             return Err(Rejection::OutOfRange { field: "build", range: "at most 256 characters" });
         }
         hold.check_finish(now, finish)?;
-        if finish.completion_tokens == 0 {
+        // What is read for is delivered whole or not at all.
+        let is_read = hold.only_reads() && finish.finish == FinishReason::Stop;
+        if finish.completion_tokens == 0 && !is_read {
             return Ok((hold, Ending::Void));
         }
         Ok((hold, Ending::Charge(self.charge_of(hold, finish.completion_tokens)?)))
@@ -442,13 +444,11 @@ pub(super) fn threshold(budgets: &[Option<Budget<'_>>; 3]) -> Option<Trm> {
 }
 
 pub(super) fn check_request(start: &StartJob) -> Result<(), Rejection> {
-    let tokens = 1..=JOB_TOKENS_MAX;
-    for (field, value) in
-        [("prompt_tokens", start.prompt_tokens), ("completion_max", start.completion_max)]
-    {
-        if !tokens.contains(&value) {
-            return Err(Rejection::OutOfRange { field, range: "1 to 16777216" });
-        }
+    if !(1..=JOB_TOKENS_MAX).contains(&start.prompt_tokens) {
+        return Err(Rejection::OutOfRange { field: "prompt_tokens", range: "1 to 16777216" });
+    }
+    if start.completion_max > JOB_TOKENS_MAX {
+        return Err(Rejection::OutOfRange { field: "completion_max", range: "0 to 16777216" });
     }
     check_shape(&start.shape)
 }

@@ -58,18 +58,42 @@ impl Book {
         let admitted = self.admit(now.max(self.clock), payer, start, terms);
         self.kill.is_none() && matches!(admitted, Ok(Admission::Open(_)))
     }
+
+    /// Whether `count` such jobs would run at once beside each other, without anybody's word. The
+    /// breaker's count of jobs in a minute is not looked at beyond the first.
+    pub fn would_open_all(
+        &self,
+        now: Timestamp,
+        payer: Payer,
+        start: &StartJob,
+        (terms, count): (&Terms, u32),
+    ) -> bool {
+        if !self.would_open(now, payer, start, terms) {
+            return false;
+        }
+        let Ok(account) = self.account(payer.agent) else { return false };
+        let now = now.max(self.clock);
+        let one = terms.needed(start, start.completion_max);
+        let needed = Trm::from_micro(one.micro().saturating_mul(u64::from(count)));
+        let budgets = self.budgets(payer, account);
+        needed <= account.available()
+            && budgets.iter().flatten().all(|budget| {
+                PERIODS.iter().all(|period| budget.check(*period, now, needed).is_ok())
+            })
+    }
 }
+
+const PERIODS: [Period; 4] = [Period::Minute, Period::Hour, Period::Day, Period::Lifetime];
 
 impl super::meter::Budget<'_> {
     /// What one more job may cost at most, for an answer that has cost `spent` so far.
     fn room(&self, now: Timestamp, spent: Trm) -> Trm {
         let request = self.limits.request_max.unwrap_or(Trm::MAX).saturating_sub(spent);
-        let periods = [Period::Minute, Period::Hour, Period::Day, Period::Lifetime];
         let left = |period| {
             let max = self.limits.of(period)?;
             Some(max.saturating_sub(self.meter.used(period, now)))
         };
-        periods.into_iter().filter_map(left).fold(request, Trm::min)
+        PERIODS.into_iter().filter_map(left).fold(request, Trm::min)
     }
 }
 
@@ -146,6 +170,11 @@ mod tests {
             );
             assert!(book.would_open(NOW, PAYER, &start(most), &OWN), "{what}");
             assert!(!book.would_open(NOW, PAYER, &start(most + 1), &OWN), "{what}");
+            // Several share the room, but what bounds one request bounds each of them.
+            let (half, each) = (start(most / 2 - 1), limits.request_max.or(limits.approval_above));
+            assert!(book.would_open_all(NOW, PAYER, &half, (&OWN, 2)), "{what}");
+            let all = book.would_open_all(NOW, PAYER, &start(most), (&OWN, 2));
+            assert_eq!(all, each.is_some(), "{what}");
         }
     }
 

@@ -130,6 +130,12 @@ impl Hold {
         charge(&self.shape, self.price, tokens, self.order_max())
     }
 
+    /// Whether the job's result is no text: it reads its prompt, and what it delivers for that
+    /// has no completion tokens.
+    pub const fn only_reads(&self) -> bool {
+        self.completion_max == 0
+    }
+
     /// The order's maximum.
     pub fn order_max(&self) -> Trm {
         self.remote.map_or(self.max_amount, |remote| remote.max_amount)
@@ -172,7 +178,7 @@ impl Hold {
         tokens: u32,
     ) -> Result<VoucherHead, Rejection> {
         self.check_received(now, tokens)?;
-        if tokens == 0 {
+        if tokens == 0 && !self.only_reads() {
             return contradicts("a voucher needs at least one delivered token");
         }
         let n = match self.voucher {

@@ -118,6 +118,11 @@ impl ServedJob {
         charge(&self.shape, self.price, tokens, self.max_amount)
     }
 
+    /// Whether it reads its prompt and delivers no completion tokens.
+    pub const fn only_reads(&self) -> bool {
+        self.completion_max == 0
+    }
+
     /// What it counts for in what its consumer owes.
     pub fn owed(&self) -> Trm {
         self.end.map_or(self.max_amount, |end| end.due.saturating_sub(self.paid))
@@ -149,7 +154,7 @@ impl ServedJob {
     /// The end by the highest voucher.
     pub(crate) fn ended_by_voucher(&self, job: JobId, at: Timestamp) -> ServedFinished {
         let tokens = self.voucher.map_or(0, |voucher| voucher.tokens);
-        let flop = if tokens == 0 { Flop::ZERO } else { self.charge(tokens).0 };
+        let flop = self.voucher.map_or(Flop::ZERO, |voucher| self.charge(voucher.tokens).0);
         ServedFinished {
             job,
             consumer: self.consumer,

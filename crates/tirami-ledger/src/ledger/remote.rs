@@ -57,7 +57,9 @@ impl Ledger {
                 let events = vec![Event::Book(refused)];
                 Ok(Decision { events, outcome: Outcome::ReceiptRefused { refusal } })
             }
-            Ok(_) if received.0 == 0 => Ok(Decision::done(self.book.void(now, job, false)?)),
+            Ok(_) if received.0 == 0 && !hold.only_reads() => {
+                Ok(Decision::done(self.book.void(now, job, false)?))
+            }
             Ok(receipt) => self.post_by_receipt(now, (job, hold), receipt),
         }
     }
@@ -142,7 +144,9 @@ impl Ledger {
         let now = context.now;
         let (hold, _) = self.book.remote_hold(job)?;
         hold.check_received(now, received.0)?;
-        if received.0 == 0 {
+        // A voucher of a job that only reads says that its result was received.
+        let has_result = hold.only_reads() && hold.voucher.is_some();
+        if received.0 == 0 && !has_result {
             return Ok(Decision::done(self.book.void(now, job, failed)?));
         }
         let hold = &hold.counted(prompt_tokens)?;

@@ -238,7 +238,7 @@ impl Ledger {
             return Err(Rejection::OutOfRange { field: "build", range: "at most 256 characters" });
         }
         check_report(served, finish)?;
-        if finish.completion_tokens == 0 {
+        if finish.completion_tokens == 0 && !served.only_reads() {
             return self.abandon_served(now, finish.job, 0);
         }
         let (flop, amount) = served.charge(finish.completion_tokens);
@@ -297,16 +297,20 @@ impl Ledger {
     }
 }
 
-/// The completion tokens that the order pays for beside the prompt, at most those asked for.
+/// The completion tokens that the order pays for beside the prompt, at most those asked for; none
+/// for a job that only reads.
 fn affordable(accept: &AcceptOrder, order: &Order) -> Result<u32, OrderRefusal> {
     let cost = |tokens: u32| {
         let tokens = accept.prompt_tokens.saturating_add(tokens);
         accept.shape.work(0, tokens).cost_ceil(order.price)
     };
-    let needed = cost(1);
-    if needed > order.max_amount || accept.completion_max == 0 {
+    let needed = cost(accept.completion_max.min(1));
+    if needed > order.max_amount {
         let max_amount = order.max_amount;
         return Err(OrderRefusal::MaxTooSmall { max_amount, needed });
+    }
+    if accept.completion_max == 0 {
+        return Ok(0);
     }
     let (mut pays, mut above) = (1, accept.completion_max.min(JOB_TOKENS_MAX).saturating_add(1));
     while above - pays > 1 {
@@ -331,7 +335,7 @@ fn check_voucher(
         return Err(VoucherRefusal::MoreThanSent { tokens: voucher.tokens, sent });
     }
     let (_, expected) = served.charge(voucher.tokens);
-    if voucher.amount != expected || voucher.tokens == 0 {
+    if voucher.amount != expected || (voucher.tokens == 0 && !served.only_reads()) {
         return Err(VoucherRefusal::WrongAmount { expected });
     }
     if voucher.stream != stream {

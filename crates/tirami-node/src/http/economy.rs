@@ -219,32 +219,41 @@ pub(super) async fn estimate(
         completion_max: room,
         continues: None,
     };
+    let answers = chat::number(&fields, "n", 1, chat::CHOICES_MAX)?.unwrap_or(1);
     let (payer, is_named) = (chat::payer(&caller.actor()), asked.is_some());
     let read = move |kernel: &Kernel, now| {
         let book = kernel.ledger().book();
         let terms = Terms::own(book.price());
         let account = payer.and_then(|payer| book.agents().get(&payer.agent));
         let completion_max = match payer {
-            Some(payer) if !is_named => book.affordable(now, payer, &start, &terms),
+            Some(payer) if !is_named => {
+                let longest = start.completion_max.saturating_mul(answers);
+                let together = StartJob { completion_max: longest, ..start.clone() };
+                let share = book.affordable(now, payer, &together, &terms) / answers;
+                share.clamp(1, start.completion_max)
+            }
             _ => start.completion_max,
         };
         let start = StartJob { completion_max, ..start };
-        let runs = payer.is_some_and(|payer| book.would_open(now, payer, &start, &terms));
+        let all = (&terms, answers);
+        let runs = payer.is_some_and(|payer| book.would_open_all(now, payer, &start, all));
         (book.price(), account.map(|account| account.available()), completion_max, runs)
     };
     let (price, available, completion_max, affordable) = app.handle.read(read).await?;
     let work = model.shape.work(0, prompt_tokens.saturating_add(completion_max));
-    let max_cost = work.cost_ceil(price);
+    let times = |one: Trm| Trm::from_micro(one.micro().saturating_mul(u64::from(answers)));
+    let max_cost = times(work.cost_ceil(price));
     let hundred = model.shape.work(prompt_tokens, 100).cost_ceil(price);
     let answer = AnswerCost::of(&app, price);
     Ok(json::ok(&Estimate {
         model: model.name.clone(),
         prompt_tokens,
         completion_max,
-        max_flops: work.get(),
+        n: answers,
+        max_flops: work.get().saturating_mul(u64::from(answers)),
         max_cost_trm: max_cost.into(),
         max_cost_answers: answer.fraction(max_cost),
-        prompt_cost_trm: model.shape.work(0, prompt_tokens).cost_ceil(price).into(),
+        prompt_cost_trm: times(model.shape.work(0, prompt_tokens).cost_ceil(price)).into(),
         cost_per_100_tokens_trm: hundred.into(),
         cost_per_100_tokens_answers: answer.fraction(hundred),
         available_trm: available.map(Into::into),

@@ -26,6 +26,7 @@ mod serving;
 mod stall;
 mod status;
 mod throttle;
+mod tokens;
 mod transfer;
 mod views;
 mod wish;
@@ -51,11 +52,13 @@ use crate::metrics::Metrics;
 use crate::node::REFERENCE_SHAPE;
 use crate::responses::Responses;
 use crate::store::StoreReader;
-use error::ApiError;
 use network::StateSeen;
 use throttle::Throttle;
 
-pub(crate) use chat::{Asked, Kind, payer, understand};
+pub(crate) use chat::{
+    Asked, Kind, NUMBERS_MAX, READERS_MAX, ToEmbed, bytes_of, payer, understand, vectors_digest,
+};
+pub(crate) use error::ApiError;
 pub use serve::serve;
 
 /// Connections served at the same time, where the system gives as many file descriptors; more
@@ -118,6 +121,8 @@ pub struct AppState {
     responses: Responses,
     /// What was last computed over the whole state.
     state_seen: Arc<StateSeen>,
+    /// Places for requests whose texts are read into vectors.
+    readers: Arc<Semaphore>,
     /// Bundles of agents' keys that are being made or opened.
     bundles: Arc<Semaphore>,
     openapi: Arc<str>,
@@ -152,6 +157,7 @@ impl AppState {
             throttle: Arc::default(),
             responses,
             state_seen: Arc::default(),
+            readers: Arc::new(Semaphore::new(chat::READERS_MAX)),
             bundles: Arc::new(Semaphore::new(1)),
             openapi: openapi.into(),
             jobs: TaskTracker::new(),
@@ -205,6 +211,9 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Responses => post(responses::create),
         Operation::Response => get(responses::get),
         Operation::DeleteResponse => delete(responses::delete),
+        Operation::Embeddings => post(chat::embeddings),
+        Operation::Tokenize => post(tokens::tokenize),
+        Operation::Detokenize => post(tokens::detokenize),
         Operation::Balance => get(economy::balance),
         Operation::Pricing => get(economy::pricing),
         Operation::Trades => get(economy::trades),

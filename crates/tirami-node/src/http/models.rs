@@ -1,11 +1,11 @@
 //! Which models there are: this node's own, and those that other nodes of the mesh serve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use axum::response::Response;
 use tirami_core::{Flop, ModelDigest, ModelShape, PartyId, Ppm, Timestamp};
-use tirami_infer::engine::ModelInfo;
+use tirami_infer::engine::Engine;
 use tirami_kernel::Kernel;
 use tirami_proto::Offer;
 use tirami_sdk::types::{Model, ModelDetail, ModelList};
@@ -29,12 +29,14 @@ pub(super) async fn model(
     }
 }
 
+/// Nodes that are named beside a model at most.
+const NAMED_MAX: usize = 64;
+
 /// A model that others serve.
 struct Served {
     offer: Offer,
-    /// The cheapest of them, and its price.
-    cheapest: (Ppm, PartyId),
-    providers: u32,
+    /// All of them with their prices, the cheapest first.
+    providers: BTreeSet<(Ppm, PartyId)>,
 }
 
 /// This node's own first.
@@ -47,13 +49,13 @@ async fn all(app: &AppState) -> Result<Vec<Model>, ApiError> {
     let created = app.started_at_ms / 1_000;
     let mut all = Vec::new();
     if let Some(engine) = &app.engine {
-        let model = engine.model();
-        let elsewhere = others.remove(&model.digest).map_or(0, |served| served.providers);
-        let detail = here(model, price, elsewhere.saturating_add(1));
-        all.push(listed(model.name.clone(), created, own, detail));
+        let elsewhere = others.remove(&engine.model().digest);
+        let elsewhere = elsewhere.map(|served| served.providers).unwrap_or_default();
+        let detail = here(&**engine, price, (own, &elsewhere));
+        all.push(listed(engine.model().name.clone(), created, own, detail));
     }
     for served in others.into_values() {
-        let (price, provider) = served.cheapest;
+        let Some((price, provider)) = served.providers.first().copied() else { continue };
         let (name, detail) = (served.offer.name.clone(), elsewhere(&served, price));
         all.push(listed(name, created, provider, detail));
     }
@@ -66,24 +68,39 @@ fn served(kernel: &Kernel, now: Timestamp, own: PartyId) -> BTreeMap<ModelDigest
     let serving = providers.filter(|one| one.signal.serving && !one.lost);
     for signal in serving.map(|one| one.signal).filter(|signal| signal.provider != own) {
         for offer in &signal.models {
-            let cheapest = (signal.price, signal.provider);
-            let known = all.entry(offer.model).or_insert_with(|| Served {
-                offer: offer.clone(),
-                cheapest,
-                providers: 0,
-            });
-            known.cheapest = known.cheapest.min(cheapest);
-            known.providers = known.providers.saturating_add(1);
+            let known = all
+                .entry(offer.model)
+                .or_insert_with(|| Served { offer: offer.clone(), providers: BTreeSet::new() });
+            let width = known.offer.embedding_width.max(offer.embedding_width);
+            known.offer.embedding_width = width;
+            known.providers.insert((signal.price, signal.provider));
         }
     }
     all
 }
 
 fn listed(id: String, created: u64, owner: PartyId, x_tirami: ModelDetail) -> Model {
-    Model { id, object: "model".to_owned(), created, owned_by: owner.to_string(), x_tirami }
+    Model {
+        id,
+        object: "model".to_owned(),
+        created,
+        owned_by: owner.to_string(),
+        max_model_len: x_tirami.context_tokens,
+        x_tirami,
+    }
 }
 
-fn here(model: &ModelInfo, price: Ppm, providers: u32) -> ModelDetail {
+fn here(
+    engine: &dyn Engine,
+    price: Ppm,
+    (own, others): (PartyId, &BTreeSet<(Ppm, PartyId)>),
+) -> ModelDetail {
+    let model = engine.model();
+    let embedding_width = engine.embedding_width();
+    let price = others.first().map_or(price, |(cheapest, _)| price.min(*cheapest));
+    let mut capabilities = capabilities(embedding_width);
+    // Tokens are cut where the model's file is.
+    capabilities.push("tokenize".to_owned());
     ModelDetail {
         digest: model.digest.to_string(),
         architecture: model.architecture.clone(),
@@ -93,7 +110,14 @@ fn here(model: &ModelInfo, price: Ppm, providers: u32) -> ModelDetail {
         parameters_active: model.shape.parameters_active,
         build: model.build.clone(),
         trm_per_token: per_token(&model.shape, price),
-        providers,
+        price_trm: per_billion(price),
+        context_max: model.shape.context_max,
+        modalities: vec!["text".to_owned()],
+        capabilities,
+        embedding_width,
+        loaded: engine.is_alive(),
+        providers: count(others).saturating_add(1),
+        served_by: named([own].into_iter().chain(others.iter().map(|(_, party)| *party))),
     }
 }
 
@@ -108,8 +132,32 @@ fn elsewhere(served: &Served, price: Ppm) -> ModelDetail {
         parameters_active: offer.shape.parameters_active,
         build: offer.build.clone(),
         trm_per_token: per_token(&offer.shape, price),
-        providers: served.providers,
+        price_trm: per_billion(price),
+        context_max: offer.shape.context_max,
+        modalities: vec!["text".to_owned()],
+        capabilities: capabilities(offer.embedding_width),
+        embedding_width: offer.embedding_width,
+        loaded: true,
+        providers: count(&served.providers),
+        served_by: named(served.providers.iter().map(|(_, party)| *party)),
     }
+}
+
+fn capabilities(embedding_width: u32) -> Vec<String> {
+    let embeds = (embedding_width > 0).then_some("embeddings");
+    ["chat", "tools"].into_iter().chain(embeds).map(str::to_owned).collect()
+}
+
+fn count(providers: &BTreeSet<(Ppm, PartyId)>) -> u32 {
+    u32::try_from(providers.len()).unwrap_or(u32::MAX)
+}
+
+fn named(parties: impl Iterator<Item = PartyId>) -> Vec<String> {
+    parties.take(NAMED_MAX).map(|party| party.to_string()).collect()
+}
+
+fn per_billion(price: Ppm) -> tirami_sdk::Amount {
+    Flop::new(1_000_000_000).cost_ceil(price).into()
 }
 
 fn per_token(shape: &ModelShape, price: Ppm) -> tirami_sdk::Amount {

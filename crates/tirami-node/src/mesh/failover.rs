@@ -44,7 +44,7 @@ const KNOWN_PAUSE: Duration = Duration::from_millis(250);
 /// How long a provider that refused is left alone.
 const REFUSED_MS: u64 = 2_000;
 /// Providers that may take part in one answer at most: each of them is paid for its prompt.
-const ATTEMPTS_MAX: usize = 4;
+pub(super) const ATTEMPTS_MAX: usize = 4;
 /// Refusals told at most.
 const REFUSALS_TOLD_MAX: usize = 4;
 
@@ -52,8 +52,8 @@ const REFUSALS_TOLD_MAX: usize = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct MeshAsk {
     pub(crate) actor: Actor,
-    /// What kind of request it is, and the HTTP request's body.
-    pub(crate) kind: Kind,
+    /// The HTTP request's path and body.
+    pub(crate) path: &'static str,
     pub(crate) body: Vec<u8>,
     pub(crate) model: ModelDigest,
     /// The model's shape, where this node has the model.
@@ -293,7 +293,7 @@ enum End {
 }
 
 /// A job on its way from provider to provider.
-struct Journey {
+pub(super) struct Journey {
     client: Client,
     ask: MeshAsk,
     query: Query,
@@ -315,7 +315,7 @@ struct Journey {
 }
 
 impl Journey {
-    fn new(client: Client, ask: MeshAsk) -> Self {
+    pub(super) fn new(client: Client, ask: MeshAsk) -> Self {
         let completion_max = ask.completion_max.unwrap_or(UNNAMED_MAX);
         Self {
             client,
@@ -457,6 +457,18 @@ impl Journey {
         self.note(charge, here);
     }
 
+    /// Notes that a provider that had taken the job delivered nothing of it.
+    pub(super) async fn lost(&mut self, job: JobId, charge: Charge, outcome: Observed) {
+        let (provider, reason) = (charge.provider, charge.ended.clone());
+        tracing::info!(%provider, reason, "a provider delivered nothing");
+        self.query.tried.insert(provider);
+        self.refusals.insert(provider, reason);
+        // Its order needs no second word of the owner.
+        self.last = Some(job);
+        observe(&self.client.handle, provider, outcome).await;
+        self.note(charge, false);
+    }
+
     /// Who goes on, or the end of the answer.
     async fn go_on(&mut self, body: &Body) -> Option<Source> {
         let attempts_are_over = self.parts.len() >= ATTEMPTS_MAX;
@@ -493,12 +505,12 @@ impl Journey {
         }
     }
 
-    fn note(&mut self, charge: Charge, here: bool) {
+    pub(super) fn note(&mut self, charge: Charge, here: bool) {
         let repeats = !self.parts.is_empty() && charge.completion_tokens > 0;
         self.parts.push(Part { charge, why: core::mem::take(&mut self.why), here, repeats });
     }
 
-    fn summed(self) -> Journeyed {
+    pub(super) fn summed(self) -> Journeyed {
         let mut sum = Journeyed {
             trade: DocumentId::from_bytes([0; 32]),
             flop: Flop::ZERO,
@@ -570,7 +582,11 @@ impl Journey {
     async fn begin_here(&mut self, engine: &OwnEngine) -> Result<OwnAttempt, Unbegun> {
         let payer = payer(&self.ask.actor);
         let given = (self.tokens.clone(), payer.map(|payer| payer.agent));
-        let asked = engine.understood((self.ask.kind, self.ask.body.clone()), given).await?;
+        let Some(kind) = Kind::at(self.ask.path) else {
+            let (code, message) = ("unknown_path", "this node's engine does not go on with it");
+            return Err(Unbegun::Refused { code: code.to_owned(), message: message.to_owned() });
+        };
+        let asked = engine.understood((kind, self.ask.body.clone()), given).await?;
         let prompt_tokens = count(&asked.prompt.tokens).saturating_add(count(&self.tokens));
         let offered = (engine.0.model().digest, engine.0.model().shape, asked.completion_max);
         let start = self.start(offered, prompt_tokens, None).await?;
@@ -582,7 +598,7 @@ impl Journey {
     }
 
     /// The best provider that takes the job from here on.
-    async fn next_attempt(&mut self) -> Result<(Attempt, Offer), RouteError> {
+    pub(super) async fn next_attempt(&mut self) -> Result<(Attempt, Offer), RouteError> {
         let until = Instant::now() + KNOWN_WITHIN;
         loop {
             let (ranked, refusal) = self.ranked().await?;
@@ -662,7 +678,12 @@ impl Journey {
 
     async fn attempt(&mut self, candidate: &Candidate, offer: &Offer) -> Result<Attempt, Unbegun> {
         let prompt_tokens = self.ask.prompt_max.saturating_add(count(&self.tokens));
-        let offered = (offer.model, offer.shape, offer.context_tokens);
+        // Texts are read each by itself.
+        let shape = match self.completion_max {
+            0 => offer.shape.without_attention(),
+            _ => offer.shape,
+        };
+        let offered = (offer.model, shape, offer.context_tokens);
         let at = Some((candidate.provider, candidate.price));
         let start = self.start(offered, prompt_tokens, at).await?;
         let most = start.completion_max;
@@ -671,7 +692,7 @@ impl Journey {
             start,
             provider: candidate.provider,
             price: candidate.price,
-            path: self.ask.kind.path(),
+            path: self.ask.path,
             body: self.ask.body.clone(),
             resumed: self.tokens.clone(),
             prefix: self.ask.prefixes.first().copied(),
@@ -702,11 +723,16 @@ impl Journey {
             request: self.request,
             seed: self.ask.seed,
             prompt_tokens,
-            completion_max: self.completion_max.min(most).saturating_sub(done).max(1),
+            completion_max: match self.completion_max {
+                0 => 0,
+                asked => asked.min(most).saturating_sub(done).max(1),
+            },
             continues: self.last,
         };
         let Some(payer) = payer(&self.ask.actor) else { return Ok(start) };
-        if self.ask.completion_max.is_some() && self.last.is_none() {
+        // A job that only reads is never shorter.
+        let is_whole = self.ask.completion_max.is_some() && self.last.is_none();
+        if is_whole || start.completion_max == 0 {
             return Ok(start);
         }
         let asked = start.clone();
@@ -738,7 +764,7 @@ const fn is_about_cost(error: &SubmitError) -> bool {
     )
 }
 
-fn none(message: &str) -> RouteError {
+pub(super) fn none(message: &str) -> RouteError {
     RouteError::NoProvider { message: message.to_owned() }
 }
 

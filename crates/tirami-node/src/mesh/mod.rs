@@ -11,6 +11,7 @@
 
 mod control;
 mod doors;
+mod embed;
 mod endpoint;
 mod failover;
 mod finding;
@@ -63,6 +64,7 @@ pub use remembered::REMEMBERED_MAX;
 pub use serve::SERVED_STREAMS_MAX;
 pub use tirami_proto::{Invite, PeerAddress};
 
+pub(crate) use embed::{Embedded, embed};
 pub(crate) use failover::{Journeyed, MeshAsk, MeshJob, Part, RouteError, Started, begin};
 pub(crate) use invite::{Terms, admission};
 pub(crate) use join::ask as ask_to_join;
@@ -70,8 +72,8 @@ pub(crate) use offer::Offering;
 pub(crate) use own::{OwnEngine, scope as cache_scope};
 pub(crate) use peers::{Outgoing, Peers};
 pub(crate) use provide::{Provider, set_serving};
-pub(crate) use remote::Client;
-pub(crate) use serve::Server;
+pub(crate) use remote::{Client, WantedVectors};
+pub(crate) use serve::{EMBEDDINGS_PATH, Server};
 
 use crate::clock::{Clock, now};
 use crate::config::Config;

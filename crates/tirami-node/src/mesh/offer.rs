@@ -87,6 +87,7 @@ impl Offering {
             shape: model.shape,
             tokens_per_second_milli,
             build: within(&model.build, 64),
+            embedding_width: self.engine.embedding_width(),
         };
         OwnOffer {
             price: standing.price,

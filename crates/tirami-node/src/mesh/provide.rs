@@ -8,7 +8,7 @@ use tirami_core::{ModelShape, Ppm};
 use tirami_infer::engine::Engine;
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,6 +17,7 @@ use super::intake::Intake;
 use super::{Mesh, Offering, Server};
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
+use crate::http::READERS_MAX;
 
 /// Jobs of other nodes at once at least, until the owner says otherwise: what the engine has no
 /// place for waits in its queue.
@@ -77,8 +78,9 @@ impl Provider {
         tasks.spawn(stop.clone().run_until_cancelled_owned(offering.run()));
         if let Some(incoming) = mesh.incoming_jobs() {
             let (stop, served) = (stop.clone(), tasks.clone());
-            let intake = Intake::new();
-            let server = Server { handle, engine, halted: word, stop, tasks: served, intake };
+            let (intake, readers) = (Intake::new(), Arc::new(Semaphore::new(READERS_MAX)));
+            let tasks = served;
+            let server = Server { handle, engine, halted: word, stop, tasks, intake, readers };
             tasks.spawn(server.run(incoming));
         }
         Ok(Self { stop, tasks })

@@ -4,6 +4,8 @@
 //! What was received is signed for as the client takes it, so that the provider never has to wait
 //! and never works for long without a signature.
 
+mod vectors;
+
 use core::pin::Pin;
 use std::time::Duration;
 
@@ -132,6 +134,9 @@ pub(crate) struct Charge {
     /// How it ended, for people.
     pub(crate) ended: String,
 }
+
+pub(super) use vectors::Read;
+pub(crate) use vectors::WantedVectors;
 
 pub(super) type Signing = Pin<Box<dyn Future<Output = Result<Outcome, SubmitError>> + Send>>;
 
@@ -400,6 +405,7 @@ impl Attempt {
             Some(ToConsumer::Accepted { .. } | ToConsumer::Refused { .. }) => {
                 lost("it answered the order twice")
             }
+            Some(ToConsumer::Vector { .. }) => lost("it sent a vector instead of text"),
         }
     }
 

@@ -3,6 +3,8 @@
 //! The engine works no further than one window beyond what the consumer signed for. Whatever ends
 //! a stream frees the engine at once; what is owed then is what the highest voucher says.
 
+mod vectors;
+
 use core::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +27,12 @@ use tokio_util::task::TaskTracker;
 use super::intake::Intake;
 use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
 use crate::handle::{Handle, SubmitError};
-use crate::http::{Asked, Kind, understand};
+use crate::http::{ApiError, Asked, Kind, understand};
 
 /// Streams of jobs served at the same time, whatever the ledger would take.
 pub const SERVED_STREAMS_MAX: usize = 256;
+pub(crate) use vectors::EMBEDDINGS_PATH;
+
 /// Tokens sent ahead of the vouchers at most, however far away the consumer is.
 const WINDOW_TOKENS_MAX: u32 = 256;
 /// A round trip counts as at most this long.
@@ -64,6 +68,8 @@ pub(crate) struct Server {
     pub(crate) tasks: TaskTracker,
     /// Room for requests.
     pub(super) intake: Intake,
+    /// Places for jobs whose texts are read into vectors.
+    pub(crate) readers: Arc<Semaphore>,
 }
 
 impl Server {
@@ -96,6 +102,17 @@ impl Server {
             // One that does not take even this sees its stream end.
             return drop(timeout(TURN_AWAY_WITHIN, send.send(&full)).await);
         };
+        if request.path == EMBEDDINGS_PATH {
+            let begun = self.begin_reading(request).await;
+            drop(room);
+            let frames = pin!(frames(receive));
+            return match begun {
+                Ok((begun, accepted)) => {
+                    self.deliver_vectors((peer, &accepted), begun, send, frames).await;
+                }
+                Err(refusal) => self.refuse(peer, send, refusal).await,
+            };
+        }
         let begun = self.begin(request).await;
         drop(room);
         let frames = pin!(frames(receive));
@@ -108,35 +125,34 @@ impl Server {
                 }
                 serving.run(frames).await;
             }
-            Err(Refusal { code, told }) => {
-                tracing::debug!(%peer, ?told, "an order was refused");
-                self.handle.owner().refusals().note(&self.handle, peer, code).await;
-                drop(send.send(&told).await);
-                send.finish();
-                drop(timeout(FLUSH_WITHIN, send.flushed()).await);
-            }
+            Err(refusal) => self.refuse(peer, send, refusal).await,
         }
+    }
+
+    async fn refuse(&self, peer: PartyId, mut send: FrameSender<ToConsumer>, refusal: Refusal) {
+        let Refusal { code, told } = refusal;
+        tracing::debug!(%peer, ?told, "an order was refused");
+        self.handle.owner().refusals().note(&self.handle, peer, code).await;
+        drop(send.send(&told).await);
+        send.finish();
+        drop(timeout(FLUSH_WITHIN, send.flushed()).await);
     }
 
     /// Understands the request, has the ledger take the order, and starts the engine.
     async fn begin(&self, request: JobRequest) -> Result<Begun, Refusal> {
         let JobRequest { order: wire, body, path, resumed, .. } = request;
-        let order: Order = decode_body(&wire.bytes).map_err(|_| OrderRefusal::Malformed)?;
-        if *self.halted.borrow() {
-            return Err(OrderRefusal::Paused.into());
-        }
         let Some(kind) = Kind::at(&path) else {
             let message = format!("nothing is served at {}", path.escape_debug());
             return Err(refused("unknown_path", &message, false));
         };
-        if Digest::of(&body) != order.request {
-            let message = "the request is not the one that was ordered";
-            return Err(refused("order_other_request", message, false));
-        }
-        let (checked, head_at) = self.check_signer(&order, &wire).await?;
+        let (order, checked, head_at) = self.proven(&wire, &body).await?;
         let Asked { mut prompt, mut sampling, completion_max } =
             self.understood(kind, body).await?;
         let resumed_tokens = count(&resumed);
+        if completion_max <= resumed_tokens {
+            let message = "the answer is complete: it has as many tokens as were asked for";
+            return Err(refused("answer_complete", message, false));
+        }
         let prompt_tokens = count(&prompt.tokens).saturating_add(resumed_tokens);
         let model = self.engine.model();
         let accept = AcceptOrder {
@@ -146,7 +162,7 @@ impl Server {
             model: model.digest,
             shape: model.shape,
             prompt_tokens,
-            completion_max: completion_max.saturating_sub(resumed_tokens),
+            completion_max: completion_max - resumed_tokens,
             head_at,
         };
         let (job, completion_max, window) = self.accepted(accept).await?;
@@ -156,6 +172,37 @@ impl Server {
         sampling.completion_max = completion_max.saturating_add(resumed_tokens);
         let generation = self.started(job, prompt, sampling).await?;
         Ok(Begun { job, prompt_tokens, completion_max, window, generation })
+    }
+
+    /// The order of a request, signed as it has to be, and since when its consumer's head is known
+    /// here.
+    async fn proven(
+        &self,
+        wire: &WireDocument,
+        body: &[u8],
+    ) -> Result<(Order, Checked, Timestamp), Refusal> {
+        let order: Order = decode_body(&wire.bytes).map_err(|_| OrderRefusal::Malformed)?;
+        if *self.halted.borrow() {
+            return Err(OrderRefusal::Paused.into());
+        }
+        if Digest::of(body) != order.request {
+            let message = "the request is not the one that was ordered";
+            return Err(refused("order_other_request", message, false));
+        }
+        let (checked, head_at) = self.check_signer(&order, wire).await?;
+        Ok((order, checked, head_at))
+    }
+
+    /// Waits for a reason to serve nobody any more.
+    fn halt(&self) -> impl Future<Output = &'static str> + use<> {
+        let (mut halted, stop) = (self.halted.clone(), self.stop.clone());
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => "the node is stopping",
+                // The owner's word that never comes is no word.
+                Ok(_) = halted.wait_for(|halted| *halted) => "the node's owner paused serving",
+            }
+        }
     }
 
     /// Whether the order is signed as it has to be, by a consumer that is served here, before its
@@ -218,16 +265,7 @@ impl Server {
             tokio::task::spawn_blocking(move || understand(&*engine, kind, &body)).await;
         let understood = understood
             .map_err(|_| refused("prepare_failed", "the prompt could not be prepared", false))?;
-        understood.map_err(|error| {
-            let error = &error.body().error;
-            let mut refusal = refused("invalid_request", &error.message, false);
-            if let (ToConsumer::Refused { code, .. }, Some(known)) =
-                (&mut refusal.told, &error.code)
-            {
-                code.clone_from(known);
-            }
-            refusal
-        })
+        understood.map_err(|error| not_understood(&error))
     }
 
     async fn accepted(&self, accept: AcceptOrder) -> Result<(JobId, u32, u32), Refusal> {
@@ -347,15 +385,7 @@ impl<'a> Serving<'a> {
     }
 
     async fn run(mut self, mut frames: Pin<&mut impl Stream<Item = ToProvider>>) {
-        let mut halted = self.server.halted.clone();
-        let stop = self.server.stop.clone();
-        let mut halt = pin!(async move {
-            tokio::select! {
-                () = stop.cancelled() => "the node is stopping",
-                // The owner's word that never comes is no word.
-                Ok(_) = halted.wait_for(|halted| *halted) => "the node's owner paused serving",
-            }
-        });
+        let mut halt = pin!(self.server.halt());
         loop {
             let has_room = self.unvouched() < self.window();
             let deadline = if has_room { self.beat_at } else { self.beat_at.min(self.patience) };
@@ -632,6 +662,16 @@ struct Refusal {
     /// Text of the program, never of a peer.
     code: &'static str,
     told: ToConsumer,
+}
+
+/// What a caller by HTTP would be told.
+fn not_understood(error: &ApiError) -> Refusal {
+    let error = &error.body().error;
+    let mut refusal = refused("invalid_request", &error.message, false);
+    if let (ToConsumer::Refused { code, .. }, Some(known)) = (&mut refusal.told, &error.code) {
+        code.clone_from(known);
+    }
+    refusal
 }
 
 fn refused(code: &'static str, message: &str, is_transient: bool) -> Refusal {

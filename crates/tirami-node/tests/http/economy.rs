@@ -18,9 +18,10 @@ async fn a_quote_is_what_is_set_aside_and_counts_in_answers_too() {
         model: None,
         messages: chat(1).messages,
         max_completion_tokens: Some(50),
+        n: None,
     };
     let quote = node.personal().estimate(&request).await.unwrap();
-    assert_eq!((quote.prompt_tokens, quote.completion_max), (1, 50));
+    assert_eq!((quote.prompt_tokens, quote.completion_max, quote.n), (1, 50, 1));
     assert_eq!(quote.max_cost_trm, cost(50));
     assert!(quote.affordable);
     // 51 of the 1 000 tokens of an answer, rounded up; attention is cheaper at the beginning.

@@ -14,7 +14,7 @@ fn ordinary() -> ChatRequest {
 
 fn quote() -> EstimateRequest {
     let messages = ordinary().messages;
-    EstimateRequest { model: None, messages, max_completion_tokens: None }
+    EstimateRequest { messages, ..EstimateRequest::default() }
 }
 
 async fn payer(node: &TestNode, fund: &str, limits: Limits) -> (Agent, Client) {
@@ -143,4 +143,33 @@ async fn a_prompt_above_the_threshold_waits_and_the_word_is_for_what_it_asked() 
     node.admin.decide_approval(id, true).await.unwrap();
     let answer = client.chat(&ordinary()).await.unwrap();
     assert_eq!(answer.usage.completion_tokens, 30);
+}
+
+#[tokio::test]
+async fn a_quote_for_several_answers_is_what_all_of_them_hold() {
+    let node = TestNode::start(script(3_000, Duration::from_secs(3_600))).await;
+    let (agent, client) = payer(&node, "100", Limits::default()).await;
+    let named = EstimateRequest { max_completion_tokens: Some(50), n: Some(3), ..quote() };
+    let told = client.estimate(&named).await.unwrap();
+    assert_eq!((told.n, told.completion_max), (3, 50));
+    assert_eq!(told.max_cost_trm, times(cost(50), 3));
+    let request = ChatRequest { n: Some(3), max_completion_tokens: Some(50), ..ordinary() };
+    let stream = client.chat_stream(&request).await.unwrap();
+    let held = node.admin.balance(Some(&agent.did)).await.unwrap().reserved;
+    assert_eq!(told.max_cost_trm, held);
+    drop(stream);
+    node.settled().await;
+
+    // What is enough for two is not enough for three, and without a length they share it.
+    let day = Limits { day_max_trm: Some(times(cost(50), 2)), ..Limits::default() };
+    node.limit(&agent.did, day).await;
+    for (n, affordable) in [(2, true), (3, false)] {
+        let request = EstimateRequest { n: Some(n), ..named.clone() };
+        assert_eq!(client.estimate(&request).await.unwrap().affordable, affordable, "{n}");
+    }
+    let shared = EstimateRequest { n: Some(2), ..quote() };
+    let shared = client.estimate(&shared).await.unwrap();
+    assert!((45..=50).contains(&shared.completion_max) && shared.affordable, "{shared:?}");
+    let many = EstimateRequest { n: Some(17), ..quote() };
+    assert_eq!(client.estimate(&many).await.unwrap_err().status(), Some(400));
 }

@@ -28,14 +28,17 @@ fn request(more: Value) -> Value {
 }
 
 /// What a strict client makes of a stream: of each choice the text, the calls and why it ended.
-fn put_together(text: &str) -> Vec<(String, Vec<Value>, String)> {
+pub(crate) fn put_together(text: &str) -> Vec<(String, Vec<Value>, String)> {
     let mut choices: Vec<(String, Vec<Value>, String)> = Vec::new();
     for event in text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")) {
         let Ok(chunk) = serde_json::from_str::<Value>(event) else {
             assert_eq!(event, "[DONE]");
             continue;
         };
-        let piece = &chunk["choices"][0];
+        let Some(piece) = chunk["choices"].get(0) else {
+            assert!(chunk["usage"].is_object(), "{chunk}");
+            continue;
+        };
         let index = usize::try_from(piece["index"].as_u64().unwrap()).unwrap();
         if choices.len() <= index {
             choices.resize(index + 1, (String::new(), Vec::new(), String::new()));

@@ -47,6 +47,7 @@ fn offer(node: &TestNode, price: Ppm) {
         context_tokens: 4_096,
         shape: SHAPE,
         tokens_per_second_milli: 1_000_000,
+        embedding_width: 0,
         build: "lies".to_owned(),
     };
     let offer = OwnOffer {

@@ -4,6 +4,7 @@
 
 mod cheats;
 mod doors;
+mod embeddings;
 mod engines;
 mod failover;
 mod finding;

@@ -91,6 +91,7 @@ pub(crate) fn offer(n: u8) -> Offer {
             context_max: 8_192,
         },
         tokens_per_second_milli: 91_500,
+        embedding_width: 0,
         build: "llama.cpp b6000 cpu".to_owned(),
     }
 }
@@ -268,5 +269,6 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
         ("end-stopped", end(Some(2))),
         ("failed", failed),
         ("working", ToConsumer::Working { read: 512, place_in_queue: 3 }),
+        ("vector", ToConsumer::Vector { numbers: vec![0, 0, 0x80, 0x3f, 0, 0, 0, 0xbf] }),
     ]
 }

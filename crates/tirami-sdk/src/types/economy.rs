@@ -206,6 +206,9 @@ pub struct EstimateRequest {
     /// and the available TRM leave room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_completion_tokens: Option<u32>,
+    /// How many answers, 1 to 16; 1 when unset. Each is a job of its own, prompt included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
 }
 
 /// A quote.
@@ -217,13 +220,16 @@ pub struct Estimate {
     pub prompt_tokens: u32,
     /// Completion tokens at most: what the request names, or what there is room for.
     pub completion_max: u32,
-    /// The work when all of them are used.
+    /// Answers that are quoted, each of `completion_max` tokens.
+    #[serde(default)]
+    pub n: u32,
+    /// The work of all answers when all of their tokens are used.
     pub max_flops: u64,
-    /// What would be set aside: the cost when all of them are used.
+    /// What would be set aside: the cost of all answers when all of their tokens are used.
     pub max_cost_trm: Amount,
     /// `max_cost_trm` in answers of 1 000 tokens.
     pub max_cost_answers: f64,
-    /// What the prompt costs.
+    /// What the prompt costs, once for each answer.
     pub prompt_cost_trm: Amount,
     /// What the first 100 completion tokens after this prompt cost.
     pub cost_per_100_tokens_trm: Amount,

@@ -4,6 +4,7 @@ mod agents;
 mod chat;
 mod completions;
 mod economy;
+mod embeddings;
 mod error;
 mod keys;
 mod mesh;
@@ -12,6 +13,7 @@ mod models;
 mod responses;
 mod safety;
 mod status;
+mod tokens;
 
 pub use agents::{
     Agent, AgentList, Bundle, CreateAgent, Cryption, ExportAgent, FundAgent, ImportAgent,
@@ -28,6 +30,9 @@ pub use completions::{
 pub use economy::{
     Balance, Estimate, EstimateRequest, Network, Pricing, SignedDocument, Trade, TradeDetail,
     TradeList,
+};
+pub use embeddings::{
+    Embedding, EmbeddingInput, EmbeddingVector, Embeddings, EmbeddingsRequest, EmbeddingsUsage,
 };
 pub use error::{ErrorBody, ErrorDetail, ErrorExtra};
 pub use keys::{CreateKey, CreatedKey, KeyInfo, KeyList, RotateKey, Scope};
@@ -55,6 +60,7 @@ pub use safety::{
     LimitsReport, PolicyRequest, PolicyStatus, Safety, Spending,
 };
 pub use status::{EngineStatus, Health, Ready, ReadyComponents, Status};
+pub use tokens::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokenized};
 
 /// Completion tokens that make one answer where a cost or a limit is shown in answers.
 pub const ANSWER_TOKENS: u32 = 1_000;

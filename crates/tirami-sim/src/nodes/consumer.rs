@@ -238,7 +238,8 @@ impl World {
             }
             ToConsumer::End { receipt, .. } => self.settle(stream, receipt),
             ToConsumer::Failed { .. } => self.give_up(stream, Observed::Failed),
-            ToConsumer::Working { .. } => Ok(()),
+            // No job of this world asks for vectors.
+            ToConsumer::Working { .. } | ToConsumer::Vector { .. } => Ok(()),
         }
     }
 

@@ -232,6 +232,7 @@ impl World {
                 context_tokens: SHAPE.context_max,
                 shape: SHAPE,
                 tokens_per_second_milli: 40_000,
+                embedding_width: 0,
                 build: "sim 1".to_owned(),
             }],
             region: "eu".to_owned(),

@@ -1,7 +1,7 @@
 //! One job in the book, from its hold to its charge. It always ends, also when its task is
 //! dropped.
 
-use tirami_core::{DocumentId, Flop, JobId, Trm};
+use tirami_core::{Digest, DocumentId, Flop, JobId, Trm};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
@@ -202,17 +202,23 @@ impl Job {
         };
         open.delivered = delivered.min(count(&open.tokens));
         let command = open.finish_command(finish);
-        match open.handle.insist(Actor::Node, command).await {
-            Ok(Outcome::JobFinished { trade, flop, amount, available, .. }) => {
-                let (parts, earlier) = (Vec::new(), Vec::new());
-                Ok(Charged { trade, flop, amount, available, parts, candidates: 1, earlier })
-            }
-            Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Err(gone()),
-            Err(error) => {
-                tracing::error!(job = %open.job, ?error, "a job could not be charged");
-                Err(error.into())
-            }
-        }
+        open.charged(command).await
+    }
+
+    /// Charges a job that only reads, whose result has the digest `output`, and signs the receipt.
+    pub(super) async fn finish_reading(mut self, output: Digest) -> Result<Charged, ApiError> {
+        let Some(open) = self.open.take() else {
+            return Err(gone());
+        };
+        let command = Command::FinishJob(FinishJob {
+            job: open.job,
+            cached_tokens: 0,
+            completion_tokens: 0,
+            output,
+            build: open.build.clone(),
+            finish: FinishReason::Stop,
+        });
+        open.charged(command).await
     }
 
     /// Ends a job of which nothing was delivered.
@@ -235,6 +241,21 @@ impl Job {
 }
 
 impl Open {
+    /// What the job came to, when `command` ends it.
+    async fn charged(self, command: Command) -> Result<Charged, ApiError> {
+        match self.handle.insist(Actor::Node, command).await {
+            Ok(Outcome::JobFinished { trade, flop, amount, available, .. }) => {
+                let (parts, earlier) = (Vec::new(), Vec::new());
+                Ok(Charged { trade, flop, amount, available, parts, candidates: 1, earlier })
+            }
+            Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Err(gone()),
+            Err(error) => {
+                tracing::error!(job = %self.job, ?error, "a job could not be charged");
+                Err(error.into())
+            }
+        }
+    }
+
     fn finish_command(&self, finish: FinishReason) -> Command {
         Command::FinishJob(FinishJob {
             job: self.job,
@@ -272,7 +293,7 @@ fn count(tokens: &[u32]) -> u32 {
 }
 
 /// The digest of the first `count` token ids.
-fn first_digest(tokens: &[u32], count: u32) -> tirami_core::Digest {
+fn first_digest(tokens: &[u32], count: u32) -> Digest {
     stream_digest(&tokens[..tokens.len().min(count as usize)])
 }
 

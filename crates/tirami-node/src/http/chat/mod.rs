@@ -10,6 +10,7 @@
 //! side is a channel; when that closes, the task charges what was handed over and nothing else.
 
 mod choices;
+mod embed;
 pub(super) mod form;
 mod job;
 mod place;
@@ -53,11 +54,12 @@ use request::Subject;
 use running::Running;
 
 pub(super) use choices::call_id;
+pub(super) use embed::embeddings;
+pub(crate) use embed::{NUMBERS_MAX, READERS_MAX, ToEmbed, bytes_of, vectors_digest};
 pub(super) use place::is_sooner_elsewhere;
 pub(crate) use quote::payer;
-pub(super) use request::Ask;
 pub(crate) use request::Kind;
-pub(super) use request::{conversation, flag, number, present};
+pub(super) use request::{Ask, CHOICES_MAX, conversation, flag, number, present};
 pub(crate) use served::{Asked, understand};
 
 /// When it is worth asking again for a model that nobody serves at this time.

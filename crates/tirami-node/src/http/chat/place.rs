@@ -140,7 +140,7 @@ pub(super) fn ask(
     };
     MeshAsk {
         actor: asker.actor.clone(),
-        kind: asker.kind,
+        path: asker.kind.path(),
         body: body.to_vec(),
         model,
         shape: shape.or_else(|| own.as_ref().map(|own| own.0.model().shape)),

@@ -16,7 +16,7 @@ use crate::http::error::ApiError;
 /// Messages of one request at most.
 const MESSAGES_MAX: usize = 4_096;
 /// Answers of one request at most.
-pub(super) const CHOICES_MAX: u32 = 16;
+pub(in crate::http) const CHOICES_MAX: u32 = 16;
 /// Bytes of one stop text at most.
 const STOP_BYTES_MAX: usize = 1_024;
 

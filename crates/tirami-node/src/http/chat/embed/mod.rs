@@ -1,0 +1,299 @@
+//! Embeddings: understand, hold, read, charge.
+//!
+//! A job of its own reads all texts of a request. It delivers when every vector is there, so a
+//! client that leaves before owes nothing, and the engine stops within one pass.
+
+mod request;
+mod vectors;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use tirami_core::{Digest, JobId, ModelDigest};
+use tirami_infer::engine::{EmbedError, Engine};
+use tirami_kernel::scheduler::Preferences;
+use tirami_ledger::command::{Actor, StartJob};
+use tirami_sdk::types::{Embedding, EmbeddingVector, Embeddings, EmbeddingsUsage};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::job::{Charged, Job, Opening};
+use super::place::{self, Place};
+use super::{Head, broken, cancelled, created, engine_failed, mesh_error, no_provider};
+use super::{no_randomness, stopping, unknown_model};
+use crate::http::error::ApiError;
+use crate::http::guard::Caller;
+use crate::http::{AppState, json, wish};
+use crate::mesh::{self, EMBEDDINGS_PATH, Embedded, MeshAsk, WantedVectors};
+use request::{Ask, Input};
+
+pub(crate) use vectors::{NUMBERS_MAX, ToEmbed, bytes_of, vectors_digest};
+
+/// Requests whose texts are read at the same time: the engine reads one text at a time, and each of
+/// them keeps a thread.
+pub(crate) const READERS_MAX: usize = 2;
+
+/// Tokens that may stand before a text and in it beyond its bytes.
+const TEXT_TOKENS: usize = 8;
+/// Bytes of a token, for a guess.
+const TOKEN_BYTES: usize = 4;
+
+type Reply = oneshot::Sender<Result<Embeddings, ApiError>>;
+
+/// Answers `POST /v1/embeddings`.
+pub(in crate::http) async fn embeddings(
+    State(app): State<AppState>,
+    caller: Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    if app.jobs.is_closed() {
+        return Err(stopping());
+    }
+    let body = json::body(request, &app.config).await?;
+    let fields: Map<String, Value> = json::parse(&body)?;
+    let (ask, wish) = (Ask::read(&fields)?, wish::read(&fields)?);
+    let (reply, answer) = oneshot::channel();
+    let jobs = app.jobs.clone();
+    jobs.spawn(Run { app, actor: caller.actor(), body, ask, wish }.work(reply));
+    let embeddings = answer.await.map_err(|_| broken())??;
+    // Millions of numbers are not written out while others wait for this thread.
+    let written = tokio::task::spawn_blocking(move || json::ok(&embeddings));
+    written.await.map_err(|_| broken())
+}
+
+/// A request on its way.
+struct Run {
+    app: AppState,
+    actor: Actor,
+    body: Bytes,
+    ask: Ask,
+    wish: Preferences,
+}
+
+/// Vectors that are there and charged.
+struct Done {
+    vectors: Vec<Vec<f32>>,
+    head: Head,
+    charged: Charged,
+}
+
+impl Run {
+    async fn work(self, mut reply: Reply) {
+        let result = match place::of(&self.app, &self.ask.model, &self.wish).await {
+            Ok(Place::Here) => self.here(&mut reply).await,
+            Ok(Place::Mesh(model)) => self.away(model, &mut reply).await,
+            Err(error) => Err(error),
+        };
+        let is_base64 = self.ask.is_base64;
+        // Nobody hears it when the client left.
+        let _ = reply.send(result.map(|done| done.shown(is_base64)));
+    }
+
+    async fn here(&self, reply: &mut Reply) -> Result<Done, ApiError> {
+        let app = &self.app;
+        let engine = app.engine.clone().ok_or_else(|| unknown_model(app, &self.ask.model))?;
+        let (reading, ask) = (Arc::clone(&engine), self.ask.clone());
+        let texts = tokio::task::spawn_blocking(move || ToEmbed::of(&*reading, &ask));
+        let texts = texts.await.map_err(|_| broken())??;
+        let place = tokio::select! {
+            biased;
+            () = app.cut.cancelled() => return Err(stopping()),
+            () = reply.closed() => return Err(left()),
+            place = Arc::clone(&app.readers).acquire_owned() => place.map_err(|_| broken())?,
+        };
+        let prompt_tokens = texts.prompt_tokens();
+        let mut start = self.start(&*engine, prompt_tokens)?;
+        let model = engine.model();
+        let head = Head {
+            id: String::new(),
+            created: created(),
+            model: model.name.clone(),
+            build: model.build.clone(),
+            digest: model.digest.to_string(),
+            provider: app.handle.party().to_string(),
+            prompt_tokens,
+        };
+        let opening = Opening { is_named: true, sharing: 1, build: model.build.clone() };
+        let handle = app.handle.clone();
+        let job = Job::open(handle, self.actor.clone(), &mut start, opening).await?;
+        let unwanted = CancellationToken::new();
+        let _stops = unwanted.clone().drop_guard();
+        let reading = tokio::task::spawn_blocking(move || {
+            let vectors = texts.vectors(&*engine, &|| !unwanted.is_cancelled(), &AtomicU32::new(0));
+            drop(place);
+            vectors
+        });
+        let read = tokio::select! {
+            biased;
+            () = app.cut.cancelled() => Err(stopping()),
+            () = job.token.cancelled() => Err(cancelled()),
+            () = reply.closed() => Err(left()),
+            read = reading => Ok(read),
+        };
+        match read {
+            Ok(Ok(Ok(vectors))) => {
+                let charged = job.finish_reading(vectors_digest(&vectors)).await?;
+                Ok(Done { vectors, head, charged })
+            }
+            Ok(failed) => {
+                if let Ok(Err(EmbedError::Failed { reason })) = failed {
+                    tracing::warn!(reason, "the engine failed");
+                }
+                job.void(true).await;
+                Err(engine_failed())
+            }
+            Err(error) => {
+                job.void(false).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&self, engine: &dyn Engine, prompt_tokens: u32) -> Result<StartJob, ApiError> {
+        let model = engine.model();
+        Ok(StartJob {
+            job: JobId::from_bytes(crate::keys::random().map_err(no_randomness)?),
+            model: model.digest,
+            shape: model.shape.without_attention(),
+            request: Digest::of(&self.body),
+            seed: 0,
+            prompt_tokens,
+            completion_max: 0,
+            continues: None,
+        })
+    }
+
+    /// Has another node read the texts.
+    async fn away(&self, model: ModelDigest, reply: &mut Reply) -> Result<Done, ApiError> {
+        let app = &self.app;
+        let client = app.mesh.clone();
+        let client =
+            client.ok_or_else(|| no_provider("this node is in no mesh with others".to_owned()))?;
+        let wanted = WantedVectors { texts: self.ask.inputs.len(), width: self.ask.dimensions };
+        let left_early = CancellationToken::new();
+        let embedding = mesh::embed(client, self.mesh_ask(model), wanted, left_early.clone());
+        let mut embedding = core::pin::pin!(embedding);
+        // What was begun is ended in order before the answer.
+        let (error, embedded) = tokio::select! {
+            biased;
+            () = app.cut.cancelled() => {
+                left_early.cancel();
+                (Some(stopping()), embedding.as_mut().await)
+            }
+            () = reply.closed() => {
+                left_early.cancel();
+                (Some(left()), embedding.as_mut().await)
+            }
+            embedded = &mut embedding => (None, embedded),
+        };
+        let embedded = embedded.map_err(|error| mesh_error(&error))?;
+        let Some(Embedded { vectors, journeyed, served, provider, prompt_tokens }) = embedded
+        else {
+            return Err(error.unwrap_or_else(cancelled));
+        };
+        let head = Head {
+            id: String::new(),
+            created: created(),
+            model: served.name,
+            build: served.build,
+            digest: served.model.to_string(),
+            provider: provider.to_string(),
+            prompt_tokens,
+        };
+        Ok(Done { vectors, head, charged: Charged::of(journeyed) })
+    }
+
+    fn mesh_ask(&self, model: ModelDigest) -> MeshAsk {
+        let (most, guess) =
+            self.ask.inputs.iter().fold((0, 0), |(most, guess), input| match input {
+                Input::Text(text) => {
+                    (most + text.len() + TEXT_TOKENS, guess + text.len() / TOKEN_BYTES + 1)
+                }
+                Input::Tokens(tokens) => (most + tokens.len(), guess + tokens.len()),
+            });
+        let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        MeshAsk {
+            actor: self.actor.clone(),
+            path: EMBEDDINGS_PATH,
+            body: self.body.to_vec(),
+            model,
+            shape: None,
+            seed: 0,
+            prompt_max: tokens(most),
+            prompt_guess: tokens(guess),
+            completion_max: Some(0),
+            preferences: self.wish.clone(),
+            prefixes: Vec::new(),
+            own: None,
+        }
+    }
+}
+
+impl Done {
+    fn shown(self, is_base64: bool) -> Embeddings {
+        let Self { vectors, head, charged } = self;
+        let prompt_tokens = head.prompt_tokens;
+        let data = vectors.into_iter().zip(0..).map(|(vector, index)| Embedding {
+            object: "embedding".to_owned(),
+            index,
+            embedding: match is_base64 {
+                true => EmbeddingVector::Base64(base64(&bytes_of(&vector))),
+                false => EmbeddingVector::Numbers(vector),
+            },
+        });
+        Embeddings {
+            object: "list".to_owned(),
+            data: data.collect(),
+            model: head.model.clone(),
+            usage: EmbeddingsUsage { prompt_tokens, total_tokens: prompt_tokens },
+            x_tirami: Some(head.info(&charged)),
+        }
+    }
+}
+
+/// The client left; nobody reads this.
+fn left() -> ApiError {
+    ApiError::malformed("the client left")
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = (0..3).fold(0_u32, |bits, at| {
+            (bits << 8) | u32::from(chunk.get(at).copied().unwrap_or_default())
+        });
+        for place in 0..4 {
+            let digit = (bits >> (18 - 6 * place)) & 63;
+            let shown = if place <= chunk.len() { ALPHABET[digit as usize] } else { b'=' };
+            text.push(char::from(shown));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn bytes_are_written_as_rfc_4648_says() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What an engine is to embed, and the vectors it makes of it: the same for this node's own users
+//! and for the jobs of other nodes.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Map, Value};
+use tirami_core::Digest;
+use tirami_infer::engine::{EmbedError, Engine, PrepareError};
+
+use super::request::{Ask, Input};
+use crate::http::error::ApiError;
+use crate::http::json;
+
+/// Tokens of all texts of one request at most.
+const TOKENS_MAX: u32 = 300_000;
+/// Numbers of all vectors of one request at most: 16 MiB.
+pub(crate) const NUMBERS_MAX: u32 = 1 << 22;
+/// Tokens an engine reads, about, until it asks whether it is still wanted.
+const STEP_TOKENS: u32 = 32;
+
+/// Texts that an engine can embed.
+#[derive(Debug)]
+pub(crate) struct ToEmbed {
+    texts: Vec<Vec<u32>>,
+    prompt_tokens: u32,
+    /// Numbers of each vector.
+    width: u32,
+}
+
+impl ToEmbed {
+    /// Reads the body of a request for embeddings. The model's name in it does not count: an order
+    /// names the digest. It takes long for long texts.
+    ///
+    /// # Errors
+    ///
+    /// What a caller by HTTP would be told.
+    pub(crate) fn read(engine: &dyn Engine, body: &[u8]) -> Result<Self, ApiError> {
+        let fields: Map<String, Value> = json::parse(body)?;
+        Self::of(engine, &Ask::read(&fields)?)
+    }
+
+    pub(super) fn of(engine: &dyn Engine, ask: &Ask) -> Result<Self, ApiError> {
+        let widest = engine.embedding_width();
+        if widest == 0 {
+            let message = format!("the model {} makes no embeddings", engine.model().name);
+            return Err(ApiError::unsupported("model", message));
+        }
+        let width = ask.dimensions.unwrap_or(widest);
+        if width > widest {
+            let message = format!("dimensions must be at most {widest}, the model's width");
+            return Err(ApiError::invalid("dimensions", message));
+        }
+        let most = (NUMBERS_MAX / width).max(1);
+        if ask.inputs.len() > most as usize {
+            let message = format!("input must have at most {most} texts for vectors this long");
+            return Err(ApiError::invalid("input", message));
+        }
+        let (mut texts, mut prompt_tokens) = (Vec::with_capacity(ask.inputs.len()), 0_u32);
+        for (index, input) in ask.inputs.iter().enumerate() {
+            let tokens = tokens(engine, (index, input))?;
+            prompt_tokens = prompt_tokens.saturating_add(count(&tokens));
+            if prompt_tokens > TOKENS_MAX {
+                let message =
+                    format!("input has more than {TOKENS_MAX} tokens in all; send it in parts");
+                return Err(ApiError::invalid("input", message));
+            }
+            texts.push(tokens);
+        }
+        Ok(Self { texts, prompt_tokens, width })
+    }
+
+    /// Tokens of all texts; at least 1.
+    pub(crate) const fn prompt_tokens(&self) -> u32 {
+        self.prompt_tokens
+    }
+
+    /// The vectors, in the order of the texts. It takes as long as reading them all; `read` says
+    /// meanwhile how many tokens are read, about.
+    ///
+    /// # Errors
+    ///
+    /// [`EmbedError`]; then there is no vector at all.
+    pub(crate) fn vectors(
+        &self,
+        engine: &dyn Engine,
+        is_wanted: &dyn Fn() -> bool,
+        read: &AtomicU32,
+    ) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let mut done = 0_u32;
+        let one = |text: &Vec<u32>| {
+            let (all, begun) = (count(text), Cell::new(0_u32));
+            let step = || {
+                read.store(done.saturating_add(begun.get().min(all)), Ordering::Relaxed);
+                begun.set(begun.get().saturating_add(STEP_TOKENS));
+                is_wanted()
+            };
+            let vector = engine.embed(text, &step)?;
+            done = done.saturating_add(all);
+            read.store(done, Ordering::Relaxed);
+            Ok(shortened(vector, self.width))
+        };
+        self.texts.iter().map(one).collect()
+    }
+}
+
+/// The first numbers of a vector, brought back to length 1.
+fn shortened(mut vector: Vec<f32>, width: u32) -> Vec<f32> {
+    if vector.len() <= width as usize {
+        return vector;
+    }
+    vector.truncate(width as usize);
+    let length = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
+    }
+    vector
+}
+
+/// The numbers of a vector as they travel and are signed for.
+pub(crate) fn bytes_of(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// What documents name vectors by.
+pub(crate) fn vectors_digest(vectors: &[Vec<f32>]) -> Digest {
+    let bytes: Vec<u8> = vectors.iter().flat_map(|vector| bytes_of(vector)).collect();
+    Digest::of(&bytes)
+}
+
+fn tokens(engine: &dyn Engine, (index, input): (usize, &Input)) -> Result<Vec<u32>, ApiError> {
+    let at = format!("input[{index}]");
+    let context_tokens = engine.model().context_tokens;
+    let too_long = || {
+        let message = format!(
+            "{at} has more tokens than the {context_tokens} the model reads; shorten or split it"
+        );
+        ApiError::invalid(&at, message)
+    };
+    let refused = |error: PrepareError| match error {
+        PrepareError::ContextLength { .. } => too_long(),
+        other => ApiError::invalid(&at, other.to_string()),
+    };
+    let tokens = match input {
+        Input::Text(text) => {
+            let text = engine.tokenize(text).map_err(refused)?;
+            engine.begin_token().into_iter().chain(text).collect()
+        }
+        Input::Tokens(tokens) => {
+            for token in tokens {
+                if engine.spelling(*token).map_err(refused)?.is_none() {
+                    let message = format!("{at} has the token {token}, which the model has not");
+                    return Err(ApiError::invalid(&at, message));
+                }
+            }
+            tokens.clone()
+        }
+    };
+    if tokens.is_empty() {
+        return Err(ApiError::invalid(&at, format!("{at} has no tokens; leave it out")));
+    }
+    if tokens.len() > context_tokens as usize { Err(too_long()) } else { Ok(tokens) }
+}
+
+fn count(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}
