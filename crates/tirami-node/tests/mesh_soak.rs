@@ -41,8 +41,8 @@ const ERRORS_SHOWN: usize = 10;
 /// Growth of resident memory from a quarter of a long load to its end, in percent, less what the
 /// ledger has to keep. A short one says nothing: caches fill.
 const GROWTH_LONG: f64 = 5.0;
-/// What a node keeps of each final entry, in bytes.
-const ENTRY_BYTES: f64 = 620.0;
+/// What a node keeps of each final entry for good, in bytes.
+const ENTRY_BYTES: f64 = 60.0;
 /// What both nodes remember of a job until its order's claim time, in bytes: 80 where it was asked
 /// for, 150 where it was done.
 const JOB_BYTES: f64 = 230.0;

@@ -68,7 +68,7 @@ impl World {
         {
             return Err(format!("party {party} promised its agents more than it can cover"));
         }
-        let loss = loss(lattice, &node.archive.order);
+        let loss = loss(lattice);
         if node.waiting.is_empty()
             && (loss != lattice.totals().loss || node.archive.order.len() != lattice.final_count())
         {
@@ -114,7 +114,7 @@ impl World {
             let Some(ledger) = self.ledger(party) else {
                 continue;
             };
-            let finals = self.parties[party].archive.order.iter().copied().collect();
+            let finals = self.parties[party].archive.order.iter().map(|(id, _)| *id).collect();
             let hash = ledger.lattice().state_hash();
             if *states.entry(finals).or_insert(hash) != hash {
                 return Err(format!("party {party} has another state for the same final entries"));
@@ -156,16 +156,19 @@ impl World {
 }
 
 /// What counted entries collected of entries that do not count.
-fn loss(lattice: &Lattice, finals: &[DocumentId]) -> i128 {
+fn loss(lattice: &Lattice) -> i128 {
+    if lattice.contradictions().next().is_none() {
+        return 0;
+    }
+    let finals: BTreeMap<DocumentId, _> = lattice.final_entries().collect();
     let counts = |id: &DocumentId| {
-        let record = lattice.final_entry(*id);
+        let record = finals.get(id);
         record.is_some_and(|record| lattice.final_at(record.slot) == Some(*id))
     };
-    let counted = finals.iter().filter(|id| counts(id));
-    let items = counted.filter_map(|id| lattice.final_entry(*id));
-    let items = items.flat_map(|record| &record.effect.collected);
+    let counted = finals.iter().filter(|(id, _)| counts(id));
+    let items = counted.flat_map(|(_, record)| &record.effect.collected);
     let lost = items.filter(|item| !counts(item));
-    let payouts = lost.filter_map(|item| lattice.final_entry(*item)?.effect.payout);
+    let payouts = lost.filter_map(|item| finals.get(item)?.effect.payout);
     payouts.map(|payout| payout.amount.signed()).sum()
 }
 

@@ -41,9 +41,9 @@ impl World {
         };
         let (has, lacks) = (has.lattice(), lacks.lattice());
         let archive = &self.parties[other].archive;
-        let finals = archive.order.iter().filter(|id| lacks.final_entry(**id).is_none());
+        let finals = archive.order.iter().filter(|(id, slot)| !lacks.is_final(*id, *slot));
         let mut messages: Vec<Message> = finals
-            .filter_map(|id| {
+            .filter_map(|(id, _)| {
                 let (bytes, signature) = archive.finals.get(id)?.clone();
                 // Half of the certificates come whole, the others in pieces; whole where the slot
                 // is taken by rivals, among which pieces find no place.
@@ -72,7 +72,7 @@ impl World {
                         });
                         messages.extend(new.map(Message::Acknowledgement));
                     }
-                    None if lacks.final_entry(entry.id()).is_none() => {
+                    None if !lacks.is_final(entry.id(), entry.entry().slot()) => {
                         let (bytes, signature) = (entry.bytes().to_vec(), entry.signature());
                         messages.push(Message::Proof { acks, bytes, signature });
                     }

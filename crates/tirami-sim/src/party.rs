@@ -6,7 +6,7 @@ use tirami_core::{AgentId, Digest, DocumentId, JobId, PartyId, PublicKey, Signat
 use tirami_ledger::Keyring;
 use tirami_ledger::book::KeyId;
 use tirami_ledger::event::Event;
-use tirami_ledger::lattice::{Acknowledgement, Certificate, LatticeEvent, SignedEntry};
+use tirami_ledger::lattice::{Acknowledgement, Certificate, LatticeEvent, SignedEntry, Slot};
 
 use crate::disk::Disk;
 use crate::machine::Machine;
@@ -45,7 +45,7 @@ pub(crate) struct Job {
 pub(crate) struct Archive {
     pub(crate) finals: BTreeMap<DocumentId, (Vec<u8>, Signature)>,
     /// The final entries in the order in which they became so here.
-    pub(crate) order: Vec<DocumentId>,
+    pub(crate) order: Vec<(DocumentId, Slot)>,
     pub(crate) acks: BTreeMap<DocumentId, BTreeMap<PublicKey, Acknowledgement>>,
     /// Of entries that a later one's certificate does not stand for.
     pub(crate) certificates: BTreeMap<DocumentId, Certificate>,
@@ -77,7 +77,7 @@ impl Archive {
     fn add_final(&mut self, entry: &SignedEntry) {
         let stored = (entry.bytes().to_vec(), entry.signature());
         if self.finals.insert(entry.id(), stored).is_none() {
-            self.order.push(entry.id());
+            self.order.push((entry.id(), entry.entry().slot()));
         }
     }
 

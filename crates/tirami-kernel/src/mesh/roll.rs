@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tirami_core::{DocumentId, PartyId};
 use tirami_ledger::command::Command;
-use tirami_ledger::lattice::{Change, Enrol, Slot};
+use tirami_ledger::lattice::{Change, Enrol, Grant, Slot};
 
 use crate::kernel::{Effects, Kernel};
 
@@ -142,16 +142,10 @@ impl Kernel {
 
     /// A `sponsor` entry for this node among what was final before the start.
     fn search_sponsor(&mut self) {
-        let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
-        for (chain, known) in lattice.chains() {
-            for seq in 0..known.next_seq() {
-                let Some(id) = lattice.final_at(Slot { chain, seq }) else { continue };
-                let change = lattice.final_entry(id).map(|known| known.effect.change);
-                if matches!(change, Some(Change::Sponsored { newcomer, .. }) if newcomer == own) {
-                    self.mesh.roll.sponsored(id);
-                    return;
-                }
-            }
+        let mut grants = self.ledger.lattice().grants(self.ledger.party());
+        let sponsored = grants.find(|(_, grant)| matches!(grant, Grant::Welcome { .. }));
+        if let Some((id, _)) = sponsored {
+            self.mesh.roll.sponsored(id);
         }
     }
 

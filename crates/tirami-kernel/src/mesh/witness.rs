@@ -7,7 +7,7 @@ use tirami_core::{Digest, Document, DocumentId, PartyId, Timestamp, decode_body,
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::lattice::{
-    AcknowledgeRefusal, Acknowledgement, Entry, EntryKind, EntryRejection, SignedEntry,
+    AcknowledgeRefusal, Acknowledgement, Entry, EntryKind, EntryRejection, SignedEntry, Slot,
 };
 use tirami_proto::{Fault, Message, TokenBucket, WireEntry};
 
@@ -141,7 +141,12 @@ impl Kernel {
             return;
         }
         let lattice = self.ledger.lattice();
-        let known = lattice.pending_entry(id).is_some() || lattice.final_entry(id).is_some();
+        let slot = body.as_ref().map(Entry::slot);
+        if let Some(slot) = slot.filter(|slot| lattice.final_at(*slot) == Some(id)) {
+            show_final(from, slot, effects);
+            return;
+        }
+        let known = lattice.pending_entry(id).is_some();
         let many =
             chain.is_some_and(|chain| lattice.pending_of(chain).count() >= PENDING_PER_CHAIN_MAX);
         let is_new = chain.is_some_and(|chain| lattice.pending_of(chain).next().is_none());
@@ -163,13 +168,8 @@ impl Kernel {
                 retry: matches!(rejection, Rejection::Entry(EntryRejection::Full)),
             };
             effects.send.push((from, message));
-            if taken && let Some(body) = body {
-                effects.serve.push(Serve {
-                    peer: from,
-                    chain: body.chain,
-                    from_seq: body.seq,
-                    max: 1,
-                });
+            if taken && let Some(slot) = slot {
+                show_final(from, slot, effects);
             }
             if let Some(fault) = fault_of(&rejection) {
                 self.fault(from, fault, effects);
@@ -214,8 +214,7 @@ impl Kernel {
             Rejection::Acknowledge(AcknowledgeRefusal::Final) => {
                 self.mesh.desk.waiting.remove(&id);
                 if let Some(known) = self.ledger.lattice().final_entry(id) {
-                    let (chain, from_seq) = (known.slot.chain, known.slot.seq);
-                    effects.serve.push(Serve { peer: to, chain, from_seq, max: 1 });
+                    show_final(to, known.slot, effects);
                 }
                 return None;
             }
@@ -245,8 +244,7 @@ impl Kernel {
         if let Some(pending) = lattice.pending_entry(taken) {
             effects.send.push((to, Message::Entry(wire_entry(pending.entry()))));
         } else if let Some(known) = lattice.final_entry(taken) {
-            let (chain, from_seq) = (known.slot.chain, known.slot.seq);
-            effects.serve.push(Serve { peer: to, chain, from_seq, max: 1 });
+            show_final(to, known.slot, effects);
         }
     }
 
@@ -344,6 +342,12 @@ impl Kernel {
 /// Whether an entry opens a chain that nobody granted anything.
 fn opens_free(entry: &Entry) -> bool {
     matches!(&entry.kind, EntryKind::Open(open) if open.enrol.is_none() && open.sponsor.is_none())
+}
+
+/// Shows an owner the final entry of a slot with its certificate.
+fn show_final(to: PartyId, slot: Slot, effects: &mut Effects) {
+    let Slot { chain, seq: from_seq } = slot;
+    effects.serve.push(Serve { peer: to, chain, from_seq, max: 1 });
 }
 
 pub(super) fn wire_entry(entry: &SignedEntry) -> WireEntry {

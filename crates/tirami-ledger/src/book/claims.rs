@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
-use tirami_core::{JobId, PartyId, Timestamp, Trm};
+use tirami_core::{Digest, JobId, PartyId, Timestamp, Trm};
 
 use super::served::DUN_MS;
 use crate::lattice::Pay;
@@ -19,7 +20,7 @@ pub const CONSUMER_CLAIMS_MAX: u32 = 256;
 /// Claims of one provider kept at most.
 pub const PROVIDER_CLAIMS_MAX: u32 = 256;
 /// Final payments for single jobs remembered at most, the oldest of the consumer with the most
-/// dropped first: nobody's payments are forgotten because others pay a lot. About 200 bytes each.
+/// dropped first: nobody's payments are forgotten because others pay a lot. About 60 bytes each.
 pub const PAYMENTS_REMEMBERED_MAX: usize = 1 << 16;
 
 /// What a provider proves that a consumer owes it for one job.
@@ -59,7 +60,7 @@ pub(super) struct Claims {
     #[n(1)]
     count: u32,
     /// Of each consumer what it paid.
-    #[cbor(n(4), default)]
+    #[cbor(n(7), default)]
     paid: BTreeMap<PartyId, Payments>,
     /// Follows from `paid`: how many payments of each consumer are remembered.
     #[cbor(n(5), default)]
@@ -74,10 +75,21 @@ pub(super) struct Claims {
 #[cbor(map)]
 struct Payments {
     #[n(0)]
-    amounts: BTreeMap<Claimed, Trm>,
+    amounts: BTreeMap<PaidFor, Trm>,
     /// The keys of `amounts`, the oldest first.
     #[n(1)]
-    order: VecDeque<Claimed>,
+    order: VecDeque<PaidFor>,
+}
+
+/// A provider and its job, by the first half of a digest of both: of what a mesh pays much is
+/// remembered, and nobody finds two with the same.
+type PaidFor = ByteArray<16>;
+
+fn paid_for((provider, job): Claimed) -> PaidFor {
+    let digest = Digest::of(&[provider.as_bytes().as_slice(), job.as_bytes()].concat());
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest.as_bytes()[..16]);
+    half.into()
 }
 
 impl Payments {
@@ -123,7 +135,7 @@ impl Claims {
     /// What was paid for a job by final entries, as far as it is remembered.
     pub(super) fn paid(&self, consumer: PartyId, claimed: Claimed) -> Trm {
         let payments = self.paid.get(&consumer);
-        payments.and_then(|paid| paid.amounts.get(&claimed)).copied().unwrap_or_default()
+        payments.and_then(|paid| paid.amounts.get(&paid_for(claimed))).copied().unwrap_or_default()
     }
 
     /// The claim known for the same job, if it is for at least as much.
@@ -187,7 +199,7 @@ impl Claims {
     }
 
     fn remember(&mut self, consumer: PartyId, claimed: Claimed, amount: Trm) {
-        let payments = self.paid.entry(consumer).or_default();
+        let (payments, claimed) = (self.paid.entry(consumer).or_default(), paid_for(claimed));
         if let Some(paid) = payments.amounts.get_mut(&claimed) {
             *paid = paid.saturating_add(amount);
             return;

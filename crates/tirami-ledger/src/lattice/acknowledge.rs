@@ -181,7 +181,7 @@ impl Lattice {
     fn is_genuine_rival(&self, carried: &SignedEntry, entry: &Entry, state: &ChainState) -> bool {
         if carried.entry().prev != entry.prev {
             // Another predecessor can only matter while this one is not final.
-            return entry.prev.is_some_and(|prev| !self.shared.finals.contains_key(&prev));
+            return !self.shared.follows_final(entry);
         }
         let other = carried.entry().kind.rules().other_signer(state);
         carried.is_signed_by(self.mesh, state.key)

@@ -51,6 +51,10 @@ impl Lattice {
                 self.asking = *asking;
             }
             LatticeEvent::CutKnown { checkpoint, heads } => self.keep_cut(*checkpoint, heads),
+            LatticeEvent::Unrolled { chain } => {
+                self.shared.unroll(*chain);
+                self.parking.release(Dependency::Records(*chain));
+            }
         }
     }
 
@@ -60,8 +64,8 @@ impl Lattice {
         };
         let after = state.after(entry.id(), entry.entry().balance, effect);
         let prev = entry.entry().prev.and_then(|prev| self.pending.entries.get(&prev));
-        let lost = prev.is_some_and(|prev| prev.lost)
-            || self.shared.slots.contains_key(&entry.entry().slot());
+        let lost =
+            prev.is_some_and(|prev| prev.lost) || self.final_at(entry.entry().slot()).is_some();
         let id = entry.id();
         let (acks, certified) = (std::collections::BTreeMap::new(), None);
         let (entry, effect) = (entry.clone(), effect.clone());
@@ -76,7 +80,7 @@ impl Lattice {
 
     fn apply_final(&mut self, entry: &SignedEntry, effect: &Effect, proof: (u32, u32)) {
         let id = entry.id();
-        if self.shared.finals.contains_key(&id) {
+        if self.shared.is_final_at(id, entry.entry().slot()) {
             return;
         }
         let Ok(state) = self.state_at(entry.entry()) else {
@@ -165,7 +169,7 @@ impl Lattice {
             let certificate = certificate.take();
             pending.certified = Some(Certified { charter_version, signers, certificate });
             let entry = pending.entry.entry();
-            next = entry.prev.filter(|prev| !self.shared.finals.contains_key(prev));
+            next = entry.prev.filter(|_| !self.shared.follows_final(entry));
             if next.is_none() {
                 self.pending.ready.insert((entry.slot(), id));
             }

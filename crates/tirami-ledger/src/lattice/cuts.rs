@@ -232,8 +232,8 @@ impl Lattice {
     }
 
     fn burned_at(&self, heads: &[CutHead]) -> Trm {
-        let records = heads.iter().filter_map(|head| self.final_entry(head.id));
-        records.fold(Trm::ZERO, |sum, record| sum.saturating_add(record.burned_so_far))
+        let heads = heads.iter().filter_map(|head| self.shared.standing(head.slot, head.id));
+        heads.fold(Trm::ZERO, |sum, head| sum.saturating_add(head.burned))
     }
 }
 

@@ -155,6 +155,13 @@ pub enum LatticeEvent {
         #[n(2)]
         approvals: Vec<CharterApproval>,
     },
+    /// The records of all chains' old entries are made again: one of `chain` has a rival.
+    #[n(22)]
+    Unrolled {
+        /// The chain that contradicts itself.
+        #[n(0)]
+        chain: PartyId,
+    },
     /// How long the node's own chain is elsewhere, and whether it still asks.
     #[n(21)]
     HighestNoted {

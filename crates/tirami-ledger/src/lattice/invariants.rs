@@ -45,14 +45,18 @@ impl Lattice {
     fn check_chain(&self, party: PartyId, naive: &mut Totals) -> Result<(), String> {
         let chain = self.shared.chains.get(&party).ok_or("a chain vanished")?;
         let mut state = ChainState::before_first(party);
-        let (first, last) = (Slot { chain: party, seq: 0 }, Slot { chain: party, seq: u64::MAX });
-        for (slot, id) in self.shared.slots.range(first..=last) {
-            let record = self.shared.finals.get(id).ok_or("a counted entry has no record")?;
-            let links = record.slot == *slot && record.prev == state.head;
+        for (slot, id) in self.shared.counted(party) {
+            let record = self.shared.record(id, slot).ok_or("a counted entry has no record")?;
+            let links = record.slot == slot && record.prev == state.head;
             if !links || slot.seq != state.next || !chain.counts(slot.seq) {
                 return Err(format!("slot {} of {party} does not follow", slot.seq));
             }
-            state = state.after(*id, record.balance, &record.effect);
+            state = state.after(id, record.balance, &record.effect);
+            let is_last_step = chain.trail.next() == state.next;
+            let said = (record.burned_so_far, record.locked) == (state.burned, state.locked);
+            if !said || is_last_step && chain.trail.state() != Some(&state) {
+                return Err(format!("what is kept of slot {} of {party} is wrong", slot.seq));
+            }
             let floor = -state.line.signed() - state.welcome.signed();
             if !state.unproven && i128::from(state.balance) < floor {
                 return Err(format!("{party} is below its floor at {}", slot.seq));
@@ -79,7 +83,11 @@ impl Lattice {
     /// Each payment is collected at most once; what is not collected is payable.
     fn check_transit(&self, naive: &mut Totals) -> Result<(), String> {
         let (mut payable, mut unseen) = (BTreeMap::new(), BTreeMap::new());
-        for (id, record) in &self.shared.finals {
+        // Where each item was paid.
+        let mut paid = BTreeMap::<DocumentId, Slot>::new();
+        let all: BTreeMap<_, _> = self.shared.records().collect();
+        for (id, record) in &all {
+            paid.insert(*id, record.slot);
             if let Some(payout) = record.effect.payout {
                 payable.insert((payout.payee, *id), payout.amount);
                 if self.shared.counts(record.slot) {
@@ -88,6 +96,7 @@ impl Lattice {
             }
             for decision in record.effect.decisions() {
                 for (item, payout) in self.shared.items_of(*id, decision) {
+                    paid.insert(item, record.slot);
                     payable.insert((payout.payee, item), payout.amount);
                     if self.shared.counts(record.slot) {
                         naive.transit += payout.amount.signed();
@@ -95,21 +104,22 @@ impl Lattice {
                 }
             }
         }
-        for (slot, id) in &self.shared.slots {
-            let record = self.shared.finals.get(id).ok_or("a counted entry has no record")?;
+        let counted = self.shared.chains.keys().flat_map(|chain| self.shared.counted(*chain));
+        for (slot, id) in counted {
+            let record = all.get(&id).ok_or("a counted entry has no record")?;
             let gained = i128::from(record.balance) - self.shared.balance_before(record);
             let (mut seen, mut some_unseen) = (0, false);
             for item in &record.effect.collected {
-                if !self.shared.is_final(item) {
+                let Some(source) = paid.get(item) else {
                     some_unseen = true;
                     unseen.insert(*item, slot.chain);
                     continue;
-                }
+                };
                 let amount = payable.remove(&(slot.chain, *item)).ok_or_else(|| {
                     format!("{id} collects {item}, which is not its to collect or was collected")
                 })?;
                 seen += amount.signed();
-                if self.shared.item_counts(*item) {
+                if self.shared.counts(*source) {
                     naive.transit -= amount.signed();
                 } else {
                     naive.loss += amount.signed();

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use minicbor::{Decode, Encode};
 use tirami_core::{DocumentId, PartyId, Timestamp, Trm};
 
+use super::Lattice;
 use super::kinds::{Change, Collect, DECISIONS_MAX, Decision, Effect, Ending, Payout, item_id};
 use super::rejection::AcknowledgeRefusal;
 use super::shared::Shared;
 use super::state::{Slot, Totals};
-use super::{Chain, Lattice};
 
 /// How long a newcomer has to settle, and how long it has to open its chain, by checkpoints.
 pub(super) const WELCOME_MS: u64 = 72 * 3_600_000;
@@ -536,9 +536,10 @@ impl Lattice {
         let Some(seq) = covered.checked_sub(1) else {
             return Trm::ZERO;
         };
-        let state = self.shared.state_after(Slot { chain: lock.newcomer, seq });
-        let state = state.or_else(|| self.chain(lock.newcomer).map(Chain::state).cloned());
-        let below = state.map_or(0, |state| -state.line.signed() - i128::from(state.balance));
+        let then = self.shared.line_and_balance(Slot { chain: lock.newcomer, seq });
+        let now = || self.chain(lock.newcomer).map(|chain| (chain.line(), chain.balance()));
+        let below =
+            then.or_else(now).map_or(0, |(line, balance)| -line.signed() - i128::from(balance));
         Trm::from_micro(u64::try_from(below.max(0)).unwrap_or(u64::MAX)).min(lock.amount)
     }
 

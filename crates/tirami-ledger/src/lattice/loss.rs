@@ -10,6 +10,7 @@ use tirami_core::{Digest, DocumentId, PartyId, Trm};
 use super::kinds::{Effect, Payout};
 use super::rejection::CutRejection;
 use super::state::{CutHead, Slot};
+use super::trail::Standing;
 use super::{Lattice, merkle};
 
 /// How many combinations of rivals are tried for one cut.
@@ -64,8 +65,8 @@ impl Lattice {
     pub(super) fn loss_at(&self, heads: &[CutHead]) -> Trm {
         let above = Above::of(self, heads);
         let mut loss = Trm::ZERO;
-        for id in &above.entries {
-            let Some(record) = self.final_entry(*id) else {
+        for (id, slot) in &above.entries {
+            let Some(record) = self.shared.record(*id, *slot) else {
                 continue;
             };
             for (item, payout) in self.payouts(*id, &record.effect) {
@@ -90,8 +91,8 @@ impl Lattice {
     }
 
     pub(super) fn cut_head(&self, slot: Slot, id: DocumentId) -> Option<CutHead> {
-        let record = self.final_entry(id)?;
-        Some(CutHead { slot, id, balance: record.balance, locked: record.locked })
+        let Standing { balance, locked, .. } = self.shared.standing(slot, id)?;
+        Some(CutHead { slot, id, balance, locked })
     }
 }
 
@@ -99,7 +100,7 @@ impl Lattice {
 #[derive(Default)]
 struct Above {
     /// The final entries that it does not cover.
-    entries: Vec<DocumentId>,
+    entries: Vec<(DocumentId, Slot)>,
     /// What those of them that count collect.
     collected: BTreeSet<DocumentId>,
     /// What entries collect that it covers although they do not count.
@@ -114,20 +115,22 @@ impl Above {
         for (chain, known) in lattice.chains() {
             let first = heads.get(&chain).map_or(0, |head| head.slot.seq.saturating_add(1));
             if first < known.next_seq() {
-                let range = Slot { chain, seq: first }..=Slot { chain, seq: u64::MAX };
-                for (_, id) in lattice.shared.slots.range(range) {
-                    above.entries.push(*id);
-                    let record = lattice.final_entry(*id);
-                    above.collected.extend(record.iter().flat_map(|r| &r.effect.collected));
+                for seq in first..known.next_seq() {
+                    let slot = Slot { chain, seq };
+                    let Some(id) = lattice.final_at(slot) else { continue };
+                    let Some(record) = lattice.shared.record(id, slot) else { continue };
+                    above.collected.extend(&record.effect.collected);
+                    above.entries.push((id, slot));
                 }
             }
         }
         let covered = covered_uncounted(lattice, heads.values());
         for id in lattice.shared.uncounted.keys() {
-            if !covered.contains(id) {
-                above.entries.push(*id);
-            } else if let Some(record) = lattice.final_entry(*id) {
+            let Some(record) = lattice.final_entry(*id) else { continue };
+            if covered.contains(id) {
                 above.collected_below.extend(&record.effect.collected);
+            } else {
+                above.entries.push((*id, record.slot));
             }
         }
         above

@@ -12,10 +12,11 @@
 //! [`Lattice::resume`]: after applying events call it until it returns none, or let
 //! [`Lattice::absorb`] do both.
 //!
-//! Memory: about 620 bytes for each final entry and its indexes, 32 more for each item that a
-//! `collect` names, 100 for each payment not collected, 600 for each chain, 500 for each sponsor's
-//! lock. What is not final is bounded by [`HELD_MAX`] entries of at most 16 KiB. Final entries are
-//! kept as records without their bytes, which are in the store.
+//! Memory: about 620 bytes for each final entry that is among the newest [`RECENT_MAX`] or that
+//! may still be named, and 60 for each older one; 32 or 8 more for each item that a `collect`
+//! names, 100 for each payment not collected, 900 for each chain, 500 for each sponsor's lock. What
+//! is not final is bounded by [`HELD_MAX`] entries of at most 16 KiB. The bytes of final entries
+//! are in the store only.
 
 mod acknowledge;
 mod apply;
@@ -39,7 +40,9 @@ mod shared;
 mod state;
 mod succession;
 mod sync;
+mod trail;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
@@ -74,6 +77,7 @@ pub use state::{
 };
 
 pub use sync::{BUCKETS, Head, Summary, bucket_of};
+pub use trail::RECENT_MAX;
 
 use history::Proposal;
 use pending::{Parking, Pending};
@@ -285,19 +289,38 @@ impl Lattice {
         self.shared.totals
     }
 
-    /// A final entry, whether it counts or not.
+    /// A final entry that is recent or that a later one may name, whether it counts or not.
     pub fn final_entry(&self, id: DocumentId) -> Option<&FinalEntry> {
         self.shared.finals.get(&id)
     }
 
+    /// All final entries, whether they count or not. O(everything).
+    pub fn final_entries(&self) -> impl Iterator<Item = (DocumentId, Cow<'_, FinalEntry>)> {
+        self.shared.records()
+    }
+
+    /// Whether the entry `id`, whose place is `slot`, is final, whether it counts or not.
+    pub fn is_final(&self, id: DocumentId, slot: Slot) -> bool {
+        self.shared.is_final_at(id, slot)
+    }
+
     /// The final entry that counts at a place.
     pub fn final_at(&self, slot: Slot) -> Option<DocumentId> {
-        self.shared.slots.get(&slot).copied()
+        self.shared.counted_at(slot)
     }
 
     /// How many entries are final.
     pub fn final_count(&self) -> usize {
-        self.shared.finals.len()
+        let without = usize::try_from(self.shared.aging.without_record).unwrap_or(usize::MAX);
+        self.shared.finals.len().saturating_add(without)
+    }
+
+    /// The lattice with so many recent entries kept as records, instead of [`RECENT_MAX`]. The
+    /// same for all that is ever applied to it.
+    #[must_use]
+    pub const fn with_recent(mut self, max: u32) -> Self {
+        self.shared.aging.set_recent_max(max);
+        self
     }
 
     /// A valid entry that is not final.
@@ -414,32 +437,35 @@ impl Lattice {
     }
 
     /// The counted `collect` of `item` is in the past of `prev`, unless `prev` is the branch of a
-    /// certified rival below it. Only then is the chain walked.
+    /// certified rival below it. Only then is the chain looked at from there on.
     fn collected_in_counted_past(
         &self,
         item: DocumentId,
         chain: PartyId,
         prev: Option<DocumentId>,
     ) -> bool {
-        let head = self.chain(chain).and_then(Chain::head);
-        let below_head = prev != head
-            && prev.map_or(head.is_some(), |prev| {
-                self.shared
-                    .finals
-                    .get(&prev)
-                    .is_some_and(|record| self.shared.slots.get(&record.slot) == Some(&prev))
-            });
-        if !below_head {
+        let Some(prev) = prev else {
+            return self.chain(chain).and_then(Chain::head).is_none();
+        };
+        let Some(seq) = self.counted_seq(chain, prev) else {
             return true;
+        };
+        let after = Slot { chain, seq: seq.saturating_add(1) };
+        let later = self.shared.slots.range(after..=Slot { chain, seq: u64::MAX });
+        let mut later = later.filter_map(|(_, id)| self.shared.finals.get(id));
+        !later.any(|record| record.effect.collected.contains(&item))
+    }
+
+    /// Where the entry `id` counts on `chain`: its last one, the last that a step stands for, or
+    /// one since.
+    fn counted_seq(&self, chain: PartyId, id: DocumentId) -> Option<u64> {
+        let known = self.chain(chain)?;
+        let mut ends = [Some(known.state()), known.trail.state()].into_iter().flatten();
+        if let Some(end) = ends.find(|state| state.head == Some(id)) {
+            return end.next.checked_sub(1);
         }
-        let mut at = prev;
-        while let Some(record) = at.and_then(|id| self.shared.finals.get(&id)) {
-            if record.effect.collected.contains(&item) {
-                return true;
-            }
-            at = record.prev;
-        }
-        false
+        let slot = self.shared.finals.get(&id)?.slot;
+        (slot.chain == chain && self.final_at(slot) == Some(id)).then_some(slot.seq)
     }
 
     /// Whether the entry `earlier` is `tip` or before it on its branch.
@@ -448,11 +474,18 @@ impl Lattice {
             return false;
         };
         let mut at = tip;
-        while let Some((slot, prev)) = at.and_then(|id| self.place(id)) {
+        while let Some(id) = at {
+            // What counts is one line.
+            if let Some(seq) = self.counted_seq(lowest.chain, id) {
+                return lowest.seq <= seq && self.final_at(lowest) == Some(earlier);
+            }
+            let Some((slot, prev)) = self.place(id) else {
+                return false;
+            };
             if slot.chain != lowest.chain || slot.seq < lowest.seq {
                 return false;
             }
-            if at == Some(earlier) {
+            if id == earlier {
                 return true;
             }
             at = prev;

@@ -163,7 +163,8 @@ impl Lattice {
 impl Shared {
     /// The balance of a final entry's chain before it.
     pub(super) fn balance_before(&self, record: &FinalEntry) -> i128 {
-        let before = record.prev.and_then(|prev| self.finals.get(&prev));
+        let before = record.slot.seq.checked_sub(1).map(|seq| Slot { seq, ..record.slot });
+        let before = before.zip(record.prev).and_then(|(slot, prev)| self.standing(slot, prev));
         before.map_or(0, |before| i128::from(before.balance))
     }
 
@@ -228,11 +229,9 @@ impl Shared {
     /// A lock is held now that final entries spoke of before: what they say of it is taken in.
     pub(super) fn lock_seen(&mut self, lock: DocumentId, newcomer: PartyId, amount: Trm) {
         self.prove(lock, newcomer, amount);
-        let (first, last) =
-            (Slot { chain: newcomer, seq: 0 }, Slot { chain: newcomer, seq: u64::MAX });
-        let settle = self.slots.range(first..=last).find_map(|(slot, id)| {
-            let change = self.finals.get(id)?.effect.change;
-            (change == Change::Settled { lock }).then_some((slot.seq, *id))
+        let settle = self.counted(newcomer).find_map(|(slot, id)| {
+            let change = self.finals.get(&id)?.effect.change;
+            (change == Change::Settled { lock }).then_some((slot.seq, id))
         });
         self.change_lock(lock, |lock| lock.settle = settle);
         let counted = self.checkpoints.keys().map(|(_, id)| (*id, true));
@@ -254,8 +253,11 @@ impl Shared {
     fn prove(&mut self, lock: DocumentId, newcomer: PartyId, amount: Trm) {
         if let Some(chain) = self.chains.get_mut(&newcomer) {
             chain.state.prove(lock, amount);
+            if let Some(state) = chain.trail.state_mut() {
+                state.prove(lock, amount);
+            }
         }
-        let first = self.slots.get(&Slot { chain: newcomer, seq: 0 }).copied();
+        let first = self.counted_at(Slot { chain: newcomer, seq: 0 });
         let mut opens: Vec<DocumentId> = first.into_iter().collect();
         for (id, state) in &mut self.uncounted {
             if let Some(record) = self.finals.get(id).filter(|record| record.slot.chain == newcomer)

@@ -37,7 +37,8 @@ impl Lattice {
         signature: Signature,
     ) -> Result<Vec<LatticeEvent>, EntryRejection> {
         let read = Unverified::read(self.mesh, bytes, signature)?;
-        if self.shared.finals.contains_key(&read.id) {
+        let slot = read.entry.slot();
+        if self.shared.is_final_at(read.id, slot) {
             return Ok(Vec::new());
         }
         // Acknowledgements that came before the entry may be a certificate already.
@@ -46,6 +47,13 @@ impl Lattice {
             return Ok(Vec::new());
         }
         let proof = proof.or_else(|| self.covered(read.id));
+        match (&proof, self.final_at(slot)) {
+            (None, Some(known)) => return self.double_signed_below(read, known),
+            (Some(proof), Some(_)) if self.shared.is_aged(slot) => {
+                return self.unroll_for(&read, bytes, proof.certificate.as_ref());
+            }
+            _ => {}
+        }
         if let Some(waits) = self.missing_dependency(&read, proof.is_some()) {
             let waits_in_vain = self.leaves_out() && matches!(waits, Dependency::Final(_));
             if proof.is_none() && waits_in_vain {
@@ -72,7 +80,7 @@ impl Lattice {
         certificate: &Certificate,
     ) -> Result<Vec<LatticeEvent>, EntryRejection> {
         let read = Unverified::read(self.mesh, bytes, signature)?;
-        if self.shared.finals.contains_key(&read.id) {
+        if self.shared.is_final_at(read.id, read.entry.slot()) {
             return Ok(Vec::new());
         }
         let version = certificate.charter_version().ok_or(EntryRejection::CertificateMismatch)?;
@@ -82,6 +90,9 @@ impl Lattice {
         let known = self.pending.entries.get(&read.id);
         if known.is_some_and(|known| known.certified.is_some()) {
             return Ok(Vec::new());
+        }
+        if known.is_none() && self.shared.is_aged(read.entry.slot()) {
+            return self.unroll_for(&read, bytes, Some(certificate));
         }
         let missing = if known.is_some() { None } else { self.missing_dependency(&read, true) };
         if let Some(waits) = missing {
@@ -128,8 +139,9 @@ impl Lattice {
         if let Some(adopted) = self.complete_proposal() {
             return vec![adopted];
         }
-        if let Some((_, id)) = self.pending.ready.first() {
-            return self.finish(*id);
+        if let Some((slot, id)) = self.pending.ready.first() {
+            let unrolled = || vec![LatticeEvent::Unrolled { chain: slot.chain }];
+            return if self.shared.is_aged(*slot) { unrolled() } else { self.finish(*id) };
         }
         let Some(number) = self.parking.ready.first() else {
             return Vec::new();
@@ -208,11 +220,6 @@ impl Lattice {
             None => charter,
         };
         let slot = read.entry.slot();
-        if proof.is_none()
-            && let Some(known) = self.final_at(slot)
-        {
-            return self.double_signed_below(read, known);
-        }
         let state = self.state_at(&read.entry)?;
         verify_author(&read, &state)?;
         // The one that a certificate stands for has a place beside any number of rivals.
@@ -224,8 +231,7 @@ impl Lattice {
         let effect = self.effect(&read.entry, &state, (charter, vouched))?;
         let rival = self.pending.rivals(slot).next().or_else(|| self.final_at(slot));
         let id = read.id;
-        let prev_is_final =
-            read.entry.prev.is_none_or(|prev| self.shared.finals.contains_key(&prev));
+        let prev_is_final = self.shared.follows_final(&read.entry);
         let mut events = Vec::with_capacity(2);
         let entry = read.into_signed();
         if let Some(known) = rival.filter(|_| !self.proofs.contains_key(&slot.chain)) {
@@ -327,9 +333,12 @@ impl Lattice {
             };
         }
         let missing = EntryRejection::Missing { entry: prev };
-        let record = self.shared.finals.get(&prev).ok_or(missing.clone())?;
-        if record.slot != expected {
+        let record = self.shared.finals.get(&prev);
+        if record.is_some_and(|record| record.slot != expected) {
             return Err(EntryRejection::WrongPredecessor);
+        }
+        if !self.shared.is_final_at(prev, expected) {
+            return Err(missing);
         }
         if let Some(state) = self.shared.uncounted.get(&prev) {
             return Ok(Cow::Borrowed(state));
@@ -343,10 +352,11 @@ impl Lattice {
     /// The first thing that `read` rests on and that is not known.
     fn missing_dependency(&self, read: &Unverified<'_>, certified: bool) -> Option<Dependency> {
         let is_final = |id: &DocumentId| self.shared.is_final(id);
+        let follows_final = self.shared.follows_final(&read.entry);
         let prev = read
             .entry
             .prev
-            .filter(|prev| !is_final(prev) && !self.pending.entries.contains_key(prev));
+            .filter(|prev| !follows_final && !self.pending.entries.contains_key(prev));
         let named = || {
             let rules = read.entry.kind.rules();
             let vouched = certified && self.leaves_out();
@@ -354,6 +364,22 @@ impl Lattice {
             named.iter().find(|id| !is_final(id)).copied()
         };
         prev.map(Dependency::Known).or_else(|| named().map(Dependency::Final))
+    }
+
+    /// A rival of an old entry has a certificate, so witnesses lied: it waits until the records of
+    /// its chain are there again.
+    fn unroll_for(
+        &self,
+        read: &Unverified<'_>,
+        bytes: &[u8],
+        certificate: Option<&Certificate>,
+    ) -> Result<Vec<LatticeEvent>, EntryRejection> {
+        let chain = read.entry.chain;
+        let mut events = self.park(read, bytes, certificate, Dependency::Records(chain))?;
+        if !events.is_empty() {
+            events.push(LatticeEvent::Unrolled { chain });
+        }
+        Ok(events)
     }
 
     /// Whether one more entry without a certificate is kept for `slot`, which is not final.

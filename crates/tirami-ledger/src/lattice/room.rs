@@ -6,7 +6,7 @@ use tirami_core::{DocumentId, PartyId, PublicKey};
 
 use super::Lattice;
 use super::certificate::Certificate;
-use super::entry::{Unverified, chain_of};
+use super::entry::{Entry, Unverified, chain_of};
 use super::event::LatticeEvent;
 use super::pending::{
     CHAIN_HELD_MAX, HELD_MAX, OWN_HELD_MAX, PARKED_PER_CHAIN_MAX, PARKED_UNPROVEN_MAX,
@@ -77,7 +77,12 @@ impl Lattice {
             Err(EntryRejection::Missing { .. }) => {}
             Err(refused) => return Err(refused),
         }
-        let chain = read.entry.chain;
+        let Entry { chain, seq, .. } = read.entry;
+        let reached = self.chain(chain).filter(|known| seq < known.next_seq());
+        let key = reached.map(|known| known.key_at(chain, seq));
+        if key.is_some_and(|key| key.verify(&read.message, &read.signature).is_ok()) {
+            return Ok(true);
+        }
         let pending = self.pending.tail(chain).map(|(last, _)| &last.after);
         let known: Vec<_> =
             pending.into_iter().chain(self.chain(chain).map(|chain| &chain.state)).collect();

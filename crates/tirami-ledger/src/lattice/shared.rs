@@ -13,6 +13,7 @@ use super::entry::Entry;
 use super::kinds::{Change, Effect, Payout};
 use super::locks::{Item, Lock};
 use super::state::{Chain, ChainState, Contradiction, FinalEntry, Slot, Totals, wide};
+use super::trail::Aging;
 
 /// Everything that every node of the mesh agrees on once it knows the same final entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
@@ -20,10 +21,10 @@ use super::state::{Chain, ChainState, Contradiction, FinalEntry, Slot, Totals, w
 pub(super) struct Shared {
     #[n(0)]
     pub(super) chains: BTreeMap<PartyId, Chain>,
-    /// Every final entry, counted or not.
+    /// The final entries, counted or not, but for those that only a step stands for.
     #[n(1)]
     pub(super) finals: BTreeMap<DocumentId, FinalEntry>,
-    /// The entries that count, by place.
+    /// The entries that count and have no step, by place.
     #[n(2)]
     pub(super) slots: BTreeMap<Slot, DocumentId>,
     /// The final entries of frozen chains that do not count, with the chain's state after them.
@@ -64,6 +65,8 @@ pub(super) struct Shared {
     /// Locks that final entries speak of and that are not held here.
     #[cbor(n(15), default, skip_if = "BTreeSet::is_empty")]
     pub(super) unseen_locks: BTreeSet<DocumentId>,
+    #[cbor(n(16), default, skip_if = "Aging::is_empty")]
+    pub(super) aging: Aging,
 }
 
 /// A sum of 128 bits.
@@ -83,7 +86,7 @@ pub(super) struct Arrival<'a> {
 
 impl Shared {
     /// Adds a final entry. O(log n), but for the entry that freezes a chain, which costs the
-    /// length of that chain.
+    /// length of that chain since its last step.
     pub(super) fn add(&mut self, arrival: Arrival<'_>) {
         let slot = arrival.entry.slot();
         let chain = self.chains.entry(slot.chain).or_insert_with(|| Chain::new(slot.chain));
@@ -104,7 +107,13 @@ impl Shared {
             },
         );
         self.keep_grant(slot.chain, &arrival);
-        if extends { self.extend(arrival) } else { self.branch(arrival) }
+        let id = arrival.id;
+        if extends {
+            self.extend(arrival)
+        } else {
+            self.branch(arrival)
+        }
+        self.keep_recent(id);
     }
 
     /// The entry counts.
@@ -167,12 +176,8 @@ impl Shared {
                 self.take_back(id, &effect);
             }
         }
-        let before = match slot.seq.checked_sub(1) {
-            None => ChainState::before_first(slot.chain),
-            Some(seq) => {
-                states.get(&seq).cloned().unwrap_or_else(|| ChainState::before_first(slot.chain))
-            }
-        };
+        let before = slot.seq.checked_sub(1).and_then(|seq| states.get(&seq).cloned());
+        let before = before.unwrap_or_else(|| ChainState::before_first(slot.chain));
         let uncounted = states.into_iter().filter(|(seq, _)| *seq >= slot.seq);
         self.uncounted.extend(uncounted.filter_map(|(_, state)| Some((state.head?, state))));
         if let Some(chain) = self.chains.get_mut(&slot.chain) {
@@ -200,22 +205,24 @@ impl Shared {
         self.totals.burned -= effect.burned.signed();
     }
 
-    /// The states of `chain` after each of its counted entries, by sequence number.
+    /// The states of `chain` after its last step and after each counted entry since, by sequence
+    /// number.
     fn states(&self, chain: PartyId) -> BTreeMap<u64, ChainState> {
-        let mut state = ChainState::before_first(chain);
+        let trail = self.chains.get(&chain).and_then(|known| known.trail.state()).cloned();
+        let mut states: BTreeMap<u64, ChainState> =
+            trail.iter().map(|state| (state.next.saturating_sub(1), state.clone())).collect();
+        let mut state = trail.unwrap_or_else(|| ChainState::before_first(chain));
         let (first, last) = (Slot { chain, seq: 0 }, Slot { chain, seq: u64::MAX });
-        self.slots
-            .range(first..=last)
-            .filter_map(|(slot, id)| {
-                let record = self.finals.get(id)?;
-                state = state.after(*id, record.balance, &record.effect);
-                Some((slot.seq, state.clone()))
-            })
-            .collect()
+        states.extend(self.slots.range(first..=last).filter_map(|(slot, id)| {
+            let record = self.finals.get(id)?;
+            state = state.after(*id, record.balance, &record.effect);
+            Some((slot.seq, state.clone()))
+        }));
+        states
     }
 
-    /// The state of a chain after a counted entry that is not its last: needed only for a
-    /// certified rival, so it may cost the length of the chain.
+    /// The state of a chain after a counted entry that is not its last, unless a step with others
+    /// after it stands for it: needed only for a certified rival.
     pub(super) fn state_after(&self, slot: Slot) -> Option<ChainState> {
         self.states(slot.chain).remove(&slot.seq)
     }

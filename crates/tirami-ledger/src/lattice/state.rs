@@ -8,6 +8,7 @@ use tirami_core::{DocumentId, PartyId, PublicKey, Signature, Trm};
 use super::certificate::Certificate;
 use super::entry::SignedEntry;
 use super::kinds::{Change, Effect};
+use super::trail::Trail;
 
 /// A place in a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
@@ -152,11 +153,15 @@ pub struct Chain {
     pub(super) keys: BTreeMap<u64, PublicKey>,
     #[n(2)]
     pub(super) frozen: Option<Contradiction>,
+    /// Its older part.
+    #[cbor(n(3), default, skip_if = "Trail::is_empty")]
+    pub(super) trail: Trail,
 }
 
 impl Chain {
     pub(super) fn new(chain: PartyId) -> Self {
-        Self { state: ChainState::before_first(chain), keys: BTreeMap::new(), frozen: None }
+        let (keys, trail) = (BTreeMap::new(), Trail::default());
+        Self { state: ChainState::before_first(chain), keys, frozen: None, trail }
     }
 
     /// Where the chain stands after its last final entry that counts.
@@ -219,9 +224,8 @@ pub struct Contradiction {
 
 /// What is kept of a final entry, whose bytes are in the store.
 ///
-/// About 350 bytes, plus 32 for each item a `collect` names. It cannot be less while any later
-/// entry may name this one (its payee and amount until collected, its grant for ever) and while
-/// a rival's certificate may turn up and take back what the entry did.
+/// About 350 bytes, plus 32 for each item a `collect` names: of the newest entries, and of those
+/// that a later entry may name (a payment until it is collected, a grant for ever).
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct FinalEntry {
@@ -344,6 +348,9 @@ pub enum Dependency {
     /// A version of the charter.
     #[n(2)]
     Charter(#[n(0)] u32),
+    /// The records of a chain's old entries.
+    #[n(3)]
+    Records(#[n(0)] PartyId),
 }
 
 /// The owner of a chain signed two entries for one slot.

@@ -24,7 +24,7 @@ pub(crate) fn agrees(
         finals.iter().cloned().partition(|entry| held.contains(&chain_of(entry)));
     let mut hashes = BTreeSet::new();
     for seed in [seed | 1, seed.rotate_left(23) | 1] {
-        let mut lattice = empty.clone();
+        let mut lattice = empty.clone().with_recent((seed % 9) as u32);
         lattice.set_keep(Keep::Own);
         feed(&mut lattice, &part, seed);
         assert_eq!(lattice.held(), (0, 0), "something waits for what is not held");

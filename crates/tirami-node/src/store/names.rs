@@ -41,6 +41,7 @@ pub(super) fn lattice(event: &LatticeEvent) -> (&'static str, Option<(&PartyId, 
         E::CharterAdopted { .. } => ("charter_adopted", None),
         E::CutKnown { .. } => ("cut_known", None),
         E::CharterProposed { .. } => ("charter_proposed", None),
+        E::Unrolled { chain } => ("unrolled", Some((chain, 0))),
         E::HighestNoted { chain, next_seq, .. } => ("highest_noted", Some((chain, *next_seq))),
     }
 }

@@ -13,12 +13,15 @@ const APPLICATION_ID: i32 = 0x5452_4d31;
 /// One step from schema version `i` to `i + 1`. A released step never changes.
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
-const MIGRATIONS: &[Migration] = &[create, index_finals];
+const MIGRATIONS: &[Migration] = &[create, index_finals, drop_snapshots];
 
 /// Pages of write-ahead log after which they are moved into the database: about 16 MB.
 const CHECKPOINT_PAGES: u32 = 4_096;
-/// Memory the writer's page cache may take, in KiB.
-const WRITER_CACHE_KIB: i32 = 16_384;
+/// Memory the writer's page cache may take, in KiB: most of what it writes goes to the end of a
+/// table, and what else it needs the system has at hand.
+const WRITER_CACHE_KIB: i32 = 4_096;
+/// Memory the page cache of each connection that reads may take, in KiB.
+const READER_CACHE_KIB: i32 = 512;
 
 /// The journal in order, as `(n, table, kind, key, job, number, body, signature, checksum)`.
 pub(super) const JOURNAL_AFTER: &str = "
@@ -65,6 +68,11 @@ fn index_finals(db: &Transaction<'_>) -> rusqlite::Result<()> {
     )
 }
 
+/// Version 3. Snapshots of before hold every final entry; without them a start reads the journal.
+fn drop_snapshots(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch("DELETE FROM snapshots;")
+}
+
 /// Brings a database up to the newest version, all steps or none.
 fn migrate(db: &mut Connection, steps: &[Migration]) -> rusqlite::Result<()> {
     let at = version(db)?;
@@ -95,6 +103,7 @@ pub(super) fn open_reading(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, flags)?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     db.busy_timeout(std::time::Duration::from_secs(5))?;
+    db.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     Ok(db)
 }
 
