@@ -79,8 +79,8 @@ impl Provider {
         if let Some(incoming) = mesh.incoming_jobs() {
             let (stop, served) = (stop.clone(), tasks.clone());
             let (intake, readers) = (Intake::new(), Arc::new(Semaphore::new(READERS_MAX)));
-            let tasks = served;
-            let server = Server { handle, engine, halted: word, stop, tasks, intake, readers };
+            let server =
+                Server { handle, engine, halted: word, stop, tasks: served, intake, readers };
             tasks.spawn(server.run(incoming));
         }
         Ok(Self { stop, tasks })

@@ -232,8 +232,7 @@ impl Attempt {
         let command = OrderJob { start: start.clone(), provider, price };
         let order = ordered(&handle, actor, Command::OrderJob(command)).await?;
         let ordered_at = Instant::now();
-        let request =
-            JobRequest { order: wire(&order), body, path: path.to_owned(), resumed };
+        let request = JobRequest { order: wire(&order), body, path: path.to_owned(), resumed };
         let job = start.job;
         let opened = open(client, provider, request);
         let opened = match timeout(ACCEPT_WITHIN, opened).await {

@@ -136,12 +136,7 @@ fn a_client_that_leaves_stops_the_provider_and_owes_nothing() {
 /// Takes one job and sends vectors of `numbers` numbers.
 async fn lie(mut job: IncomingJob, numbers: usize) {
     let Some(ToProvider::Request(_)) = job.receive.next().await.unwrap() else { panic!() };
-    let accepted = ToConsumer::Accepted {
-        prompt_tokens: 3,
-        completion_max: 0,
-        cached_tokens: 0,
-        window_tokens: 32,
-    };
+    let accepted = ToConsumer::Accepted { prompt_tokens: 3, completion_max: 0, window_tokens: 32 };
     job.send.send(&accepted).await.unwrap();
     let mut bytes = vec![0; 4 * numbers];
     bytes[..4].copy_from_slice(&1.0_f32.to_le_bytes());

@@ -68,8 +68,7 @@ impl Server {
             head_at,
         };
         let (job, completion_max, window_tokens) = self.accepted(accept).await?;
-        let accepted =
-            ToConsumer::Accepted { prompt_tokens, completion_max, window_tokens };
+        let accepted = ToConsumer::Accepted { prompt_tokens, completion_max, window_tokens };
         Ok((Begun { job, texts }, accepted))
     }
 
@@ -209,7 +208,7 @@ impl Server {
         let receipt =
             WireDocument { bytes: receipt.bytes().to_vec(), signature: receipt.signature() };
         let finish = FinishReason::Stop as u8;
-        let end = ToConsumer::End { text: String::new(), finish, receipt };
+        let end = ToConsumer::End { text: String::new(), finish, receipt, stop: None };
         // The voucher says the same.
         let _ = self.say(send, &end).await;
     }
