@@ -26,8 +26,12 @@ pub const PAGE_MAX: u32 = 256;
 pub const SERVE_MAX: u32 = 1_024;
 /// Pages asked for and not answered, in all.
 const ASKED_MAX: usize = 16;
-/// Pages asked of one peer and not answered.
+/// Pages asked of one peer and not answered; of one that served none yet, or that left some
+/// unserved, fewer.
 const ASKED_PER_PEER_MAX: usize = 8;
+const ASKED_OF_UNKNOWN_MAX: usize = 2;
+/// How often the rest of a peer doubles that announces what it does not serve.
+const RESTS_DOUBLED_MAX: u32 = 4;
 /// About the bytes of a final entry, and of a head, on the wire.
 const FINAL_BYTES: u32 = 600;
 pub(super) const HEAD_BYTES: u32 = 80;
@@ -47,6 +51,45 @@ const SUMMARY_MS_MIN: u64 = 1_000;
 const DOUBT_MS: u64 = 1_000;
 /// Digests remembered of each bucket: what it held after the latest changes.
 const PAST_MAX: usize = 16;
+
+/// How a peer serves what it says it holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pages {
+    has_served: bool,
+    /// How often pages of it did not come, since one came that was of use.
+    unserved: u32,
+    /// Until when nothing is asked of it, and what it announces is not believed.
+    rests_until: Option<Timestamp>,
+}
+
+impl Pages {
+    /// A page of it was of use.
+    fn served(&mut self) {
+        *self = Self { has_served: true, ..Self::default() };
+    }
+
+    /// What it said it had did not come. The first time may be a slow line; after that it rests,
+    /// each time for longer.
+    fn failed(&mut self, now: Timestamp) {
+        self.unserved = self.unserved.saturating_add(1);
+        if let Some(doubled) = self.unserved.checked_sub(2) {
+            let rest_ms = PAGE_MS << doubled.min(RESTS_DOUBLED_MAX);
+            self.rests_until = Some(now.plus_ms(rest_ms));
+        }
+    }
+
+    fn asked_max(&self) -> usize {
+        match (self.has_served, self.unserved) {
+            (true, 0) => ASKED_PER_PEER_MAX,
+            (false, 0) => ASKED_OF_UNKNOWN_MAX,
+            _ => 1,
+        }
+    }
+
+    fn rests(&self, now: Timestamp) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+}
 
 /// What is being fetched.
 #[derive(Debug, Clone, Default)]
@@ -270,6 +313,9 @@ impl Kernel {
             let frozen = own.and_then(|own| own.frozen().map(|frozen| frozen.seq));
             let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
             peer.knows(chain, next_seq);
+            if peer.pages.rests(now) {
+                continue;
+            }
             if let Some(from_seq) = frozen {
                 // The peer may not know that two entries are final in one slot.
                 if own_head != Some(head) {
@@ -286,7 +332,9 @@ impl Kernel {
                 effects.send.push((from, Message::WantRange { chain, from_seq, max: 1 }));
             }
         }
-        if let Some(peer) = self.mesh.peers.get_mut(&from).filter(|peer| peer.ahead.is_empty()) {
+        let peer = self.mesh.peers.get_mut(&from);
+        // Of one that rests nothing is known but what it says.
+        if let Some(peer) = peer.filter(|peer| peer.ahead.is_empty() && !peer.pages.rests(now)) {
             peer.synced_at = Some(now);
         }
         // Most news are told by several peers, and are on their way after the first.
@@ -310,8 +358,13 @@ impl Kernel {
                 break;
             }
             let busy = |peer: &PartyId| load.get(peer).copied().unwrap_or_default();
-            let from = peers.into_iter().min_by_key(|peer| busy(peer));
-            let Some(from) = from.filter(|peer| busy(peer) < ASKED_PER_PEER_MAX) else { continue };
+            let pages = |peer: &PartyId| self.mesh.peers.get(peer).map(|peer| &peer.pages);
+            let is_free =
+                |peer: &PartyId| pages(peer).is_some_and(|pages| busy(peer) < pages.asked_max());
+            let unserved = |peer: &PartyId| pages(peer).map(|pages| pages.unserved);
+            let able = peers.into_iter().filter(is_free);
+            let from = able.min_by_key(|peer| (unserved(peer), busy(peer)));
+            let Some(from) = from else { continue };
             let from_seq = self.next_seq(chain);
             *load.entry(from).or_default() += 1;
             free -= 1;
@@ -427,9 +480,14 @@ impl Kernel {
         let after = self.next_seq(chain);
         if let Some(peer) = self.mesh.peers.get_mut(&from) {
             peer.knows(chain, after);
+            // What it pushes of its own it was not asked for.
+            if after > before && (answered || chain != from) {
+                peer.pages.served();
+            }
             if answered && empty {
                 // It said that it had more and has not.
                 peer.ahead.remove(&chain);
+                peer.pages.failed(self.clock);
             }
         }
         if !empty && after == before {
@@ -516,12 +574,27 @@ impl Kernel {
         fetch.stalled.retain(|_, (until, _)| *until > now);
         let late = fetch.asked.iter().filter(|(_, (_, since))| now >= since.plus_ms(PAGE_MS));
         let late: Vec<_> = late.map(|(chain, (peer, _))| (*chain, *peer)).collect();
+        let mut failed = BTreeSet::new();
         for (chain, from) in late {
             self.mesh.fetch.asked.remove(&chain);
             if let Some(peer) = self.mesh.peers.get_mut(&from) {
                 peer.ahead.remove(&chain);
+                failed.insert(from);
             }
-            // It may be slow and still the only one that has the chain.
+        }
+        for (party, peer) in &mut self.mesh.peers {
+            let has_rested = peer.pages.rests_until.take_if(|until| *until <= now).is_some();
+            if failed.contains(party) {
+                peer.pages.failed(now);
+                if peer.pages.rests(now) {
+                    peer.ahead.clear();
+                }
+            } else if has_rested {
+                failed.insert(*party);
+            }
+        }
+        // Such a peer may be slow and still the only one that has the chain.
+        for from in failed {
             self.compare_with(from, effects);
         }
         let doubted = |peer: &Peer| peer.doubts_at.is_some_and(|at| now >= at.plus_ms(DOUBT_MS));

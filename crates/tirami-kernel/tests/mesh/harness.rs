@@ -9,7 +9,7 @@ use tirami_kernel::lattice::{Charter, Keep, Lattice, LatticeEvent, Transfer};
 use tirami_kernel::mesh::{Admission, MeshInput, MeshSettings, PeerEvent, Serve};
 use tirami_kernel::{Effects, Input, Kernel, Keyring, Ledger, Rejection, RequestId};
 use tirami_proto::{
-    CONTROL_FRAME_BYTES_MAX, FinalEntry, Frames, Goodbye, Message, PeerAddress, Via, encode,
+    CONTROL_FRAME_BYTES_MAX, FinalEntry, Frames, Goodbye, Head, Message, PeerAddress, Via, encode,
 };
 
 pub(crate) const START_MS: u64 = 1_700_000_000_000;
@@ -125,6 +125,8 @@ pub(crate) struct Net {
     groups: Vec<BTreeSet<usize>>,
     dice: u64,
     pub(crate) sent: BTreeMap<&'static str, u64>,
+    /// Nodes that announce a million entries more than they hold, and serve none.
+    pub(crate) boasters: BTreeSet<usize>,
 }
 
 impl Net {
@@ -151,6 +153,7 @@ impl Net {
             groups: Vec::new(),
             dice: 7,
             sent: BTreeMap::new(),
+            boasters: BTreeSet::new(),
         };
         net.nodes.push(Node::new(keys[0].clone(), lattice));
         net.settings(0);
@@ -311,6 +314,12 @@ impl Net {
         let Some(to) = self.number_of(to) else { return };
         let Some(connection) = self.connections.get(&pair(from, to)).copied() else { return };
         *self.sent.entry(kind(message)).or_default() += 1;
+        let boast = self.boasters.contains(&from).then(|| boasted(message));
+        let message = match &boast {
+            Some(None) => return,
+            Some(Some(boast)) => boast,
+            None => message,
+        };
         let final_word = matches!(message, Message::Goodbye(_));
         if !final_word && self.roll() < self.faults.drop {
             return;
@@ -476,6 +485,14 @@ impl Net {
         let mut frames = Frames::new(CONTROL_FRAME_BYTES_MAX);
         frames.push(bytes);
         let message = frames.next::<Message>().unwrap().expect("a known message");
+        if let (true, Message::WantRange { chain, from_seq, .. }) =
+            (self.boasters.contains(&to), &message)
+        {
+            let head = tirami_core::DocumentId::from_bytes([9; 32]);
+            let heads = vec![Head { chain: *chain, next_seq: *from_seq, head }];
+            let bucket = tirami_proto::bucket_of(*chain);
+            self.send(to, self.party(from), &Message::Heads { bucket, heads });
+        }
         let event = PeerEvent::Message(Box::new(message));
         let peer = self.party(from);
         self.give(to, Input::Peer { peer, event });
@@ -522,6 +539,18 @@ impl Net {
         }
         let collect = tirami_kernel::lattice::Collect { ids, checkpoint: None };
         self.ok(node, Command::SignEntry { kind: collect.into() });
+    }
+}
+
+/// What a node says instead that announces what it never serves; nothing in place of a page.
+fn boasted(message: &Message) -> Option<Message> {
+    match message {
+        Message::Finals { .. } => None,
+        Message::Heads { bucket, heads } => {
+            let more = |head: &Head| Head { next_seq: head.next_seq + 1_000_000, ..*head };
+            Some(Message::Heads { bucket: *bucket, heads: heads.iter().map(more).collect() })
+        }
+        other => Some(other.clone()),
     }
 }
 

@@ -75,6 +75,23 @@ fn a_peer_that_claims_more_than_it_has_costs_nothing() {
 }
 
 #[test]
+fn peers_that_announce_what_they_never_serve_do_not_slow_a_newcomer() {
+    let mut net = busy(2_000);
+    net.boasters = [1, 2].into();
+    let newcomer = net.join(&[0, 1, 2]);
+    let took_ms = net.converge_ms(60_000);
+    assert!((0..3).all(|peer| net.is_connected(newcomer, peer)));
+    // One page of each boaster is waited for once.
+    assert!(took_ms < 6_000, "{took_ms} ms");
+    // What they go on announcing delays no news.
+    net.transfer(0, newcomer, 1);
+    net.run_ms(1_000);
+    assert!(net.agree());
+    net.run_ms(60_000);
+    assert_eq!(net.nodes[newcomer].kernel.entries_behind(), 0);
+}
+
+#[test]
 fn nodes_that_hold_the_same_send_almost_nothing() {
     let mut net = Net::of(3);
     net.run_ms(5_000);
