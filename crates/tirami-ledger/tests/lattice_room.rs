@@ -10,7 +10,7 @@ use tirami_core::{Digest, DocumentId, Timestamp};
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{
     Certificate, Enrol, Entry, EntryKind, EntryRejection, HELD_MAX, Lattice, LatticeEvent,
-    OWN_HELD_MAX, Open, PARKED_PER_CHAIN_MAX, PARKED_UNPROVEN_MAX, Rekey, Transfer,
+    OWN_HELD_MAX, Open, PARKED_PER_CHAIN_MAX, PARKED_UNPROVEN_MAX, RIVALS_MAX, Rekey, Transfer,
 };
 use tirami_ledger::{Context, Keyring, Ledger, Rejection};
 
@@ -104,6 +104,41 @@ fn strangers_never_keep_a_node_from_signing() {
             assert_eq!(ledger.lattice().held().0, HELD_MAX);
         }
     }
+}
+
+#[test]
+fn an_entry_that_a_later_certificate_stands_for_has_a_place_beside_rivals() {
+    let mut lattice = found(charter(2, 2, trm("1000")));
+    let first = open(&lattice, "ann");
+    finalize(&mut lattice, &first, &["w1", "w2"]);
+    let in_one_slot = |lattice: &Lattice, n: u64| {
+        let kind = Rekey { key: key("ann").public() }.into();
+        let (chain, prev, time_ms) = (party("ann"), Some(first.id), NOW.plus_ms(n));
+        let entry = Entry { chain, seq: 1, prev, time_ms, kind, balance: 0 };
+        sign(lattice, &entry, &key("ann"))
+    };
+    for n in 1..=RIVALS_MAX as u64 {
+        let rival = in_one_slot(&lattice, n);
+        receive(&mut lattice, &rival).unwrap();
+    }
+    let covered = in_one_slot(&lattice, 0);
+    let full = Err(EntryRejection::TooManyRivals { seq: 1 });
+    assert_eq!(receive(&mut lattice, &covered), full);
+    // A certificate of another entry, or one of too few, stands for nothing.
+    let after = next(&lattice, "ann", 2, covered.id);
+    let few = certificate(&lattice, 1, after.id, &["w1"]);
+    assert!(lattice.receive_certified(&after.bytes, after.signature, &few).is_err());
+    assert_eq!(receive(&mut lattice, &covered), full);
+    let enough = certificate(&lattice, 1, after.id, &["w1", "w2"]);
+    let events = lattice.receive_certified(&after.bytes, after.signature, &enough).unwrap();
+    lattice.absorb(events);
+    let other = in_one_slot(&lattice, 99);
+    assert_eq!(receive(&mut lattice, &other), full);
+    receive(&mut lattice, &covered).unwrap();
+    for sent in [&covered, &after] {
+        assert!(lattice.final_entry(sent.id).is_some());
+    }
+    lattice.check_invariants().unwrap();
 }
 
 #[test]

@@ -109,11 +109,14 @@ impl Lattice {
         self.shared.unseen_locks.contains(&lock).then_some(lock)
     }
 
-    /// The proof of an entry that a parked, certified entry after it stands for.
+    /// The proof of an entry that a parked, certified entry after it stands for, where one is
+    /// taken for what is not held.
     pub(super) fn covered(&self, id: DocumentId) -> Option<Proof> {
-        if !self.leaves_out() {
-            return None;
-        }
+        if self.leaves_out() { self.proof_after(id) } else { None }
+    }
+
+    /// The proof of the next certified entry after `id` that is parked because `id` is not known.
+    pub(super) fn proof_after(&self, id: DocumentId) -> Option<Proof> {
         let mut open = vec![id];
         while let Some(id) = open.pop() {
             let dependency = Dependency::Known(id);

@@ -215,7 +215,9 @@ impl Lattice {
         }
         let state = self.state_at(&read.entry)?;
         verify_author(&read, &state)?;
-        if proof.is_none() {
+        // The one that a certificate stands for has a place beside any number of rivals.
+        let is_covered = proof.is_some() || self.proof_after(read.id).is_some();
+        if !is_covered {
             self.admit_rival(slot)?;
         }
         let vouched = proof.is_some() && self.leaves_out();
@@ -243,7 +245,7 @@ impl Lattice {
                 events.extend(cut);
             }
             proof => {
-                events.extend(self.make_room(slot.chain, proof.is_some())?);
+                events.extend(self.make_room(slot.chain, is_covered)?);
                 let cut = self.cut_now(&effect, id);
                 events.push(LatticeEvent::EntryPending { entry, effect });
                 events.extend(cut);
