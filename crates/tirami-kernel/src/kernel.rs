@@ -80,6 +80,8 @@ pub struct Effects {
     pub disconnect: Vec<(PartyId, Goodbye)>,
     /// Peers to dial. One that cannot be reached is reported as disconnected.
     pub connect: Vec<PeerAddress>,
+    /// What peers offered as witnesses' business and were refused, for the owner.
+    pub refused: Vec<(PartyId, &'static str)>,
     /// Work to do beside everything else, reported as [`MeshInput::Worked`].
     pub work: Option<Work>,
     /// When to give [`Input::Tick`] if nothing comes before; none when nothing will fall due.

@@ -91,6 +91,7 @@ pub(crate) fn start(
     let names = (kernel.ledger().party(), kernel.ledger().lattice().mesh());
     let handle = Handle::new((sender, news_sender), jobs.clone(), failure.clone(), names);
     let driver = Driver {
+        handle: handle.clone(),
         kernel,
         store,
         requests,
@@ -110,6 +111,8 @@ pub(crate) fn start(
 }
 
 struct Driver {
+    /// Its own queue, for what is not urgent.
+    handle: Handle,
     kernel: Kernel,
     store: Store,
     requests: mpsc::Receiver<Request>,
@@ -271,8 +274,11 @@ impl Driver {
         self.stats.decision_seconds.observe(started.elapsed().as_secs_f64());
         self.wake_at = effects.wake_at;
         let Effects {
-            append, reply: decided, cancel, send, connect, disconnect, serve, work, ..
+            append, reply: decided, cancel, send, connect, disconnect, serve, work, refused, ..
         } = effects;
+        for (party, code) in refused {
+            self.handle.owner().refusals().note_aside(&self.handle, party, code);
+        }
         batch.events.extend(append);
         batch.cancel.extend(cancel);
         let number = |peer: &PartyId| self.connections.get(peer).copied();

@@ -30,6 +30,10 @@ const WAITING_MAX: usize = 1_024;
 pub const FREE_OPENS: (u32, u32) = (1, 64);
 /// Entries looked at again at once.
 const AGAIN_MAX: usize = 64;
+/// What the owner reads of offers that this witness refused.
+const SLOT_TAKEN: &str = "entry_slot_taken";
+const TOO_MANY: &str = "entry_too_many";
+const UNPAID_CLAIM: &str = "entry_unpaid_claim";
 
 /// What this node does as a witness.
 #[derive(Debug, Clone, Default)]
@@ -150,6 +154,7 @@ impl Kernel {
         self.mesh.offering = Some(from);
         if let Err(rejection) = self.take_entry(bytes, signature, effects) {
             let taken = matches!(rejection, Rejection::Entry(EntryRejection::SlotTaken { .. }));
+            effects.refused.push((from, if taken { SLOT_TAKEN } else { rejection.code() }));
             let code = if taken { "slot_taken" } else { rejection.code() };
             let message = Message::EntryRefused {
                 entry: id,
@@ -172,6 +177,9 @@ impl Kernel {
             return;
         }
         if let Some(refusal) = self.acknowledge(from, id, effects) {
+            if let Rejection::Acknowledge(AcknowledgeRefusal::UnpaidClaim { .. }) = refusal {
+                effects.refused.push((from, UNPAID_CLAIM));
+            }
             let message = Message::EntryRefused {
                 entry: id,
                 code: refusal.code().to_owned(),
@@ -348,6 +356,11 @@ fn entry_id(kernel: &Kernel, bytes: &[u8]) -> DocumentId {
 }
 
 fn refuse(to: PartyId, entry: DocumentId, (code, retry): (&str, bool), effects: &mut Effects) {
+    match code {
+        "slot_taken" => effects.refused.push((to, SLOT_TAKEN)),
+        "too_many" => effects.refused.push((to, TOO_MANY)),
+        _ => {}
+    }
     let reason = match code {
         "not_a_witness" => "this node is no witness of the charter in force",
         "too_many" => "too many entries of this chain or this peer wait here; try again later",

@@ -66,10 +66,17 @@ impl Refusals {
     /// Counts a refusal, and records it unless that was done just now.
     pub(crate) async fn note(&self, handle: &Handle, party: PartyId, code: &'static str) {
         self.by_code.get_or_create(&Label { code }).inc();
-        let Some(more) = self.count(Instant::now(), (party, code)) else { return };
-        let note = Command::NoteRefusal { party, code: code.to_owned(), more };
-        if let Err(error) = handle.submit(Actor::Node, note).await {
-            tracing::debug!(%party, code, %error, "a refusal was not recorded");
+        if let Some(more) = self.count(Instant::now(), (party, code)) {
+            record(handle, (party, code), more).await;
+        }
+    }
+
+    /// The same for whoever cannot wait for the record.
+    pub(crate) fn note_aside(&self, handle: &Handle, party: PartyId, code: &'static str) {
+        self.by_code.get_or_create(&Label { code }).inc();
+        if let Some(more) = self.count(Instant::now(), (party, code)) {
+            let handle = handle.clone();
+            tokio::spawn(async move { record(&handle, (party, code), more).await });
         }
     }
 
@@ -97,6 +104,13 @@ impl Refusals {
         let more = core::mem::take(&mut row.more);
         waiting.records += 1;
         Some(more)
+    }
+}
+
+async fn record(handle: &Handle, (party, code): (PartyId, &'static str), more: u32) {
+    let note = Command::NoteRefusal { party, code: code.to_owned(), more };
+    if let Err(error) = handle.submit(Actor::Node, note).await {
+        tracing::debug!(%party, code, %error, "a refusal was not recorded");
     }
 }
 

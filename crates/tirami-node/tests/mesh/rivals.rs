@@ -129,6 +129,7 @@ fn who_collects_twice_or_signs_rivals_is_refused_proven_everywhere_and_served_no
         let refused = wire.offer(&other).await.unwrap_err();
         assert!(refused.starts_with("acknowledge_refused"), "{refused}");
     });
+    until("the owner reads what was tried", SOON, || witness.refused(party, "entry_refused") > 0);
     for node in [witness, provider] {
         until("everybody has the proof", SOON, || node.refused(party, "double_signed") == 1);
     }
