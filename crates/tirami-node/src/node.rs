@@ -18,6 +18,7 @@ use tirami_core::{AgentId, ModelShape, Ppm};
 use tirami_infer::engine::Engine;
 use tirami_kernel::mesh::MeshSettings;
 use tirami_ledger::book::founder_line;
+use tirami_ledger::lattice::Keep;
 use tirami_proto::{Invite, PeerAddress};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -319,7 +320,7 @@ fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyF
         secret: Some(keys.mesh_secret()?),
         public: mesh.public,
         admission: None,
-        keep: mesh.keep,
+        keep: mesh.keep.unwrap_or(if mesh.public { Keep::Own } else { Keep::All }),
         bootstrap: mesh.bootstrap.iter().chain(invited).cloned().collect(),
         addresses: Vec::new(),
         agent: mesh::agent(),

@@ -395,10 +395,11 @@ pub const FIELDS: [Field; 38] = [
         name: "keep_chains",
         env: "TIRAMI_KEEP_CHAINS",
         flag: "keep-chains",
-        kind: Kind::Choice(&["all", "own"]),
-        default: "all",
+        kind: Kind::Choice(&["auto", "all", "own"]),
+        default: "auto",
         doc: "Which chains of the mesh are kept: all, or the own ones and those of parties this \
-              node has to do with. Witnesses, clerk and registrar keep all.",
+              node has to do with; auto is own where mesh_public, else all. Witnesses, clerk and \
+              registrar keep all.",
     },
     Field {
         key: Key::MeshRegion,

@@ -80,7 +80,7 @@ pub struct Config {
     pub faucet_work_bits: u8,
     /// Newcomers of a day from one place.
     pub faucet_source_day: u32,
-    /// Which chains are kept: `all` or `own`.
+    /// Which chains are kept: `auto`, `all` or `own`.
     pub keep_chains: String,
     /// Where the node says it is; may be empty.
     pub mesh_region: String,

@@ -112,8 +112,9 @@ pub struct MeshOptions {
     pub clock: Clock,
     /// What helps nodes to find each other.
     pub finding: Finding,
-    /// Which chains are kept.
-    pub keep: Keep,
+    /// Which chains are kept; where nothing is said, all in a private mesh, and in a public one
+    /// those that this node has to do with.
+    pub keep: Option<Keep>,
 }
 
 impl MeshOptions {
@@ -134,7 +135,11 @@ impl MeshOptions {
                 pkarr_url: config.mesh_pkarr_url.clone(),
                 dns: config.mesh_dns_origin.clone(),
             },
-            keep: if config.keep_chains == "own" { Keep::Own } else { Keep::All },
+            keep: match config.keep_chains.as_str() {
+                "own" => Some(Keep::Own),
+                "all" => Some(Keep::All),
+                _ => None,
+            },
         }
     }
 

@@ -188,7 +188,7 @@ fn silent_strangers_push_out_each_other_and_a_member_always_gets_in() {
 fn what_a_provider_says_of_itself_is_shown() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let one = Peer::start(dirs[0].path(), on_loopback());
-    let mesh = MeshOptions { keep: Keep::Own, ..joining(one.node.invite().unwrap()) };
+    let mesh = MeshOptions { keep: Some(Keep::Own), ..joining(one.node.invite().unwrap()) };
     let two = Peer::with_config(dirs[1].path(), mesh, |config| {
         config.mesh_region = "eu-north".to_owned();
         config.mesh_http_endpoint = Some("https://box.example".to_owned());

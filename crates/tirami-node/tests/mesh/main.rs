@@ -10,6 +10,7 @@ mod finding;
 mod http;
 mod jobs;
 mod jobs_support;
+mod kept;
 mod nodes;
 mod owner;
 mod raw;

@@ -117,7 +117,7 @@ fn a_member_that_keeps_its_own_chains_trades_and_holds_no_others() {
     let three = Peer::start(dirs[2].path(), joining(invite()));
     until("they are members", SOON, || two.is_member() && three.is_member());
     pay(&two, &three, 5);
-    let light = MeshOptions { keep: Keep::Own, ..joining(invite()) };
+    let light = MeshOptions { keep: Some(Keep::Own), ..joining(invite()) };
     let four = Peer::start(dirs[3].path(), light.clone());
     until("the fourth is a member", SOON, || four.is_member());
     let held = |node: &Peer| node.read(|kernel| kernel.ledger().lattice().chain_count());
