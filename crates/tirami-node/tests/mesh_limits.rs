@@ -9,17 +9,20 @@ mod raw;
 #[path = "mesh/support.rs"]
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flood::{flooding, malformed};
-use raw::{connect, endpoint, hello};
+use raw::{connect, endpoint, hello, introduced};
 use support::{Peer, SOON, joining, on_loopback, until};
 use tirami_core::{DocumentId, SecretKey, Signature};
-use tirami_node::mesh::StreamError;
+use tirami_node::mesh::{REQUEST_BYTES_PER_PEER_MAX, StreamError};
 use tirami_proto::{
     FrameError, Head, Invite, JOB_FRAME_BYTES_MAX, JobRequest, Message, PROTOCOL, STREAM_CONTROL,
-    ToConsumer, ToProvider, Welcome, WireDocument, bucket_of, encode,
+    STREAM_JOB, ToConsumer, ToProvider, Welcome, WireDocument, bucket_of, encode,
 };
+use tokio::task::JoinSet;
 
 fn request(bytes: usize) -> ToProvider {
     let signature = Signature::from_bytes([0; 64]);
@@ -80,6 +83,74 @@ fn a_job_has_a_stream_of_its_own_and_its_frames_have_a_limit() {
     });
     two.stop();
     one.stop();
+}
+
+/// A member that opens many streams, announces a long request on each and keeps back its last byte.
+#[test]
+fn requests_that_never_end_take_their_senders_room_and_nobody_elses() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = Peer::start(dirs[0].path(), on_loopback());
+    let invite = one.node.invite().unwrap();
+    let two = Peer::start(dirs[1].path(), joining(invite.clone()));
+    until("they are connected", SOON, || one.sees(&two) && two.sees(&one));
+    let before = resident_mib();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let whole = Arc::new(AtomicUsize::new(0));
+    let (held, told) = std::sync::mpsc::channel();
+    let attack = runtime.spawn(withhold(invite, Arc::clone(&whole), held));
+    // As many as have room arrive; the others do not get beyond their streams.
+    for _ in 0..2 {
+        told.recv_timeout(SOON).unwrap();
+    }
+    let streams = two.node.job_streams().unwrap();
+    let refused = two.block_on(async {
+        let mut consumer = streams.open(one.party()).await.unwrap();
+        consumer.send.send(&request(1 << 20)).await.unwrap();
+        consumer.receive.next().await.unwrap()
+    });
+    assert!(matches!(refused, Some(ToConsumer::Refused { .. })), "{refused:?}");
+    let whole = whole.load(Ordering::Relaxed);
+    assert!(whole * LONG_BYTES <= REQUEST_BYTES_PER_PEER_MAX, "{whole} requests");
+    let grown = resident_mib().saturating_sub(before);
+    println!("memory grew by {grown} MiB");
+    attack.abort();
+    runtime.shutdown_background();
+    two.stop();
+    one.stop();
+}
+
+const LONG_BYTES: usize = 6 << 20;
+
+/// Sends all but the last byte of long requests on many streams; counts those that went out.
+async fn withhold(invite: Invite, whole: Arc<AtomicUsize>, held: std::sync::mpsc::Sender<()>) {
+    let key = SecretKey::from_seed([61; 32]);
+    let endpoint = endpoint(&key, "127.0.0.1:0").await;
+    let mut control = introduced(&endpoint, &invite, hello(&key, &invite)).await.unwrap();
+    let welcome = Message::Welcome(Welcome {
+        protocol: PROTOCOL,
+        features: 0,
+        charters: Vec::new(),
+        your_address: None,
+    });
+    assert!(control.send(&welcome).await);
+    let welcomed = |message| matches!(message, Message::Welcome(_)).then_some(());
+    control.wait_for(welcomed).await.unwrap();
+    let frame = Arc::new(encode(&request(LONG_BYTES)));
+    let mut streams = JoinSet::new();
+    for _ in 0..24 {
+        let (mut send, receive) = control.connection.open_bi().await.unwrap();
+        let (frame, whole, held) = (Arc::clone(&frame), Arc::clone(&whole), held.clone());
+        streams.spawn(async move {
+            let _open = receive;
+            let long = &frame[..frame.len() - 1];
+            if send.write_all(&[STREAM_JOB]).await.is_ok() && send.write_all(long).await.is_ok() {
+                whole.fetch_add(1, Ordering::Relaxed);
+                let _ = held.send(());
+            }
+            core::future::pending::<()>().await;
+        });
+    }
+    streams.join_all().await;
 }
 
 fn resident_mib() -> u64 {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::intake::Intake;
 use super::{Mesh, Offering, Server};
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
@@ -76,7 +77,8 @@ impl Provider {
         tasks.spawn(stop.clone().run_until_cancelled_owned(offering.run()));
         if let Some(incoming) = mesh.incoming_jobs() {
             let (stop, served) = (stop.clone(), tasks.clone());
-            let server = Server { handle, engine, halted: word, stop, tasks: served };
+            let intake = Intake::new();
+            let server = Server { handle, engine, halted: word, stop, tasks: served, intake };
             tasks.spawn(server.run(incoming));
         }
         Ok(Self { stop, tasks })

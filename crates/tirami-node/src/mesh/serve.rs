@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::intake::Intake;
 use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{Asked, understand};
@@ -63,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) stop: CancellationToken,
     /// One task for each job.
     pub(crate) tasks: TaskTracker,
+    /// Room for requests.
+    pub(super) intake: Intake,
 }
 
 impl Server {
@@ -87,13 +90,16 @@ impl Server {
     }
 
     async fn serve(&self, job: IncomingJob) {
-        let IncomingJob { peer, rtt, mut send, receive } = job;
-        let mut frames = pin!(frames(receive));
-        let Ok(Some(ToProvider::Request(request))) = timeout(REQUEST_WITHIN, frames.next()).await
-        else {
+        let IncomingJob { peer, rtt, mut send, mut receive } = job;
+        let mut room = self.intake.room(peer);
+        let request = timeout(REQUEST_WITHIN, receive.next_through(&mut room)).await;
+        let Ok(Ok(Some(ToProvider::Request(request)))) = request else {
             return send.abort();
         };
-        match self.begin(request).await {
+        let begun = self.begin(request).await;
+        drop(room);
+        let frames = pin!(frames(receive));
+        match begun {
             Ok(begun) => {
                 let accepted = begun.accepted();
                 let mut serving = Serving::new((self, peer), begun, send, rtt);
