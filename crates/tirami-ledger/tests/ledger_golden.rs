@@ -262,16 +262,15 @@ fn events_between_nodes() -> Vec<BookEvent> {
         }
     }
     events.retain(|event| matches!(event, BookEvent::HoldOpened(_) | BookEvent::HoldPosted(_)));
-    let goes_on = events.iter().find_map(|event| match event {
-        BookEvent::HoldOpened(opened) => {
-            let before = Some(Before {
-                spent: Trm::from_micro(27),
-                max_amount: amount,
-                request: Some(Digest::of(b"asked")),
-            });
-            Some(BookEvent::HoldOpened(HoldOpened { before, ..opened.clone() }))
-        }
+    let opened = events.iter().find_map(|event| match event {
+        BookEvent::HoldOpened(opened) => Some(opened.clone()),
         _ => None,
+    });
+    let opened = opened.unwrap();
+    // Stores have them without the request, too.
+    let goes_on = [None, Some(Digest::from_bytes([25; 32]))].map(|request| {
+        let before = Some(Before { spent: Trm::from_micro(27), max_amount: amount, request });
+        BookEvent::HoldOpened(HoldOpened { before, ..opened.clone() })
     });
     events.extend([
         BookEvent::VoucherRaised { job, n: 16, amount, tokens: 17, prompt_tokens },

@@ -274,7 +274,16 @@ impl Driver {
         self.stats.decision_seconds.observe(started.elapsed().as_secs_f64());
         self.wake_at = effects.wake_at;
         let Effects {
-            append, reply: decided, cancel, send, connect, disconnect, serve, work, refused, ..
+            append,
+            reply: decided,
+            cancel,
+            send,
+            connect,
+            disconnect,
+            serve,
+            work,
+            refused,
+            ..
         } = effects;
         for (party, code) in refused {
             self.handle.owner().refusals().note_aside(&self.handle, party, code);

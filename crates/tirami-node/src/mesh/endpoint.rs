@@ -105,11 +105,7 @@ fn with_addresses(
 }
 
 /// Asks the owner's servers for the addresses of others.
-fn look_up(
-    endpoint: &Endpoint,
-    finding: &Finding,
-    relays: &Arc<Relays>,
-) -> Result<(), MeshError> {
+fn look_up(endpoint: &Endpoint, finding: &Finding, relays: &Arc<Relays>) -> Result<(), MeshError> {
     if let Some(url) = pkarr_url(finding)? {
         ask(endpoint, PkarrResolver::builder(url.into()), relays);
     }
@@ -130,8 +126,7 @@ fn ask(endpoint: &Endpoint, lookup: impl AddressLookupBuilder, relays: &Arc<Rela
 }
 
 fn pkarr_url(finding: &Finding) -> Result<Option<RelayUrl>, MeshError> {
-    let parse =
-        |text: &String| text.parse().map_err(|_| MeshError::Pkarr { url: text.clone() });
+    let parse = |text: &String| text.parse().map_err(|_| MeshError::Pkarr { url: text.clone() });
     finding.pkarr_url.as_ref().map(parse).transpose()
 }
 

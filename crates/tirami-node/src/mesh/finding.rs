@@ -14,7 +14,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use iroh::address_lookup::{AddressLookup, EndpointData, EndpointInfo, Error, Item};
-use iroh::dns::{DnsProtocol, DnsResolver};
+use iroh::dns::{DnsResolver, NameserverConfig};
 use iroh::{EndpointId, RelayMode, RelayUrl, TransportAddr};
 use tirami_proto::{PeerAddress, Via};
 
@@ -119,7 +119,10 @@ impl DnsOrigin {
     pub(super) fn resolver(&self) -> DnsResolver {
         let builder = DnsResolver::builder().disable_fallback();
         match self.server {
-            Some(server) => builder.with_nameserver(server, DnsProtocol::Udp).build(),
+            Some(server) => {
+                let asked = NameserverConfig::udp(server.ip()).with_port(server.port());
+                builder.add_nameserver_config(asked).build()
+            }
             None => builder.with_system_defaults().build(),
         }
     }
@@ -148,8 +151,7 @@ impl FromStr for DnsOrigin {
             None => (text, None),
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        let label =
-            |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
+        let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
         let fits = origin.len() <= ORIGIN_BYTES_MAX && origin.split('.').all(label);
         if fits { Ok(Self { origin: origin.to_owned(), server }) } else { Err(()) }
     }
@@ -165,7 +167,8 @@ mod tests {
             assert_eq!(text.parse::<DnsOrigin>().unwrap().to_string(), text);
         }
         let long = format!("{}.example", "a".repeat(64));
-        for text in ["", ".", "a..b", "a b", "a@", "a@host:53", "a@192.0.2.53", "@1.2.3.4:5", &long] {
+        for text in ["", ".", "a..b", "a b", "a@", "a@host:53", "a@192.0.2.53", "@1.2.3.4:5", &long]
+        {
             assert!(text.parse::<DnsOrigin>().is_err(), "{text}");
         }
     }

@@ -10,9 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::frames::Gate;
 
-/// Bytes of requests that are read or looked at, of one peer and of all together: two and sixteen
-/// of the longest. What is beyond that waits in its streams.
+/// Bytes of requests of one peer that are read or looked at; what is beyond waits in its streams.
 pub const REQUEST_BYTES_PER_PEER_MAX: usize = 2 * JOB_FRAME_BYTES_MAX;
+/// The same of all peers together.
 pub const REQUEST_BYTES_MAX: usize = 16 * JOB_FRAME_BYTES_MAX;
 
 /// The room of all peers.

@@ -43,12 +43,7 @@ impl Lan {
         Self::with(endpoint, relays, mesh, false)
     }
 
-    fn with(
-        endpoint: &Endpoint,
-        relays: &Arc<Relays>,
-        mesh: MeshId,
-        advertise: bool,
-    ) -> Self {
+    fn with(endpoint: &Endpoint, relays: &Arc<Relays>, mesh: MeshId, advertise: bool) -> Self {
         let mark = mark(mesh);
         let builder = MdnsAddressLookup::builder().service_name(SERVICE).advertise(advertise);
         let lookup = match builder.build(endpoint.id()) {

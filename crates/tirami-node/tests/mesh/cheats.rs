@@ -76,8 +76,7 @@ async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, li
     )
     .unwrap()
     .id();
-    let accepted =
-        ToConsumer::Accepted { prompt_tokens: 1, completion_max: 9, window_tokens: 32 };
+    let accepted = ToConsumer::Accepted { prompt_tokens: 1, completion_max: 9, window_tokens: 32 };
     job.send.send(&accepted).await.unwrap();
     let tokens = vec![0, 1, 2];
     let frame = ToConsumer::Tokens {

@@ -76,10 +76,8 @@ fn a_moved_peer_is_looked_up_in_the_owners_domain() {
 fn name_server(node: &PeerAddress) -> (SocketAddr, tokio::runtime::Runtime) {
     let key = iroh::PublicKey::from_bytes(node.key.as_bytes()).unwrap().to_z32();
     let labels = ["_iroh", &key, "nodes", "example"];
-    let mut name: Vec<u8> = labels
-        .iter()
-        .flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat())
-        .collect();
+    let mut name: Vec<u8> =
+        labels.iter().flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
     name.push(0);
     let text = format!("addr={}", node.via[0]);
     // The name asked for, TXT, IN, for no time at all, one text.

@@ -15,7 +15,9 @@ use crate::support::{Peer, SOON, joining, until};
 fn heads(node: &Peer) -> Vec<Value> {
     node.read(|kernel| {
         let chains = kernel.ledger().lattice().chains();
-        chains.map(|(party, chain)| serde_json::json!([party.to_string(), chain.next_seq()])).collect()
+        chains
+            .map(|(party, chain)| serde_json::json!([party.to_string(), chain.next_seq()]))
+            .collect()
     })
 }
 
@@ -30,11 +32,8 @@ fn a_provider_that_keeps_few_chains_serves_whom_it_never_heard_of_and_is_paid() 
     let mesh = Mesh::of(&[]);
     let consumers = [mesh.add_user(), mesh.add_user(), mesh.add_user()];
     let invite = mesh.user().peer.node.invite().unwrap();
-    let options = MeshOptions {
-        keep: Some(Keep::Own),
-        clock: mesh.clock.clock(),
-        ..joining(invite)
-    };
+    let options =
+        MeshOptions { keep: Some(Keep::Own), clock: mesh.clock.clock(), ..joining(invite) };
     let engine = Arc::new(FakeEngine::new(script(5, Duration::ZERO)));
     let provider = TestNode::start(options, Some(engine));
     until("it is a member", SOON, || provider.peer.is_member());

@@ -45,7 +45,8 @@ impl Relay {
 
     fn resume(&mut self) {
         let config = self.dir.path().join("relay.toml");
-        let text = format!("http_bind_addr = \"127.0.0.1:{}\"\nenable_metrics = false\n", self.port);
+        let text =
+            format!("http_bind_addr = \"127.0.0.1:{}\"\nenable_metrics = false\n", self.port);
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(&self.program);
         command.arg("--config-path").arg(config).stdin(Stdio::null());

@@ -234,11 +234,8 @@ pub(crate) fn to_provider() -> Vec<(&'static str, ToProvider)> {
 
 /// Every frame a provider sends.
 pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
-    let accepted = ToConsumer::Accepted {
-        prompt_tokens: 40,
-        completion_max: 512,
-        window_tokens: 32,
-    };
+    let accepted =
+        ToConsumer::Accepted { prompt_tokens: 40, completion_max: 512, window_tokens: 32 };
     let refused = |retry_after_ms| ToConsumer::Refused {
         code: "exposure".to_owned(),
         message: "the provider waits for earlier jobs to be paid".to_owned(),

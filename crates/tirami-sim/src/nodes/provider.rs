@@ -147,8 +147,7 @@ impl World {
         serving.seen_at = now;
         serving.total = serving.total.min(completion_max as usize);
         let prompt_tokens = serving.prompt;
-        let accepted =
-            ToConsumer::Accepted { prompt_tokens, completion_max, window_tokens };
+        let accepted = ToConsumer::Accepted { prompt_tokens, completion_max, window_tokens };
         self.send_to_consumer(stream, accepted);
         let pause = self.dice.between(50, 300);
         self.plan(pause, Task::Generate { stream });
