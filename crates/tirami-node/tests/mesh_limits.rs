@@ -14,10 +14,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flood::{flooding, malformed};
-use raw::{connect, endpoint, hello, introduced};
+use iroh::Endpoint;
+use raw::{Control, connect, endpoint, hello, introduced};
 use support::{Peer, SOON, joining, on_loopback, until};
 use tirami_core::{DocumentId, SecretKey, Signature};
-use tirami_node::mesh::{REQUEST_BYTES_PER_PEER_MAX, StreamError};
+use tirami_node::mesh::{
+    REQUEST_BYTES_PER_PEER_MAX, SERVED_STREAMS_MAX, STREAMS_PER_PEER_MAX, StreamError,
+};
 use tirami_proto::{
     FrameError, Head, Invite, JOB_FRAME_BYTES_MAX, JobRequest, Message, PROTOCOL, STREAM_CONTROL,
     STREAM_JOB, ToConsumer, ToProvider, Welcome, WireDocument, bucket_of, encode,
@@ -119,13 +122,49 @@ fn requests_that_never_end_take_their_senders_room_and_nobody_elses() {
     one.stop();
 }
 
+/// Members that open all the streams they may and say nothing on them, more than are served at once.
+#[test]
+fn silent_streams_take_nobodys_place() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = Peer::start(dirs[0].path(), on_loopback());
+    let invite = one.node.invite().unwrap();
+    let two = Peer::start(dirs[1].path(), joining(invite.clone()));
+    until("they are connected", SOON, || one.sees(&two) && two.sees(&one));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let silent = runtime.block_on(async {
+        let (mut members, mut silent) = (Vec::new(), Vec::new());
+        for n in 0..5 {
+            let (endpoint, control) = member(&SecretKey::from_seed([70 + n; 32]), &invite).await;
+            for _ in 1..STREAMS_PER_PEER_MAX {
+                let (mut send, receive) = control.connection.open_bi().await.unwrap();
+                send.write_all(&[STREAM_JOB]).await.unwrap();
+                silent.push((send, receive));
+            }
+            members.push((endpoint, control));
+        }
+        (members, silent)
+    });
+    assert!(silent.1.len() > SERVED_STREAMS_MAX, "{}", silent.1.len());
+    let streams = two.node.job_streams().unwrap();
+    let answer = two.block_on(async {
+        let mut consumer = streams.open(one.party()).await.unwrap();
+        consumer.send.send(&request(100)).await.unwrap();
+        consumer.receive.next().await.unwrap()
+    });
+    let Some(ToConsumer::Refused { code, .. }) = answer else { panic!("{answer:?}") };
+    assert_eq!(code, "order_malformed", "its order was looked at");
+    drop(silent);
+    runtime.shutdown_background();
+    two.stop();
+    one.stop();
+}
+
 const LONG_BYTES: usize = 6 << 20;
 
-/// Sends all but the last byte of long requests on many streams; counts those that went out.
-async fn withhold(invite: Invite, whole: Arc<AtomicUsize>, held: std::sync::mpsc::Sender<()>) {
-    let key = SecretKey::from_seed([61; 32]);
-    let endpoint = endpoint(&key, "127.0.0.1:0").await;
-    let mut control = introduced(&endpoint, &invite, hello(&key, &invite)).await.unwrap();
+/// Joins as a peer that is let in.
+async fn member(key: &SecretKey, invite: &Invite) -> (Endpoint, Control) {
+    let endpoint = endpoint(key, "127.0.0.1:0").await;
+    let mut control = introduced(&endpoint, invite, hello(key, invite)).await.unwrap();
     let welcome = Message::Welcome(Welcome {
         protocol: PROTOCOL,
         features: 0,
@@ -135,6 +174,12 @@ async fn withhold(invite: Invite, whole: Arc<AtomicUsize>, held: std::sync::mpsc
     assert!(control.send(&welcome).await);
     let welcomed = |message| matches!(message, Message::Welcome(_)).then_some(());
     control.wait_for(welcomed).await.unwrap();
+    (endpoint, control)
+}
+
+/// Sends all but the last byte of long requests on many streams; counts those that went out.
+async fn withhold(invite: Invite, whole: Arc<AtomicUsize>, held: std::sync::mpsc::Sender<()>) {
+    let (_endpoint, control) = member(&SecretKey::from_seed([61; 32]), &invite).await;
     let frame = Arc::new(encode(&request(LONG_BYTES)));
     let mut streams = JoinSet::new();
     for _ in 0..24 {

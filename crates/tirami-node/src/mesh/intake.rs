@@ -14,13 +14,23 @@ use super::frames::Gate;
 pub const REQUEST_BYTES_PER_PEER_MAX: usize = 2 * JOB_FRAME_BYTES_MAX;
 /// The same of all peers together.
 pub const REQUEST_BYTES_MAX: usize = 16 * JOB_FRAME_BYTES_MAX;
+/// Streams of one peer whose request is awaited or looked at; the next wait for their turn, so that
+/// whoever opens streams and says nothing is in nobody's way but its own.
+pub const REQUESTS_PER_PEER_MAX: usize = 8;
 
 /// The room of all peers.
 #[derive(Debug)]
 pub(super) struct Intake {
     all: Arc<Semaphore>,
     /// Those of which something is read.
-    peers: Mutex<BTreeMap<PartyId, Weak<Semaphore>>>,
+    peers: Mutex<BTreeMap<PartyId, Weak<Own>>>,
+}
+
+/// The room of one peer.
+#[derive(Debug)]
+struct Own {
+    bytes: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
 }
 
 impl Intake {
@@ -28,36 +38,51 @@ impl Intake {
         Self { all: Arc::new(Semaphore::new(REQUEST_BYTES_MAX)), peers: Mutex::default() }
     }
 
-    /// Room for a request of `peer`, none taken yet.
-    pub(super) fn room(&self, peer: PartyId) -> Room {
+    /// Room for a request of `peer` when it is its turn, no bytes taken yet.
+    pub(super) async fn room(&self, peer: PartyId) -> Room {
+        let own = self.own(peer);
+        let mut room = Room { all: Arc::clone(&self.all), taken: Vec::new(), own };
+        room.take(Arc::clone(&room.own.turns), 1).await;
+        room
+    }
+
+    fn own(&self, peer: PartyId) -> Arc<Own> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let known = peers.get(&peer).and_then(Weak::upgrade);
-        let own = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             peers.retain(|_, own| own.strong_count() > 0);
-            let own = Arc::new(Semaphore::new(REQUEST_BYTES_PER_PEER_MAX));
+            let own = Arc::new(Own {
+                bytes: Arc::new(Semaphore::new(REQUEST_BYTES_PER_PEER_MAX)),
+                turns: Arc::new(Semaphore::new(REQUESTS_PER_PEER_MAX)),
+            });
             peers.insert(peer, Arc::downgrade(&own));
             own
-        });
-        Room { own, all: Arc::clone(&self.all), taken: Vec::new() }
+        })
     }
 }
 
 /// The room that one request takes. Dropping it makes room for others.
 #[derive(Debug)]
 pub(super) struct Room {
-    own: Arc<Semaphore>,
+    own: Arc<Own>,
     all: Arc<Semaphore>,
     taken: Vec<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    async fn take(&mut self, room: Arc<Semaphore>, permits: u32) {
+        // It is never closed.
+        if let Ok(taken) = room.acquire_many_owned(permits).await {
+            self.taken.push(taken);
+        }
+    }
 }
 
 impl Gate for Room {
     async fn admit(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        for room in [&self.own, &self.all] {
-            // Neither is ever closed.
-            if let Ok(taken) = Arc::clone(room).acquire_many_owned(bytes).await {
-                self.taken.push(taken);
-            }
+        for room in [Arc::clone(&self.own.bytes), Arc::clone(&self.all)] {
+            self.take(room, bytes).await;
         }
     }
 }
@@ -78,19 +103,27 @@ mod tests {
     async fn one_peer_takes_its_part_and_all_together_no_more_than_there_is() {
         let intake = Intake::new();
         let peer = |n: u8| PartyId::from_bytes([n; 32]);
-        let (mut one, mut two, mut three) =
-            (intake.room(peer(1)), intake.room(peer(1)), intake.room(peer(1)));
+        let room = |n| intake.room(peer(n));
+        let (mut one, mut two, mut three) = (room(1).await, room(1).await, room(1).await);
         assert!(fits(&mut one).await && fits(&mut two).await && !fits(&mut three).await);
         drop(one);
         assert!(fits(&mut three).await);
-        let mut others: Vec<Room> = (2..=17).map(|n| intake.room(peer(n))).collect();
-        let mut admitted = 0;
-        for other in &mut others {
-            admitted += usize::from(fits(other).await);
+        let (mut others, mut admitted) = (Vec::new(), 0);
+        for n in 2..=17 {
+            let mut other = room(n).await;
+            admitted += usize::from(fits(&mut other).await);
+            others.push(other);
         }
         assert_eq!(admitted + 2, REQUEST_BYTES_MAX / JOB_FRAME_BYTES_MAX);
         drop((two, three, others));
-        let _again = intake.room(peer(1));
+        let mut turns = Vec::new();
+        for _ in 0..REQUESTS_PER_PEER_MAX {
+            turns.push(room(1).await);
+        }
         assert_eq!(intake.peers.lock().unwrap().len(), 1, "nobody is remembered");
+        let turn = || async { timeout(Duration::from_millis(20), room(1)).await.is_ok() };
+        assert!(!turn().await);
+        turns.pop();
+        assert!(turn().await && timeout(Duration::from_millis(20), room(2)).await.is_ok());
     }
 }

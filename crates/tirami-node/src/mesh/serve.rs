@@ -74,27 +74,29 @@ impl Server {
         let server = Arc::new(self);
         let places = Arc::new(Semaphore::new(SERVED_STREAMS_MAX));
         let stop = server.stop.clone();
-        while let Some(Some(mut job)) = stop.run_until_cancelled(incoming.recv()).await {
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                let full = refused("busy", "the node serves as many streams as it may", true).told;
-                // One that does not take even this sees its stream end.
-                drop(timeout(TURN_AWAY_WITHIN, job.send.send(&full)).await);
-                continue;
-            };
-            let server_of_job = Arc::clone(&server);
-            server.tasks.spawn(async move {
-                server_of_job.serve(job).await;
-                drop(place);
-            });
+        while let Some(Some(job)) = stop.run_until_cancelled(incoming.recv()).await {
+            let (server_of_job, places) = (Arc::clone(&server), Arc::clone(&places));
+            server.tasks.spawn(async move { server_of_job.serve(job, &places).await });
         }
     }
 
-    async fn serve(&self, job: IncomingJob) {
+    async fn serve(&self, job: IncomingJob, places: &Semaphore) {
         let IncomingJob { peer, rtt, mut send, mut receive } = job;
-        let mut room = self.intake.room(peer);
-        let request = timeout(REQUEST_WITHIN, receive.next_through(&mut room)).await;
-        let Ok(Ok(Some(ToProvider::Request(request)))) = request else {
+        let reading = async {
+            let mut room = self.intake.room(peer).await;
+            let request = receive.next_through(&mut room).await;
+            (room, request)
+        };
+        let Ok((room, Ok(Some(ToProvider::Request(request))))) =
+            timeout(REQUEST_WITHIN, reading).await
+        else {
             return send.abort();
+        };
+        // Only who says what it wants takes a place.
+        let Ok(_place) = places.try_acquire() else {
+            let full = refused("busy", "the node serves as many streams as it may", true).told;
+            // One that does not take even this sees its stream end.
+            return drop(timeout(TURN_AWAY_WITHIN, send.send(&full)).await);
         };
         let begun = self.begin(request).await;
         drop(room);

@@ -30,12 +30,9 @@ struct Relay {
 }
 
 impl Relay {
-    /// Chooses a port, and starts there.
+    /// Chooses a port, and starts there; none where no program is named.
     fn start() -> Option<Self> {
-        let Some(program) = std::env::var_os(RELAY) else {
-            println!("skipped: there is no relay; run it with cargo xtask test --relay");
-            return None;
-        };
+        let program = std::env::var_os(RELAY)?;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let mut relay = Self { program: program.into(), dir, port, child: None };
@@ -104,7 +101,10 @@ fn answered(node: &TestNode) -> bool {
 
 #[test]
 fn nodes_without_a_direct_way_trade_over_a_relay_and_its_loss_harms_nobody_else() {
-    let Some(mut relay) = Relay::start() else { return };
+    let Some(mut relay) = Relay::start() else {
+        println!("skipped: there is no relay; run it with cargo xtask test --relay");
+        return;
+    };
     let at_relay = || Finding { relay_urls: vec![relay.url()], ..Finding::default() };
     let fake = || Some(std::sync::Arc::new(FakeEngine::new(script(5, Duration::ZERO))) as _);
     let one = TestNode::start(MeshOptions { finding: at_relay(), ..on_loopback() }, fake());
