@@ -122,8 +122,7 @@ fn requests_that_never_end_take_their_senders_room_and_nobody_elses() {
     one.stop();
 }
 
-/// Members that open all the streams they may and say nothing on them, more than are served at
-/// once.
+/// Members that open all the streams they may, more than are served at once, and say nothing.
 #[test]
 fn silent_streams_take_nobodys_place() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

@@ -125,8 +125,6 @@ pub(crate) struct Net {
     groups: Vec<BTreeSet<usize>>,
     dice: u64,
     pub(crate) sent: BTreeMap<&'static str, u64>,
-    /// Messages by the node they were sent to.
-    pub(crate) sent_to: BTreeMap<usize, u64>,
     /// Nodes that announce a million entries more than they hold, and serve none.
     pub(crate) boasters: BTreeSet<usize>,
 }
@@ -155,7 +153,6 @@ impl Net {
             groups: Vec::new(),
             dice: 7,
             sent: BTreeMap::new(),
-            sent_to: BTreeMap::new(),
             boasters: BTreeSet::new(),
         };
         net.nodes.push(Node::new(keys[0].clone(), lattice));
@@ -317,7 +314,6 @@ impl Net {
         let Some(to) = self.number_of(to) else { return };
         let Some(connection) = self.connections.get(&pair(from, to)).copied() else { return };
         *self.sent.entry(kind(message)).or_default() += 1;
-        *self.sent_to.entry(to).or_default() += 1;
         let boast = self.boasters.contains(&from).then(|| boasted(message));
         let message = match &boast {
             Some(None) => return,

@@ -44,8 +44,10 @@ fn a_provider_that_keeps_few_chains_serves_whom_it_never_heard_of_and_is_paid() 
 
     for (n, consumer) in consumers[..2].iter().enumerate() {
         until("its offer is known", SOON, || {
-            let known = move |kernel: &tirami_kernel::Kernel| kernel.mesh().signal(party).is_some();
-            consumer.peer.read(known) && consumer.peer.sees(&provider.peer)
+            consumer.peer.read(move |kernel| {
+                let mut known = kernel.mesh().providers(kernel.clock());
+                known.any(|one| one.connected && one.signal.serving && one.signal.provider == party)
+            })
         });
         let answer = consumer.post(&ask(9, false));
         assert_eq!(answer["x_tirami"]["route"]["provider"], party.to_string(), "{answer}");

@@ -1,8 +1,8 @@
 //! A real relay on loopback: nodes that cannot reach each other directly trade over it, and those
 //! that can do not need it.
 //!
-//! The relay is a program of its own, which `TIRAMI_TEST_RELAY` names and `cargo xtask test --relay`
-//! builds; without it those tests say so and do nothing.
+//! The relay is a program of its own. `TIRAMI_TEST_RELAY` names it, and `cargo xtask test --relay`
+//! builds it; without it the test says so and does nothing.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
