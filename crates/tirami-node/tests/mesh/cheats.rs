@@ -177,10 +177,14 @@ impl Consumer<'_> {
 
     /// Sends a request and gives the stream with its first answer.
     fn send(&self, order: WireDocument) -> (JobStream, Option<ToConsumer>) {
+        self.send_to("/v1/chat/completions", order)
+    }
+
+    fn send_to(&self, path: &str, order: WireDocument) -> (JobStream, Option<ToConsumer>) {
         let request = ToProvider::Request(JobRequest {
             order,
             body: self.body.clone(),
-            path: "/v1/chat/completions".to_owned(),
+            path: path.to_owned(),
             resumed: Vec::new(),
         });
         let streams = self.node.peer.node.job_streams().unwrap();
@@ -214,6 +218,36 @@ impl Consumer<'_> {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn vectors_that_are_taken_and_not_signed_for_are_lost_with_their_consumer() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let provider = mesh.provider(0);
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: provider.party(),
+        body: br#"{"model": "fake", "input": "abc"}"#.to_vec(),
+    };
+    let order = consumer.sign(consumer.order(1));
+    let (mut stream, first) = consumer.send_to("/v1/embeddings", order);
+    let Some(ToConsumer::Accepted { prompt_tokens: 3, completion_max: 0, .. }) = first else {
+        panic!("{first:?}");
+    };
+    let vector = node.peer.block_on(stream.receive.next()).unwrap();
+    let Some(ToConsumer::Vector { numbers }) = vector else { panic!("{vector:?}") };
+    assert_eq!(numbers.len(), 8 * 4);
+    drop(stream);
+    let (party, read) = (node.party(), SHAPE.without_attention().work(0, 3).cost_ceil(Ppm::ONE));
+    until("the loss is noted", SOON, || {
+        provider.peer.read(move |kernel| {
+            let consumers = kernel.ledger().book().consumers();
+            consumers.get(&party).is_some_and(|known| known.lost == read && known.jobs == 0)
+        })
+    });
+    assert!(provider.trades().is_empty());
 }
 
 #[test]
