@@ -1,5 +1,6 @@
 //! The trait every engine implements, and what goes in and comes out of one.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -293,12 +294,21 @@ pub struct Generation {
     /// Pieces in order; the last one is [`Piece::End`] or [`Piece::Failed`].
     pub pieces: mpsc::Receiver<Piece>,
     progress: Arc<Progress>,
+    /// Only to be dropped with the rest.
+    _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Generation {
     /// A generation that delivers `pieces` and says in `progress` how far it is before the first.
     pub fn new(pieces: mpsc::Receiver<Piece>, progress: Arc<Progress>) -> Self {
-        Self { pieces, progress }
+        Self { pieces, progress, _held: None }
+    }
+
+    /// The same generation, which keeps `what` for as long as it lives itself: the model it runs
+    /// on must not be unloaded before.
+    #[must_use]
+    pub fn holding(self, what: impl Any + Send + Sync) -> Self {
+        Self { _held: Some(Box::new(what)), ..self }
     }
 
     /// How many of the prompt's tokens were not read because they were in the cache; true from

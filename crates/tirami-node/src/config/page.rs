@@ -102,6 +102,9 @@ fn literal(field: &Field) -> String {
         | Kind::Url
         | Kind::Choice(_)
         | Kind::Hours
+        | Kind::Models
+        | Kind::KeepAlive
+        | Kind::AutoOr { .. }
         | Kind::Address => {
             format!("{:?}", field.default)
         }

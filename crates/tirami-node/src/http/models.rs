@@ -46,8 +46,8 @@ async fn all(app: &AppState) -> Result<Vec<Model>, ApiError> {
         .await?;
     let created = app.started_at_ms / 1_000;
     let mut all = Vec::new();
-    if let Some(engine) = &app.engine {
-        let model = engine.model();
+    for model in app.models.all() {
+        let model = model.info();
         let elsewhere = others.remove(&model.digest).map_or(0, |served| served.providers);
         let detail = here(model, price, elsewhere.saturating_add(1));
         all.push(listed(model.name.clone(), created, own, detail));

@@ -1,11 +1,9 @@
 //! The provider's part of a node that has a model: it tells what it serves, and serves it.
 
 use std::mem::take;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tirami_core::{ModelShape, Ppm};
-use tirami_infer::engine::Engine;
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
 use tokio::sync::watch;
@@ -16,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::{Mesh, Offering, Server};
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
+use crate::models::Models;
 
 /// Jobs of other nodes at once at least, until the owner says otherwise: what the engine has no
 /// place for waits in its queue.
@@ -60,14 +59,14 @@ impl Provider {
     pub(crate) async fn start(
         mesh: &Mesh,
         handle: Handle,
-        engine: Arc<dyn Engine>,
+        models: Models,
         config: &Config,
     ) -> Result<Self, SubmitError> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (halted, word) = watch::channel(false);
         let offering = Offering {
             handle: handle.clone(),
-            engine: Arc::clone(&engine),
+            models: models.clone(),
             sequences: config.sequences.max(JOBS_MIN),
             region: config.mesh_region.clone(),
             http_endpoint: config.mesh_http_endpoint.clone(),
@@ -76,7 +75,7 @@ impl Provider {
         tasks.spawn(stop.clone().run_until_cancelled_owned(offering.run()));
         if let Some(incoming) = mesh.incoming_jobs() {
             let (stop, served) = (stop.clone(), tasks.clone());
-            let server = Server { handle, engine, halted: word, stop, tasks: served };
+            let server = Server { handle, models, halted: word, stop, tasks: served };
             tasks.spawn(server.run(incoming));
         }
         Ok(Self { stop, tasks })

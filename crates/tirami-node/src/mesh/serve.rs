@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use tirami_core::{Checked, Digest, JobId, PartyId, PublicKey, Signature, Timestamp, decode_body};
-use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling, TokenLogprobs};
+use tirami_core::{
+    Checked, Digest, JobId, ModelDigest, PartyId, PublicKey, Signature, Timestamp, decode_body,
+};
+use tirami_infer::engine::{Finish, Generation, Piece, Prompt, Sampling, TokenLogprobs};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::Rejection;
@@ -25,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{Asked, understand};
+use crate::models::{Lease, Model, Models};
 
 /// Streams of jobs served at the same time, whatever the ledger would take.
 pub const SERVED_STREAMS_MAX: usize = 256;
@@ -56,7 +59,7 @@ const RETRY_AFTER_MS: u64 = 1_000;
 /// Serves what other nodes order.
 pub(crate) struct Server {
     pub(crate) handle: Handle,
-    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) models: Models,
     /// Whether the owner wants nobody served: paused, or the kill switch.
     pub(crate) halted: watch::Receiver<bool>,
     /// Cancelled when the node stops.
@@ -128,10 +131,11 @@ impl Server {
             return Err(refused("order_other_request", message, false));
         }
         let (checked, head_at) = self.check_signer(&order, &wire).await?;
-        let Asked { mut prompt, mut sampling, completion_max } = self.understood(body).await?;
+        let (engine, asked) = self.understood(order.model, body).await?;
+        let Asked { mut prompt, mut sampling, completion_max } = asked;
         let resumed_tokens = count(&resumed);
         let prompt_tokens = count(&prompt.tokens).saturating_add(resumed_tokens);
-        let model = self.engine.model();
+        let model = engine.model();
         let accept = AcceptOrder {
             order: wire.bytes,
             signature: wire.signature,
@@ -147,8 +151,9 @@ impl Server {
         prompt.scope = scope(order.consumer);
         sampling.seed = order.seed;
         sampling.completion_max = completion_max.saturating_add(resumed_tokens);
-        let generation = self.started(job, prompt, sampling).await?;
-        Ok(Begun { job, prompt_tokens, completion_max, window, generation })
+        let build = engine.model().build.clone();
+        let generation = self.started(engine, job, (prompt, sampling)).await?;
+        Ok(Begun { job, prompt_tokens, completion_max, window, build, generation })
     }
 
     /// Whether the order is signed as it has to be, by a consumer that is served here, before its
@@ -204,13 +209,24 @@ impl Server {
         Ok(())
     }
 
-    async fn understood(&self, body: Vec<u8>) -> Result<Asked, Refusal> {
-        let engine = Arc::clone(&self.engine);
+    /// The engine of the model that is ordered, and the request as it runs it. An order loads
+    /// nothing: see [`crate::models`].
+    async fn understood(
+        &self,
+        model: ModelDigest,
+        body: Vec<u8>,
+    ) -> Result<(Lease, Asked), Refusal> {
+        let model = self.models.by_digest(model).filter(Model::is_offered);
+        let Some(lease) = model.ok_or(OrderRefusal::Model)?.lease() else {
+            let message = "the model is not in memory at this time";
+            return Err(refused("model_not_loaded", message, true));
+        };
+        let engine = lease.clone();
         // A long text keeps a core busy for a while; no other job may wait for it.
         let understood = tokio::task::spawn_blocking(move || understand(&*engine, &body)).await;
         let understood = understood
             .map_err(|_| refused("prepare_failed", "the prompt could not be prepared", false))?;
-        understood.map_err(|error| {
+        let asked = understood.map_err(|error| {
             let error = &error.body().error;
             let mut refusal = refused("invalid_request", &error.message, false);
             if let (ToConsumer::Refused { code, .. }, Some(known)) =
@@ -219,7 +235,8 @@ impl Server {
                 code.clone_from(known);
             }
             refusal
-        })
+        })?;
+        Ok((lease, asked))
     }
 
     async fn accepted(&self, accept: AcceptOrder) -> Result<(JobId, u32, u32), Refusal> {
@@ -233,11 +250,11 @@ impl Server {
 
     async fn started(
         &self,
+        engine: Lease,
         job: JobId,
-        prompt: Prompt,
-        sampling: Sampling,
+        (prompt, sampling): (Prompt, Sampling),
     ) -> Result<Generation, Refusal> {
-        match self.engine.start(prompt, sampling) {
+        match engine.start(prompt, sampling) {
             Ok(generation) => Ok(generation),
             Err(error) => {
                 self.end(Command::AbandonServed { job, sent: 0 }).await;
@@ -270,6 +287,7 @@ struct Begun {
     prompt_tokens: u32,
     completion_max: u32,
     window: u32,
+    build: String,
     generation: Generation,
 }
 
@@ -300,6 +318,7 @@ struct Serving<'a> {
     send: FrameSender<ToConsumer>,
     rtt: Duration,
     window: u32,
+    build: String,
     /// Ids of all tokens that were sent.
     sent: Vec<u32>,
     first_at: Option<Instant>,
@@ -330,6 +349,7 @@ impl<'a> Serving<'a> {
             send,
             rtt: rtt.min(RTT_MAX),
             window: begun.window,
+            build: begun.build,
             sent: Vec::new(),
             first_at: None,
             vouched: 0,
@@ -508,7 +528,7 @@ impl<'a> Serving<'a> {
             cached_tokens: cached.min(self.prompt_tokens),
             completion_tokens: count(&self.sent),
             output: stream_digest(&self.sent),
-            build: self.server.engine.model().build.clone(),
+            build: core::mem::take(&mut self.build),
             finish,
         };
         // The last voucher comes to the ledger before the end; both become durable together.

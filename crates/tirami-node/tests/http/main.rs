@@ -7,6 +7,7 @@ mod chat;
 mod economy;
 mod gates;
 mod load;
+mod models;
 mod quote;
 mod scopes;
 mod support;

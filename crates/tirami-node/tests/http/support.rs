@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tirami_infer::engine::Engine;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_node::config::Config;
 use tirami_node::http::HttpConfig;
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions, RunningNode};
 use tirami_sdk::types::*;
 use tirami_sdk::{Amount, Client};
@@ -57,9 +59,25 @@ impl TestNode {
         Self::start_with("127.0.0.1:0", engine, bounds).await
     }
 
+    /// A node with these models.
+    pub async fn serving(models: Models) -> Self {
+        let engine = Arc::new(FakeEngine::new(script(1, Duration::ZERO)));
+        Self::start_models("127.0.0.1:0", (engine, models), |http| http).await
+    }
+
     async fn start_with(
         bind: &str,
         engine: FakeEngine,
+        bounds: impl FnOnce(HttpConfig) -> HttpConfig,
+    ) -> Self {
+        let engine = Arc::new(engine);
+        let models = Models::from_iter([engine.clone() as Arc<dyn Engine>]);
+        Self::start_models(bind, (engine, models), bounds).await
+    }
+
+    async fn start_models(
+        bind: &str,
+        (engine, models): (Arc<FakeEngine>, Models),
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -69,11 +87,8 @@ impl TestNode {
         config.body_max_bytes = 1024 * 1024;
         config.drain_ms = 100;
         let bind: SocketAddr = bind.parse().unwrap();
-        let engine = Arc::new(engine);
-        let shared = engine.clone();
         let mesh = MeshOptions::default();
-        let options =
-            NodeOptions { data_dir: data_dir.clone(), bind, engine: Some(shared), config, mesh };
+        let options = NodeOptions { data_dir: data_dir.clone(), bind, models, config, mesh };
         let node = Node::start_with(options, bounds).await.unwrap();
         let url = format!("http://127.0.0.1:{}", node.api.port());
         let token = std::fs::read_to_string(data_dir.join("api_token")).unwrap();

@@ -9,6 +9,7 @@ mod failover;
 mod http;
 mod jobs;
 mod jobs_support;
+mod models;
 mod nodes;
 mod owner;
 mod raw;

@@ -33,7 +33,7 @@ pub use mesh::{
     SponsorRequest, Topology, TopologyLink, TopologyNode, TransferRequest, WelcomeLine,
     WitnessAction, WitnessChange,
 };
-pub use models::{Model, ModelDetail, ModelList};
+pub use models::{KeepAlive, LoadModel, Model, ModelDetail, ModelList, ModelState, ModelStateList};
 pub use safety::{
     Approval, ApprovalDecision, ApprovalList, Done, KillRequest, KillStatus, LimitAmount, Limits,
     LimitsReport, PolicyRequest, PolicyStatus, Safety, Spending,

@@ -16,7 +16,6 @@ mod stream;
 mod tools;
 mod whole;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -25,7 +24,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, JobId};
-use tirami_infer::engine::{Conversation, Engine, Finish, Format, Prompt, Sampling, StartError};
+use tirami_infer::engine::{Conversation, Finish, Format, Prompt, Sampling, StartError};
 use tirami_kernel::scheduler::Preferences;
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
@@ -35,6 +34,7 @@ use super::error::ApiError;
 use super::guard::Caller;
 use super::{AppState, json, wish};
 use crate::mesh::{self, MeshAsk, Part, RouteError, Started};
+use crate::models::{Lease, Model};
 use choices::{Choice, Choices};
 use job::{Charged, Job, Opening};
 use place::Place;
@@ -64,7 +64,11 @@ pub(super) async fn chat(
     let wish = wish::read(&fields)?;
     let stream = ask.stream.then_some(ask.include_usage);
     let run = match place::of(&app, &ask.model, &wish).await? {
-        Place::Here => Run::here(app, caller.actor(), &body, ask, &wish).await?,
+        Place::Here(model) => {
+            let keep = super::loaded::keep_alive(&fields)?;
+            let engine = app.models.lease(&model, keep).await?;
+            Run::here(app, (caller.actor(), &body), ask, &wish, engine).await?
+        }
         Place::Mesh(model) => {
             let seed = seed(&ask)?;
             let own = place::successor(&app, model, &wish).await?;
@@ -81,7 +85,7 @@ pub(super) async fn chat(
 }
 
 /// Refuses a form of answer the engine cannot follow, before anything is set aside.
-async fn check_format(engine: &Arc<dyn Engine>, format: &Format) -> Result<(), ApiError> {
+async fn check_format(engine: &Lease, format: &Format) -> Result<(), ApiError> {
     if *format == Format::Text {
         return Ok(());
     }
@@ -127,7 +131,7 @@ enum Plan {
 /// A request for this node's engine.
 #[derive(Clone)]
 struct Here {
-    engine: Arc<dyn Engine>,
+    engine: Lease,
     actor: Actor,
     start: StartJob,
     /// Whether the request names a maximum; otherwise it is what there is room for.
@@ -141,14 +145,11 @@ struct Here {
 impl Run {
     async fn here(
         app: AppState,
-        actor: Actor,
-        body: &[u8],
+        (actor, body): (Actor, &[u8]),
         ask: Ask,
         wish: &Preferences,
+        engine: Lease,
     ) -> Result<Self, ApiError> {
-        let Some(engine) = app.engine.clone() else {
-            return Err(unknown_model(&app, &ask.model));
-        };
         check_format(&engine, &ask.sampling.format).await?;
         let (mut prompt, completion_max) =
             prepare(&engine, &ask.conversation, ask.completion_max).await?;
@@ -473,12 +474,14 @@ fn no_provider(message: String) -> ApiError {
 pub(super) fn unknown_model(app: &AppState, model: &str) -> ApiError {
     // A stranger's text goes into the message, so it is kept short.
     let shown: String = model.chars().take(100).collect();
-    let message = match &app.engine {
-        Some(engine) => {
-            let served = &engine.model().name;
+    let all = app.models.all();
+    let served: Vec<&str> = all.iter().map(|model| model.info().name.as_str()).collect();
+    let message = match served.len() {
+        1.. => {
+            let served = served.join(", ");
             format!("the model {shown:?} is not served here; this node serves {served}")
         }
-        None => format!(
+        0 => format!(
             "the model {shown:?} is not served here, nor by any known node; nothing was charged; \
              GET /v1/models lists what is; serve a model with: tirami start --model NAME, or join \
              a mesh with: tirami join TOKEN"
@@ -487,23 +490,19 @@ pub(super) fn unknown_model(app: &AppState, model: &str) -> ApiError {
     ApiError::not_found("model_not_found", message).param("model")
 }
 
-/// The node's engine, if it serves `model`, by name or digest.
-pub(super) fn engine_of(app: &AppState, model: &str) -> Result<Arc<dyn Engine>, ApiError> {
-    let is_it = |engine: &&Arc<dyn Engine>| {
-        let served = engine.model();
-        model == served.name || model == served.digest.to_string()
-    };
-    app.engine.as_ref().filter(is_it).cloned().ok_or_else(|| unknown_model(app, model))
+/// The node's own model of this name or digest.
+pub(super) fn own(app: &AppState, model: &str) -> Result<Model, ApiError> {
+    app.models.find(model).ok_or_else(|| unknown_model(app, model))
 }
 
 /// Renders and tokenises, and says how many completion tokens there may be: `asked`, or all the
 /// context has room for.
 pub(super) async fn prepare(
-    engine: &Arc<dyn Engine>,
+    engine: &Lease,
     conversation: &Conversation,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {
-    let (engine, conversation) = (Arc::clone(engine), conversation.clone());
+    let (engine, conversation) = (engine.clone(), conversation.clone());
     // A long text keeps a core busy for a while; no other request may wait for it.
     tokio::task::spawn_blocking(move || served::prepare(&*engine, &conversation, asked))
         .await
