@@ -1,17 +1,17 @@
-//! The model a node serves: found, downloaded when it is not there, loaded.
+//! The models a node serves: found, downloaded when they are not there, loaded.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tirami_infer::catalogue;
 use tirami_infer::download::Progress;
-use tirami_infer::engine::Engine;
 use tirami_infer::gguf::GgufFile;
-use tirami_infer::llama::{LlamaEngine, LlamaOptions};
+use tirami_infer::llama::{LlamaFile, LlamaOptions};
 use tirami_infer::models::{ModelStore, StoreError};
 use tirami_node::config::{Config, Resolved};
+use tirami_node::models::{LeaseError, MODELS_MAX, Models};
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, bytes};
@@ -30,33 +30,86 @@ pub(crate) fn store(resolved: &Resolved) -> ModelStore {
     }
 }
 
-/// The engine of the configured model; a model of the catalogue that is not on disk is
-/// downloaded first.
+/// The models of the settings, in memory as far as the budget goes. Those of the catalogue that
+/// are not on disk are downloaded first.
 pub(crate) async fn load(
     config: &Config,
     store: &ModelStore,
     out: Output,
-) -> Result<Arc<dyn Engine>, Failure> {
-    let path = match store.resolve(&config.model) {
-        Err(StoreError::NotDownloaded { name }) => pull(store, &name, out).await?,
-        found => found.map_err(failed)?,
-    };
-    let options = LlamaOptions {
-        name: catalogue::find(&config.model).map(|entry| entry.name.to_owned()),
+) -> Result<Models, Failure> {
+    let models = Models::new(config.model_bounds());
+    for name in &config.models {
+        let path = match store.resolve(name) {
+            Err(StoreError::NotDownloaded { name }) => pull(store, &name, out).await?,
+            found => found.map_err(failed)?,
+        };
+        let named = catalogue::find(name).map(|entry| entry.name.to_owned());
+        let options = options(config, store, named);
+        let opening = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || LlamaFile::open(&path, options)
+        });
+        let file = patiently(format!("reading {}", path.display()), opening)
+            .await
+            .map_err(|error| Failure::new(Exit::Model, format_args!("cannot read: {error}")))?
+            .map_err(|error| Failure::new(Exit::Model, error))?;
+        if !models.serve(Arc::new(file)) {
+            out.warn(format_args!(
+                "{name} is named twice, or is one more than the {MODELS_MAX} a node serves"
+            ));
+        }
+    }
+    read_in(&models, out).await?;
+    let (store, config) = (store.clone(), config.clone());
+    models.found_by(Box::new(move |models| find_more(models, &store, &config)));
+    Ok(models)
+}
+
+/// Loads what fits. The first model must.
+async fn read_in(models: &Models, out: Output) -> Result<(), Failure> {
+    let (all, mut held) = (models.all(), Vec::new());
+    for (place, model) in (1..).zip(&all) {
+        let info = model.info();
+        let of = if all.len() > 1 { format!(" ({place} of {})", all.len()) } else { String::new() };
+        let what = format!("loading {}, {}{of}", info.name, bytes(info.size_bytes));
+        match patiently(what, models.lease(model, None)).await {
+            // What is loaded must not make room for the next.
+            Ok(lease) => held.push(lease),
+            Err(LeaseError::NoRoom { .. } | LeaseError::TooLarge { .. }) if !held.is_empty() => {
+                let (name, needed) = (&info.name, bytes(model.memory_bytes()));
+                out.note(format_args!(
+                    "{name} stays on disk until it is asked for: it takes {needed}, and the \
+                     models before it leave less"
+                ));
+            }
+            Err(error) => return Err(Failure::new(Exit::Model, error)),
+        }
+    }
+    Ok(())
+}
+
+/// The other files of the models folder, for this node's own callers.
+fn find_more(models: &Models, store: &ModelStore, config: &Config) {
+    let cards = store.list().unwrap_or_default();
+    for card in cards.into_iter().filter(|card| card.fault.is_none()) {
+        let Some(path) = card.path.filter(|_| models.find(&card.name).is_none()) else { continue };
+        // What cannot be used is shown by `tirami models`.
+        if let Ok(file) = LlamaFile::open(&path, options(config, store, Some(card.name))) {
+            models.know(Arc::new(file));
+        }
+    }
+}
+
+fn options(config: &Config, store: &ModelStore, name: Option<String>) -> LlamaOptions {
+    LlamaOptions {
+        name,
         threads: nonzero(config.threads),
         context_tokens: nonzero(config.context_tokens),
         sequences: config.sequences,
-        gpu_layers: nonzero(config.gpu_layers),
+        gpu_layers: config.gpu_layers,
         digest_cache: Some(store.digest_cache()),
         ..LlamaOptions::default()
-    };
-    let shown = path.clone();
-    let loading = tokio::task::spawn_blocking(move || LlamaEngine::load(&path, &options));
-    let engine = patiently(&shown, loading)
-        .await
-        .map_err(|error| Failure::new(Exit::Model, format_args!("cannot load: {error}")))?
-        .map_err(|error| Failure::new(Exit::Model, error))?;
-    Ok(Arc::new(engine))
+    }
 }
 
 /// Downloads a model of the catalogue with a progress bar, and verifies it; one that is there is
@@ -88,10 +141,15 @@ pub(crate) async fn pull(store: &ModelStore, name: &str, out: Output) -> Result<
     Ok(path)
 }
 
-/// What can be said of the configured model without loading it.
+/// What can be said of the configured models without loading them.
 pub(crate) fn examine(config: &Config) -> Result<String, Failure> {
     let store = ModelStore::new(&config.models_dir);
-    let path = match store.resolve(&config.model) {
+    let all = config.models.iter().map(|name| examine_one(&store, name));
+    Ok(all.collect::<Result<Vec<_>, _>>()?.join("; "))
+}
+
+fn examine_one(store: &ModelStore, name: &str) -> Result<String, Failure> {
+    let path = match store.resolve(name) {
         Err(StoreError::NotDownloaded { name }) => {
             return Ok(format!("{name} is not downloaded yet; `tirami start` does it"));
         }
@@ -115,14 +173,14 @@ pub(crate) fn failed(error: StoreError) -> Failure {
 }
 
 /// Waits for `loading`, with a sign of life when it takes long.
-async fn patiently<T>(path: &Path, loading: impl Future<Output = T>) -> T {
+pub(crate) async fn patiently<T>(what: String, loading: impl Future<Output = T>) -> T {
     tokio::pin!(loading);
     if let Ok(loaded) = tokio::time::timeout(PATIENCE, &mut loading).await {
         return loaded;
     }
     let spinner = ProgressBar::new_spinner()
-        .with_style(style("{spinner} loading {msg} ({elapsed})"))
-        .with_message(path.display().to_string());
+        .with_style(style("{spinner} {msg} ({elapsed})"))
+        .with_message(what);
     spinner.enable_steady_tick(TICK);
     let loaded = loading.await;
     spinner.finish_and_clear();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use tirami_node::config::{FIELDS, Field, Key, Kind, Resolved, Sources, Value, resolve};
 
 use crate::exit::Failure;
@@ -123,7 +123,9 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
     fields.fold(command, |command, field| {
         let value_name = match field.kind {
             Kind::Directory => "DIR",
-            Kind::Text if field.key == Key::Model => "NAME|PATH",
+            Kind::Models => "NAME|PATH",
+            Kind::KeepAlive => "TIME",
+            Kind::AutoOr { .. } => "auto|N",
             Kind::Text | Kind::Label { .. } => "TEXT",
             Kind::Url => "URL",
             Kind::Choice(_) => "WORD",
@@ -145,7 +147,11 @@ fn augment(command: Command, fields: impl Iterator<Item = &'static Field>) -> Co
                 .help_heading(SETTINGS)
                 .hide_short_help(!COMMON.contains(&field.key))
                 .help(help)
-                .allow_hyphen_values(matches!(field.kind, Kind::Number { .. }))
+                .action(match field.kind {
+                    Kind::Models => ArgAction::Append,
+                    _ => ArgAction::Set,
+                })
+                .allow_hyphen_values(matches!(field.kind, Kind::Number { .. } | Kind::KeepAlive))
                 .value_parser(move |text: &str| {
                     field.parse(text).map_err(|allowed| format!("it must be {allowed}"))
                 }),
@@ -166,8 +172,23 @@ fn brief(doc: &str) -> String {
 
 fn values(matches: &ArgMatches, fields: impl Iterator<Item = &'static Field>) -> Vec<(Key, Value)> {
     fields
-        .filter_map(|field| Some((field.key, matches.get_one::<Value>(field.name)?.clone())))
+        .filter_map(|field| {
+            let mut values = matches.get_many::<Value>(field.name)?.cloned();
+            let first = values.next()?;
+            Some((field.key, values.fold(first, joined)))
+        })
         .collect()
+}
+
+/// A flag that was repeated: its lists one after the other.
+fn joined(all: Value, more: Value) -> Value {
+    match (all, more) {
+        (Value::List(mut all), Value::List(more)) => {
+            all.extend(more);
+            Value::List(all)
+        }
+        (_, last) => last,
+    }
 }
 
 /// Makes a type's flags from rows of the table.

@@ -24,7 +24,7 @@ fn settings_come_from_file_environment_and_flags_in_this_precedence() {
         ("port", 3, "flag --port".to_owned()),
         ("threads", 2, "env TIRAMI_THREADS".to_owned()),
         ("sequences", 1, format!("{}:4", file.display())),
-        ("gpu_layers", 0, "default".to_owned()),
+        ("body_max_bytes", 4_194_304, "default".to_owned()),
     ] {
         assert_eq!(settings[name]["value"], value, "{name}");
         assert_eq!(settings[name]["from"], from.as_str(), "{name}");

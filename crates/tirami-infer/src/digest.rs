@@ -76,6 +76,8 @@ mod tests {
             architecture: String::new(),
             quantisation: String::new(),
             shape,
+            cached_per_token: 0,
+            vocabulary: 0,
             chat_template: None,
         };
         let digest = remembered(&file, &cache).unwrap();

@@ -1,5 +1,6 @@
 //! The trait every engine implements, and what goes in and comes out of one.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -89,11 +90,6 @@ pub trait Engine: Send + Sync + 'static {
         }
     }
 
-    /// Numbers in a vector that [`Engine::embed`] gives; 0 where the engine makes none.
-    fn embedding_width(&self) -> u32 {
-        0
-    }
-
     /// The meaning of `tokens` as a vector of length 1: the mean of the last layer over all of
     /// them. The same tokens and build give the same bits. It reads the tokens on the caller's
     /// thread, one text at a time, so it belongs on a thread that may be kept waiting; between
@@ -140,6 +136,8 @@ pub struct ModelInfo {
     pub size_bytes: u64,
     /// Tokens one sequence may hold in this engine, prompt and completion together.
     pub context_tokens: u32,
+    /// Numbers in a vector that [`Engine::embed`] gives; 0 where the engine makes none.
+    pub embedding_width: u32,
     /// Engine, version and back-end that produce the answers, for receipts.
     pub build: String,
 }
@@ -342,12 +340,21 @@ pub struct Generation {
     /// Pieces in order; the last one is [`Piece::End`] or [`Piece::Failed`].
     pub pieces: mpsc::Receiver<Piece>,
     progress: Arc<Progress>,
+    /// Only to be dropped with the rest.
+    _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Generation {
     /// A generation that delivers `pieces` and says in `progress` how far it is before the first.
     pub fn new(pieces: mpsc::Receiver<Piece>, progress: Arc<Progress>) -> Self {
-        Self { pieces, progress }
+        Self { pieces, progress, _held: None }
+    }
+
+    /// The same generation, which keeps `what` for as long as it lives itself: the model it runs
+    /// on must not be unloaded before.
+    #[must_use]
+    pub fn holding(self, what: impl Any + Send + Sync) -> Self {
+        Self { _held: Some(Box::new(what)), ..self }
     }
 
     /// How many of the prompt's tokens were not read because they were in the cache; true from

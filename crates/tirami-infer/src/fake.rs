@@ -66,6 +66,7 @@ impl FakeEngine {
                 quantisation: "F32".to_owned(),
                 size_bytes: 4_000_000,
                 context_tokens: 4_096,
+                embedding_width: WIDTH,
                 build: "fake".to_owned(),
             },
         )
@@ -151,10 +152,6 @@ impl Engine for FakeEngine {
 
     fn spelling(&self, token: u32) -> Result<Option<Vec<u8>>, PrepareError> {
         Ok(u8::try_from(token).ok().map(|byte| vec![byte]))
-    }
-
-    fn embedding_width(&self) -> u32 {
-        WIDTH
     }
 
     /// A direction that follows from the tokens, after the script's pause.

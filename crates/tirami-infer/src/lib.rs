@@ -13,6 +13,7 @@ pub mod fake;
 pub mod gguf;
 #[cfg(feature = "llama")]
 pub mod llama;
+pub mod loader;
 pub mod models;
 pub mod template;
 pub mod wheel;

@@ -10,6 +10,7 @@ pub mod http;
 pub mod keys;
 pub mod mesh;
 pub mod metrics;
+pub mod models;
 pub mod node;
 mod owner;
 mod responses;

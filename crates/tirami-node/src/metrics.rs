@@ -16,7 +16,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tirami_core::{TRM_MICRO, Trm};
-use tirami_infer::engine::EngineLoad;
+
+use crate::models::Models;
 
 /// How long an answer takes before there was one, and how long one counts at most.
 const ANSWER_MS_NEUTRAL: u64 = 4_000;
@@ -36,6 +37,13 @@ pub struct RouteLabels {
 pub struct RefusalLabels {
     /// The refusal's stable code: text of the program, never of a caller.
     code: &'static str,
+}
+
+/// The label of models: one for each that the node knows, of which there are few.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ModelLabels {
+    /// The name its owner gave it.
+    model: String,
 }
 
 /// A kind of metric.
@@ -84,6 +92,13 @@ impl Kind for Family<RouteLabels, Counter> {
 
 impl Kind for Family<RefusalLabels, Counter> {
     const TYPE: &'static str = "counter";
+    fn make() -> Self {
+        Self::default()
+    }
+}
+
+impl Kind for Family<ModelLabels, Gauge> {
+    const TYPE: &'static str = "gauge";
     fn make() -> Self {
         Self::default()
     }
@@ -157,15 +172,24 @@ metrics! {
     completion_tokens: Counter, "completion_tokens", None,
         "tirami_completion_tokens_total", "", "Completion tokens of ended answers";
     engine_running: Gauge, "engine_running", None,
-        "tirami_engine_running", "", "Answers the engine works on";
+        "tirami_engine_running", "", "Answers the engines work on";
     engine_queued: Gauge, "engine_queued", None,
-        "tirami_engine_queued", "", "Requests that wait for a place in the engine";
+        "tirami_engine_queued", "", "Requests that wait for a place in an engine";
     engine_completion_tokens: Gauge, "engine_completion_tokens", None,
         "tirami_engine_completion_tokens", "",
-        "Completion tokens the engine produced since it was loaded";
+        "Completion tokens the engines produced since the node started";
     engine_prompt_tokens: Gauge, "engine_prompt_tokens", None,
         "tirami_engine_prompt_tokens", "",
-        "Prompt tokens the engine processed since it was loaded";
+        "Prompt tokens the engines processed since the node started";
+    model_loaded: Family<ModelLabels, Gauge>, "model_loaded", None,
+        "tirami_model_loaded", "model", "1 while the model is in memory";
+    model_memory: Family<ModelLabels, Gauge>, "model_memory", Some(Unit::Bytes),
+        "tirami_model_memory_bytes", "model",
+        "Memory the model takes now, counted from its file and shape";
+    model_running: Family<ModelLabels, Gauge>, "model_running", None,
+        "tirami_model_running", "model", "Answers the model's engine works on";
+    model_queued: Family<ModelLabels, Gauge>, "model_queued", None,
+        "tirami_model_queued", "model", "Requests that wait for a place in the model's engine";
     kernel_queued: Gauge, "kernel_queued", None,
         "tirami_kernel_queued", "", "Commands and reads that wait for the kernel";
     trades: Gauge, "trades", None, "tirami_trades", "", "Trades in the book";
@@ -297,7 +321,9 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn read(&self, readings: &Readings, engine: EngineLoad, queued: usize) {
+    pub(crate) fn read(&self, readings: &Readings, models: &Models, queued: usize) {
+        self.read_models(models);
+        let engine = models.load();
         let set = |gauge: &Gauge, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -328,6 +354,23 @@ impl Metrics {
         self.spent_day_trm.set(trm(readings.spent_day));
     }
 
+    fn read_models(&self, models: &Models) {
+        for model in models.all() {
+            let labels = ModelLabels { model: model.info().name.clone() };
+            let (load, loaded) = (model.load(), model.is_loaded());
+            let memory = if loaded { model.memory_bytes() } else { 0 };
+            let rows = [
+                (&self.model_loaded, u64::from(loaded)),
+                (&self.model_memory, memory),
+                (&self.model_running, load.running.into()),
+                (&self.model_queued, load.queued.into()),
+            ];
+            for (family, value) in rows {
+                family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
     /// All metrics as OpenMetrics text.
     ///
     /// # Errors
@@ -348,6 +391,11 @@ impl fmt::Debug for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tirami_infer::engine::Engine;
+    use tirami_infer::fake::{FakeEngine, FakeScript};
+
     use super::*;
 
     #[test]
@@ -355,6 +403,9 @@ mod tests {
         let metrics = Metrics::new("test");
         metrics.request("health", StatusCode::OK, Duration::from_millis(1), Some("busy"));
         metrics.answered(Duration::from_secs(1), 7);
+        let script = FakeScript { tokens_per_answer: 1, delay: Duration::ZERO, fail_after: None };
+        let engine: Arc<dyn Engine> = Arc::new(FakeEngine::new(script));
+        metrics.read_models(&Models::from_iter([engine]));
         let text = metrics.encode().unwrap();
         for row in METRICS {
             let line = |line: &str| {

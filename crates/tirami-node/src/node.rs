@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use prometheus_client::registry::Unit;
 use tirami_core::{AgentId, ModelShape, Ppm};
-use tirami_infer::engine::Engine;
 use tirami_kernel::mesh::MeshSettings;
 use tirami_ledger::book::founder_line;
 use tirami_ledger::lattice::Keep;
@@ -35,6 +34,7 @@ use crate::mesh::{
     Provider, set_serving,
 };
 use crate::metrics::Metrics;
+use crate::models::{Model, Models};
 use crate::owner::Rules;
 use crate::responses::Responses;
 use crate::store::{StoreError, StoreStats};
@@ -53,8 +53,8 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// Where the HTTP API listens; port 0 lets the system choose.
     pub bind: SocketAddr,
-    /// The loaded model; none for a node that asks others.
-    pub engine: Option<Arc<dyn Engine>>,
+    /// The models it serves; none for a node that asks others.
+    pub models: Models,
     /// The owner's settings.
     pub config: Config,
     /// Whether and how it takes part in a mesh.
@@ -144,8 +144,10 @@ impl Node {
         options: NodeOptions,
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Result<RunningNode, StartError> {
-        let NodeOptions { data_dir, bind, engine, config, mesh } = options;
-        let shape = engine.as_ref().map_or(REFERENCE_SHAPE, |engine| engine.model().shape);
+        let NodeOptions { data_dir, bind, models, config, mesh } = options;
+        let first = models.first();
+        let served = first.as_ref().map(|model| model.info().shape);
+        let shape = served.unwrap_or(REFERENCE_SHAPE);
         let price = Ppm::new(config.price_ppm);
         let Opened { opening, keys, node, kernel } =
             opened(&data_dir, founder_line(&shape, price), &mesh).await?;
@@ -166,7 +168,6 @@ impl Node {
         let prepared = async {
             let is_member = accounts.prepare(config.personal_agent_answers).await?;
             accounts.admin_key(&data_dir).await?;
-            let served = engine.as_ref().map(|engine| engine.model().shape);
             set_serving(&handle, served.as_ref(), &config).await?;
             let bound = TcpListener::bind(bind).await.and_then(|listener| {
                 let address = listener.local_addr()?;
@@ -192,36 +193,31 @@ impl Node {
                 return Err(error);
             }
         };
-        let build = engine.as_ref().map_or_else(String::new, |one| one.model().build.clone());
+        let build = first.map_or_else(String::new, |one| one.info().build.clone());
         let metrics = Arc::new(Metrics::new(&build));
-        add_metrics(&metrics, &store_stats, &driver_stats);
-        metrics.add(
-            "peer_refusals",
-            "What other nodes tried here and was refused, by the refusal's code",
-            None,
-            handle.owner().refusals().by_code(),
-        );
+        add_metrics(&metrics, &store_stats, &driver_stats, &handle);
         let loopback = api.ip().to_canonical().is_loopback();
         let http = bounds(HttpConfig::new(config.body_max_bytes, loopback));
-        let provider = match (&mesh, &engine) {
-            (Some(mesh), Some(engine)) => {
-                Some(Provider::start(mesh, handle.clone(), Arc::clone(engine), &config).await?)
+        let is_offered = models.all().iter().any(Model::is_offered);
+        let provider = match &mesh {
+            Some(mesh) if is_offered => {
+                Some(Provider::start(mesh, handle.clone(), models.clone(), &config).await?)
             }
             _ => None,
         };
         handle.owner().keep_transfers(data_dir.join(TRANSFERS_FILE));
-        let rules = engine.as_ref().filter(|_| provider.is_some());
-        let rules = rules.map(|one| Rules::new(handle.clone(), Arc::clone(one), &config));
+        let rules = provider.as_ref().map(|_| Rules::new(handle.clone(), models.clone(), &config));
         let client = mesh.as_ref().map(|mesh| {
             let streams = mesh.job_streams();
             Client { handle: handle.clone(), streams }
         });
         let responses = Responses::at(data_dir.join(RESPONSES_FILE));
-        let own = (personal, keys, responses);
-        let app = AppState::new(handle, reader, (engine, client), own, metrics, http);
+        let (ways, own) = ((models.clone(), client), (personal, keys, responses));
+        let app = AppState::new(handle, reader, ways, own, metrics, http);
         let stop_http = CancellationToken::new();
         let drain = Duration::from_millis(config.drain_ms);
         let serving = tokio::spawn(http::serve(listener, app, stop_http.clone(), drain));
+        tokio::spawn(stop_http.clone().run_until_cancelled_owned(models.clone().run()));
         if let Some(rules) = rules {
             tokio::spawn(stop_http.clone().run_until_cancelled_owned(rules.run()));
         }
@@ -335,7 +331,13 @@ fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyF
 }
 
 /// Shows what store and kernel measure.
-fn add_metrics(metrics: &Metrics, store: &StoreStats, driver: &DriverStats) {
+fn add_metrics(metrics: &Metrics, store: &StoreStats, driver: &DriverStats, handle: &Handle) {
+    metrics.add(
+        "peer_refusals",
+        "What other nodes tried here and was refused, by the refusal's code",
+        None,
+        handle.owner().refusals().by_code(),
+    );
     let seconds = || Some(Unit::Seconds);
     metrics.add("store_sync", "Syncs of the store", seconds(), store.sync_seconds.clone());
     metrics.add(

@@ -14,6 +14,7 @@ use crate::types::*;
 use crate::{ClientError, SignedAmount};
 
 mod mesh;
+mod models;
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

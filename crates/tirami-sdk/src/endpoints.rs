@@ -258,6 +258,16 @@ operations! {
         "Gives the text of tokens, free of charge.",
         &[], json::<types::DetokenizeRequest>() => json::<types::Detokenized>();
 
+    ModelStates: Get "/v1/tirami/models", READ, "listModelStates",
+        "Lists the models this node can load, and which are in memory.",
+        &[], EMPTY => json::<types::ModelStateList>();
+    LoadModel: Post "/v1/tirami/models/{id}/load", ADMIN, "loadModel",
+        "Loads a model by name or digest; others that rest may be unloaded for it.",
+        &[], json::<types::LoadModel>() => json::<types::ModelState>();
+    UnloadModel: Post "/v1/tirami/models/{id}/unload", ADMIN, "unloadModel",
+        "Takes a model that nobody uses out of memory.",
+        &[], EMPTY => json::<types::ModelState>();
+
     Balance: Get "/v1/tirami/balance", READ, "getBalance",
         "What the caller's agent, or the node, has.",
         &[AGENT], EMPTY => json::<types::Balance>();

@@ -15,6 +15,7 @@ use tirami_infer::engine::{
 };
 use tirami_node::config::Config;
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions};
 use tirami_sdk::Client;
 use tirami_sdk::types::ChatRequest;
@@ -51,7 +52,7 @@ impl Role {
             let options = NodeOptions {
                 data_dir: dir.clone(),
                 bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-                engine: Some(Arc::new(NoModel::new())),
+                models: Models::from_iter([Arc::new(NoModel::new()) as Arc<dyn Engine>]),
                 config: Config::defaults(&dir),
                 mesh: MeshOptions::default(),
             };
@@ -184,6 +185,7 @@ impl NoModel {
             quantisation: "none".into(),
             size_bytes: 0,
             context_tokens: 2,
+            embedding_width: 0,
             build: "none".into(),
         })
     }

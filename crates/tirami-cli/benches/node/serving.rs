@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use tirami_infer::engine::{Conversation, Engine as _, Message};
+use tirami_infer::engine::{Conversation, Engine, Message};
 use tirami_infer::llama::{LlamaEngine, LlamaOptions};
 use tirami_node::config::Config;
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions};
 use tirami_sdk::Client;
 use tirami_sdk::types::ChatRequest;
@@ -35,7 +36,7 @@ pub(crate) async fn over_http(table: &mut Table) {
     let options = NodeOptions {
         data_dir: dir.path().to_path_buf(),
         bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-        engine: Some(Arc::clone(&engine) as _),
+        models: Models::from_iter([Arc::clone(&engine) as Arc<dyn Engine>]),
         config: Config::defaults(dir.path()),
         mesh: MeshOptions::default(),
     };

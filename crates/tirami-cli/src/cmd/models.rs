@@ -1,13 +1,16 @@
-//! `tirami models`: what is on disk and what can be downloaded. Works without a node.
+//! `tirami models`: what is on disk, what can be downloaded, and what a running node has in
+//! memory.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tirami_infer::catalogue::Sampling;
 use tirami_infer::models::{ModelCard, ModelStore};
+use tirami_sdk::types::{KeepAlive, LoadModel, ModelState, ModelStateList};
 
+use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
-use crate::model::{self, failed, pull};
-use crate::output::{Output, bytes};
+use crate::model::{self, failed, patiently, pull};
+use crate::output::{Output, bytes, duration};
 use crate::settings::{Global, ModelsSetting};
 
 /// What to do with models.
@@ -23,6 +26,21 @@ enum Action {
     List {
         #[command(flatten)]
         dir: ModelsSetting,
+    },
+    /// Show which models the running node has in memory, and how long they rest.
+    Loaded,
+    /// Load a model of the running node; others that rest may be unloaded for it.
+    Load {
+        /// Its name or digest; a file that is new in the models folder by its name.
+        name: String,
+        /// How long it then stays after its last use, such as 5m; -1 until its room is needed.
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+        keep_alive: Option<String>,
+    },
+    /// Take a model of the running node out of memory.
+    Unload {
+        /// Its name or digest.
+        name: String,
     },
     /// Download a model and verify it; an interrupted download is continued.
     Pull {
@@ -53,6 +71,21 @@ pub(crate) async fn run(global: &Global, args: ModelsArgs, out: Output) -> Resul
         |dir: &ModelsSetting| global.resolve(&dir.0).map(|resolved| model::store(&resolved));
     match args.action.unwrap_or_else(|| Action::List { dir: ModelsSetting::default() }) {
         Action::List { dir } => list(&store(&dir)?, out)?,
+        Action::Loaded => {
+            let list = connect(global, Need::Personal).await?.model_states().await?;
+            out.answer(&list, |out| loaded(&list, out));
+        }
+        Action::Load { name, keep_alive } => {
+            let client = connect(global, Need::Owner).await?;
+            let request = LoadModel { keep_alive: keep_alive.map(KeepAlive::Time) };
+            let loading = client.load_model(&name, &request);
+            let model = patiently(format!("loading {name}"), loading).await?;
+            out.answer(&model, |out| out.line(sentence(&model)));
+        }
+        Action::Unload { name } => {
+            let model = connect(global, Need::Owner).await?.unload_model(&name).await?;
+            out.answer(&model, |out| out.line(sentence(&model)));
+        }
         Action::Pull { name, dir } => {
             let path = pull(&store(&dir)?, &name, out).await?;
             out.answer(&json!({"name": name, "path": path}), |out| out.line(path.display()));
@@ -74,6 +107,36 @@ pub(crate) async fn run(global: &Global, args: ModelsArgs, out: Output) -> Resul
         }
     }
     Ok(Exit::Done)
+}
+
+/// What a model is doing now.
+fn sentence(model: &ModelState) -> String {
+    match model.state.as_str() {
+        "loaded" => format!("{} is in memory and takes {}", model.name, bytes(model.memory_bytes)),
+        _ => format!("{} is on disk", model.name),
+    }
+}
+
+fn loaded(list: &ModelStateList, out: Output) {
+    let row = |model: &ModelState| {
+        let state = if model.state == "on_disk" { "on disk" } else { model.state.as_str() };
+        let idle = match model.idle_ms {
+            Some(_) if model.running + model.queued > 0 => "in use".to_owned(),
+            Some(idle_ms) => duration(idle_ms),
+            None => "-".to_owned(),
+        };
+        let offered = if model.offered { "yes" } else { "no" };
+        let (size, memory) = (bytes(model.size_bytes), bytes(model.memory_bytes));
+        vec![model.name.clone(), state.to_owned(), size, memory, idle, offered.to_owned()]
+    };
+    let rows: Vec<_> = list.models.iter().map(row).collect();
+    let head = ["name", "state", "file", "memory", "idle", "offered to others"];
+    out.table(&head, &["file", "memory"], &rows);
+    let taken = bytes(list.memory_bytes);
+    match list.memory_budget_bytes {
+        Some(budget) => out.line(format_args!("{taken} of {} are taken", bytes(budget))),
+        None => out.line(format_args!("{taken} are taken; there is no bound")),
+    }
 }
 
 fn list(store: &ModelStore, out: Output) -> Result<(), Failure> {

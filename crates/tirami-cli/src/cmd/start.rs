@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
-use tirami_infer::engine::Engine;
 use tirami_node::config::Config;
 use tirami_node::mesh::{Invite, MeshOptions, PeerAddress};
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_node::store::DirLock;
 use tracing_subscriber::EnvFilter;
@@ -42,7 +42,7 @@ pub(crate) struct StartArgs {
 /// Runs a node until Ctrl-C, SIGTERM, or a failure of its store.
 pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result<Exit, Failure> {
     let resolved = global.resolve(&args.settings.0)?;
-    let models = model::store(&resolved);
+    let store = model::store(&resolved);
     let config = resolved.config;
     log_to_stderr(&config.log)?;
     check_free(&config)?;
@@ -50,8 +50,11 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     out.answer(&json!({"data_dir": config.data_dir}), |out| {
         out.line(format_args!("data dir: {}", config.data_dir.display()));
     });
-    let engine = if args.no_model { None } else { Some(model::load(&config, &models, out).await?) };
-    tell_model(engine.as_deref(), out);
+    let models = match args.no_model {
+        true => Models::new(config.model_bounds()),
+        false => model::load(&config, &store, out).await?,
+    };
+    tell_models(&models, out);
 
     // From here on there is something to settle, so a signal no longer just ends the process.
     let mut signals = Signals::listen()?;
@@ -59,7 +62,7 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     mesh.public |= args.public;
     mesh.bootstrap.extend(args.bootstrap_peer);
     mesh.join = args.join;
-    let node = start(&config, engine, mesh).await?;
+    let node = start(&config, models, mesh).await?;
     let url = url_from_here(node.api);
     let key_file = config.data_dir.join(API_KEY_FILE);
     out.answer(&json!({"api": url}), |out| out.line(format_args!("API: {url}")));
@@ -83,26 +86,27 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     until_stopped(node, &mut signals, &config, out).await
 }
 
-fn tell_model(engine: Option<&dyn Engine>, out: Output) {
-    let Some(info) = engine.map(Engine::model) else {
+fn tell_models(models: &Models, out: Output) {
+    if models.is_empty() {
         return out.answer(&json!({"model": null}), |out| {
             out.line("model: none; requests are answered by other nodes of the mesh");
         });
-    };
-    out.answer(&json!({"model": info.name, "digest": info.digest.to_string()}), |out| {
-        out.line(format_args!("model: {} (digest {})", info.name, info.digest));
-    });
+    }
+    for model in models.all() {
+        let (info, loaded) = (model.info(), model.is_loaded());
+        let digest = info.digest.to_string();
+        out.answer(&json!({"model": info.name, "digest": digest, "loaded": loaded}), |out| {
+            let state = if loaded { "" } else { ", on disk" };
+            out.line(format_args!("model: {} (digest {digest}){state}", info.name));
+        });
+    }
 }
 
-async fn start(
-    config: &Config,
-    engine: Option<Arc<dyn Engine>>,
-    mesh: MeshOptions,
-) -> Result<RunningNode, Failure> {
+async fn start(config: &Config, models: Models, mesh: MeshOptions) -> Result<RunningNode, Failure> {
     let options = NodeOptions {
         data_dir: config.data_dir.clone(),
         bind: config.address(),
-        engine,
+        models,
         config: config.clone(),
         mesh,
     };

@@ -31,9 +31,14 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
             Some(until_ms) => format!("open until {} UTC", output::moment(until_ms)),
             None => "closed".to_owned(),
         };
+        let loaded = status.models.iter().filter(|model| model.state == "loaded").count();
+        let more = match status.models.len() {
+            0 | 1 => String::new(),
+            all => format!(", {loaded} of {all} models in memory"),
+        };
         let model = match status.model.as_str() {
             "" => "none; other nodes answer".to_owned(),
-            name => format!("{name} ({})", output::short(&status.model_digest)),
+            name => format!("{name} ({}){more}", output::short(&status.model_digest)),
         };
         let mut rows = vec![
             ("API", client.base_url().to_owned()),

@@ -49,6 +49,8 @@ pub(super) struct Numbers {
     pub(super) layers: u32,
     pub(super) attention_width: u32,
     pub(super) context_max: u32,
+    pub(super) width: u32,
+    pub(super) cached_per_token: u64,
     pub(super) experts: u64,
     pub(super) experts_used: u64,
 }
@@ -103,9 +105,22 @@ fn check_sizes(fields: &NumberFields<'_>, whole_heads: bool) -> Result<Numbers, 
     }
     let (experts, experts_used) = check_experts(fields, layers)?;
     let attention_width = heads_max.saturating_mul(key);
+    let kv_of = |i| pick(&kv_heads, i).or(pick(&heads, i)).unwrap_or(heads_max);
+    let layers_listed = usize::try_from(layers).unwrap_or(0);
+    let cached_heads = (0..layers_listed).map(kv_of).fold(0, u64::saturating_add);
     match (u32::try_from(layers), u32::try_from(attention_width), u32::try_from(context_max)) {
         (Ok(layers), Ok(attention_width), Ok(context_max)) => {
-            Ok(Numbers { layers, attention_width, context_max, experts, experts_used })
+            let cached_per_token = cached_heads.saturating_mul(key).saturating_mul(2);
+            Ok(Numbers {
+                layers,
+                attention_width,
+                context_max,
+                // At most 2^20.
+                width: u32::try_from(width).unwrap_or(u32::MAX),
+                cached_per_token,
+                experts,
+                experts_used,
+            })
         }
         _ => Err(fields.bad("attention.head_count", "less than 2^32 in all")),
     }

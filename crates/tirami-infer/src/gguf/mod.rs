@@ -39,6 +39,12 @@ pub struct GgufFile {
     pub quantisation: String,
     /// The numbers work is metered by.
     pub shape: ModelShape,
+    /// Numbers that stand for a token between two layers.
+    pub width: u32,
+    /// Keys and values that all layers keep of one token, in numbers.
+    pub cached_per_token: u64,
+    /// Tokens of the vocabulary.
+    pub vocabulary: u64,
     /// The chat template in Jinja, if the file has one.
     pub chat_template: Option<String>,
 }
@@ -213,6 +219,9 @@ impl GgufFile {
             architecture,
             quantisation: quantisation(header),
             shape,
+            width: numbers.width,
+            cached_per_token: numbers.cached_per_token,
+            vocabulary: vocabulary(header),
             chat_template: header.text("tokenizer.chat_template"),
         })
     }
@@ -282,6 +291,13 @@ fn read_shards(paths: &[PathBuf], count: u64) -> Result<(Header, u64), GgufError
         }
     }
     whole.map(|header| (header, size_bytes)).ok_or(GgufError::NoTensors)
+}
+
+fn vocabulary(header: &Header) -> u64 {
+    match header.values.get("tokenizer.ggml.tokens") {
+        Some((_, Value::Texts(tokens))) => tokens.len() as u64,
+        _ => 0,
+    }
 }
 
 /// The weights a token meets on its way; see [`ModelShape::parameters_active`].

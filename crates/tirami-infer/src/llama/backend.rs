@@ -14,7 +14,7 @@ use llama_cpp_2::model::LlamaModel;
 pub const PASS_TOKENS_MAX: usize = 32;
 
 /// The engine rounds a sequence's room up to this many tokens.
-const ROOM_STEP: u32 = 256;
+pub(super) const ROOM_STEP: u32 = 256;
 
 static BACKEND: LazyLock<Option<LlamaBackend>> = LazyLock::new(|| {
     // SAFETY: the callback is a plain function, keeps no pointer it is given, and needs no data.
@@ -28,6 +28,14 @@ static COMPLAINT: Mutex<Option<String>> = Mutex::new(None);
 /// The started library; none when another part of the process holds it.
 pub(super) fn backend() -> Option<&'static LlamaBackend> {
     BACKEND.as_ref()
+}
+
+/// More layers than any model has: all of them.
+const ALL_LAYERS: u32 = 10_000;
+
+/// All layers where the library was built with a GPU back-end and finds a GPU, else none.
+pub(super) fn gpu_layers_default() -> u32 {
+    if backend().is_some_and(LlamaBackend::supports_gpu_offload) { ALL_LAYERS } else { 0 }
 }
 
 /// Takes the last complaint.
@@ -63,10 +71,14 @@ pub(super) struct Setting {
     pub(super) threads: u32,
     pub(super) context_tokens: u32,
     pub(super) sequences: u32,
-    pub(super) on_gpu: bool,
+    pub(super) gpu_layers: u32,
 }
 
 impl Setting {
+    pub(super) const fn on_gpu(&self) -> bool {
+        self.gpu_layers > 0
+    }
+
     /// A context with separate room for each sequence.
     ///
     /// Each sequence's cache is its own and is filled in order, so what other sequences do moves
@@ -88,7 +100,7 @@ impl Setting {
         let cells = room.checked_mul(self.sequences).ok_or("the context is too large")?;
         let threads = i32::try_from(self.threads).unwrap_or(i32::MAX);
         let pass = u32::try_from(PASS_TOKENS_MAX).unwrap_or(u32::MAX);
-        let values = if self.on_gpu { KvCacheType::F16 } else { KvCacheType::BF16 };
+        let values = if self.on_gpu() { KvCacheType::F16 } else { KvCacheType::BF16 };
         let parameters = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_batch(pass)

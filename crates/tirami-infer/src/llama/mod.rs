@@ -4,6 +4,7 @@
 mod backend;
 mod bare;
 mod embed;
+mod file;
 mod grammar;
 mod places;
 mod sampler;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 pub use backend::PASS_TOKENS_MAX;
 use backend::Setting;
 pub use bare::BareRun;
+pub use file::LlamaFile;
 use grammar::Grammar;
 pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
 use sequence::Job;
@@ -59,7 +61,8 @@ pub struct LlamaOptions {
     pub context_tokens: Option<u32>,
     /// Generations that run at once, 1 to [`SEQUENCES_MAX`]. Each has its own full context.
     pub sequences: u32,
-    /// Layers to put on a GPU, where the build has one.
+    /// Layers to put on a GPU; none for all of them where build and machine have one, and for
+    /// none elsewhere.
     pub gpu_layers: Option<u32>,
     /// Generations that may wait, up to [`QUEUE_MAX`].
     pub queue_max: u32,
@@ -153,35 +156,15 @@ impl LlamaEngine {
     ///
     /// [`LoadError`] says in one sentence what is wrong and what to do.
     pub fn load(path: &Path, options: &LlamaOptions) -> Result<Self, LoadError> {
-        if !(1..=SEQUENCES_MAX).contains(&options.sequences) {
-            return Err(LoadError::Options("an engine runs 1 to 32 sequences at once"));
-        }
-        if options.threads == Some(0) || options.threads > Some(1_024) {
-            return Err(LoadError::Options("an engine has 1 to 1024 threads"));
-        }
-        if options.queue_max > QUEUE_MAX {
-            return Err(LoadError::Options("at most 65536 requests can wait for a model"));
-        }
-        let file = GgufFile::open(path)
-            .map_err(|reason| LoadError::File { path: path.to_owned(), reason })?;
-        let context_tokens =
-            options.context_tokens.unwrap_or(CONTEXT_TOKENS_DEFAULT).min(file.shape.context_max);
-        if context_tokens < 2 {
-            return Err(LoadError::Options("a context holds at least 2 tokens"));
-        }
-        let setting = Setting {
-            threads: options.threads.unwrap_or_else(threads_default),
-            context_tokens,
-            sequences: options.sequences,
-            on_gpu: options.gpu_layers.is_some_and(|layers| layers > 0),
-        };
+        let (file, setting) = judge(path, options)?;
+        let context_tokens = setting.context_tokens;
         // The digest reads the whole file, which takes about as long as the engine's loading.
         std::thread::scope(|scope| {
             let digest = std::thread::Builder::new()
                 .name("tirami-digest".to_owned())
                 .spawn_scoped(scope, || file_digest(&file, options.digest_cache.as_deref()))
                 .map_err(LoadError::Thread)?;
-            let model = Arc::new(load_model(&file, options.gpu_layers)?);
+            let model = Arc::new(load_model(&file, setting.gpu_layers)?);
             let (worker, tokenizer) =
                 Worker::start(Arc::clone(&model), setting, options.queue_max, || {
                     let template = file.chat_template.as_deref();
@@ -235,10 +218,6 @@ impl Engine for LlamaEngine {
             .map_err(|reason| PrepareError::Format { reason })
     }
 
-    fn embedding_width(&self) -> u32 {
-        u32::try_from(self.model.n_embd()).unwrap_or(0)
-    }
-
     fn embed(&self, tokens: &[u32], is_wanted: &dyn Fn() -> bool) -> Result<Vec<f32>, EmbedError> {
         self.mean_embedding(tokens, is_wanted)
     }
@@ -260,6 +239,33 @@ impl Engine for LlamaEngine {
     }
 }
 
+/// Looks at the file and at the options before anything is loaded.
+fn judge(path: &Path, options: &LlamaOptions) -> Result<(GgufFile, Setting), LoadError> {
+    if !(1..=SEQUENCES_MAX).contains(&options.sequences) {
+        return Err(LoadError::Options("an engine runs 1 to 32 sequences at once"));
+    }
+    if options.threads == Some(0) || options.threads > Some(1_024) {
+        return Err(LoadError::Options("an engine has 1 to 1024 threads"));
+    }
+    if options.queue_max > QUEUE_MAX {
+        return Err(LoadError::Options("at most 65536 requests can wait for a model"));
+    }
+    let file =
+        GgufFile::open(path).map_err(|reason| LoadError::File { path: path.to_owned(), reason })?;
+    let context_tokens =
+        options.context_tokens.unwrap_or(CONTEXT_TOKENS_DEFAULT).min(file.shape.context_max);
+    if context_tokens < 2 {
+        return Err(LoadError::Options("a context holds at least 2 tokens"));
+    }
+    let setting = Setting {
+        threads: options.threads.unwrap_or_else(threads_default),
+        context_tokens,
+        sequences: options.sequences,
+        gpu_layers: options.gpu_layers.unwrap_or_else(backend::gpu_layers_default),
+    };
+    Ok((file, setting))
+}
+
 /// One core stays free: with all of them the threads that wait for each other starve on a busy
 /// machine, and decoding becomes a hundred times slower.
 fn threads_default() -> u32 {
@@ -267,12 +273,12 @@ fn threads_default() -> u32 {
     u32::try_from(cores.saturating_sub(1)).unwrap_or(1).max(1)
 }
 
-fn load_model(file: &GgufFile, gpu_layers: Option<u32>) -> Result<LlamaModel, LoadError> {
+fn load_model(file: &GgufFile, gpu_layers: u32) -> Result<LlamaModel, LoadError> {
     let path = file.paths.first().cloned().unwrap_or_default();
     let refused = |reason: String| LoadError::Refused { path: path.clone(), reason };
     let backend = backend::backend()
         .ok_or_else(|| refused("the native library could not be started".to_owned()))?;
-    let parameters = LlamaModelParams::default().with_n_gpu_layers(gpu_layers.unwrap_or(0));
+    let parameters = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
     backend::take_complaint();
     LlamaModel::load_from_file(backend, &path, &parameters)
         .map_err(|error| refused(backend::take_complaint().unwrap_or_else(|| error.to_string())))
@@ -287,7 +293,7 @@ fn model_info(
 ) -> ModelInfo {
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     // Whoever checks an answer needs the setting that made it.
-    let device = if setting.on_gpu { "gpu kv=f16/f16" } else { "cpu kv=f16/bf16" };
+    let device = if setting.on_gpu() { "gpu kv=f16/f16" } else { "cpu kv=f16/bf16" };
     ModelInfo {
         name: options.name.clone().unwrap_or_else(stem),
         digest,
@@ -296,6 +302,7 @@ fn model_info(
         quantisation: file.quantisation.clone(),
         size_bytes: file.size_bytes,
         context_tokens: setting.context_tokens,
+        embedding_width: file.width,
         build: format!("{BUILD} {device} ubatch={PASS_TOKENS_MAX}"),
     }
 }

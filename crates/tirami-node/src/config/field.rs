@@ -7,6 +7,7 @@ use tirami_core::PartyId;
 use tirami_proto::{PeerAddress, REGION_BYTES_MAX, Via, WORK_BITS_MAX};
 
 use crate::mesh::DnsOrigin;
+use crate::models::{KeepAlive, MODELS_MAX};
 use crate::owner::Hours;
 
 /// Names a setting.
@@ -30,6 +31,10 @@ pub enum Key {
     Sequences,
     /// `gpu_layers`
     GpuLayers,
+    /// `keep_alive`
+    KeepAlive,
+    /// `memory_budget_mib`
+    MemoryBudgetMib,
     /// `body_max_bytes`
     BodyMaxBytes,
     /// `drain_ms`
@@ -103,6 +108,10 @@ pub enum Kind {
     Flag,
     /// Any number of these, up to [`LIST_MAX`].
     List(Item),
+    /// One model or more, up to [`MODELS_MAX`].
+    Models,
+    /// How long a model stays in memory.
+    KeepAlive,
     /// A word of at most so many bytes, or nothing.
     Label {
         /// The most bytes.
@@ -116,6 +125,11 @@ pub enum Kind {
     Hours,
     /// A domain of nodes, with or without the server that knows it, or nothing.
     Origin,
+    /// The word `auto`, or a whole number up to this one.
+    AutoOr {
+        /// The largest.
+        max: u64,
+    },
     /// A whole number within these bounds, both allowed.
     Number {
         /// The smallest.
@@ -144,16 +158,16 @@ pub const LIST_MAX: usize = 256;
 pub enum Value {
     /// Of [`Kind::Directory`].
     Directory(PathBuf),
-    /// Of [`Kind::Text`], [`Kind::Label`], [`Kind::Url`], [`Kind::Choice`], [`Kind::Hours`] and
-    /// [`Kind::Origin`].
+    /// Of [`Kind::Text`], [`Kind::Label`], [`Kind::Url`], [`Kind::Choice`], [`Kind::Hours`],
+    /// [`Kind::Origin`], [`Kind::KeepAlive`], and the word of [`Kind::AutoOr`].
     Text(String),
     /// Of [`Kind::Address`].
     Address(IpAddr),
-    /// Of [`Kind::Number`].
+    /// Of [`Kind::Number`] and [`Kind::AutoOr`].
     Number(u64),
     /// Of [`Kind::Flag`].
     Flag(bool),
-    /// Of [`Kind::List`]; each item parses.
+    /// Of [`Kind::List`] and [`Kind::Models`]; each item parses.
     List(Vec<String>),
 }
 
@@ -177,7 +191,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 38] = [
+pub const FIELDS: [Field; 40] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -201,9 +215,14 @@ pub const FIELDS: [Field; 38] = [
         name: "model",
         env: "TIRAMI_MODEL",
         flag: "model",
-        kind: Kind::Text,
+        kind: Kind::Models,
         default: "smollm2:135m",
-        doc: "The model to serve: a name from `tirami models list` or the path of a GGUF file.",
+        doc: "The models to serve, each a name from `tirami models list` or the path of a GGUF \
+              file; the first is the default. In the file a text or a list of texts, in the \
+              environment separated by commas; the flag may be repeated. They are loaded at the \
+              start as far as the memory budget goes; the others, and other files in models_dir, \
+              when this node's own callers ask for them. Other nodes are offered those named \
+              here while they are in memory.",
     },
     Field {
         key: Key::Bind,
@@ -258,9 +277,32 @@ pub const FIELDS: [Field; 38] = [
         name: "gpu_layers",
         env: "TIRAMI_GPU_LAYERS",
         flag: "gpu-layers",
-        kind: Kind::Number { min: 0, max: 10_000 },
+        kind: Kind::AutoOr { max: 10_000 },
+        default: "auto",
+        doc: "Layers of each model kept on a GPU. auto keeps all of them there where the build \
+              has a GPU back-end and the machine a GPU, and none elsewhere.",
+    },
+    Field {
+        key: Key::KeepAlive,
+        name: "keep_alive",
+        env: "TIRAMI_KEEP_ALIVE",
+        flag: "keep-alive",
+        kind: Kind::KeepAlive,
+        default: "-1",
+        doc: "How long a model stays in memory after its last use, such as 5m. A request may say \
+              otherwise with its own keep_alive. -1 keeps it until another needs the room; 0 \
+              unloads it at once.",
+    },
+    Field {
+        key: Key::MemoryBudgetMib,
+        name: "memory_budget_mib",
+        env: "TIRAMI_MEMORY_BUDGET_MIB",
+        flag: "memory-budget-mib",
+        kind: Kind::Number { min: 0, max: 1 << 30 },
         default: "0",
-        doc: "Layers of the model kept on a GPU. It needs a build with a GPU back-end.",
+        doc: "Memory that all loaded models may take together, in MiB. 0 is three quarters of \
+              the machine's, where that is known. Models that rest are \
+              unloaded for others; one that does not fit is refused.",
     },
     Field {
         key: Key::BodyMaxBytes,
@@ -590,7 +632,13 @@ impl Field {
             Kind::Label { bytes_max } if text.len() <= bytes_max => {
                 Ok(Value::Text(text.to_owned()))
             }
+            Kind::Models => self.models(text.split(',')),
             _ if text.is_empty() => Err(self.allowed()),
+            Kind::KeepAlive => match text.parse::<KeepAlive>() {
+                Ok(_) => Ok(Value::Text(text.to_owned())),
+                Err(()) => Err(self.allowed()),
+            },
+            Kind::AutoOr { .. } if text == "auto" => Ok(Value::Text(text.to_owned())),
             Kind::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
             Kind::Label { .. } | Kind::Url | Kind::Choice(_) => Err(self.allowed()),
             Kind::Flag => match text {
@@ -604,10 +652,26 @@ impl Field {
                 "localhost" => Ok(Value::Address(IpAddr::from([127, 0, 0, 1]))),
                 _ => text.parse().map(Value::Address).map_err(|_| self.allowed()),
             },
-            Kind::Number { min, max } => match text.replace('_', "").parse::<u64>() {
-                Ok(number) if (min..=max).contains(&number) => Ok(Value::Number(number)),
-                _ => Err(self.allowed()),
-            },
+            Kind::AutoOr { max } => self.number(text, 0, max),
+            Kind::Number { min, max } => self.number(text, min, max),
+        }
+    }
+
+    fn number(&self, text: &str, min: u64, max: u64) -> Result<Value, String> {
+        match text.replace('_', "").parse::<u64>() {
+            Ok(number) if (min..=max).contains(&number) => Ok(Value::Number(number)),
+            _ => Err(self.allowed()),
+        }
+    }
+
+    /// Names or paths, each as it stands but for blanks around it.
+    pub(super) fn models<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<Value, String> {
+        let names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+        let fits = (1..=MODELS_MAX).contains(&names.len());
+        if fits && !names.iter().any(String::is_empty) {
+            Ok(Value::List(names))
+        } else {
+            Err(self.allowed())
         }
     }
 
@@ -618,6 +682,9 @@ impl Field {
             Kind::Text => "a text that is not empty".to_owned(),
             Kind::Address => "an IP address such as 127.0.0.1 or ::1".to_owned(),
             Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::AutoOr { max } => format!("auto or a whole number up to {max}"),
+            Kind::Models => format!("a model or a list of up to {MODELS_MAX} models"),
+            Kind::KeepAlive => "a time such as 5m or 1h30m, 0, or -1".to_owned(),
             Kind::Flag => "true or false".to_owned(),
             Kind::Label { bytes_max } => format!("a text of at most {bytes_max} bytes"),
             Kind::Url => "a URL that begins with https:// or http://, or nothing".to_owned(),

@@ -138,17 +138,24 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 
 fn from_toml(field: &Field, value: &DeValue<'_>) -> Option<Value> {
     match (field.kind, value) {
-        (Kind::Number { .. }, DeValue::Integer(integer)) => {
+        (Kind::Number { .. } | Kind::AutoOr { .. }, DeValue::Integer(integer)) => {
             let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok()?;
             field.parse(&u64::try_from(number).ok()?.to_string()).ok()
         }
         (Kind::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
+        (Kind::Models, DeValue::String(name)) => field.models([name.as_ref()].into_iter()).ok(),
+        (Kind::Models, DeValue::Array(items)) => {
+            let items: Option<Vec<&str>> =
+                items.iter().map(|item| item.get_ref().as_str()).collect();
+            field.models(items?.into_iter()).ok()
+        }
+        (Kind::KeepAlive, DeValue::Integer(integer)) => field.parse(integer.as_str()).ok(),
         (Kind::List(_), DeValue::Array(items)) => {
             let items: Option<Vec<&str>> =
                 items.iter().map(|item| item.get_ref().as_str()).collect();
             field.parse(&items?.join(",")).ok()
         }
-        (Kind::Number { .. } | Kind::Flag | Kind::List(_), _) => None,
+        (Kind::Number { .. } | Kind::Flag | Kind::List(_) | Kind::Models, _) => None,
         (_, DeValue::String(text)) => field.parse(text).ok(),
         _ => None,
     }

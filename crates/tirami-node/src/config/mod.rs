@@ -19,7 +19,10 @@ use tirami_kernel::command::FaucetBounds;
 use tirami_kernel::mesh::Faucet;
 use tirami_proto::PeerAddress;
 
+use crate::models::{Bounds, machine_bytes};
+
 pub use crate::mesh::DnsOrigin;
+pub use crate::models::KeepAlive;
 pub use crate::owner::Hours;
 pub use error::ConfigError;
 pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
@@ -40,8 +43,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where models are downloaded to and looked for.
     pub models_dir: PathBuf,
-    /// A catalogue name or the path of a GGUF file.
-    pub model: String,
+    /// Catalogue names or paths of GGUF files; at least one.
+    pub models: Vec<String>,
     /// The address the HTTP API listens on.
     pub bind: IpAddr,
     /// The port of the HTTP API; 0 lets the system choose.
@@ -52,8 +55,12 @@ pub struct Config {
     pub context_tokens: u32,
     /// Requests answered at the same time; at least 1.
     pub sequences: u32,
-    /// Layers of the model kept on a GPU.
-    pub gpu_layers: u32,
+    /// Layers of each model kept on a GPU; none to let the build and the machine decide.
+    pub gpu_layers: Option<u32>,
+    /// How long a model stays in memory after its last use.
+    pub keep_alive: KeepAlive,
+    /// Memory all loaded models may take together, in MiB; 0 is a share of the machine's.
+    pub memory_budget_mib: u64,
     /// Bytes a request's body may have.
     pub body_max_bytes: usize,
     /// How long running answers may go on after a stop was asked for, in milliseconds.
@@ -132,6 +139,16 @@ impl Config {
                 source_max: self.faucet_source_day,
             },
         })
+    }
+
+    /// How much memory models may take, and how long they stay.
+    pub fn model_bounds(&self) -> Bounds {
+        let share = || machine_bytes().map(|bytes| bytes / 4 * 3);
+        let memory_bytes = match self.memory_budget_mib {
+            0 => share(),
+            mebibytes => Some(mebibytes << 20),
+        };
+        Bounds { memory_bytes, keep_alive: self.keep_alive }
     }
 
     /// Address and port of the HTTP API.

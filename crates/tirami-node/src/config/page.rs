@@ -103,6 +103,9 @@ fn literal(field: &Field) -> String {
         | Kind::Choice(_)
         | Kind::Hours
         | Kind::Origin
+        | Kind::Models
+        | Kind::KeepAlive
+        | Kind::AutoOr { .. }
         | Kind::Address => {
             format!("{:?}", field.default)
         }

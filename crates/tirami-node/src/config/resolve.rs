@@ -8,6 +8,7 @@ use super::error::ConfigError;
 use super::field::{FIELDS, Key, Value, nearest};
 use super::layer::{self, Layer, Origin};
 use super::{CONFIG_FILE, Config, HOME_DIR};
+use crate::models::KeepAlive;
 
 /// The variable that names the config file.
 pub const ENV_CONFIG: &str = "TIRAMI_CONFIG";
@@ -87,13 +88,15 @@ pub(super) fn config_of(layer: &Layer) -> Config {
     Config {
         data_dir: directory(layer, Key::DataDir),
         models_dir: directory(layer, Key::ModelsDir),
-        model: text(layer, Key::Model),
+        models: list(layer, Key::Model),
         bind: address(layer, Key::Bind),
         port: number(layer, Key::Port),
         threads: number(layer, Key::Threads),
         context_tokens: number(layer, Key::ContextTokens),
         sequences: number(layer, Key::Sequences),
-        gpu_layers: number(layer, Key::GpuLayers),
+        gpu_layers: auto_or(layer, Key::GpuLayers),
+        keep_alive: text(layer, Key::KeepAlive).parse().unwrap_or(KeepAlive::FOREVER),
+        memory_budget_mib: number(layer, Key::MemoryBudgetMib),
         body_max_bytes: number(layer, Key::BodyMaxBytes),
         drain_ms: number(layer, Key::DrainMs),
         price_ppm: number(layer, Key::PricePpm),
@@ -171,6 +174,14 @@ fn number<T: TryFrom<u64> + Default>(layer: &Layer, key: Key) -> T {
     match layer.get(&key) {
         Some((Value::Number(number), _)) => T::try_from(*number).unwrap_or_default(),
         _ => T::default(),
+    }
+}
+
+/// None for `auto`.
+fn auto_or(layer: &Layer, key: Key) -> Option<u32> {
+    match layer.get(&key) {
+        Some((Value::Number(_), _)) => Some(number(layer, key)),
+        _ => None,
     }
 }
 

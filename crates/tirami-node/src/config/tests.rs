@@ -75,7 +75,7 @@ fn every_refusal_names_place_key_and_what_is_allowed() {
         ("# a\nport = -1", ":2: port must be a whole number from 0 to 65535, not -1"),
         ("port = 65536", ":1: port must be a whole number from 0 to 65535, not 65536"),
         ("bind = \"here\"", ":1: bind must be an IP address such as 127.0.0.1 or ::1, not"),
-        ("model = \"\"", ":1: model must be a text that is not empty, not \"\""),
+        ("model = \"\"", ":1: model must be a model or a list of up to 64 models, not \"\""),
         ("mesh_public = \"true\"", ":1: mesh_public must be true or false, not \"true\""),
         ("mesh_dns_origin = \"a b\"", ":1: mesh_dns_origin must be DOMAIN, DOMAIN@IP:PORT, or"),
         ("bootstrap_peers = [1]", ":1: bootstrap_peers must be a list of peers: PUBKEY, PUBKEY@"),

@@ -77,7 +77,7 @@ pub(super) async fn pricing(State(app): State<AppState>) -> Result<Response, Api
     let shape = app.shape();
     let cost = |tokens| shape.work(0, tokens).cost_ceil(price).into();
     let token = tirami_core::Flop::new(shape.parameters_active.saturating_mul(2));
-    let model = app.engine.as_ref().map(|engine| engine.model().name.clone());
+    let model = app.models.first().map(|model| model.info().name.clone());
     Ok(json::ok(&Pricing {
         model: model.unwrap_or_default(),
         price_ppm: price.get(),
@@ -192,11 +192,11 @@ pub(super) async fn estimate(
     request: Request,
 ) -> Result<Response, ApiError> {
     let fields: Map<String, Value> = json::read(request, &app.config).await?;
-    let engine = match fields.get("model") {
+    let model = match fields.get("model") {
         None | Some(Value::Null) => {
-            app.engine.clone().ok_or_else(|| chat::unknown_model(&app, ""))?
+            app.models.first().ok_or_else(|| chat::unknown_model(&app, ""))?
         }
-        Some(Value::String(model)) => chat::engine_of(&app, model)?,
+        Some(Value::String(model)) => chat::own(&app, model)?,
         Some(_) => return Err(ApiError::invalid("model", "model must be a name as text")),
     };
     let asked = chat::number(&fields, "max_completion_tokens", 1, u32::MAX)?.or(chat::number(
@@ -206,6 +206,7 @@ pub(super) async fn estimate(
         u32::MAX,
     )?);
     let conversation = chat::conversation(&fields)?;
+    let engine = app.models.lease(&model, None).await?;
     let (prompt, room) = chat::prepare_chat(&engine, conversation, asked).await?;
     let model = engine.model();
     let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);

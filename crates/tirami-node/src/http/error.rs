@@ -14,6 +14,7 @@ use tirami_sdk::types::{ErrorBody, ErrorDetail, ErrorExtra};
 
 use super::json;
 use crate::handle::SubmitError;
+use crate::models::LeaseError;
 
 /// A refusal that knows its status.
 #[derive(Debug, Clone)]
@@ -146,6 +147,8 @@ impl ApiError {
 
 const INVALID: &str = "invalid_request_error";
 const SECONDS_UNTIL_ROOM: u64 = 1;
+/// When a model that others are in use for may find room in memory.
+const SECONDS_UNTIL_MEMORY: u64 = 5;
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -263,6 +266,28 @@ impl From<PrepareError> for ApiError {
             }
         };
         Self::new(StatusCode::BAD_REQUEST, INVALID, code, error.to_string()).param("messages")
+    }
+}
+
+impl From<LeaseError> for ApiError {
+    fn from(error: LeaseError) -> Self {
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        match error {
+            LeaseError::Busy { .. } => {
+                Self::too_many("engine_busy", SECONDS_UNTIL_ROOM, error.to_string())
+            }
+            LeaseError::InUse { .. } => {
+                Self::new(StatusCode::CONFLICT, INVALID, "model_in_use", error.to_string())
+            }
+            LeaseError::NoRoom { .. } => Self::server(unavailable, "no_memory", error.to_string())
+                .retry_after(SECONDS_UNTIL_MEMORY),
+            LeaseError::TooLarge { .. } => {
+                Self::server(unavailable, "model_too_large", error.to_string())
+            }
+            LeaseError::Failed { .. } => {
+                Self::server(unavailable, "model_load_failed", error.to_string())
+            }
+        }
     }
 }
 

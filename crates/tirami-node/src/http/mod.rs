@@ -12,6 +12,7 @@ mod error;
 mod guard;
 mod json;
 mod keys;
+mod loaded;
 mod mesh;
 mod messages;
 mod models;
@@ -39,7 +40,7 @@ use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
 use tirami_core::{AgentId, ModelShape};
-use tirami_infer::engine::{Engine, EngineLoad};
+use tirami_infer::engine::EngineLoad;
 use tirami_sdk::endpoints::Operation;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,7 @@ use crate::handle::Handle;
 use crate::keys::KeyDir;
 use crate::mesh::Client;
 use crate::metrics::Metrics;
+use crate::models::Models;
 use crate::node::REFERENCE_SHAPE;
 use crate::responses::Responses;
 use crate::store::StoreReader;
@@ -108,8 +110,8 @@ impl HttpConfig {
 pub struct AppState {
     handle: Handle,
     reader: StoreReader,
-    /// The loaded model; none on a node that only asks others.
-    engine: Option<Arc<dyn Engine>>,
+    /// The models of this node; none on one that only asks others.
+    models: Models,
     /// The way to other nodes' models; none in a mesh of one.
     mesh: Option<Client>,
     config: HttpConfig,
@@ -138,7 +140,7 @@ impl AppState {
     pub(crate) fn new(
         handle: Handle,
         reader: StoreReader,
-        (engine, mesh): (Option<Arc<dyn Engine>>, Option<Client>),
+        (models, mesh): (Models, Option<Client>),
         (personal_agent, keys, responses): (AgentId, KeyDir, Responses),
         metrics: Arc<Metrics>,
         config: HttpConfig,
@@ -148,7 +150,7 @@ impl AppState {
         Self {
             handle,
             reader,
-            engine,
+            models,
             mesh,
             config,
             personal_agent,
@@ -166,13 +168,13 @@ impl AppState {
         }
     }
 
-    /// The shape that figures are shown in: of the model here, else the reference.
+    /// The shape that figures are shown in: of the first model here, else the reference.
     fn shape(&self) -> ModelShape {
-        self.engine.as_ref().map_or(REFERENCE_SHAPE, |engine| engine.model().shape)
+        self.models.first().map_or(REFERENCE_SHAPE, |model| model.info().shape)
     }
 
     fn load(&self) -> EngineLoad {
-        self.engine.as_ref().map(|engine| engine.load()).unwrap_or_default()
+        self.models.load()
     }
 }
 
@@ -204,6 +206,9 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Metrics => get(status::metrics),
         Operation::Models => get(models::models),
         Operation::Model => get(models::model),
+        Operation::ModelStates => get(loaded::states),
+        Operation::LoadModel => post(loaded::load),
+        Operation::UnloadModel => post(loaded::unload),
         Operation::Chat => post(chat::chat),
         Operation::Completions => post(chat::complete),
         Operation::Messages => post(messages::messages),

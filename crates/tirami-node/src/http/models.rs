@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::extract::State;
 use axum::response::Response;
 use tirami_core::{Flop, ModelDigest, ModelShape, PartyId, Ppm, Timestamp};
-use tirami_infer::engine::Engine;
 use tirami_kernel::Kernel;
 use tirami_proto::Offer;
 use tirami_sdk::types::{Model, ModelDetail, ModelList};
@@ -13,6 +12,7 @@ use tirami_sdk::types::{Model, ModelDetail, ModelList};
 use super::error::ApiError;
 use super::query::Segment;
 use super::{AppState, json};
+use crate::models::Model as Known;
 
 pub(super) async fn models(State(app): State<AppState>) -> Result<Response, ApiError> {
     Ok(json::ok(&ModelList { object: "list".to_owned(), data: all(&app).await? }))
@@ -48,11 +48,11 @@ async fn all(app: &AppState) -> Result<Vec<Model>, ApiError> {
         .await?;
     let created = app.started_at_ms / 1_000;
     let mut all = Vec::new();
-    if let Some(engine) = &app.engine {
-        let elsewhere = others.remove(&engine.model().digest);
+    for model in app.models.all() {
+        let elsewhere = others.remove(&model.info().digest);
         let elsewhere = elsewhere.map(|served| served.providers).unwrap_or_default();
-        let detail = here(&**engine, price, (own, &elsewhere));
-        all.push(listed(engine.model().name.clone(), created, own, detail));
+        let detail = here(&model, price, (own, &elsewhere));
+        all.push(listed(model.info().name.clone(), created, own, detail));
     }
     for served in others.into_values() {
         let Some((price, provider)) = served.providers.first().copied() else { continue };
@@ -91,12 +91,12 @@ fn listed(id: String, created: u64, owner: PartyId, x_tirami: ModelDetail) -> Mo
 }
 
 fn here(
-    engine: &dyn Engine,
+    known: &Known,
     price: Ppm,
     (own, others): (PartyId, &BTreeSet<(Ppm, PartyId)>),
 ) -> ModelDetail {
-    let model = engine.model();
-    let embedding_width = engine.embedding_width();
+    let model = known.info();
+    let embedding_width = model.embedding_width;
     let price = others.first().map_or(price, |(cheapest, _)| price.min(*cheapest));
     let mut capabilities = capabilities(embedding_width);
     // Tokens are cut where the model's file is.
@@ -115,7 +115,7 @@ fn here(
         modalities: vec!["text".to_owned()],
         capabilities,
         embedding_width,
-        loaded: engine.is_alive(),
+        loaded: known.is_loaded(),
         providers: count(others).saturating_add(1),
         served_by: named([own].into_iter().chain(others.iter().map(|(_, party)| *party))),
     }

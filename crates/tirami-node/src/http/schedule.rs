@@ -97,8 +97,9 @@ async fn plan(
     wish: Preferences,
     (prompt_tokens, max_tokens): (u32, u32),
 ) -> Result<Schedule, ApiError> {
-    let own = app.engine.as_ref().map(|engine| {
-        let model = engine.model();
+    let own = model.as_deref().map_or_else(|| app.models.first(), |name| app.models.find(name));
+    let own = own.map(|model| {
+        let model = model.info();
         (model.digest, model.name.clone(), model.shape, model.quantisation.clone())
     });
     let has_mesh = app.mesh.is_some();

@@ -90,7 +90,7 @@ async fn changed(
 
 async fn shown(app: &AppState) -> Result<Serving, ApiError> {
     let seen = app.handle.owner().seen();
-    let (has_model, has_mesh) = (app.engine.is_some(), app.mesh.is_some());
+    let (has_model, has_mesh) = (!app.models.is_empty(), app.mesh.is_some());
     let read = move |kernel: &Kernel, now| {
         let reasons = reasons(kernel, &seen, now, (has_model, has_mesh));
         view(kernel, &seen, reasons)

@@ -16,11 +16,15 @@ use tirami_sdk::types::{EngineStatus, Health, Ready, ReadyComponents, Status};
 use super::error::ApiError;
 use super::guard::Caller;
 use super::query::Segment;
-use super::{AppState, json, network, safety, serving, views};
+use super::{AppState, json, loaded, network, safety, serving, views};
 use crate::metrics::Readings;
+use crate::models::Model;
 
 pub(super) async fn health(State(app): State<AppState>) -> Response {
-    json::ok(&Health { status: "ok".to_owned(), model_loaded: app.engine.is_some() })
+    json::ok(&Health {
+        status: "ok".to_owned(),
+        model_loaded: app.models.all().iter().any(Model::is_loaded),
+    })
 }
 
 pub(super) async fn healthz() -> &'static str {
@@ -30,7 +34,7 @@ pub(super) async fn healthz() -> &'static str {
 pub(super) async fn readyz(State(app): State<AppState>) -> Response {
     let ledger = app.handle.is_running();
     // Without a model of its own the node answers through others.
-    let engine = app.engine.as_ref().is_none_or(|engine| engine.is_alive());
+    let engine = app.models.all().iter().all(Model::is_alive);
     let ready = ledger && engine && !app.jobs.is_closed();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json::response(status, &Ready { ready, components: ReadyComponents { ledger, engine } })
@@ -48,7 +52,8 @@ pub(super) async fn status(
             (book.kill().is_some(), book.jobs_charged(), book.holds().len() as u64, waiting)
         })
         .await?;
-    let model = app.engine.as_ref().map(|engine| engine.model());
+    let first = app.models.first();
+    let model = first.as_ref().map(Model::info);
     let load = app.load();
     Ok(json::ok(&Status {
         status: if killed { "frozen" } else { "ok" }.to_owned(),
@@ -64,6 +69,7 @@ pub(super) async fn status(
             completion_tokens_total: load.completion_tokens_total,
             prompt_tokens_total: load.prompt_tokens_total,
         },
+        models: loaded::states_of(&app),
         started_at_ms: app.started_at_ms,
         uptime_ms: views::now_ms().saturating_sub(app.started_at_ms),
         kill_switch_active: killed,
@@ -109,7 +115,7 @@ pub(super) async fn metrics(
             }
         })
         .await?;
-    app.metrics.read(&readings, app.load(), app.handle.queued());
+    app.metrics.read(&readings, &app.models, app.handle.queued());
     let text = app.metrics.encode().map_err(|_| {
         let message = "the metrics could not be written";
         ApiError::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)

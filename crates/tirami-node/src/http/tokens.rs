@@ -1,8 +1,6 @@
 //! Texts as the model's tokens, and tokens as text. It costs nothing and moves nothing; the work
 //! is done on a thread that may be kept waiting, and is bounded by the body and by names below.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -13,6 +11,7 @@ use tirami_sdk::types::{Detokenized, Tokenized};
 
 use super::error::ApiError;
 use super::{AppState, chat, json};
+use crate::models::Lease;
 
 /// Tokens that one request may have turned into text at most.
 const DETOKENIZED_MAX: usize = 131_072;
@@ -28,7 +27,7 @@ pub(super) async fn tokenize(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let fields: Map<String, Value> = json::read(request, &app.config).await?;
-    let engine = engine(&app, &fields)?;
+    let engine = engine(&app, &fields).await?;
     let given = given(&fields)?;
     let spelled = chat::flag(&fields, "return_token_strs")?.unwrap_or(false);
     let tokenized = on_a_thread(move || tokenized(&*engine, &given, spelled)).await?;
@@ -40,7 +39,7 @@ pub(super) async fn detokenize(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let fields: Map<String, Value> = json::read(request, &app.config).await?;
-    let engine = engine(&app, &fields)?;
+    let engine = engine(&app, &fields).await?;
     let wrong = |message: &str| ApiError::invalid("tokens", message);
     let list = match chat::present(&fields, "tokens") {
         Some(Value::Array(list)) if list.len() <= DETOKENIZED_MAX => list,
@@ -57,12 +56,13 @@ pub(super) async fn detokenize(
 }
 
 /// The model's engine, which has to be here: a name in `model`, or the one there is.
-fn engine(app: &AppState, fields: &Map<String, Value>) -> Result<Arc<dyn Engine>, ApiError> {
-    match chat::present(fields, "model") {
-        None => app.engine.clone().ok_or_else(|| chat::unknown_model(app, "")),
-        Some(Value::String(model)) => chat::engine_of(app, model),
-        Some(_) => Err(ApiError::invalid("model", "model must be a name as text")),
-    }
+async fn engine(app: &AppState, fields: &Map<String, Value>) -> Result<Lease, ApiError> {
+    let model = match chat::present(fields, "model") {
+        None => app.models.first().ok_or_else(|| chat::unknown_model(app, ""))?,
+        Some(Value::String(model)) => chat::own(app, model)?,
+        Some(_) => return Err(ApiError::invalid("model", "model must be a name as text")),
+    };
+    Ok(app.models.lease(&model, None).await?)
 }
 
 fn given(fields: &Map<String, Value>) -> Result<Given, ApiError> {

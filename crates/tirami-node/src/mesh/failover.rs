@@ -562,7 +562,7 @@ impl Journey {
         match self.begin_here(&engine).await {
             Ok(own) => {
                 self.why = vec!["this node serves the model itself".to_owned()];
-                let model = engine.0.model();
+                let model = engine.model.info();
                 let (name, build) = (model.name.clone(), model.build.clone());
                 let served = Served { name, model: model.digest, build };
                 Some((Source::Here(Box::new(own)), served))
@@ -582,17 +582,19 @@ impl Journey {
     async fn begin_here(&mut self, engine: &OwnEngine) -> Result<OwnAttempt, Unbegun> {
         let payer = payer(&self.ask.actor);
         let given = (self.tokens.clone(), payer.map(|payer| payer.agent));
+        let lease = engine.lease().await?;
         let Some(kind) = Kind::at(self.ask.path) else {
             let (code, message) = ("unknown_path", "this node's engine does not go on with it");
             return Err(Unbegun::Refused { code: code.to_owned(), message: message.to_owned() });
         };
-        let asked = engine.understood((kind, self.ask.body.clone()), given).await?;
+        let request = (kind, self.ask.body.clone());
+        let asked = OwnEngine::understood(&lease, request, given).await?;
         let prompt_tokens = count(&asked.prompt.tokens).saturating_add(count(&self.tokens));
-        let offered = (engine.0.model().digest, engine.0.model().shape, asked.completion_max);
+        let offered = (lease.model().digest, lease.model().shape, asked.completion_max);
         let start = self.start(offered, prompt_tokens, None).await?;
         let most = start.completion_max;
         let job = (self.ask.actor.clone(), start, asked, self.ask.seed);
-        let own = OwnAttempt::begin(&self.client.handle, engine, job).await?;
+        let own = OwnAttempt::begin(&self.client.handle, &lease, job).await?;
         self.completion_max = count(&self.tokens).saturating_add(most);
         Ok(own)
     }

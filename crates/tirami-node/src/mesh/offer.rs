@@ -1,19 +1,19 @@
-//! Tells the kernel every few seconds what this node serves: the model, how fast it is, how many
-//! places are free, for how much, and whether the owner lets others use it now.
+//! Tells the kernel every few seconds what this node serves: its models, how fast each is, how
+//! many places are free, for how much, and whether the owner lets others use them now.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tirami_core::Ppm;
-use tirami_infer::engine::Engine;
+use tirami_core::{ModelDigest, Ppm};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::{MeshInput, OwnOffer};
 use tirami_ledger::book::ServingPolicy;
-use tirami_proto::Offer;
+use tirami_proto::{OFFERS_MAX, Offer};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::handle::{Handle, SubmitError};
+use crate::models::{Model, Models};
 
 /// How often the owner's word is looked at: a pause reaches running jobs within this time.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -25,8 +25,8 @@ const NEW_PERCENT: u64 = 25;
 /// What this node serves, and where to tell.
 pub(crate) struct Offering {
     pub(crate) handle: Handle,
-    pub(crate) engine: Arc<dyn Engine>,
-    /// Generations the engine runs at the same time.
+    pub(crate) models: Models,
+    /// Generations that run at the same time.
     pub(crate) sequences: u32,
     pub(crate) region: String,
     /// Where people may reach its HTTP API.
@@ -48,7 +48,7 @@ impl Offering {
     pub(crate) async fn run(self) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut speed = Speed::new(&*self.engine);
+        let mut speeds = BTreeMap::new();
         let mut count = 0_u32;
         let mut told = None;
         loop {
@@ -60,11 +60,17 @@ impl Offering {
             };
             let halted = standing.killed || standing.policy.paused;
             self.halted.send_replace(halted);
-            speed.look(&*self.engine);
-            let offer = self.offer(&standing, speed.milli);
-            let changed = told.as_ref() != Some(&(offer.serving, offer.price));
+            let models = self.offered();
+            for model in &models {
+                let speed = speeds.entry(model.info().digest).or_insert_with(|| Speed::new(model));
+                speed.look(model);
+            }
+            let offer = self.offer(&standing, &models, &speeds);
+            let names: Vec<ModelDigest> = offer.models.iter().map(|offer| offer.model).collect();
+            let terms = (offer.serving, offer.price, names);
+            let changed = told.as_ref() != Some(&terms);
             if changed || count.is_multiple_of(LOOKS_PER_OFFER) {
-                told = Some((offer.serving, offer.price));
+                told = Some(terms);
                 if self.handle.mesh_input(MeshInput::Offer(Some(offer))).await.is_err() {
                     return;
                 }
@@ -73,21 +79,37 @@ impl Offering {
         }
     }
 
-    fn offer(&self, standing: &Standing, tokens_per_second_milli: u32) -> OwnOffer {
-        let (model, load) = (self.engine.model(), self.engine.load());
+    /// The models that others may have now, the first ones of those there are.
+    fn offered(&self) -> Vec<Model> {
+        let may = |model: &Model| model.is_offered() && model.is_loaded() && model.is_alive();
+        self.models.all().into_iter().filter(may).take(OFFERS_MAX).collect()
+    }
+
+    fn offer(
+        &self,
+        standing: &Standing,
+        models: &[Model],
+        speeds: &BTreeMap<ModelDigest, Speed>,
+    ) -> OwnOffer {
+        let load = self.models.load();
         let slots = standing.policy.jobs_max.min(self.sequences);
         let taken = load.running.saturating_add(load.queued).max(standing.served);
         let is_halted = standing.killed || standing.policy.paused;
-        let serving = !is_halted && slots > 0 && standing.is_member && self.engine.is_alive();
-        let offered = Offer {
-            model: model.digest,
-            name: within(&model.name, tirami_proto::MODEL_NAME_BYTES_MAX),
-            quantisation: within(&model.quantisation, 24),
-            context_tokens: model.context_tokens,
-            shape: model.shape,
-            tokens_per_second_milli,
-            build: within(&model.build, 64),
-            embedding_width: self.engine.embedding_width(),
+        let serving = !is_halted && slots > 0 && standing.is_member && !models.is_empty();
+        let offered = |model: &Model| {
+            let tokens_per_second_milli =
+                speeds.get(&model.info().digest).map_or(0, |speed| speed.milli);
+            let model = model.info();
+            Offer {
+                model: model.digest,
+                name: within(&model.name, tirami_proto::MODEL_NAME_BYTES_MAX),
+                quantisation: within(&model.quantisation, 24),
+                context_tokens: model.context_tokens,
+                shape: model.shape,
+                tokens_per_second_milli,
+                build: within(&model.build, 64),
+                embedding_width: model.embedding_width,
+            }
         };
         OwnOffer {
             price: standing.price,
@@ -95,7 +117,7 @@ impl Offering {
             slots_free: small(slots.saturating_sub(taken)),
             slots: small(slots),
             queue: small(load.queued),
-            models: vec![offered],
+            models: models.iter().map(offered).collect(),
             region: self.region.clone(),
             http_endpoint: self.http_endpoint.clone(),
             serving,
@@ -123,12 +145,12 @@ struct Speed {
 }
 
 impl Speed {
-    fn new(engine: &dyn Engine) -> Self {
-        Self { tokens: engine.load().completion_tokens_total, at: Instant::now(), milli: 0 }
+    fn new(model: &Model) -> Self {
+        Self { tokens: model.load().completion_tokens_total, at: Instant::now(), milli: 0 }
     }
 
-    fn look(&mut self, engine: &dyn Engine) {
-        let load = engine.load();
+    fn look(&mut self, model: &Model) {
+        let load = model.load();
         let made = load.completion_tokens_total.saturating_sub(self.tokens);
         let elapsed_ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         (self.tokens, self.at) = (load.completion_tokens_total, Instant::now());

@@ -1,10 +1,8 @@
 //! This node's own engine as one of those that make an answer: when a provider is lost, or none
 //! takes the job, a node that has the model goes on itself.
 
-use std::sync::Arc;
-
 use tirami_core::{AgentId, DocumentId, Flop, JobId, PartyId, Trm};
-use tirami_infer::engine::{Engine, Finish, Generation, Piece};
+use tirami_infer::engine::{Finish, Generation, Piece};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
@@ -14,34 +12,38 @@ use super::source::ordered;
 use super::stream_digest;
 use crate::handle::{Handle, JobToken, SubmitError};
 use crate::http::{Asked, Kind, understand};
+use crate::models::{Lease, Model, Models};
 
 /// A voucher is signed with the first delivered token and then after so many more.
 const VOUCHER_TOKENS: u32 = 32;
 
 /// The engine of a node that has the model which is asked for, where the request lets it answer.
-#[derive(Clone)]
-pub(crate) struct OwnEngine(pub(crate) Arc<dyn Engine>);
-
-impl core::fmt::Debug for OwnEngine {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_tuple("OwnEngine").field(&self.0.model().digest).finish()
-    }
+#[derive(Debug, Clone)]
+pub(crate) struct OwnEngine {
+    pub(crate) models: Models,
+    pub(crate) model: Model,
 }
 
 impl OwnEngine {
-    /// Whether it has nothing to do.
+    /// Whether it is in memory and has nothing to do.
     pub(super) fn rests(&self) -> bool {
-        let load = self.0.load();
-        load.running == 0 && load.queued == 0
+        let load = self.model.load();
+        self.model.is_loaded() && load.running == 0 && load.queued == 0
+    }
+
+    /// The engine, loaded first where it is not in memory.
+    pub(super) async fn lease(&self) -> Result<Lease, Unbegun> {
+        let leased = self.models.lease(&self.model, None).await;
+        leased.map_err(|error| refused("engine_unavailable", &error.to_string()))
     }
 
     /// The request as the engine runs it, the answer so far before it.
     pub(super) async fn understood(
-        &self,
+        engine: &Lease,
         (kind, body): (Kind, Vec<u8>),
         (resumed, agent): (Vec<u32>, Option<AgentId>),
     ) -> Result<Asked, Unbegun> {
-        let engine = Arc::clone(&self.0);
+        let engine = engine.clone();
         // A long text keeps a core busy for a while; no other job may wait for it.
         let understood =
             tokio::task::spawn_blocking(move || understand(&*engine, kind, &body)).await;
@@ -86,7 +88,7 @@ impl OwnAttempt {
     /// Holds the maximum, signs the order, and starts the engine.
     pub(super) async fn begin(
         handle: &Handle,
-        engine: &OwnEngine,
+        engine: &Lease,
         (actor, start, asked, seed): (Actor, StartJob, Asked, u32),
     ) -> Result<Self, Unbegun> {
         let token = handle.job_token(start.job);
@@ -101,7 +103,7 @@ impl OwnAttempt {
             job,
             order,
             prompt_tokens,
-            build: engine.0.model().build.clone(),
+            build: engine.model().build.clone(),
             generation: None,
             tokens: Vec::new(),
             token,
@@ -110,7 +112,7 @@ impl OwnAttempt {
             signing: None,
             finish: FinishReason::Cancelled,
         };
-        match engine.0.start(prompt, sampling) {
+        match engine.start(prompt, sampling) {
             Ok(generation) => {
                 own.generation = Some(generation);
                 Ok(own)

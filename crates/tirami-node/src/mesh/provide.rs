@@ -1,11 +1,9 @@
 //! The provider's part of a node that has a model: it tells what it serves, and serves it.
 
 use std::mem::take;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tirami_core::{ModelShape, Ppm};
-use tirami_infer::engine::Engine;
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
 use tokio::sync::{Semaphore, watch};
@@ -18,6 +16,7 @@ use super::{Mesh, Offering, Server};
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
 use crate::http::READERS_MAX;
+use crate::models::Models;
 
 /// Jobs of other nodes at once at least, until the owner says otherwise: what the engine has no
 /// place for waits in its queue.
@@ -62,14 +61,14 @@ impl Provider {
     pub(crate) async fn start(
         mesh: &Mesh,
         handle: Handle,
-        engine: Arc<dyn Engine>,
+        models: Models,
         config: &Config,
     ) -> Result<Self, SubmitError> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (halted, word) = watch::channel(false);
         let offering = Offering {
             handle: handle.clone(),
-            engine: Arc::clone(&engine),
+            models: models.clone(),
             sequences: config.sequences.max(JOBS_MIN),
             region: config.mesh_region.clone(),
             http_endpoint: config.mesh_http_endpoint.clone(),
@@ -80,7 +79,7 @@ impl Provider {
             let (stop, served) = (stop.clone(), tasks.clone());
             let (intake, readers) = (Intake::new(), Arc::new(Semaphore::new(READERS_MAX)));
             let server =
-                Server { handle, engine, halted: word, stop, tasks: served, intake, readers };
+                Server { handle, models, halted: word, stop, tasks: served, intake, readers };
             tasks.spawn(server.run(incoming));
         }
         Ok(Self { stop, tasks })

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use tirami_core::{Checked, Digest, JobId, PartyId, PublicKey, Signature, Timestamp, decode_body};
-use tirami_infer::engine::{Engine, Finish, Generation, Piece, Prompt, Sampling, TokenLogprobs};
+use tirami_core::{
+    Checked, Digest, JobId, ModelDigest, PartyId, PublicKey, Signature, Timestamp, decode_body,
+};
+use tirami_infer::engine::{Finish, Generation, Piece, Prompt, Sampling, TokenLogprobs};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::Rejection;
@@ -28,6 +30,7 @@ use super::intake::Intake;
 use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{ApiError, Asked, Kind, understand};
+use crate::models::{Lease, Model, Models};
 
 /// Streams of jobs served at the same time, whatever the ledger would take.
 pub const SERVED_STREAMS_MAX: usize = 256;
@@ -59,7 +62,7 @@ const RETRY_AFTER_MS: u64 = 1_000;
 /// Serves what other nodes order.
 pub(crate) struct Server {
     pub(crate) handle: Handle,
-    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) models: Models,
     /// Whether the owner wants nobody served: paused, or the kill switch.
     pub(crate) halted: watch::Receiver<bool>,
     /// Cancelled when the node stops.
@@ -146,15 +149,16 @@ impl Server {
             return Err(refused("unknown_path", &message, false));
         };
         let (order, checked, head_at) = self.proven(&wire, &body).await?;
+        let engine = self.engine_of(order.model)?;
         let Asked { mut prompt, mut sampling, completion_max } =
-            self.understood(kind, body).await?;
+            understood(&engine, kind, body).await?;
         let resumed_tokens = count(&resumed);
         if completion_max <= resumed_tokens {
             let message = "the answer is complete: it has as many tokens as were asked for";
             return Err(refused("answer_complete", message, false));
         }
         let prompt_tokens = count(&prompt.tokens).saturating_add(resumed_tokens);
-        let model = self.engine.model();
+        let model = engine.model();
         let accept = AcceptOrder {
             order: wire.bytes,
             signature: wire.signature,
@@ -170,8 +174,9 @@ impl Server {
         prompt.scope = scope(order.consumer);
         sampling.seed = order.seed;
         sampling.completion_max = completion_max.saturating_add(resumed_tokens);
-        let generation = self.started(job, prompt, sampling).await?;
-        Ok(Begun { job, prompt_tokens, completion_max, window, generation })
+        let build = engine.model().build.clone();
+        let generation = self.started(engine, job, (prompt, sampling)).await?;
+        Ok(Begun { job, prompt_tokens, completion_max, window, build, generation })
     }
 
     /// The order of a request, signed as it has to be, and since when its consumer's head is known
@@ -258,14 +263,13 @@ impl Server {
         Ok(())
     }
 
-    async fn understood(&self, kind: Kind, body: Vec<u8>) -> Result<Asked, Refusal> {
-        let engine = Arc::clone(&self.engine);
-        // A long text keeps a core busy for a while; no other job may wait for it.
-        let understood =
-            tokio::task::spawn_blocking(move || understand(&*engine, kind, &body)).await;
-        let understood = understood
-            .map_err(|_| refused("prepare_failed", "the prompt could not be prepared", false))?;
-        understood.map_err(|error| not_understood(&error))
+    /// The engine of the model that is ordered. An order loads nothing: see [`crate::models`].
+    fn engine_of(&self, model: ModelDigest) -> Result<Lease, Refusal> {
+        let model = self.models.by_digest(model).filter(Model::is_offered);
+        model.ok_or(OrderRefusal::Model)?.lease().ok_or_else(|| {
+            let message = "the model is not in memory at this time";
+            refused("model_not_loaded", message, true)
+        })
     }
 
     async fn accepted(&self, accept: AcceptOrder) -> Result<(JobId, u32, u32), Refusal> {
@@ -279,11 +283,11 @@ impl Server {
 
     async fn started(
         &self,
+        engine: Lease,
         job: JobId,
-        prompt: Prompt,
-        sampling: Sampling,
+        (prompt, sampling): (Prompt, Sampling),
     ) -> Result<Generation, Refusal> {
-        match self.engine.start(prompt, sampling) {
+        match engine.start(prompt, sampling) {
             Ok(generation) => Ok(generation),
             Err(error) => {
                 self.end(Command::AbandonServed { job, sent: 0 }).await;
@@ -316,6 +320,7 @@ struct Begun {
     prompt_tokens: u32,
     completion_max: u32,
     window: u32,
+    build: String,
     generation: Generation,
 }
 
@@ -344,6 +349,7 @@ struct Serving<'a> {
     send: FrameSender<ToConsumer>,
     rtt: Duration,
     window: u32,
+    build: String,
     /// Ids of all tokens that were sent.
     sent: Vec<u32>,
     first_at: Option<Instant>,
@@ -374,6 +380,7 @@ impl<'a> Serving<'a> {
             send,
             rtt: rtt.min(RTT_MAX),
             window: begun.window,
+            build: begun.build,
             sent: Vec::new(),
             first_at: None,
             vouched: 0,
@@ -547,7 +554,7 @@ impl<'a> Serving<'a> {
             cached_tokens: cached.min(self.prompt_tokens),
             completion_tokens: count(&self.sent),
             output: stream_digest(&self.sent),
-            build: self.server.engine.model().build.clone(),
+            build: core::mem::take(&mut self.build),
             finish,
         };
         // The last voucher comes to the ledger before the end; both become durable together.
@@ -665,6 +672,16 @@ struct Refusal {
 }
 
 /// What a caller by HTTP would be told.
+/// The request as the engine runs it.
+async fn understood(engine: &Lease, kind: Kind, body: Vec<u8>) -> Result<Asked, Refusal> {
+    let engine = engine.clone();
+    // A long text keeps a core busy for a while; no other job may wait for it.
+    let understood = tokio::task::spawn_blocking(move || understand(&*engine, kind, &body)).await;
+    understood
+        .map_err(|_| refused("prepare_failed", "the prompt could not be prepared", false))?
+        .map_err(|error| not_understood(&error))
+}
+
 fn not_understood(error: &ApiError) -> Refusal {
     let error = &error.body().error;
     let mut refusal = refused("invalid_request", &error.message, false);

@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tirami_core::{Ppm, Timestamp};
-use tirami_infer::engine::Engine;
 use tirami_kernel::Kernel;
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
@@ -24,6 +23,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::clock::now;
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
+use crate::models::Models;
 use machine::Machine;
 use price::{Electricity, Pace};
 
@@ -128,7 +128,7 @@ impl Seen {
 pub(crate) struct Rules {
     owner: Arc<Owner>,
     handle: Handle,
-    engine: Arc<dyn Engine>,
+    models: Models,
     base: Ppm,
     electricity: Electricity,
     jobs_max: u32,
@@ -137,8 +137,8 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// The rules in the settings, for a node with this engine.
-    pub(crate) fn new(handle: Handle, engine: Arc<dyn Engine>, config: &Config) -> Self {
+    /// The rules in the settings, for a node with these models.
+    pub(crate) fn new(handle: Handle, models: Models, config: &Config) -> Self {
         let owner = Arc::clone(handle.owner());
         *owner.lock() = Seen {
             hours: config.serve_hours,
@@ -156,8 +156,8 @@ impl Rules {
             },
             jobs_max: config.serve_jobs_max,
             machine: Machine::default(),
-            pace: Pace::new(&*engine),
-            engine,
+            pace: Pace::new(&models),
+            models,
         }
     }
 
@@ -179,7 +179,7 @@ impl Rules {
 
     /// Finds out what the rules need to know.
     fn look(&mut self) {
-        self.pace.look(&*self.engine);
+        self.pace.look(&self.models);
         let mut seen = self.owner.lock();
         if seen.idle_percent > 0 {
             seen.busy_percent = self.machine.look();

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use tirami_core::Ppm;
-use tirami_infer::engine::{Engine, EngineLoad};
+
+use crate::models::{Model, Models};
 
 /// How much a new measurement counts, in percent.
 const NEW_PERCENT: u64 = 25;
@@ -43,42 +44,63 @@ impl Electricity {
     }
 }
 
-/// How fast the engine works while it works.
+/// How fast the engines work while they work.
 #[derive(Debug)]
 pub(super) struct Pace {
-    load: EngineLoad,
+    done: Done,
     at: Instant,
-    token_flop: u64,
     /// 10⁶ FLOP per second.
     megaflops: Option<u64>,
 }
 
 impl Pace {
-    pub(super) fn new(engine: &dyn Engine) -> Self {
-        let token_flop = engine.model().shape.parameters_active.saturating_mul(2);
-        Self { load: engine.load(), at: Instant::now(), token_flop, megaflops: None }
+    pub(super) fn new(models: &Models) -> Self {
+        Self { done: Done::by(models), at: Instant::now(), megaflops: None }
     }
 
     pub(super) const fn megaflops(&self) -> Option<u64> {
         self.megaflops
     }
 
-    pub(super) fn look(&mut self, engine: &dyn Engine) {
-        let (before, load) = (self.load, engine.load());
+    pub(super) fn look(&mut self, models: &Models) {
+        let (before, done) = (self.done, Done::by(models));
         let elapsed_ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        (self.load, self.at) = (load, Instant::now());
-        let made = load.completion_tokens_total.saturating_sub(before.completion_tokens_total);
-        let read = load.prompt_tokens_total.saturating_sub(before.prompt_tokens_total);
-        // An interval in which the engine also rested would make it look slow.
-        if before.running == 0 || load.running == 0 || made < TOKENS_MIN {
+        (self.done, self.at) = (done, Instant::now());
+        let made = done.completion_tokens.saturating_sub(before.completion_tokens);
+        // An interval in which the engines also rested would make them look slow.
+        if before.running == 0 || done.running == 0 || made < TOKENS_MIN {
             return;
         }
-        let flop = u128::from(made.saturating_add(read)) * u128::from(self.token_flop);
+        let flop = done.flop.saturating_sub(before.flop);
         let new = u64::try_from(flop / 1_000 / u128::from(elapsed_ms)).unwrap_or(u64::MAX);
         let old = self.megaflops.unwrap_or(new);
         let mixed = u128::from(old) * u128::from(100 - NEW_PERCENT)
             + u128::from(new) * u128::from(NEW_PERCENT);
         self.megaflops = Some(u64::try_from(mixed / 100).unwrap_or(u64::MAX).max(1));
+    }
+}
+
+/// What the engines have done since the node started.
+#[derive(Debug, Clone, Copy, Default)]
+struct Done {
+    running: u32,
+    completion_tokens: u64,
+    /// Of all tokens, without what attention adds.
+    flop: u128,
+}
+
+impl Done {
+    fn by(models: &Models) -> Self {
+        models.all().iter().fold(Self::default(), |sum, model: &Model| {
+            let load = model.load();
+            let tokens = load.completion_tokens_total.saturating_add(load.prompt_tokens_total);
+            let token_flop = model.info().shape.parameters_active.saturating_mul(2);
+            Self {
+                running: sum.running.saturating_add(load.running),
+                completion_tokens: sum.completion_tokens + load.completion_tokens_total,
+                flop: sum.flop + u128::from(tokens) * u128::from(token_flop),
+            }
+        })
     }
 }
 

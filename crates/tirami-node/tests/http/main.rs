@@ -11,6 +11,7 @@ mod gates;
 mod load;
 mod malformed;
 mod messages;
+mod models;
 mod quote;
 mod random_tools;
 mod responses;

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tirami_infer::engine::Engine;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_node::config::Config;
 use tirami_node::http::HttpConfig;
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions, RunningNode};
 use tirami_sdk::types::*;
 use tirami_sdk::{Amount, Client};
@@ -61,7 +63,15 @@ impl TestNode {
     pub async fn restarted(self) -> Self {
         let Self { node, engine, dir, .. } = self;
         node.shutdown().await.unwrap();
-        Self::start_in(dir, "127.0.0.1:0", engine, |http| http).await
+        let models = Models::from_iter([engine.clone() as Arc<dyn Engine>]);
+        Self::start_in(dir, "127.0.0.1:0", (engine, models), |http| http).await
+    }
+
+    /// A node with these models.
+    pub async fn serving(models: Models) -> Self {
+        let engine = Arc::new(FakeEngine::new(script(1, Duration::ZERO)));
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(dir, "127.0.0.1:0", (engine, models), |http| http).await
     }
 
     async fn start_with(
@@ -69,13 +79,15 @@ impl TestNode {
         engine: FakeEngine,
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), bind, Arc::new(engine), bounds).await
+        let engine = Arc::new(engine);
+        let models = Models::from_iter([engine.clone() as Arc<dyn Engine>]);
+        Self::start_in(tempfile::tempdir().unwrap(), bind, (engine, models), bounds).await
     }
 
     async fn start_in(
         dir: tempfile::TempDir,
         bind: &str,
-        engine: Arc<FakeEngine>,
+        (engine, models): (Arc<FakeEngine>, Models),
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Self {
         let data_dir = dir.path().join("data");
@@ -84,10 +96,8 @@ impl TestNode {
         config.body_max_bytes = 1024 * 1024;
         config.drain_ms = 100;
         let bind: SocketAddr = bind.parse().unwrap();
-        let shared = engine.clone();
         let mesh = MeshOptions::default();
-        let options =
-            NodeOptions { data_dir: data_dir.clone(), bind, engine: Some(shared), config, mesh };
+        let options = NodeOptions { data_dir: data_dir.clone(), bind, models, config, mesh };
         let node = Node::start_with(options, bounds).await.unwrap();
         let url = format!("http://127.0.0.1:{}", node.api.port());
         let token = std::fs::read_to_string(data_dir.join("api_token")).unwrap();

@@ -146,15 +146,15 @@ fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
 }
 
 /// A consumer that is a test: it signs what it wants.
-struct Consumer<'a> {
-    node: &'a TestNode,
-    key: SecretKey,
-    provider: PartyId,
-    body: Vec<u8>,
+pub(crate) struct Consumer<'a> {
+    pub(crate) node: &'a TestNode,
+    pub(crate) key: SecretKey,
+    pub(crate) provider: PartyId,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Consumer<'_> {
-    fn order(&self, n: u8) -> Order {
+    pub(crate) fn order(&self, n: u8) -> Order {
         Order {
             consumer: self.node.party(),
             provider: self.provider,
@@ -171,7 +171,7 @@ impl Consumer<'_> {
         }
     }
 
-    fn sign(&self, order: Order) -> WireDocument {
+    pub(crate) fn sign(&self, order: Order) -> WireDocument {
         wire(&Signed::sign(self.node.peer.node.handle().mesh(), &self.key, order).unwrap())
     }
 
@@ -212,7 +212,7 @@ impl Consumer<'_> {
         ToProvider::Voucher(wire(&Signed::sign(mesh, &self.key, voucher).unwrap()))
     }
 
-    fn code(&self, order: WireDocument) -> String {
+    pub(crate) fn code(&self, order: WireDocument) -> String {
         match self.send(order).1 {
             Some(ToConsumer::Refused { code, .. }) => code,
             other => panic!("{other:?}"),

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::support::{Ahead, Peer, SOON, joining, on_loopback, until};
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 
 pub fn script(tokens: u32, delay: Duration) -> FakeScript {
     FakeScript { tokens_per_answer: tokens, delay, fail_after: None }
@@ -79,6 +80,17 @@ impl TestNode {
         set: impl FnOnce(&mut tirami_node::config::Config),
     ) -> Self {
         let peer = Peer::try_with(dir.path(), mesh, engine.clone(), set).unwrap();
+        Self::around(peer, engine, dir)
+    }
+
+    /// A node with these models.
+    pub fn serving(mesh: MeshOptions, models: Models) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = Peer::try_serving(dir.path(), mesh, models, |_| {}).unwrap();
+        Self::around(peer, None, dir)
+    }
+
+    fn around(peer: Peer, engine: Option<Arc<dyn Engine>>, dir: tempfile::TempDir) -> Self {
         let url = format!("http://127.0.0.1:{}", peer.node.api.port());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -258,6 +270,12 @@ impl Mesh {
     ) -> TestNode {
         let invite = self.user().peer.node.invite().unwrap();
         TestNode::start_with(joining(invite), Some(engine), set)
+    }
+
+    /// Another provider, with these models; nobody waits for it.
+    pub fn add_serving(&self, models: Models) -> TestNode {
+        let invite = self.user().peer.node.invite().unwrap();
+        TestNode::serving(joining(invite), models)
     }
 
     /// Waits until `user` knows that everybody serves.

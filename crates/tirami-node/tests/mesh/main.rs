@@ -13,6 +13,7 @@ mod http;
 mod jobs;
 mod jobs_support;
 mod kept;
+mod models;
 mod nodes;
 mod owner;
 mod raw;

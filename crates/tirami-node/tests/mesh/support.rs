@@ -15,6 +15,7 @@ use tirami_kernel::Kernel;
 use tirami_node::Clock;
 use tirami_node::config::Config;
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_proto::Invite;
 use tokio::runtime::Runtime;
@@ -82,6 +83,16 @@ impl Peer {
         engine: Option<Arc<dyn Engine>>,
         set: impl FnOnce(&mut Config),
     ) -> Result<Self, StartError> {
+        Self::try_serving(dir, mesh, engine.into_iter().collect(), set)
+    }
+
+    /// A node with these models.
+    pub fn try_serving(
+        dir: &Path,
+        mesh: MeshOptions,
+        models: Models,
+        set: impl FnOnce(&mut Config),
+    ) -> Result<Self, StartError> {
         let mut config = Config::defaults(dir);
         config.drain_ms = 100;
         set(&mut config);
@@ -89,7 +100,7 @@ impl Peer {
         let node = runtime.block_on(Node::start(NodeOptions {
             data_dir: dir.to_path_buf(),
             bind: ([127, 0, 0, 1], 0).into(),
-            engine,
+            models,
             config,
             mesh,
         }))?;

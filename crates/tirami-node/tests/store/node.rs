@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use crate::support::Dice;
 use tirami_core::Digest;
+use tirami_infer::engine::Engine;
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_node::config::Config;
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_node::store::StoreError;
 use tirami_node::store::doctor::doctor;
@@ -23,7 +25,7 @@ async fn node(data_dir: &Path) -> Result<RunningNode, StartError> {
     Node::start(NodeOptions {
         data_dir: data_dir.to_path_buf(),
         bind: ([127, 0, 0, 1], 0).into(),
-        engine: Some(Arc::new(FakeEngine::new(script))),
+        models: Models::from_iter([Arc::new(FakeEngine::new(script)) as Arc<dyn Engine>]),
         config: Config::defaults(data_dir),
         mesh: MeshOptions::default(),
     })

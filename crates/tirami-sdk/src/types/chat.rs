@@ -33,6 +33,9 @@ pub struct ChatRequest {
     /// Only so many of the likeliest tokens; 0 is all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
+    /// How long the model stays in this node's memory after this request; unset, as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<super::KeepAlive>,
     /// Seed of the sampler: the same request on the same build gives the same answer. Unset
     /// draws one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

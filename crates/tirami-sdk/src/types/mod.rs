@@ -49,7 +49,7 @@ pub use messages::{
     MessageError, MessageErrorDetail, MessageEvent, MessageMetadata, MessageTokens, MessageTool,
     MessageToolChoice, MessageUsage, MessagesRequest,
 };
-pub use models::{Model, ModelDetail, ModelList};
+pub use models::{KeepAlive, LoadModel, Model, ModelDetail, ModelList, ModelState, ModelStateList};
 pub use responses::{
     DeletedResponse, IncompleteDetails, InputDetails, OutputContent, OutputDetails, OutputItem,
     ResponseError, ResponseEvent, ResponseEventKind, ResponseInput, ResponseObject, ResponseText,

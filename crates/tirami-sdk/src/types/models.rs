@@ -76,3 +76,62 @@ pub struct ModelDetail {
     #[serde(default)]
     pub served_by: Vec<String>,
 }
+
+/// How long a model stays in memory after its last use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum KeepAlive {
+    /// So many seconds; 0 unloads it at once, a number below 0 keeps it until its room is needed.
+    Seconds(i64),
+    /// A time such as `5m` or `1h30m`.
+    Time(String),
+}
+
+/// How to load a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoadModel {
+    /// How long it then stays after its last use; unset, as long as the owner set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<KeepAlive>,
+}
+
+/// Which models are in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelStateList {
+    /// The models this node can load, those its owner named first.
+    pub models: Vec<ModelState>,
+    /// Bytes of memory that loaded models take together, as counted from their files and shapes.
+    pub memory_bytes: u64,
+    /// Bytes they may take together; unset where there is no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_budget_bytes: Option<u64>,
+}
+
+/// A model on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelState {
+    /// The name to ask for.
+    pub name: String,
+    /// blake3 of the model's file.
+    pub digest: String,
+    /// `loaded`, `loading`, or `on_disk`.
+    pub state: String,
+    /// Whether other nodes are offered it while it is in memory: its owner named it.
+    pub offered: bool,
+    /// Bytes of the file.
+    pub size_bytes: u64,
+    /// Bytes of memory it takes when it is loaded.
+    pub memory_bytes: u64,
+    /// Milliseconds since its last use ended, 0 while it is used; unset while it is not loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
+    /// Requests that are being answered.
+    pub running: u32,
+    /// Requests that wait for a place.
+    pub queued: u32,
+    /// Completion tokens since the node started.
+    pub completion_tokens_total: u64,
+    /// Prompt tokens since the node started.
+    pub prompt_tokens_total: u64,
+}

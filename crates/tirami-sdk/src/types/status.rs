@@ -43,12 +43,15 @@ pub struct Status {
     pub mesh_id: String,
     /// The personal agent's DID.
     pub personal_agent: String,
-    /// The name of the model served.
+    /// The name of the first model served.
     pub model: String,
-    /// The model's digest.
+    /// Its digest.
     pub model_digest: String,
-    /// How busy the engine is.
+    /// How busy the engines are together.
     pub engine: EngineStatus,
+    /// The models the node can load, those its owner named first.
+    #[serde(default)]
+    pub models: Vec<super::ModelState>,
     /// When the node started, in milliseconds since the Unix epoch.
     pub started_at_ms: u64,
     /// Milliseconds since then.
@@ -65,15 +68,15 @@ pub struct Status {
     pub scope: super::Scope,
 }
 
-/// How busy the engine is.
+/// How busy engines are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EngineStatus {
     /// Requests that are being answered.
     pub running: u32,
     /// Requests that wait for a place.
     pub queued: u32,
-    /// Completion tokens since the model was loaded.
+    /// Completion tokens since the node started.
     pub completion_tokens_total: u64,
-    /// Prompt tokens since the model was loaded.
+    /// Prompt tokens since the node started.
     pub prompt_tokens_total: u64,
 }

@@ -25,7 +25,6 @@ mod tools;
 mod whole;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -46,6 +45,7 @@ use super::error::ApiError;
 use super::guard::Caller;
 use super::{AppState, json, wish};
 use crate::mesh::{self, MeshAsk, Part, RouteError, Started};
+use crate::models::{Lease, Model};
 use choices::{Choice, Choices};
 use form::{ChatForm, CompletionForm, Ended, Form, Gathered};
 use job::{Charged, Job, Opening};
@@ -129,7 +129,7 @@ fn echo(ask: &Ask, engine: Option<&dyn Engine>) -> Result<Vec<String>, ApiError>
 /// Who answers a request.
 enum Way {
     /// This node's engine.
-    Here(Arc<dyn Engine>),
+    Here(Lease),
     /// Whoever serves this model in the mesh.
     Mesh(ModelDigest),
 }
@@ -157,9 +157,9 @@ pub(super) async fn answer(
     let ask = Ask::read(kind, &fields)?;
     let wish = wish::read(&fields)?;
     let way = match place::of(&app, &ask.model, &wish).await? {
-        Place::Here => {
-            let engine = app.engine.clone();
-            Way::Here(engine.ok_or_else(|| unknown_model(&app, &ask.model))?)
+        Place::Here(model) => {
+            let keep = super::loaded::keep_alive(&fields)?;
+            Way::Here(app.models.lease(&model, keep).await?)
         }
         Place::Mesh(model) => Way::Mesh(model),
     };
@@ -195,7 +195,7 @@ fn bodies(kind: Kind, mut fields: Map<String, Value>, body: &[u8]) -> Vec<Cow<'_
 }
 
 /// Refuses a form of answer the engine cannot follow, before anything is set aside.
-async fn check_format(engine: &Arc<dyn Engine>, format: &Format) -> Result<(), ApiError> {
+async fn check_format(engine: &Lease, format: &Format) -> Result<(), ApiError> {
     if *format == Format::Text {
         return Ok(());
     }
@@ -228,7 +228,7 @@ enum Plan {
 /// A request for this node's engine.
 #[derive(Clone)]
 struct Here {
-    engine: Arc<dyn Engine>,
+    engine: Lease,
     actor: Actor,
     start: StartJob,
     /// Whether the request names a maximum; otherwise it is what there is room for.
@@ -252,7 +252,7 @@ impl Asker<'_> {
     /// Has this node's engine answer.
     async fn here(
         &self,
-        engine: &Arc<dyn Engine>,
+        engine: &Lease,
         subject: &Subject,
         body: &[u8],
         seed: u32,
@@ -623,12 +623,14 @@ fn no_provider(message: String) -> ApiError {
 pub(super) fn unknown_model(app: &AppState, model: &str) -> ApiError {
     // A stranger's text goes into the message, so it is kept short.
     let shown: String = model.chars().take(100).collect();
-    let message = match &app.engine {
-        Some(engine) => {
-            let served = &engine.model().name;
+    let all = app.models.all();
+    let served: Vec<&str> = all.iter().map(|model| model.info().name.as_str()).collect();
+    let message = match served.len() {
+        1.. => {
+            let served = served.join(", ");
             format!("the model {shown:?} is not served here; this node serves {served}")
         }
-        None => format!(
+        0 => format!(
             "the model {shown:?} is not served here, nor by any known node; nothing was charged; \
              GET /v1/models lists what is; serve a model with: tirami start --model NAME, or join \
              a mesh with: tirami join TOKEN"
@@ -637,23 +639,19 @@ pub(super) fn unknown_model(app: &AppState, model: &str) -> ApiError {
     ApiError::not_found("model_not_found", message).param("model")
 }
 
-/// The node's engine, if it serves `model`, by name or digest.
-pub(super) fn engine_of(app: &AppState, model: &str) -> Result<Arc<dyn Engine>, ApiError> {
-    let is_it = |engine: &&Arc<dyn Engine>| {
-        let served = engine.model();
-        model == served.name || model == served.digest.to_string()
-    };
-    app.engine.as_ref().filter(is_it).cloned().ok_or_else(|| unknown_model(app, model))
+/// The node's own model of this name or digest.
+pub(super) fn own(app: &AppState, model: &str) -> Result<Model, ApiError> {
+    app.models.find(model).ok_or_else(|| unknown_model(app, model))
 }
 
 /// Renders and tokenises, and says how many completion tokens there may be: `asked`, or all the
 /// context has room for.
 async fn prepare(
-    engine: &Arc<dyn Engine>,
+    engine: &Lease,
     subject: &Subject,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {
-    let (engine, subject) = (Arc::clone(engine), subject.clone());
+    let (engine, subject) = (engine.clone(), subject.clone());
     // A long text keeps a core busy for a while; no other request may wait for it.
     tokio::task::spawn_blocking(move || served::prepare(&*engine, &subject, asked)).await.map_err(
         |_| {
@@ -665,7 +663,7 @@ async fn prepare(
 
 /// The same of a chat.
 pub(super) async fn prepare_chat(
-    engine: &Arc<dyn Engine>,
+    engine: &Lease,
     conversation: Conversation,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {

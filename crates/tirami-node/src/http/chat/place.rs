@@ -1,9 +1,7 @@
 //! Where a request is answered: here, or at another node of the mesh.
 
-use std::sync::Arc;
-
 use tirami_core::{Digest, ModelDigest, ModelShape};
-use tirami_infer::engine::{Call, Conversation, Engine, Message, RawPrompt};
+use tirami_infer::engine::{Call, Conversation, Message, RawPrompt};
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{NO_DICE, Preferences, Query};
 
@@ -12,6 +10,7 @@ use super::request::Subject;
 use crate::http::error::ApiError;
 use crate::http::{AppState, wish};
 use crate::mesh::{MeshAsk, OwnEngine};
+use crate::models::Model;
 
 /// Tokens that a chat template may add to a message, and to a conversation, where the model that
 /// counts them is not here.
@@ -35,21 +34,21 @@ const PREFIXES_MAX: usize = 16;
 const DEAR_TIMES: u64 = 2;
 
 /// Where a request is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Place {
-    /// By this node's engine.
-    Here,
+    /// By this node's own engine of this model.
+    Here(Model),
     /// By whoever serves this model in the mesh.
     Mesh(ModelDigest),
 }
 
 /// Finds out.
 pub(super) async fn of(app: &AppState, model: &str, wish: &Preferences) -> Result<Place, ApiError> {
-    if let Some(own) = own(app, model) {
+    if let Some(model) = app.models.find(model) {
         let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
-        let own = own.model();
+        let own = model.info();
         if wish::wants(wish, app.handle.party(), &own.quantisation, price) {
-            return Ok(Place::Here);
+            return Ok(Place::Here(model));
         }
         return if app.mesh.is_some() {
             Ok(Place::Mesh(own.digest))
@@ -70,14 +69,6 @@ pub(super) async fn of(app: &AppState, model: &str, wish: &Preferences) -> Resul
     found.await?.map(Place::Mesh).ok_or_else(|| super::unknown_model(app, model))
 }
 
-/// This node's engine, if it has the model.
-fn own<'a>(app: &'a AppState, model: &str) -> Option<&'a Arc<dyn Engine>> {
-    app.engine.as_ref().filter(|engine| {
-        let own = engine.model();
-        model == own.name || model == own.digest.to_string()
-    })
-}
-
 /// This node's engine as one that may go on with an answer begun elsewhere, where the request
 /// allows it.
 pub(super) async fn successor(
@@ -85,13 +76,12 @@ pub(super) async fn successor(
     model: ModelDigest,
     wish: &Preferences,
 ) -> Result<Option<OwnEngine>, ApiError> {
-    let Some(engine) = app.engine.as_ref().filter(|engine| engine.model().digest == model) else {
-        return Ok(None);
-    };
+    let Some(model) = app.models.by_digest(model) else { return Ok(None) };
     let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
-    let quantisation = &engine.model().quantisation;
+    let quantisation = &model.info().quantisation;
     let may = wish.allow_fallbacks && wish::takes(wish, app.handle.party(), quantisation, price);
-    Ok(may.then(|| OwnEngine(Arc::clone(engine))))
+    let models = app.models.clone();
+    Ok(may.then_some(OwnEngine { models, model }))
 }
 
 /// Whether a job would begin sooner at another node than here, because all places of this node's
@@ -101,7 +91,8 @@ pub(in crate::http) async fn is_sooner_elsewhere(
     app: &AppState,
     query: Query,
 ) -> Result<bool, ApiError> {
-    let load = app.load();
+    let Some(model) = app.models.by_digest(query.model) else { return Ok(false) };
+    let load = model.load();
     let is_full = load.places > 0 && load.running.saturating_add(load.queued) >= load.places;
     if !is_full || app.mesh.is_none() || !query.preferences.allow_fallbacks {
         return Ok(false);
@@ -143,7 +134,7 @@ pub(super) fn ask(
         path: asker.kind.path(),
         body: body.to_vec(),
         model,
-        shape: shape.or_else(|| own.as_ref().map(|own| own.0.model().shape)),
+        shape: shape.or_else(|| own.as_ref().map(|own| own.model.info().shape)),
         seed,
         prompt_max: counted.unwrap_or_else(|| tokens(most)),
         prompt_guess: counted.unwrap_or_else(|| tokens(guess)),

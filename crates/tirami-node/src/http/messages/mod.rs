@@ -43,7 +43,7 @@ pub(super) async fn count_tokens(State(app): State<AppState>, request: Request<B
         let fields: Map<String, Value> = json::read(request, &app.config).await?;
         let chat = request::chat(&fields, false)?;
         let model = chat.get("model").and_then(Value::as_str).unwrap_or_default();
-        let engine = chat::engine_of(&app, model)?;
+        let engine = app.models.lease(&chat::own(&app, model)?, None).await?;
         let (prompt, _) = chat::prepare_chat(&engine, chat::conversation(&chat)?, None).await?;
         let input_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         Ok::<_, ApiError>(json::ok(&MessageTokens { input_tokens }))

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Refusal, Server, VOUCHER_WITHIN, refused};
 use crate::http::{ToEmbed, bytes_of, vectors_digest};
 use crate::mesh::FrameSender;
+use crate::models::Lease;
 
 /// The path at which vectors are asked for.
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
@@ -30,6 +31,7 @@ type Vectors = Vec<Vec<f32>>;
 /// A job whose order is taken.
 pub(super) struct Begun {
     job: JobId,
+    engine: Lease,
     texts: ToEmbed,
 }
 
@@ -48,14 +50,15 @@ impl Server {
         request: JobRequest,
     ) -> Result<(Begun, ToConsumer), Refusal> {
         let JobRequest { order: wire, body, .. } = request;
-        let (_, checked, head_at) = self.proven(&wire, &body).await?;
-        let engine = Arc::clone(&self.engine);
+        let (order, checked, head_at) = self.proven(&wire, &body).await?;
+        let engine = self.engine_of(order.model)?;
+        let reading = engine.clone();
         // Long texts keep a core busy for a while; no other job may wait for them.
-        let texts = tokio::task::spawn_blocking(move || ToEmbed::read(&*engine, &body)).await;
+        let texts = tokio::task::spawn_blocking(move || ToEmbed::read(&*reading, &body)).await;
         let texts = texts
             .map_err(|_| refused("prepare_failed", "the texts could not be read", false))?
             .map_err(|error| super::not_understood(&error))?;
-        let model = self.engine.model();
+        let model = engine.model();
         let prompt_tokens = texts.prompt_tokens();
         let accept = AcceptOrder {
             order: wire.bytes,
@@ -69,14 +72,14 @@ impl Server {
         };
         let (job, completion_max, window_tokens) = self.accepted(accept).await?;
         let accepted = ToConsumer::Accepted { prompt_tokens, completion_max, window_tokens };
-        Ok((Begun { job, texts }, accepted))
+        Ok((Begun { job, engine, texts }, accepted))
     }
 
     /// Reads the texts and delivers their vectors.
     pub(super) async fn deliver_vectors(
         &self,
         (peer, accepted): (PartyId, &ToConsumer),
-        Begun { job, texts }: Begun,
+        Begun { job, engine, texts }: Begun,
         mut send: FrameSender<ToConsumer>,
         mut frames: Pin<&mut impl Stream<Item = ToProvider>>,
     ) {
@@ -84,7 +87,7 @@ impl Server {
         let mut sent = 0;
         let delivered = async {
             self.say(&mut send, accepted).await?;
-            let vectors = self.read(texts, &mut send, frames.as_mut()).await?;
+            let vectors = self.read((engine.clone(), texts), &mut send, frames.as_mut()).await?;
             let output = vectors_digest(&vectors);
             for vector in vectors {
                 // What is on its way counts.
@@ -95,7 +98,7 @@ impl Server {
             Ok::<Digest, Ended>(output)
         };
         match delivered.await {
-            Ok(output) => self.finish_reading(job, output, &mut send).await,
+            Ok(output) => self.finish_reading((job, &engine), output, &mut send).await,
             Err(ended) => {
                 if let Ended::Failed(reason) = ended {
                     let failed = ToConsumer::Failed { reason: reason.to_owned() };
@@ -113,14 +116,14 @@ impl Server {
     /// the engine when the consumer is gone.
     async fn read(
         &self,
-        texts: ToEmbed,
+        (engine, texts): (Lease, ToEmbed),
         send: &mut FrameSender<ToConsumer>,
         mut frames: Pin<&mut impl Stream<Item = ToProvider>>,
     ) -> Result<Vectors, Ended> {
         let read = Arc::new(AtomicU32::new(0));
         let unwanted = CancellationToken::new();
         let _stops = unwanted.clone().drop_guard();
-        let (engine, told) = (Arc::clone(&self.engine), Arc::clone(&read));
+        let told = Arc::clone(&read);
         let (readers, is_waiting) = (Arc::clone(&self.readers), Arc::new(AtomicU32::new(1)));
         let waiting = Arc::clone(&is_waiting);
         let reading: JoinHandle<Option<Result<Vectors, EmbedError>>> = tokio::spawn(async move {
@@ -191,13 +194,13 @@ impl Server {
         }
     }
 
-    async fn finish_reading(&self, job: JobId, output: Digest, send: &mut FrameSender<ToConsumer>) {
+    async fn finish_reading(&self, (job, engine): (JobId, &Lease), output: Digest, send: &mut FrameSender<ToConsumer>) {
         let report = FinishJob {
             job,
             cached_tokens: 0,
             completion_tokens: 0,
             output,
-            build: self.engine.model().build.clone(),
+            build: engine.model().build.clone(),
             finish: FinishReason::Stop,
         };
         let Some(Outcome::JobServed { receipt: Some(receipt), .. }) =

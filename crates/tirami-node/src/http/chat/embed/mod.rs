@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use super::job::{Charged, Job, Opening};
 use super::place::{self, Place};
 use super::{Head, broken, cancelled, created, engine_failed, mesh_error, no_provider};
-use super::{no_randomness, stopping, unknown_model};
+use super::{no_randomness, stopping};
 use crate::http::error::ApiError;
 use crate::http::guard::Caller;
 use crate::http::{AppState, json, wish};
+use crate::models::Model;
 use crate::mesh::{self, EMBEDDINGS_PATH, Embedded, MeshAsk, WantedVectors};
 use request::{Ask, Input};
 
@@ -85,7 +86,7 @@ struct Done {
 impl Run {
     async fn work(self, mut reply: Reply) {
         let result = match place::of(&self.app, &self.ask.model, &self.wish).await {
-            Ok(Place::Here) => self.here(&mut reply).await,
+            Ok(Place::Here(model)) => self.here(&model, &mut reply).await,
             Ok(Place::Mesh(model)) => self.away(model, &mut reply).await,
             Err(error) => Err(error),
         };
@@ -94,10 +95,10 @@ impl Run {
         let _ = reply.send(result.map(|done| done.shown(is_base64)));
     }
 
-    async fn here(&self, reply: &mut Reply) -> Result<Done, ApiError> {
+    async fn here(&self, model: &Model, reply: &mut Reply) -> Result<Done, ApiError> {
         let app = &self.app;
-        let engine = app.engine.clone().ok_or_else(|| unknown_model(app, &self.ask.model))?;
-        let (reading, ask) = (Arc::clone(&engine), self.ask.clone());
+        let engine = app.models.lease(model, None).await?;
+        let (reading, ask) = (engine.clone(), self.ask.clone());
         let texts = tokio::task::spawn_blocking(move || ToEmbed::of(&*reading, &ask));
         let texts = texts.await.map_err(|_| broken())??;
         let place = tokio::select! {

@@ -41,7 +41,7 @@ impl ToEmbed {
     }
 
     pub(super) fn of(engine: &dyn Engine, ask: &Ask) -> Result<Self, ApiError> {
-        let widest = engine.embedding_width();
+        let widest = engine.model().embedding_width;
         if widest == 0 {
             let message = format!("the model {} makes no embeddings", engine.model().name);
             return Err(ApiError::unsupported("model", message));
