@@ -76,6 +76,7 @@ mod tests {
             architecture: String::new(),
             quantisation: String::new(),
             shape,
+            width: 8,
             cached_per_token: 0,
             vocabulary: 0,
             chat_template: None,

@@ -1,6 +1,7 @@
 //! The provider's part of a node that has a model: it tells what it serves, and serves it.
 
 use std::mem::take;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tirami_core::{ModelShape, Ppm};

@@ -668,7 +668,7 @@ fn no_receipt() -> WireDocument {
 struct Refusal {
     /// Text of the program, never of a peer.
     code: &'static str,
-    told: ToConsumer,
+    told: Box<ToConsumer>,
 }
 
 /// What a caller by HTTP would be told.
@@ -685,7 +685,7 @@ async fn understood(engine: &Lease, kind: Kind, body: Vec<u8>) -> Result<Asked, 
 fn not_understood(error: &ApiError) -> Refusal {
     let error = &error.body().error;
     let mut refusal = refused("invalid_request", &error.message, false);
-    if let (ToConsumer::Refused { code, .. }, Some(known)) = (&mut refusal.told, &error.code) {
+    if let (ToConsumer::Refused { code, .. }, Some(known)) = (&mut *refusal.told, &error.code) {
         code.clone_from(known);
     }
     refusal
@@ -699,7 +699,8 @@ fn refused(code: &'static str, message: &str, is_transient: bool) -> Refusal {
     }
     message.truncate(end);
     let retry_after_ms = is_transient.then_some(RETRY_AFTER_MS);
-    Refusal { code, told: ToConsumer::Refused { code: code.to_owned(), message, retry_after_ms } }
+    let told = ToConsumer::Refused { code: code.to_owned(), message, retry_after_ms };
+    Refusal { code, told: Box::new(told) }
 }
 
 impl From<OrderRefusal> for Refusal {

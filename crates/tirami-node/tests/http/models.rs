@@ -51,6 +51,7 @@ fn answering(name: &str, memory_mib: u64, answers: (u32, Duration)) -> Arc<Scrip
         quantisation: "F32".to_owned(),
         size_bytes: 4_000_000,
         context_tokens: 4_096,
+        embedding_width: 8,
         build: "fake".to_owned(),
     };
     Arc::new(Scripted {

@@ -16,6 +16,7 @@ use tirami_infer::engine::{
 use tirami_infer::fake::FakeEngine;
 use tirami_node::config::Config;
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions};
 use tirami_sdk::Client;
 use tirami_sdk::types::{Limits, PolicyRequest};
@@ -255,8 +256,8 @@ async fn no_piece_of_a_random_request_with_tools_is_malformed() {
     let bind: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let engine = Arc::new(Parrot(FakeEngine::new(script(1, Duration::ZERO))));
     let mesh = MeshOptions::default();
-    let options =
-        NodeOptions { data_dir: data_dir.clone(), bind, engine: Some(engine), config, mesh };
+    let models = Models::from_iter([engine as Arc<dyn Engine>]);
+    let options = NodeOptions { data_dir: data_dir.clone(), bind, models, config, mesh };
     let node = Node::start_with(options, |http| http).await.unwrap();
     let url = format!("http://127.0.0.1:{}", node.api.port());
     let key = std::fs::read_to_string(data_dir.join("api_token")).unwrap();

@@ -32,6 +32,7 @@ fn named(name: &str, digest: u8) -> Arc<dyn Loader> {
         quantisation: "F32".to_owned(),
         size_bytes: 4_000_000,
         context_tokens: 4_096,
+        embedding_width: 8,
         build: format!("build of {name}"),
     }))
 }

@@ -194,7 +194,12 @@ impl Server {
         }
     }
 
-    async fn finish_reading(&self, (job, engine): (JobId, &Lease), output: Digest, send: &mut FrameSender<ToConsumer>) {
+    async fn finish_reading(
+        &self,
+        (job, engine): (JobId, &Lease),
+        output: Digest,
+        send: &mut FrameSender<ToConsumer>,
+    ) {
         let report = FinishJob {
             job,
             cached_tokens: 0,

@@ -29,8 +29,8 @@ use super::{no_randomness, stopping};
 use crate::http::error::ApiError;
 use crate::http::guard::Caller;
 use crate::http::{AppState, json, wish};
-use crate::models::Model;
 use crate::mesh::{self, EMBEDDINGS_PATH, Embedded, MeshAsk, WantedVectors};
+use crate::models::Model;
 use request::{Ask, Input};
 
 pub(crate) use vectors::{NUMBERS_MAX, ToEmbed, bytes_of, vectors_digest};
