@@ -167,36 +167,6 @@ fn what_is_lost_on_the_way_is_fetched_again() {
 }
 
 #[test]
-fn nobody_is_told_of_entries_it_does_not_keep_and_the_payee_at_once() {
-    let mut net = Net::of(4);
-    let light = net.join_light(&[0, 1]);
-    net.run_ms(3_000);
-    net.connect(1, light);
-    net.run_ms(4_000);
-    net.sent_to.clear();
-    for _ in 0..50 {
-        net.transfer(1, 2, 1);
-        net.run_ms(20);
-    }
-    let told = net.sent_to.get(&light).copied().unwrap_or_default();
-    assert!(told < 10, "{told} messages about what it does not keep");
-    assert_eq!(held(&net, light), parties(&net, &[0, light]));
-    net.transfer(1, light, 1);
-    net.run_ms(200);
-    assert_eq!(held(&net, light), parties(&net, &[0, light]), "it follows who pays it");
-    net.run_ms(10_000);
-    assert_eq!(held(&net, light), parties(&net, &[0, 1, light]));
-    // Now it follows the payer, and hears of the next payment with what came before it.
-    for _ in 0..20 {
-        net.transfer(1, 2, 1);
-    }
-    net.transfer(1, light, 1);
-    net.run_ms(200);
-    assert!(level_with_witness(&net, light));
-    net.check();
-}
-
-#[test]
 fn who_gets_an_office_keeps_all() {
     let mut net = Net::of(4);
     let light = net.join_light(&[0]);
