@@ -30,8 +30,8 @@ def complete(prompt, **options):
     return chosen.completions.create(model=MODEL, prompt=prompt, **{"temperature": 0, **options})
 
 
-def respond(text, **options):
-    return client.responses.create(model=MODEL, input=text, **{"temperature": 0, **options})
+def respond(asked, **options):
+    return client.responses.create(model=MODEL, input=asked, **{"temperature": 0, **options})
 
 
 def a_text_is_continued():

@@ -11,8 +11,8 @@ Written from the OpenAPI document, which every node serves at `/openapi.json` an
 
 An API key goes into `Authorization: Bearer …` or `x-api-key`. On loopback a request without one
 acts as the personal agent with the scopes read and inference. Scopes include each other: read <
-inference < economy < admin. Every answer carries `x-request-id`. Money is an exact decimal number of TRM;
-times end in `_at_ms` and count milliseconds since the Unix epoch.
+inference < economy < admin. Every answer carries `x-request-id`. Money is an exact decimal number
+of TRM; times end in `_at_ms` and count milliseconds since the Unix epoch.
 
 | method | path | who | what |
 |---|---|---|---|

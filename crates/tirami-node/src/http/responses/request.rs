@@ -14,8 +14,17 @@ const NOTE_NAME_BYTES_MAX: usize = 64;
 const NOTE_BYTES_MAX: usize = 512;
 
 /// Fields that a chat has too, by the same name and with the same meaning.
-const SAME: [&str; 8] =
-    ["model", "stream", "temperature", "top_p", "user", "provider", "parallel_tool_calls", "seed"];
+const SAME: [&str; 9] = [
+    "model",
+    "stream",
+    "temperature",
+    "top_p",
+    "user",
+    "provider",
+    "keep_alive",
+    "parallel_tool_calls",
+    "seed",
+];
 
 /// A request that is understood as far as it is not a chat's.
 pub(super) struct Asked {
