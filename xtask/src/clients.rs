@@ -1,7 +1,8 @@
 //! Clients that others wrote, against a real node with the real model.
 //!
-//! Both are installed with exact versions into folders below cargo's output, once for each
-//! change of the pins.
+//! They are installed with exact versions into a cache outside the tree, once for each change of
+//! the pins. `cargo xtask test` runs openai-python and openai-node; `cargo xtask conformance` has
+//! the whole matrix.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,14 +16,15 @@ use crate::process::run;
 use crate::{Failure, Outcome, model, workspace};
 
 /// The scripts and pins.
-const FOLDER: &str = "tests/clients";
+pub(crate) const FOLDER: &str = "tests/clients";
 
 /// Starts a node and lets each client do what its users do.
 pub(crate) fn clients() -> Outcome<()> {
     let programs = install_python()?;
     let node_folder = install_node(&programs)?;
     let node = NodeDir::empty("clients")?.start()?;
-    let key = inference_key(&node)?;
+    unlimited(&node)?;
+    let key = key_with(&node, "{}")?;
     for script in ["python/client.py", "python/surface.py"] {
         let script = workspace::root().join(FOLDER).join(script);
         let mut python = Command::new(programs.join("python"));
@@ -34,17 +36,24 @@ pub(crate) fn clients() -> Outcome<()> {
     node.stop()
 }
 
-/// An API key that pays from the personal agent, as an owner would hand it to a program.
-fn inference_key(node: &Node) -> Outcome<String> {
+/// Takes away the limits that guard people against programs that ask as fast as these do.
+pub(crate) fn unlimited(node: &Node) -> Outcome<()> {
     let status = node.admin.get("/v1/tirami/status")?;
-    let agent = status.text("personal_agent")?;
-    // The defaults guard people against programs that ask as fast as these do.
-    for target in ["node", agent] {
+    for target in ["node", status.text("personal_agent")?] {
         let body = format!(r#"{{"target": {}, "limits": {{}}}}"#, literal(target));
         node.admin.post("/v1/tirami/policy", &body)?;
     }
-    let body =
-        format!(r#"{{"label": "clients", "scope": "inference", "agent": {}}}"#, literal(agent));
+    Ok(())
+}
+
+/// An API key that pays from the personal agent, as an owner would hand it to a program, with
+/// these limits of its own.
+pub(crate) fn key_with(node: &Node, limits: &str) -> Outcome<String> {
+    let status = node.admin.get("/v1/tirami/status")?;
+    let agent = literal(status.text("personal_agent")?);
+    let body = format!(
+        r#"{{"label": "clients", "scope": "inference", "agent": {agent}, "limits": {limits}}}"#
+    );
     Ok(node.admin.post("/v1/tirami/keys", &body)?.text("key")?.to_owned())
 }
 
@@ -57,29 +66,41 @@ fn for_client<'a>(command: &'a mut Command, api: &Api, key: &str) -> &'a mut Com
 
 /// A virtual environment with openai-python, and with node and npm from a wheel: the version
 /// that openai-node asks for, whatever the system has.
-fn install_python() -> Outcome<PathBuf> {
-    let pins = workspace::root().join(FOLDER).join("python/requirements.txt");
-    let venv = workspace::target_dir().join("clients").join("python");
+pub(crate) fn install_python() -> Outcome<PathBuf> {
+    venv("python", &workspace::root().join(FOLDER).join("python/requirements.txt"))
+}
+
+/// A virtual environment of this name with what `pins` says; gives the folder of its programs.
+pub(crate) fn venv(name: &str, pins: &Path) -> Outcome<PathBuf> {
+    let venv = cache().join(name);
     let programs = venv.join("bin");
-    once(&venv, &pins, || {
+    once(&venv, pins, || {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
         let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-        run(Command::new(programs.join("python")).args(install).arg(&pins))
+        run(Command::new(programs.join("python")).args(install).arg(pins))
     })?;
     Ok(programs)
 }
 
-fn install_node(programs: &Path) -> Outcome<PathBuf> {
+/// Where clients are installed: the user's cache, or cargo's output where there is none.
+fn cache() -> PathBuf {
+    let of = |name: &str| std::env::var_os(name).filter(|folder| !folder.is_empty());
+    let home = || of("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = of("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    base.unwrap_or_else(workspace::target_dir).join("tirami-clients")
+}
+
+pub(crate) fn install_node(programs: &Path) -> Outcome<PathBuf> {
     let source = workspace::root().join(FOLDER).join("node");
-    let folder = workspace::target_dir().join("clients").join("node");
+    let folder = cache().join("node");
     once(&folder, &source.join("package.json"), || {
-        copy(&source, &folder, "package.json")?;
+        workspace::copy_text(&source, &folder, "package.json")?;
         let quiet = ["install", "--no-package-lock", "--no-audit", "--no-fund"];
         let mut npm = Command::new(programs.join("npm"));
         run(npm.args(quiet).current_dir(&folder).env("PATH", path_with(programs)))
     })?;
     // The script stands beside node_modules, because node looks for packages from there.
-    copy(&source, &folder, "client.mjs")?;
+    workspace::copy_text(&source, &folder, "client.mjs")?;
     Ok(folder)
 }
 
@@ -91,10 +112,6 @@ fn path_with(programs: &Path) -> OsString {
         path.push(rest);
     }
     path
-}
-
-fn copy(from: &Path, to: &Path, name: &str) -> Outcome<()> {
-    workspace::write(&to.join(name), &workspace::read(&from.join(name))?)
 }
 
 /// Runs `install` unless it succeeded before with the same pins.

@@ -8,6 +8,7 @@
 mod bench;
 mod clients;
 mod codegen;
+mod conformance;
 mod demo;
 mod growth;
 mod http;
@@ -33,6 +34,9 @@ usage: cargo xtask <command>
   test --relay       builds iroh's relay and runs the tests that need one, which `test` leaves out
   ci                 `test`, and no tracked file may have changed by it
   tidy               layout, layers, sizes, words
+  conformance [--json]
+                     clients that others wrote, every call against a real node; writes
+                     docs/reference/conformance.md
   bench              measure, and write docs/reference/bench.md
   bench mesh         measure the mesh, and write docs/reference/bench-mesh.md
   bench mesh PART…   only hop, trades, garbage, sync or resume; writes nothing
@@ -77,6 +81,8 @@ fn main() -> ExitCode {
         ["soak", "--minutes", minutes] => bench::soak(minutes),
         ["sim", rest @ ..] => suite::sim(rest),
         ["growth", sizes @ ..] => growth::growth(sizes),
+        ["conformance"] => conformance::conformance(false),
+        ["conformance", "--json"] => conformance::conformance(true),
         ["codegen"] => codegen::codegen(codegen::Mode::Write),
         ["codegen", "--check"] => codegen::codegen(codegen::Mode::Check),
         ["help" | "--help" | "-h"] => {

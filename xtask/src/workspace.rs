@@ -42,6 +42,11 @@ pub(crate) fn write(path: &Path, text: &str) -> Outcome<()> {
         .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
 }
 
+/// Copies a text file of this name from one folder into another.
+pub(crate) fn copy_text(from: &Path, to: &Path, name: &str) -> Outcome<()> {
+    write(&to.join(name), &read(&from.join(name))?)
+}
+
 /// All files of the workspace, as paths relative to `root` with `/`, in order.
 ///
 /// Build output and version control are left out, so the answer does not need git.

@@ -189,6 +189,24 @@ def tools_are_called_with_valid_arguments():
     check_call(final[0])
 
 
+def texts_become_vectors():
+    texts = ["The cat sleeps on the sofa.", "A kitten is sleeping on the couch.", "fn main() { 40 + 2 }"]
+    answer = client.embeddings.create(model=MODEL, input=texts)
+    cat, kitten, code = [one.embedding for one in answer.data]
+    likeness = lambda a, b: sum(x * y for x, y in zip(a, b, strict=True))
+    assert abs(likeness(cat, cat) - 1) < 1e-3 and likeness(cat, kitten) > likeness(cat, code)
+    assert answer.usage.prompt_tokens > 10, answer.usage
+    check_x_tirami(answer.model_extra["x_tirami"])
+    short = client.embeddings.create(model=MODEL, input=texts[0], dimensions=64, encoding_format="float")
+    assert len(short.data[0].embedding) == 64
+    error = None
+    try:
+        client.embeddings.create(model=MODEL, input=texts[0], dimensions=4096)
+    except openai.BadRequestError as refused:
+        error = refused
+    assert error is not None and error.param == "dimensions", error
+
+
 def refusals_are_typed():
     def refused(kind, status, call):
         try:
@@ -226,6 +244,7 @@ if __name__ == "__main__":
         tokens_carry_their_log_probabilities,
         several_answers_come_at_once,
         tools_are_called_with_valid_arguments,
+        texts_become_vectors,
         refusals_are_typed,
     ):
         check()

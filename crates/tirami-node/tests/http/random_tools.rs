@@ -3,7 +3,7 @@
 //!
 //! `TIRAMI_TOOL_REQUESTS` says how many; the seed of each is its number.
 
-use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,21 +14,18 @@ use tirami_infer::engine::{
     Prompt, Sampling, StartError,
 };
 use tirami_infer::fake::FakeEngine;
-use tirami_node::config::Config;
-use tirami_node::mesh::MeshOptions;
 use tirami_node::models::Models;
-use tirami_node::node::{Node, NodeOptions};
-use tirami_sdk::Client;
-use tirami_sdk::types::{Limits, PolicyRequest};
 use tokio::sync::mpsc;
 
-use crate::support::script;
+use crate::support::{TestNode, script};
 use crate::tools::put_together;
 
 /// Requests when nobody says how many.
 const REQUESTS: u64 = 300;
 /// Requests at the same time.
-const AT_ONCE: u64 = 16;
+const AT_ONCE: usize = 16;
+/// Requests that the personal agent of one node can pay.
+const FOR_ONE_NODE: usize = 2_000;
 
 /// Says the last message of the chat, cut anywhere.
 struct Parrot(FakeEngine);
@@ -248,30 +245,20 @@ impl Case {
 async fn no_piece_of_a_random_request_with_tools_is_malformed() {
     let count = std::env::var("TIRAMI_TOOL_REQUESTS").ok().map(|count| count.parse().unwrap());
     let count: u64 = count.unwrap_or(REQUESTS);
-    let dir = tempfile::tempdir().unwrap();
-    let data_dir = dir.path().join("data");
-    let mut config = Config::defaults(dir.path());
-    config.data_dir.clone_from(&data_dir);
-    config.drain_ms = 100;
-    let bind: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let engine = Arc::new(Parrot(FakeEngine::new(script(1, Duration::ZERO))));
-    let mesh = MeshOptions::default();
-    let models = Models::from_iter([engine as Arc<dyn Engine>]);
-    let options = NodeOptions { data_dir: data_dir.clone(), bind, models, config, mesh };
-    let node = Node::start_with(options, |http| http).await.unwrap();
-    let url = format!("http://127.0.0.1:{}", node.api.port());
-    let key = std::fs::read_to_string(data_dir.join("api_token")).unwrap();
-    let admin = Client::new(&url, Some(key.trim())).unwrap();
-    let agent = admin.status().await.unwrap().personal_agent;
-    for target in ["node".to_owned(), agent] {
-        let request = PolicyRequest { target, limits: Limits::default() };
-        admin.set_policy(&request).await.unwrap();
+    for first in (0..count).step_by(FOR_ONE_NODE) {
+        let most = u64::try_from(FOR_ONE_NODE).unwrap();
+        ask(first..count.min(first + most)).await;
     }
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+}
+
+async fn ask(seeds: Range<u64>) {
+    let engine: Arc<dyn Engine> = Arc::new(Parrot(FakeEngine::new(script(1, Duration::ZERO))));
+    let node = TestNode::serving(Models::from_iter([engine])).await;
     let callers = (0..AT_ONCE).map(|first| {
-        let (http, url) = (http.clone(), format!("{url}/v1/chat/completions"));
+        let (http, url) = (node.http.clone(), format!("{}/v1/chat/completions", node.url));
+        let seeds = seeds.clone().skip(first).step_by(AT_ONCE);
         tokio::spawn(async move {
-            for seed in (first..count).step_by(usize::try_from(AT_ONCE).unwrap()) {
+            for seed in seeds {
                 let case = Case::new(seed);
                 let call = http.post(&url).header("content-type", "application/json");
                 let answer = call.body(case.request.to_string()).send().await.unwrap();

@@ -1,0 +1,77 @@
+"""The rows of Anthropic's own client, which speaks `/v1/messages`."""
+
+import anthropic
+from matrix import *
+
+# This client has no argument for it.
+GREEDY = {"temperature": 0}
+TOOL = {"name": "weather", "description": "Tells the weather of a city.", "input_schema": CITY}
+
+
+def client_with(key):
+    return anthropic.Anthropic(
+        base_url=BASE_URL.removesuffix("/v1"), api_key=key, max_retries=0, timeout=120)
+
+
+client = client_with(API_KEY)
+
+
+def ask(text, **options):
+    return client.messages.create(model=MODEL, messages=user(text), **{"max_tokens": 40, **options})
+
+
+def chat():
+    answer = ask(QUESTION, extra_body=GREEDY)
+    assert "Paris" in answer.content[0].text and answer.stop_reason == "end_turn", answer
+    assert answer.usage.input_tokens > 0 and answer.usage.output_tokens > 0, answer
+
+
+def stream():
+    whole = ask(LONGER, extra_body=GREEDY)
+    with client.messages.stream(
+        model=MODEL, messages=user(LONGER), max_tokens=40, extra_body=GREEDY) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == whole.content[0].text == final.content[0].text, text
+    assert final.usage.output_tokens == whole.usage.output_tokens, final
+
+
+CALLED = {"tools": [TOOL], "tool_choice": {"type": "any", "disable_parallel_tool_use": True}, "max_tokens": 200}
+
+
+def tools():
+    answer = ask("What is the weather in Paris?", **CALLED)
+    (call,) = [block for block in answer.content if block.type == "tool_use"]
+    assert answer.stop_reason == "tool_use" and call.name == "weather" and call.id, answer
+    check_city(call.input)
+
+
+def tools_streamed():
+    with client.messages.stream(
+        model=MODEL, messages=user("What is the weather in Paris?"), **CALLED) as stream:
+        answer = stream.get_final_message()
+    (call,) = [block for block in answer.content if block.type == "tool_use"]
+    check_city(call.input)
+
+
+
+def bad_key():
+    refused(anthropic.AuthenticationError, lambda: client_with(WRONG_KEY).messages.create(
+        model=MODEL, messages=user(QUESTION), max_tokens=4), 401)
+
+
+def budget():
+    refused(anthropic.PermissionDeniedError, lambda: client_with(BUDGET_KEY).messages.create(
+        model=MODEL, messages=user(QUESTION), max_tokens=4), 403)
+
+
+def cancel():
+    with client.messages.stream(model=MODEL, messages=user(LONGER), max_tokens=2000) as stream:
+        next(iter(stream.text_stream))
+    quickly(lambda: ask(QUESTION, max_tokens=1))
+
+
+tell("anthropic", anthropic.__version__, {
+    "chat": chat, "stream": stream, "tools": tools, "tools streamed": tools_streamed,
+    "bad key": bad_key, "budget": budget, "cancel": cancel,
+})
