@@ -139,6 +139,7 @@ impl Node {
         options: NodeOptions,
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Result<RunningNode, StartError> {
+        crate::memory::return_large_blocks();
         let NodeOptions { data_dir, bind, engine, config, mesh } = options;
         let shape = engine.as_ref().map_or(REFERENCE_SHAPE, |engine| engine.model().shape);
         let price = Ppm::new(config.price_ppm);
