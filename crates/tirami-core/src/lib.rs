@@ -16,7 +16,7 @@ pub use flop::Flop;
 pub use id::{AgentId, Digest, DocumentId, IdError, JobId, MeshId, ModelDigest, PartyId};
 pub use key::{KeyError, PublicKey, SecretKey, Signature};
 pub use model::ModelShape;
-pub use remember::{REMEMBERED_MAX, RememberSignatures};
+pub use remember::{REMEMBERED_MAX, RememberSignatures, one_copy};
 pub use signed::{
     Checked, Document, SIGNED_BYTES_MAX, Signed, SignedError, decode_body, signing_message,
 };

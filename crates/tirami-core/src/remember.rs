@@ -5,16 +5,45 @@
 //! thousand nodes on one thread each check the same ones. Only checks that passed are remembered,
 //! by a digest of all that was checked.
 
+use core::any::Any;
 use core::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
 
-use crate::{PublicKey, Signature};
+use crate::{Digest, PublicKey, Signature};
 
 /// Checks remembered at most; with more, all are forgotten.
 pub const REMEMBERED_MAX: usize = 1 << 20;
+/// Values of which there is one copy, at most; those that nobody holds make room.
+const COPIES_MAX: usize = 1 << 16;
 
 std::thread_local! {
     static GOOD: RefCell<Option<BTreeSet<[u8; 32]>>> = const { RefCell::new(None) };
+    static COPIES: RefCell<BTreeMap<Digest, Weak<dyn Any + Send + Sync>>> =
+        const { RefCell::new(BTreeMap::new()) };
+}
+
+/// The one copy on this thread of what has the digest `of` while signatures are remembered;
+/// otherwise `value` by itself. Nobody can tell the difference but by the memory it takes.
+pub fn one_copy<T: Any + Send + Sync>(of: Digest, value: T) -> Arc<T> {
+    if !GOOD.with_borrow(Option::is_some) {
+        return Arc::new(value);
+    }
+    COPIES.with_borrow_mut(|copies| {
+        let known = copies.get(&of).and_then(Weak::upgrade);
+        if let Some(known) = known.and_then(|known| known.downcast().ok()) {
+            return known;
+        }
+        if copies.len() >= COPIES_MAX {
+            copies.retain(|_, copy| copy.strong_count() > 0);
+        }
+        let new = Arc::new(value);
+        if copies.len() < COPIES_MAX {
+            let any: Arc<dyn Any + Send + Sync> = Arc::<T>::clone(&new);
+            copies.insert(of, Arc::downgrade(&any));
+        }
+        new
+    })
 }
 
 /// While it lives, this thread remembers the signatures it found good. Nothing does so by itself.
@@ -33,6 +62,7 @@ impl RememberSignatures {
 impl Drop for RememberSignatures {
     fn drop(&mut self) {
         GOOD.set(None);
+        COPIES.set(BTreeMap::new());
     }
 }
 
@@ -90,5 +120,17 @@ mod tests {
         drop(remembered);
         assert!(check().is_none());
         all();
+    }
+
+    #[test]
+    fn what_is_the_same_is_there_once_while_signatures_are_remembered() {
+        let copy = || one_copy(Digest::of(b"a"), "a".to_owned());
+        assert!(!Arc::ptr_eq(&copy(), &copy()));
+        let remembered = RememberSignatures::on_this_thread();
+        let (one, other) = (copy(), copy());
+        assert!(Arc::ptr_eq(&one, &other));
+        assert_eq!(*one_copy(Digest::of(b"b"), "b".to_owned()), "b");
+        drop(remembered);
+        assert!(!Arc::ptr_eq(&one, &copy()));
     }
 }

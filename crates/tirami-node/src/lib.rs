@@ -8,6 +8,7 @@ mod driver;
 pub mod handle;
 pub mod http;
 pub mod keys;
+mod memory;
 pub mod mesh;
 pub mod metrics;
 pub mod models;

@@ -144,6 +144,7 @@ impl Node {
         options: NodeOptions,
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Result<RunningNode, StartError> {
+        crate::memory::return_large_blocks();
         let NodeOptions { data_dir, bind, models, config, mesh } = options;
         let first = models.first();
         let served = first.as_ref().map(|model| model.info().shape);

@@ -17,6 +17,8 @@ use crate::world::World;
 const LINE: Trm = Trm::from_micro(1_000_000_000_000);
 /// How far an owner without a node may overdraw.
 const ROGUE_LINE: Trm = Trm::from_micro(5_000_000_000);
+/// Recent entries that a party keeps as records: few, so that entries grow old within a run.
+const RECENT: u32 = 64;
 const AGENT_FUNDS: Trm = Trm::from_micro(20_000_000_000);
 
 /// A mesh before its first entry.
@@ -45,6 +47,7 @@ impl Mesh {
         let signed = Signed::sign(Charter::founding_mesh(), &keys[0], charter.clone())
             .map_err(|error| error.to_string())?;
         let founded = Lattice::found(&signed).map_err(|error| error.to_string())?;
+        let founded = founded.with_recent(RECENT);
         let tolerated = charter.witnesses_tolerated();
         let liars = config.liars.unwrap_or_else(|| match dice.percent(20) {
             true => dice.index(witnesses - tolerated) + tolerated + 1,

@@ -157,7 +157,6 @@ impl Kernel {
     }
 
     fn take_hello(&mut self, from: PartyId, hello: Hello, effects: &mut Effects) {
-        self.read_roll();
         let protocol = match self.judge(from, &hello) {
             Ok(protocol) => protocol,
             Err(goodbye) => return self.send_away(from, goodbye, effects),
@@ -251,7 +250,7 @@ impl Kernel {
         self.is_trusted(party)
             || self.mesh.addresses.is_pinned(party)
             || self.is_witness(party)
-            || self.mesh.roll.grant(party).is_some()
+            || self.enrolment(party).is_some()
             || self.ledger.lattice().chain(party).is_some_and(|chain| {
                 // In a public mesh everybody can open a chain.
                 !self.mesh.settings.public || !chain.line().is_zero()

@@ -1,7 +1,7 @@
 //! Who is enrolled: the registrar enrols whoever shows the mesh's secret, and a newcomer opens its
 //! chain with its enrolment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tirami_core::{DocumentId, PartyId};
 use tirami_ledger::command::Command;
@@ -12,13 +12,14 @@ use crate::kernel::{Effects, Kernel};
 /// Characters of a party's id that name its owner when the registrar enrols it by itself.
 const LABEL_CHARACTERS: usize = 16;
 
-/// The enrolments on the registrar's chain, an index that is rebuilt after a start.
+/// Who is enrolled on the registrar's chain, an index that is rebuilt after a start. Only the
+/// registrar's node has it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Roll {
     registrar: Option<PartyId>,
     /// Entries of the registrar's chain that were looked at.
     next_seq: u64,
-    grants: BTreeMap<PartyId, DocumentId>,
+    enrolled: BTreeSet<PartyId>,
     /// A member's `sponsor` entry for this node.
     sponsor: Option<DocumentId>,
     /// Whether entries that were final before the start were searched for one.
@@ -30,14 +31,21 @@ impl Roll {
     pub(super) fn sponsored(&mut self, sponsor: DocumentId) {
         self.sponsor.get_or_insert(sponsor);
     }
-
-    /// The first enrolment of the party.
-    pub(super) fn grant(&self, party: PartyId) -> Option<DocumentId> {
-        self.grants.get(&party).copied()
-    }
 }
 
 impl Kernel {
+    /// The registrar's first enrolment of `party`.
+    pub(super) fn enrolment(&self, party: PartyId) -> Option<DocumentId> {
+        let lattice = self.ledger.lattice();
+        let registrar = lattice.charter().registrar;
+        let enrolments = lattice.grants(party).filter_map(|(id, grant)| {
+            let Slot { chain, seq } = lattice.final_entry(id)?.slot;
+            let is_enrolment = matches!(grant, Grant::Enrolment { .. });
+            (is_enrolment && chain == registrar).then_some((seq, id))
+        });
+        enrolments.min().map(|(_, id)| id)
+    }
+
     /// Brings the index up to the registrar's last final entry.
     pub(super) fn read_roll(&mut self) {
         let registrar = self.ledger.lattice().charter().registrar;
@@ -49,24 +57,18 @@ impl Kernel {
         let from_seq = self.mesh.roll.next_seq;
         let (unread, end) = self.enrolments_from(registrar, from_seq);
         let roll = &mut self.mesh.roll;
-        for (party, id) in unread {
-            roll.grants.entry(party).or_insert(id);
-        }
+        roll.enrolled.extend(unread);
         roll.next_seq = end.max(roll.next_seq);
     }
 
     /// The final enrolments of the registrar from a place on, and the place after its last entry.
-    fn enrolments_from(
-        &self,
-        registrar: PartyId,
-        from_seq: u64,
-    ) -> (Vec<(PartyId, DocumentId)>, u64) {
+    fn enrolments_from(&self, registrar: PartyId, from_seq: u64) -> (Vec<PartyId>, u64) {
         let lattice = self.ledger.lattice();
         let end = lattice.chain(registrar).map_or(0, |chain| chain.next_seq());
         let ids =
             (from_seq..end).filter_map(|seq| lattice.final_at(Slot { chain: registrar, seq }));
         let enrolled = ids.filter_map(|id| match lattice.final_entry(id)?.effect.change {
-            Change::Enrolled { party, .. } => Some((party, id)),
+            Change::Enrolled { party, .. } => Some(party),
             _ => None,
         });
         (enrolled.collect(), end)
@@ -82,10 +84,10 @@ impl Kernel {
             Change::Enrolled { party, .. } => Some(party),
             _ => None,
         });
-        let known = |party: &PartyId| roll.is_some_and(|roll| roll.grants.contains_key(party));
-        let more = unread.into_iter().map(|(party, _)| party).chain(pending);
+        let known = |party: &PartyId| roll.is_some_and(|roll| roll.enrolled.contains(party));
+        let more = unread.into_iter().chain(pending);
         let more: BTreeSet<PartyId> = more.filter(|party| !known(party)).collect();
-        (roll.map_or(0, |roll| roll.grants.len()) + more.len()) as u64
+        (roll.map_or(0, |roll| roll.enrolled.len()) + more.len()) as u64
     }
 
     /// Enrols an invited party with the charter's default line, once, while the owner's invites
@@ -96,10 +98,10 @@ impl Kernel {
         if lattice.charter().registrar != own || lattice.chain(own).is_none() {
             return;
         }
-        self.read_roll();
-        if self.mesh.roll.grant(party).is_some() {
+        if self.enrolment(party).is_some() {
             return;
         }
+        self.read_roll();
         let admission = self.mesh.settings.admission;
         let admission = admission.filter(|admission| self.clock < admission.expires_at);
         if admission.is_none_or(|admission| self.enrolled() >= admission.enrolled_max) {
@@ -156,11 +158,10 @@ impl Kernel {
         if began || lattice.is_asking() || lattice.missing_own(own) > 0 {
             return;
         }
-        self.read_roll();
         if !core::mem::replace(&mut self.mesh.roll.searched, true) {
             self.search_sponsor();
         }
-        let (enrol, sponsor) = (self.mesh.roll.grant(own), self.mesh.roll.sponsor);
+        let (enrol, sponsor) = (self.enrolment(own), self.mesh.roll.sponsor);
         // Whoever was paid for its work needs no line, but a chain to collect on.
         let has_earned = !self.ledger.book().earned_total().is_zero();
         if (enrol.is_some() || sponsor.is_some() || has_earned)

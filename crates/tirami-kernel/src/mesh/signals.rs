@@ -1,8 +1,9 @@
 //! Announcements: this node's price signal, everybody else's, and passing them on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use tirami_core::{PartyId, Signed, Timestamp};
+use tirami_core::{Digest, PartyId, Signed, Timestamp, one_copy};
 use tirami_proto::{
     ADDRESSES_MAX, ANNOUNCED_PER_FRAME_MAX, Fault, Message, PeerAddress, PriceSignal,
     SIGNAL_AHEAD_MS_MAX, SIGNAL_LIFE_MS_MAX, SignalOrder, SignalRefusal, Via, WireDocument,
@@ -38,7 +39,7 @@ const FLOOR_MS: u64 = SIGNAL_LIFE_MS_MAX + SIGNAL_AHEAD_MS_MAX;
 /// What providers announced.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Signals {
-    held: BTreeMap<PartyId, Signed<PriceSignal>>,
+    held: BTreeMap<PartyId, Arc<Signed<PriceSignal>>>,
     /// The newest time ever seen of each provider: nothing as old or older is believed again.
     floors: BTreeMap<PartyId, Timestamp>,
     /// Providers whose connection to this node broke, and when.
@@ -81,7 +82,7 @@ impl Mesh {
 
     /// The newest signal of `provider`.
     pub fn signal(&self, provider: PartyId) -> Option<&PriceSignal> {
-        self.signals.held.get(&provider).map(Signed::body)
+        self.signals.held.get(&provider).map(|held| held.body())
     }
 
     /// The providers that take jobs now, as far as this node keeps connections to them: of many
@@ -141,7 +142,7 @@ impl Kernel {
         let signals = &mut self.mesh.signals;
         signals.sent = Some((signals.offer.clone(), self.clock));
         signals.news.insert(party, BTreeSet::new());
-        signals.held.insert(party, signal);
+        signals.held.insert(party, shared(signal));
         self.mesh.flush_soon(self.clock);
     }
 
@@ -255,7 +256,7 @@ impl Kernel {
         if stranger {
             signals.strangers.insert(provider);
         }
-        signals.held.insert(provider, signal);
+        signals.held.insert(provider, shared(signal));
         signals.news.insert(provider, BTreeSet::from([from]));
         self.mesh.flush_soon(self.clock);
         let via = self.ways_told(from, ways.into_iter());
@@ -280,7 +281,7 @@ impl Kernel {
     /// Tells a new peer this node's own signal.
     pub(super) fn tell_signal(&self, to: PartyId, effects: &mut Effects) {
         let own = self.mesh.signals.held.get(&self.ledger.party());
-        let documents: Vec<WireDocument> = own.map(wire).into_iter().collect();
+        let documents: Vec<WireDocument> = own.map(|own| wire(own)).into_iter().collect();
         announce(to, &documents, effects);
     }
 
@@ -290,7 +291,7 @@ impl Kernel {
         let held = &self.mesh.signals.held;
         let held = held.range(to..).chain(held.range(..to)).map(|(_, held)| held);
         let valid = held.filter(|held| held.body().expires_at > self.clock);
-        let documents = a_share(valid.map(wire));
+        let documents = a_share(valid.map(|held| wire(held)));
         let bytes = documents.iter().map(|document| document.bytes.len() + SIGNATURE_BYTES);
         if self.may_answer(to, u32::try_from(bytes.sum::<usize>()).unwrap_or(u32::MAX)) {
             announce(to, &documents, effects);
@@ -312,7 +313,7 @@ impl Kernel {
             announce(to, &rivals, effects);
             let fresh = news.iter().filter(|(party, knows)| **party != to && !knows.contains(&to));
             let held = fresh.filter_map(|(party, _)| self.mesh.signals.held.get(party));
-            announce(to, &a_share(held.map(wire)), effects);
+            announce(to, &a_share(held.map(|held| wire(held))), effects);
         }
     }
 }
@@ -339,6 +340,12 @@ fn same_terms(one: &Option<OwnOffer>, other: &Option<OwnOffer>) -> bool {
         terms
     };
     one.as_ref().map(terms) == other.as_ref().map(terms)
+}
+
+/// A signal as all nodes of a simulation hold it.
+fn shared(signal: Signed<PriceSignal>) -> Arc<Signed<PriceSignal>> {
+    let whole = [signal.id().as_bytes().as_slice(), &signal.signature().as_bytes()[..]].concat();
+    one_copy(Digest::of(&whole), signal)
 }
 
 fn wire(held: &Signed<PriceSignal>) -> WireDocument {

@@ -19,6 +19,8 @@ pub(crate) const EVERYBODY: Admission =
     Admission { enrolled_max: u64::MAX, expires_at: Timestamp::from_ms(u64::MAX) };
 /// One way through the network.
 const DELAY_MS: u64 = 5;
+/// Recent entries that a node keeps as records: few, so that a test sees old ones.
+const RECENT: u32 = 8;
 
 pub(crate) fn trm(amount: u64) -> Trm {
     Trm::from_trm(amount).unwrap()
@@ -141,7 +143,7 @@ impl Net {
         charter.params.line_default = trm(1_000);
         change(&mut charter);
         let charter = Signed::sign(Charter::founding_mesh(), &keys[0], charter).unwrap();
-        let lattice = Lattice::found(&charter).unwrap();
+        let lattice = Lattice::found(&charter).unwrap().with_recent(RECENT);
         let mut net = Self {
             nodes: Vec::new(),
             now_ms: START_MS,
@@ -188,7 +190,7 @@ impl Net {
         let number = self.nodes.len();
         let history: Vec<_> = self.nodes[0].lattice().charters(0).collect();
         let mesh = self.nodes[0].lattice().mesh();
-        let lattice = Lattice::from_history(mesh, &history).unwrap();
+        let lattice = Lattice::from_history(mesh, &history).unwrap().with_recent(RECENT);
         let mut node = Node::new(key(number as u8 + 1), lattice);
         node.settings.secret = secret;
         node.settings.bootstrap = peers.iter().map(|peer| self.address(*peer)).collect();

@@ -23,7 +23,11 @@ fn parties(net: &Net, nodes: &[usize]) -> BTreeSet<PartyId> {
 fn level_with_witness(net: &Net, node: usize) -> bool {
     let witness = net.nodes[0].lattice();
     let mut chains = net.nodes[node].lattice().chains();
-    chains.all(|(party, chain)| witness.chain(party) == Some(chain))
+    chains.all(|(party, chain)| {
+        let known = witness.chain(party);
+        known
+            .is_some_and(|known| (known.state(), known.frozen()) == (chain.state(), chain.frozen()))
+    })
 }
 
 fn contact(net: &mut Net, node: usize, party: PartyId) {

@@ -218,12 +218,12 @@ impl Lattice {
 
     /// A party's chain as far as it is final and counts; `None` before its first final entry.
     pub fn chain(&self, party: PartyId) -> Option<&Chain> {
-        self.shared.chains.get(&party)
+        self.shared.chains.get(&party).map(|chain| &**chain)
     }
 
     /// All chains, in the order of their parties.
     pub fn chains(&self) -> impl Iterator<Item = (PartyId, &Chain)> {
-        self.shared.chains.iter().map(|(party, chain)| (*party, chain))
+        self.shared.chains.iter().map(|(party, chain)| (*party, &**chain))
     }
 
     /// The sequence number that the next entry of `party` has after all that are known, pending
@@ -291,7 +291,7 @@ impl Lattice {
 
     /// A final entry that is recent or that a later one may name, whether it counts or not.
     pub fn final_entry(&self, id: DocumentId) -> Option<&FinalEntry> {
-        self.shared.finals.get(&id)
+        self.shared.finals.get(&id).map(|record| &**record)
     }
 
     /// All final entries, whether they count or not. O(everything).

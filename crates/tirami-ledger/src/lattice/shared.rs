@@ -12,7 +12,7 @@ use tirami_core::{DocumentId, PartyId, Timestamp, Trm};
 use super::entry::Entry;
 use super::kinds::{Change, Effect, Payout};
 use super::locks::{Item, Lock};
-use super::state::{Chain, ChainState, Contradiction, FinalEntry, Slot, Totals, wide};
+use super::state::{Chain, ChainState, Contradiction, FinalEntry, Kept, Slot, Totals, wide};
 use super::trail::Aging;
 
 /// Everything that every node of the mesh agrees on once it knows the same final entries.
@@ -20,10 +20,10 @@ use super::trail::Aging;
 #[cbor(map)]
 pub(super) struct Shared {
     #[n(0)]
-    pub(super) chains: BTreeMap<PartyId, Chain>,
+    pub(super) chains: BTreeMap<PartyId, Kept<Chain>>,
     /// The final entries, counted or not, but for those that only a step stands for.
     #[n(1)]
-    pub(super) finals: BTreeMap<DocumentId, FinalEntry>,
+    pub(super) finals: BTreeMap<DocumentId, Kept<FinalEntry>>,
     /// The entries that count and have no step, by place.
     #[n(2)]
     pub(super) slots: BTreeMap<Slot, DocumentId>,
@@ -89,13 +89,14 @@ impl Shared {
     /// length of that chain since its last step.
     pub(super) fn add(&mut self, arrival: Arrival<'_>) {
         let slot = arrival.entry.slot();
-        let chain = self.chains.entry(slot.chain).or_insert_with(|| Chain::new(slot.chain));
+        let chain =
+            self.chains.entry(slot.chain).or_insert_with(|| Kept::new(Chain::new(slot.chain)));
         let extends = chain.frozen.is_none()
             && chain.state.next == slot.seq
             && chain.state.head == arrival.entry.prev;
         self.finals.insert(
             arrival.id,
-            FinalEntry {
+            Kept::new(FinalEntry {
                 slot,
                 prev: arrival.entry.prev,
                 balance: arrival.entry.balance,
@@ -104,7 +105,7 @@ impl Shared {
                 effect: arrival.effect.clone(),
                 charter_version: arrival.charter_version,
                 signers: arrival.signers,
-            },
+            }),
         );
         self.keep_grant(slot.chain, &arrival);
         let id = arrival.id;

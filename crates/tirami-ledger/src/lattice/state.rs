@@ -1,8 +1,12 @@
 //! What the lattice remembers of chains and entries.
 
+use core::ops::{Deref, DerefMut};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use minicbor::{Decode, Encode};
+use minicbor::decode::Error as DecodeError;
+use minicbor::encode::{Error as EncodeError, Write};
+use minicbor::{Decode, Decoder, Encode, Encoder};
 use tirami_core::{DocumentId, PartyId, PublicKey, Signature, Trm};
 
 use super::certificate::Certificate;
@@ -253,6 +257,42 @@ pub struct FinalEntry {
     /// What the chain has locked by its own entries after it.
     #[cbor(n(7), default)]
     pub locked: Trm,
+}
+
+/// What all lattices hold once that were cloned with it, until one of them changes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept<T>(Arc<T>);
+
+impl<T> Kept<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(Arc::new(value))
+    }
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for Kept<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl<C, T: Encode<C>> Encode<C> for Kept<T> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, c: &mut C) -> Result<(), EncodeError<W::Error>> {
+        self.0.encode(e, c)
+    }
+}
+
+impl<'b, C, T: Decode<'b, C>> Decode<'b, C> for Kept<T> {
+    fn decode(d: &mut Decoder<'b>, c: &mut C) -> Result<Self, DecodeError> {
+        T::decode(d, c).map(Self::new)
+    }
 }
 
 /// A valid entry that is not final.

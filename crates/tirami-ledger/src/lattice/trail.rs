@@ -15,7 +15,7 @@ use tirami_core::{DocumentId, PartyId, Trm};
 use super::entry::Entry;
 use super::kinds::{Change, Effect, Payout};
 use super::shared::Shared;
-use super::state::{ChainState, FinalEntry, Slot};
+use super::state::{ChainState, FinalEntry, Kept, Slot};
 
 /// Final entries that are kept as records besides those that may still be named: about 620 bytes
 /// each with their indexes.
@@ -207,7 +207,7 @@ impl Shared {
     /// The record of the final entry `id` in `slot`.
     pub(super) fn record(&self, id: DocumentId, slot: Slot) -> Option<Cow<'_, FinalEntry>> {
         if let Some(record) = self.finals.get(&id) {
-            return Some(Cow::Borrowed(record));
+            return Some(Cow::Borrowed(&**record));
         }
         let trail = &self.chains.get(&slot.chain)?.trail;
         let step = trail.step(slot.seq).filter(|step| step.id == id)?;
@@ -241,7 +241,7 @@ impl Shared {
 
     /// The records of all final entries. O(everything).
     pub(super) fn records(&self) -> impl Iterator<Item = (DocumentId, Cow<'_, FinalEntry>)> {
-        let kept = self.finals.iter().map(|(id, record)| (*id, Cow::Borrowed(record)));
+        let kept = self.finals.iter().map(|(id, record)| (*id, Cow::Borrowed(&**record)));
         let places = self.chains.keys().flat_map(|chain| self.counted(*chain));
         let steps = places.filter(|(_, id)| !self.finals.contains_key(id));
         kept.chain(steps.filter_map(|(slot, id)| Some((id, self.record(id, slot)?))))
@@ -250,7 +250,7 @@ impl Shared {
     /// What the final entry `id` in `slot` left its chain with.
     pub(super) fn standing(&self, slot: Slot, id: DocumentId) -> Option<Standing> {
         if let Some(record) = self.finals.get(&id) {
-            let FinalEntry { balance, burned_so_far: burned, locked, .. } = *record;
+            let FinalEntry { balance, burned_so_far: burned, locked, .. } = **record;
             return Some(Standing { balance, burned, locked });
         }
         let trail = &self.chains.get(&slot.chain)?.trail;
@@ -351,7 +351,7 @@ impl Shared {
         }
         for (slot, id, record) in restored.into_iter().rev() {
             self.slots.insert(slot, id);
-            if self.finals.insert(id, record).is_none() {
+            if self.finals.insert(id, Kept::new(record)).is_none() {
                 self.aging.without_record = self.aging.without_record.saturating_sub(1);
             }
             self.aging.recent.push_front(id);

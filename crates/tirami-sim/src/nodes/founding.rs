@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use tirami_core::{PartyId, Ppm, SecretKey, Signed, Timestamp, Trm};
 use tirami_ledger::lattice::{
-    Acknowledgement, Charter, CharterProof, Enrol, EntryKind, Lattice, LatticeEvent, Line, Open,
-    SignedEntry,
+    Acknowledgement, Certificate, Charter, CharterProof, Enrol, EntryKind, Lattice, LatticeEvent,
+    Line, Open, SignedEntry,
 };
 use tirami_proto::FinalEntry;
 
@@ -13,6 +13,8 @@ use crate::dice::Dice;
 
 /// How far a member may overdraw.
 pub(super) const LINE: Trm = Trm::from_micro(40_000_000_000);
+/// Recent entries that a node keeps as records: few, so that entries grow old within a run.
+const RECENT: u32 = 64;
 /// What a sponsor locks for a newcomer at most.
 pub(super) const WELCOME: Trm = Trm::from_micro(1_000_000_000);
 
@@ -26,6 +28,8 @@ pub(super) struct Founded {
 pub(super) struct Founding {
     /// The state of members.
     pub(super) lattice: Rc<Lattice>,
+    /// The state of members that keep only some chains, but for their own.
+    pub(super) offices: Rc<Lattice>,
     /// The state of those who have nothing but an invite.
     pub(super) bare: Rc<Lattice>,
     pub(super) entries: Vec<Founded>,
@@ -53,8 +57,10 @@ pub(super) fn found(
     let signed = Signed::sign(Charter::founding_mesh(), &members[0], charter)
         .map_err(|error| error.to_string())?;
     let lattice = Lattice::found(&signed).map_err(|error| error.to_string())?;
+    let lattice = lattice.with_recent(RECENT);
     let history: Vec<CharterProof> = lattice.charters(0).collect();
     let bare = Lattice::from_history(lattice.mesh(), &history).map_err(|e| e.to_string())?;
+    let bare = bare.with_recent(RECENT);
     let mut founder = Founder { lattice, witnesses: &members[..witnesses], entries: Vec::new() };
     let nobody = Open { sponsor: None, enrol: None, recovery: None };
     founder.write(&members[0], nobody.into())?;
@@ -70,7 +76,26 @@ pub(super) fn found(
         founder.write(member, open.into())?;
     }
     let Founder { lattice, entries, .. } = founder;
-    Ok(Founding { lattice: Rc::new(lattice), bare: Rc::new(bare), entries })
+    let mut offices = bare.clone();
+    let kept = lattice.offices();
+    for founded in entries.iter().filter(|one| kept.contains(&one.entry.entry().chain)) {
+        receive(&mut offices, &founded.wire)?;
+    }
+    let (lattice, offices) = (Rc::new(lattice), Rc::new(offices));
+    Ok(Founding { lattice, offices, bare: Rc::new(bare), entries })
+}
+
+/// Takes an entry of the founding in.
+///
+/// # Errors
+///
+/// Why it cannot be.
+pub(super) fn receive(lattice: &mut Lattice, wire: &FinalEntry) -> Result<(), String> {
+    let certificate = wire.certificate.as_deref().ok_or("an entry without a certificate")?;
+    let certificate: Certificate = minicbor::decode(certificate).map_err(|e| e.to_string())?;
+    let events = lattice.receive_certified(&wire.bytes, wire.signature, &certificate);
+    lattice.absorb(events.map_err(|error| error.to_string())?);
+    Ok(())
 }
 
 struct Founder<'a> {

@@ -7,12 +7,12 @@ use tirami_kernel::Input;
 use tirami_kernel::mesh::{Admission, MeshInput, MeshSettings, OwnOffer};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::Command;
-use tirami_ledger::lattice::{EntryKind, Sponsor, WITNESSES_MAX};
+use tirami_ledger::lattice::{EntryKind, Keep, Slot, Sponsor, WITNESSES_MAX};
 use tirami_proto::{Offer, PeerAddress, Via};
 
 use super::founding::{Founded, Founding, WELCOME, found};
 use super::links::via;
-use super::node::{FALSE_WITNESSES, LIES, Node, Role};
+use super::node::{Archive, FALSE_WITNESSES, LIES, Node, Role, keep};
 use super::world::{Task, Then, World};
 use super::{Bug, NodesConfig};
 use crate::dice::Dice;
@@ -73,7 +73,12 @@ pub(super) fn draw(
             keep: config.keep,
         };
         let is_member = at < members;
-        let start = if is_member { &founding.lattice } else { &founding.bare };
+        let keeps_all = config.keep == Keep::All || at < witnesses;
+        let start = match (is_member, keeps_all) {
+            (true, true) => &founding.lattice,
+            (true, false) => &founding.offices,
+            (false, _) => &founding.bare,
+        };
         let mut node = Node::new((key.clone(), dice.key()), Rc::clone(start), settings);
         node.serves = is_member && at % 4 == 1;
         node.flaky = !config.calm && node.serves && at % 40 == 5;
@@ -165,12 +170,26 @@ impl World {
             self.entries.insert((entry.id(), is_certified), Rc::clone(wire));
         }
         let members = self.founding.lattice.chains().count();
+        let (witnesses, offices) =
+            (self.founding.lattice.charter().witnesses.len(), self.founding.lattice.offices());
+        let (mut all, mut some) = (Archive::new(), Archive::new());
+        for Founded { entry, wire } in &self.founding.entries {
+            let Slot { chain, seq } = entry.entry().slot();
+            keep(&mut all, chain, seq, Rc::clone(wire));
+            if offices.contains(&chain) {
+                keep(&mut some, chain, seq, Rc::clone(wire));
+            } else if self.config.keep == Keep::Own
+                && let Some(at) = self.by_party.get(&chain).filter(|at| **at >= witnesses)
+            {
+                self.nodes[*at].founded.push(Rc::clone(wire));
+                self.nodes[*at].keep(chain, seq, Rc::clone(wire));
+            }
+        }
+        let (all, some) = (Rc::new(all), Rc::new(some));
         for at in 0..self.nodes.len() {
+            let keeps_all = self.config.keep == Keep::All || at < witnesses;
             if at < members {
-                for Founded { entry, wire } in &self.founding.entries {
-                    let slot = entry.entry().slot();
-                    self.nodes[at].keep(slot.chain, slot.seq, Rc::clone(wire));
-                }
+                self.nodes[at].founding = Rc::clone(if keeps_all { &all } else { &some });
             }
             let late = if at < members { 0 } else { self.dice.between(8_000, 40_000) };
             let pause = self.dice.below(800) + late;

@@ -60,6 +60,9 @@ pub(super) struct Held {
     pub(super) effects: Effects,
 }
 
+/// Final entries by chain, with their places.
+pub(super) type Archive = BTreeMap<PartyId, Vec<(u64, Rc<FinalEntry>)>>;
+
 pub(super) struct Node {
     pub(super) key: SecretKey,
     pub(super) agent: SecretKey,
@@ -75,6 +78,8 @@ pub(super) struct Node {
     /// How far its clock is ahead of the world's, in milliseconds.
     pub(super) skew_ms: u64,
     start: Rc<Lattice>,
+    /// What it begins with besides `start`.
+    pub(super) founded: Vec<Rc<FinalEntry>>,
     pub(super) kernel: Option<Kernel>,
     pub(super) disk: Disk,
     /// Counts power cuts: what was planned for an earlier life does not happen.
@@ -86,7 +91,9 @@ pub(super) struct Node {
     /// When it is woken, in the world's milliseconds.
     pub(super) wake_planned: Option<u64>,
     pub(super) doom: Option<Doom>,
-    pub(super) archive: BTreeMap<PartyId, Vec<(u64, Rc<FinalEntry>)>>,
+    pub(super) archive: Archive,
+    /// What the archive holds of the founding, one copy for all nodes.
+    pub(super) founding: Rc<Archive>,
     /// What to do with the answers to commands.
     pub(super) requests: BTreeMap<u64, super::world::Then>,
     pub(super) requested: u64,
@@ -120,6 +127,7 @@ impl Node {
             joined: false,
             skew_ms: 0,
             start,
+            founded: Vec::new(),
             kernel: None,
             disk: Disk::default(),
             life: 0,
@@ -128,7 +136,8 @@ impl Node {
             told: 0,
             wake_planned: None,
             doom: None,
-            archive: BTreeMap::new(),
+            archive: Archive::new(),
+            founding: Rc::default(),
             requests: BTreeMap::new(),
             requested: 0,
         }
@@ -147,7 +156,13 @@ impl Node {
         let recovered = self.disk.recover();
         let ledger = match recovered.snapshot {
             Some(snapshot) => Ledger::restore(&snapshot.ledger).map_err(|e| e.to_string())?,
-            None => Ledger::new((*self.start).clone(), self.party),
+            None => {
+                let mut lattice = (*self.start).clone();
+                for entry in &self.founded {
+                    super::founding::receive(&mut lattice, entry)?;
+                }
+                Ledger::new(lattice, self.party)
+            }
         };
         let mut keys = Keyring::new(self.key.clone());
         keys.add_agent(self.agent.clone());
@@ -165,10 +180,10 @@ impl Node {
 
     /// What a store answers: a run that ends with a certificate.
     pub(super) fn read(&self, serve: &Serve) -> Message {
-        let none = Vec::new();
-        let all = self.archive.get(&serve.chain).unwrap_or(&none);
-        let first = all.partition_point(|(seq, _)| *seq < serve.from_seq);
-        let from = &all[first..];
+        let archives = [&*self.founding, &self.archive].map(|one| one.get(&serve.chain));
+        let all = archives.into_iter().flatten().flatten();
+        let mut from: Vec<_> = all.filter(|(seq, _)| *seq >= serve.from_seq).collect();
+        from.sort_by_key(|(seq, _)| *seq);
         let mut end = from.len().min(serve.max as usize);
         while end < from.len() && end > 0 && from[end - 1].1.certificate.is_none() {
             end += 1;
@@ -178,12 +193,20 @@ impl Node {
     }
 
     pub(super) fn keep(&mut self, chain: PartyId, seq: u64, entry: Rc<FinalEntry>) {
-        let kept = self.archive.entry(chain).or_default();
-        let at = kept.partition_point(|(known, _)| *known <= seq);
-        let is_known = kept[..at].iter().rev().take_while(|(known, _)| *known == seq);
-        if is_known.into_iter().all(|(_, known)| known.bytes != entry.bytes) {
-            kept.insert(at, (seq, entry));
+        let mut founded = self.founding.get(&chain).into_iter().flatten();
+        if !founded.any(|(known, old)| *known == seq && old.bytes == entry.bytes) {
+            keep(&mut self.archive, chain, seq, entry);
         }
+    }
+}
+
+/// Adds an entry to an archive, in the order of its chain; once.
+pub(super) fn keep(archive: &mut Archive, chain: PartyId, seq: u64, entry: Rc<FinalEntry>) {
+    let kept = archive.entry(chain).or_default();
+    let at = kept.partition_point(|(known, _)| *known <= seq);
+    let is_known = kept[..at].iter().rev().take_while(|(known, _)| *known == seq);
+    if is_known.into_iter().all(|(_, known)| known.bytes != entry.bytes) {
+        kept.insert(at, (seq, entry));
     }
 }
 
