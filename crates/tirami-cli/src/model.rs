@@ -47,6 +47,7 @@ pub(crate) async fn load(
         context_tokens: nonzero(config.context_tokens),
         sequences: config.sequences,
         gpu_layers: nonzero(config.gpu_layers),
+        reproducible: config.reproducible,
         digest_cache: Some(store.digest_cache()),
         ..LlamaOptions::default()
     };

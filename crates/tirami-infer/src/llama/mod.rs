@@ -5,7 +5,10 @@ mod backend;
 mod bare;
 mod embed;
 mod grammar;
+mod lookup;
+mod pace;
 mod places;
+mod queue;
 mod sampler;
 mod sequence;
 mod steps;
@@ -23,7 +26,7 @@ use tokio::sync::mpsc;
 
 pub use backend::PASS_TOKENS_MAX;
 use backend::Setting;
-pub use bare::BareRun;
+pub use bare::{BareRun, BareSetting};
 use grammar::Grammar;
 pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
 use sequence::Job;
@@ -61,6 +64,12 @@ pub struct LlamaOptions {
     pub sequences: u32,
     /// Layers to put on a GPU, where the build has one.
     pub gpu_layers: Option<u32>,
+    /// Whether the same request gives the same bits, alone and among others, so that an answer can
+    /// be checked. Without it long prompts are read faster, and a seed promises nothing.
+    pub reproducible: bool,
+    /// Whether answers that repeat what was said before may be guessed from it and read several
+    /// tokens at a time, where that pays. The answers are the same without.
+    pub guesses: bool,
     /// Generations that may wait, up to [`QUEUE_MAX`].
     pub queue_max: u32,
     /// Folder that remembers digests of large files by size and time of change; none if none.
@@ -75,6 +84,8 @@ impl Default for LlamaOptions {
             context_tokens: None,
             sequences: 4,
             gpu_layers: None,
+            reproducible: true,
+            guesses: true,
             queue_max: 64,
             digest_cache: None,
         }
@@ -174,6 +185,8 @@ impl LlamaEngine {
             context_tokens,
             sequences: options.sequences,
             on_gpu: options.gpu_layers.is_some_and(|layers| layers > 0),
+            reproducible: options.reproducible,
+            guesses: options.guesses,
         };
         // The digest reads the whole file, which takes about as long as the engine's loading.
         std::thread::scope(|scope| {
@@ -270,8 +283,6 @@ fn model_info(
     setting: &Setting,
 ) -> ModelInfo {
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    // Whoever checks an answer needs the setting that made it.
-    let device = if setting.on_gpu { "gpu kv=f16/f16" } else { "cpu kv=f16/bf16" };
     ModelInfo {
         name: options.name.clone().unwrap_or_else(stem),
         digest,
@@ -280,6 +291,7 @@ fn model_info(
         quantisation: file.quantisation.clone(),
         size_bytes: file.size_bytes,
         context_tokens: setting.context_tokens,
-        build: format!("{BUILD} {device} ubatch={PASS_TOKENS_MAX}"),
+        // Whoever checks an answer needs the setting that made it.
+        build: format!("{BUILD} {}", setting.label()),
     }
 }

@@ -53,6 +53,8 @@ pub struct Config {
     pub sequences: u32,
     /// Layers of the model kept on a GPU.
     pub gpu_layers: u32,
+    /// Whether a request gives the same bits alone and among others.
+    pub reproducible: bool,
     /// Bytes a request's body may have.
     pub body_max_bytes: usize,
     /// How long running answers may go on after a stop was asked for, in milliseconds.

@@ -94,6 +94,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         context_tokens: number(layer, Key::ContextTokens),
         sequences: number(layer, Key::Sequences),
         gpu_layers: number(layer, Key::GpuLayers),
+        reproducible: flag(layer, Key::Reproducible),
         body_max_bytes: number(layer, Key::BodyMaxBytes),
         drain_ms: number(layer, Key::DrainMs),
         price_ppm: number(layer, Key::PricePpm),

@@ -50,6 +50,7 @@ impl OwnEngine {
         };
         asked.prompt.resumed = resumed;
         asked.prompt.scope = scope(agent);
+        asked.prompt.contributes = true;
         Ok(asked)
     }
 }

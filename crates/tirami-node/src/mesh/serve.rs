@@ -127,7 +127,7 @@ impl Server {
             let message = "the request is not the one that was ordered";
             return Err(refused("order_other_request", message, false));
         }
-        let (checked, head_at) = self.check_signer(&order, &wire).await?;
+        let Signer { checked, head_at, contributes } = self.check_signer(&order, &wire).await?;
         let Asked { mut prompt, mut sampling, completion_max } = self.understood(body).await?;
         let resumed_tokens = count(&resumed);
         let prompt_tokens = count(&prompt.tokens).saturating_add(resumed_tokens);
@@ -145,6 +145,7 @@ impl Server {
         let (job, completion_max, window) = self.accepted(accept).await?;
         prompt.resumed = resumed;
         prompt.scope = scope(order.consumer);
+        prompt.contributes = contributes;
         sampling.seed = order.seed;
         sampling.completion_max = completion_max.saturating_add(resumed_tokens);
         let generation = self.started(job, prompt, sampling).await?;
@@ -152,12 +153,8 @@ impl Server {
     }
 
     /// Whether the order is signed as it has to be, by a consumer that is served here, before its
-    /// request costs any work; and since when the consumer's head is known here.
-    async fn check_signer(
-        &self,
-        order: &Order,
-        wire: &WireDocument,
-    ) -> Result<(Checked, Timestamp), Refusal> {
+    /// request costs any work; and what is known of the consumer.
+    async fn check_signer(&self, order: &Order, wire: &WireDocument) -> Result<Signer, Refusal> {
         let consumer = order.consumer;
         let asked = order.clone();
         let known = move |kernel: &Kernel, now| {
@@ -165,7 +162,8 @@ impl Server {
             let key = ledger.lattice().chain(consumer).map(|chain| chain.key());
             let head_at = kernel.head_at(consumer).unwrap_or_default();
             let refused = ledger.check_consumer(now, &asked, head_at);
-            (kernel.knows_consumer(consumer), (key, head_at, refused))
+            let contributes = kernel.has_served_us(consumer);
+            (kernel.knows_consumer(consumer), (key, head_at, contributes, refused))
         };
         let signed_by = |key: PublicKey| {
             let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
@@ -177,11 +175,11 @@ impl Server {
             self.meet(consumer).await?;
             (_, found) = self.handle.read(known).await?;
         }
-        let (key, head_at, refused) = found;
+        let (key, head_at, contributes, refused) = found;
         let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
         let checked = signed_by(key).map_err(|_| OrderRefusal::BadSignature)?;
         refused?;
-        Ok((checked, head_at))
+        Ok(Signer { checked, head_at, contributes })
     }
 
     /// Writes down that a voucher of `peer` for `job` was refused.
@@ -600,6 +598,15 @@ async fn next_piece(generation: &mut Option<Generation>) -> Option<Piece> {
         Some(generation) => generation.pieces.recv().await,
         None => core::future::pending().await,
     }
+}
+
+/// An order's signature, and what is known of who signed it.
+struct Signer {
+    checked: Checked,
+    /// Since when the consumer's head is known here.
+    head_at: Timestamp,
+    /// Whether the consumer has answered for this node.
+    contributes: bool,
 }
 
 /// Whose cached prompts a job may use: its consumer's own.

@@ -153,6 +153,7 @@ impl Run {
         let (mut prompt, completion_max) =
             prepare(&engine, &ask.conversation, ask.completion_max).await?;
         prompt.scope = scope(&actor);
+        prompt.contributes = true;
         let seed = seed(&ask)?;
         let model = engine.model();
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
