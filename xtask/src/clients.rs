@@ -55,7 +55,7 @@ fn for_client<'a>(command: &'a mut Command, api: &Api, key: &str) -> &'a mut Com
 
 /// A virtual environment with openai-python, and with node and npm from a wheel: the version
 /// that openai-node asks for, whatever the system has.
-fn install_python() -> Outcome<PathBuf> {
+pub(crate) fn install_python() -> Outcome<PathBuf> {
     let pins = workspace::root().join(FOLDER).join("python/requirements.txt");
     let venv = workspace::target_dir().join("clients").join("python");
     let programs = venv.join("bin");
@@ -69,15 +69,26 @@ fn install_python() -> Outcome<PathBuf> {
 
 fn install_node(programs: &Path) -> Outcome<PathBuf> {
     let source = workspace::root().join(FOLDER).join("node");
-    let folder = workspace::target_dir().join("clients").join("node");
+    install_node_package(programs, &source, "client.mjs")
+}
+
+/// Installs what the `package.json` of `source` names below cargo's output, and puts the script
+/// there.
+pub(crate) fn install_node_package(
+    programs: &Path,
+    source: &Path,
+    script: &str,
+) -> Outcome<PathBuf> {
+    let name = source.file_name().unwrap_or_default();
+    let folder = workspace::target_dir().join("clients").join(name);
     once(&folder, &source.join("package.json"), || {
-        copy(&source, &folder, "package.json")?;
+        copy(source, &folder, "package.json")?;
         let quiet = ["install", "--no-package-lock", "--no-audit", "--no-fund"];
         let mut npm = Command::new(programs.join("npm"));
         run(npm.args(quiet).current_dir(&folder).env("PATH", path_with(programs)))
     })?;
     // The script stands beside node_modules, because node looks for packages from there.
-    copy(&source, &folder, "client.mjs")?;
+    copy(source, &folder, script)?;
     Ok(folder)
 }
 
