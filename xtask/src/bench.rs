@@ -2,20 +2,25 @@
 //! are of, and loads a mesh for as long as asked.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::process::{Steps, cargo, output, run_watched};
 use crate::setup::{Scope, setup};
-use crate::{Failure, Outcome, model, workspace};
+use crate::{Failure, Outcome, clients, model, workspace};
 
 const PAGE: &str = "docs/reference/bench.md";
 const MESH_PAGE: &str = "docs/reference/bench-mesh.md";
+const SERVE_PAGE: &str = "docs/reference/bench-serve.md";
+const SERVE_CURVE: &str = "docs/reference/serve.svg";
 
 /// The bench of the `tirami-cli` package that prints the table; its other output goes to stderr.
 const BENCH: [&str; 5] = ["bench", "--package", "tirami-cli", "--bench", "node"];
 
 /// The one of the `tirami-node` package, which needs no model.
 const MESH_BENCH: [&str; 5] = ["bench", "--package", "tirami-node", "--bench", "mesh"];
+
+/// The one that compares serving with what a user would take instead.
+const SERVE_BENCH: [&str; 4] = ["bench", "--workspace", "--bench", "serve"];
 
 /// The test that [`soak`] runs for longer.
 const SOAK: [&str; 7] =
@@ -58,6 +63,54 @@ pub(crate) fn bench_mesh(parts: &[&str]) -> Outcome<()> {
                  scripted engines on loopback, clients and nodes in one process. Medians of \
                  alternating rounds, and ratios to what they are compared with in the same run.";
     publish(MESH_PAGE, intro, &table)
+}
+
+/// Compares serving with other servers and with bare loops, and writes its page and curve, unless
+/// only some parts or JSON are asked for. Nothing else should run meanwhile.
+pub(crate) fn bench_serve(arguments: &[&str]) -> Outcome<()> {
+    let mut steps = Steps::new(5);
+    steps.step("what this machine needs", || setup(Scope::Demo))?;
+    steps.step("build", || {
+        run_watched(&mut cargo(["build", "--release", "--workspace", "--bins"]))?;
+        run_watched(cargo(SERVE_BENCH).arg("--no-run"))
+    })?;
+    let model = steps.step("fetch the default model", model::fetch)?;
+    let peer = steps.step("install node-llama-cpp", || Ok(node_llama_cpp()))?;
+    let mut command = cargo(SERVE_BENCH);
+    command.arg("--").args(arguments);
+    command.env("TIRAMI_TEST_MODEL", &model);
+    command.env("TIRAMI_TEST_BINARY", workspace::release_binary("tirami"));
+    if let Some((node, folder)) = peer {
+        command.env("TIRAMI_BENCH_NODE", node).env("TIRAMI_BENCH_NODE_LLAMA_CPP", folder);
+    }
+    let takes_value = |at: usize| at > 0 && arguments[at - 1] == "--rounds";
+    let is_part = |at: usize| !arguments[at].starts_with('-') && !takes_value(at);
+    let is_whole = !arguments.contains(&"--json") && !(0..arguments.len()).any(is_part);
+    if is_whole {
+        command.arg("--curve").arg(workspace::root().join(SERVE_CURVE));
+    }
+    let table = steps.step("measure", || output(&mut command))?;
+    if !is_whole {
+        print!("{table}");
+        return Ok(());
+    }
+    let intro = "# Measurements of serving\n\nWritten by `cargo xtask bench serve`: the `tirami` \
+                 binary, servers that others wrote around llama.cpp, and bare loops without a \
+                 server, with the same model file and the same number of threads, in alternating \
+                 rounds; medians. In brackets is what Tirami has of each figure. No contender \
+                 keeps prompts, except where a line is about that.\n\n\
+                 ![Tokens per second by streams](serve.svg)";
+    publish(SERVE_PAGE, intro, &table)
+}
+
+/// Where node and the peer's server are; none with a notice where they cannot be installed.
+fn node_llama_cpp() -> Option<(PathBuf, PathBuf)> {
+    let source = workspace::root().join("tests/peers/node-llama-cpp");
+    let installed = clients::install_python().and_then(|programs| {
+        let folder = clients::install_node_package(&programs, &source, "server.mjs")?;
+        Ok((programs.join("node"), folder))
+    });
+    installed.inspect_err(|failure| println!("skipped: {failure}")).ok()
 }
 
 /// Loads ten nodes for so many minutes, and fails on an error, on growing memory, and on books

@@ -92,15 +92,25 @@ fn cache() -> PathBuf {
 
 pub(crate) fn install_node(programs: &Path) -> Outcome<PathBuf> {
     let source = workspace::root().join(FOLDER).join("node");
-    let folder = cache().join("node");
+    install_node_package(programs, &source, "client.mjs")
+}
+
+/// Installs what the `package.json` of `source` names in the user's cache, and puts the script
+/// there.
+pub(crate) fn install_node_package(
+    programs: &Path,
+    source: &Path,
+    script: &str,
+) -> Outcome<PathBuf> {
+    let folder = cache().join(source.file_name().unwrap_or_default());
     once(&folder, &source.join("package.json"), || {
-        workspace::copy_text(&source, &folder, "package.json")?;
+        workspace::copy_text(source, &folder, "package.json")?;
         let quiet = ["install", "--no-package-lock", "--no-audit", "--no-fund"];
         let mut npm = Command::new(programs.join("npm"));
         run(npm.args(quiet).current_dir(&folder).env("PATH", path_with(programs)))
     })?;
     // The script stands beside node_modules, because node looks for packages from there.
-    workspace::copy_text(&source, &folder, "client.mjs")?;
+    workspace::copy_text(source, &folder, script)?;
     Ok(folder)
 }
 

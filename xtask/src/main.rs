@@ -40,6 +40,10 @@ usage: cargo xtask <command>
   bench              measure, and write docs/reference/bench.md
   bench mesh         measure the mesh, and write docs/reference/bench-mesh.md
   bench mesh PART…   only hop, trades, garbage, sync or resume; writes nothing
+  bench serve [PART…] [--rounds N] [--json]
+                     compare serving with other servers, and write docs/reference/bench-serve.md;
+                     parts: decode edit prompt turn streams stall http accounting memory; with
+                     parts or --json it writes nothing
   soak --minutes N   ten nodes at full load for so long; 10080 are a week
   sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--jobs J] [--calm]
                      whole nodes in one thread, as many as asked; a seed replays its run
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::tidy(),
         ["bench"] => bench::bench(),
         ["bench", "mesh", parts @ ..] => bench::bench_mesh(parts),
+        ["bench", "serve", rest @ ..] => bench::bench_serve(rest),
         ["soak", "--minutes", minutes] => bench::soak(minutes),
         ["sim", rest @ ..] => suite::sim(rest),
         ["growth", sizes @ ..] => growth::growth(sizes),

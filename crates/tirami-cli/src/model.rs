@@ -107,6 +107,7 @@ fn options(config: &Config, store: &ModelStore, name: Option<String>) -> LlamaOp
         context_tokens: nonzero(config.context_tokens),
         sequences: config.sequences,
         gpu_layers: config.gpu_layers,
+        reproducible: config.reproducible,
         digest_cache: Some(store.digest_cache()),
         ..LlamaOptions::default()
     }

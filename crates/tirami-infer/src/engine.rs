@@ -222,6 +222,10 @@ pub struct Prompt {
     /// requests of one scope share what is cached. The beginning that the model's template gives
     /// to every chat is shared by all.
     pub scope: u64,
+    /// Whether it waits for a place with those who come first: callers of the node itself, and
+    /// consumers that have answered for it. Within them and within the others the scopes take
+    /// turns.
+    pub contributes: bool,
 }
 
 impl From<Vec<u32>> for Prompt {
@@ -376,7 +380,7 @@ impl Generation {
 
     /// Its place in the queue, from 1; 0 once it holds a sequence.
     pub fn place_in_queue(&self) -> u32 {
-        self.progress.place_in_queue.load(Ordering::Relaxed)
+        self.progress.place()
     }
 }
 
@@ -409,6 +413,11 @@ impl Progress {
     /// Notes the place in the queue; 0 when it holds a sequence.
     pub fn queued(&self, place: u32) {
         self.place_in_queue.store(place, Ordering::Relaxed);
+    }
+
+    /// The place in the queue.
+    pub(crate) fn place(&self) -> u32 {
+        self.place_in_queue.load(Ordering::Relaxed)
     }
 }
 
@@ -479,6 +488,9 @@ pub struct EngineLoad {
     pub queued: u32,
     /// Completion tokens produced since the engine was loaded.
     pub completion_tokens_total: u64,
+    /// Those of them that were guessed from what was said before, and so cost no pass of their
+    /// own.
+    pub guessed_tokens_total: u64,
     /// Prompt tokens read since the engine was loaded, resumed ones included and cached ones not.
     pub prompt_tokens_total: u64,
 }

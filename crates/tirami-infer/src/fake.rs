@@ -225,6 +225,7 @@ impl Engine for FakeEngine {
             running: self.counters.running.load(Ordering::Relaxed),
             queued: 0,
             completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),
+            guessed_tokens_total: 0,
             prompt_tokens_total: self.counters.prompt_tokens_total.load(Ordering::Relaxed),
         }
     }

@@ -11,7 +11,7 @@ use tirami_infer::engine::{
     Conversation, Engine, Finish, Generation, Message, Piece, PrepareError, Prompt, Sampling,
     StartError,
 };
-use tirami_infer::llama::{LlamaEngine, LlamaOptions};
+use tirami_infer::llama::{BareSetting, LlamaEngine, LlamaOptions};
 
 #[path = "real_model/damage.rs"]
 mod damage;
@@ -19,12 +19,16 @@ mod damage;
 mod embed;
 #[path = "real_model/format.rs"]
 mod format;
+#[path = "real_model/guess.rs"]
+mod guess;
 #[path = "real_model/prefix.rs"]
 mod prefix;
 #[path = "real_model/raw.rs"]
 mod raw;
 #[path = "real_model/resume.rs"]
 mod resume;
+#[path = "real_model/same.rs"]
+mod same;
 #[path = "real_model/sampling.rs"]
 mod sampling;
 
@@ -181,18 +185,6 @@ fn the_same_seed_gives_the_same_tokens_alone_and_among_others() {
 }
 
 #[test]
-fn eight_at_once_get_the_tokens_each_gets_alone() {
-    let engine = engine(&LlamaOptions { sequences: 8, ..small() });
-    let texts = (0..8_usize)
-        .map(|i| format!("{} {}", "Some words before it. ".repeat(i * 12), QUESTIONS[i % 4]));
-    let prompts = texts.map(|text| engine.prepare(&chat(&text)).unwrap()).collect::<Vec<_>>();
-    let run = |prompt: &Prompt| engine.start(prompt.clone(), warm(16, 4)).unwrap();
-    let alone = prompts.iter().map(|prompt| collect(run(prompt))).collect::<Vec<_>>();
-    let together = prompts.iter().map(run).collect::<Vec<_>>();
-    assert_eq!(together.into_iter().map(collect).collect::<Vec<_>>(), alone);
-}
-
-#[test]
 fn the_number_of_threads_does_not_change_the_tokens() {
     let long = format!("{} {}", "A line of words to fill the cache. ".repeat(40), QUESTIONS[1]);
     let [one, two] = [1, 2].map(|threads| {
@@ -211,10 +203,14 @@ fn the_number_of_threads_does_not_change_the_tokens() {
 fn a_bare_run_gives_the_tokens_of_the_engine() {
     let engine = shared_engine();
     let prompt = engine.prepare(&chat(QUESTIONS[1])).unwrap();
-    let bare = engine.run_bare(&prompt, 32).unwrap();
-    assert_eq!(bare.tokens, collect(engine.start(prompt.clone(), greedy(32)).unwrap()).tokens);
+    let other = engine.prepare(&chat(QUESTIONS[2])).unwrap();
+    let prompts = [prompt, other];
+    let bare = engine.run_bare(&prompts, 32, BareSetting::Engine).unwrap();
+    let ask = |prompt| collect(engine.start(prompt, greedy(32)).unwrap()).tokens;
+    assert_eq!(bare.tokens, prompts.clone().map(ask));
     assert!(bare.prefill > Duration::ZERO && bare.decode > Duration::ZERO);
-    assert!(engine.run_bare(&prompt, 2_048).is_err());
+    assert!(engine.run_bare(&prompts, 2_048, BareSetting::Engine).is_err());
+    assert!(engine.run_bare(&[], 1, BareSetting::Usual).is_err());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use tirami_infer::engine::{Conversation, Engine, Message};
-use tirami_infer::llama::{LlamaEngine, LlamaOptions};
+use tirami_infer::llama::{BareSetting, LlamaEngine, LlamaOptions};
 use tirami_node::config::Config;
 use tirami_node::mesh::MeshOptions;
 use tirami_node::models::Models;
@@ -46,10 +46,10 @@ pub(crate) async fn over_http(table: &mut Table) {
     request.max_tokens = Some(TOKENS);
     request.temperature = Some(0.0);
     let message = Message::new("user", QUESTION);
-    let prompt = engine.prepare(&Conversation::from(vec![message])).expect("a prompt");
+    let prompts = [engine.prepare(&Conversation::from(vec![message])).expect("a prompt")];
     let (mut http, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let run = engine.run_bare(&prompt, TOKENS).expect("a bare run");
+        let run = engine.run_bare(&prompts, TOKENS, BareSetting::Engine).expect("a bare run");
         bare.push(f64::from(TOKENS - 1) / run.decode.as_secs_f64());
         http.push(streamed_rate(&client, &request).await);
     }

@@ -9,9 +9,13 @@ use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 
-/// Tokens in one pass at most. Below the size at which the engine's attention changes its order
-/// of additions, so a token's logits are the same bits in a long pass, a short one or alone.
+/// Tokens in one pass at most, in the reproducible setting and while streams run. Below the size
+/// at which the engine's attention changes its order of additions, so a token's logits are the
+/// same bits in a long pass, a short one or alone.
 pub const PASS_TOKENS_MAX: usize = 32;
+
+/// Tokens in one pass where nothing has to be reproducible and nobody else waits.
+const PASS_TOKENS_QUICK: usize = 512;
 
 /// The engine rounds a sequence's room up to this many tokens.
 pub(super) const ROOM_STEP: u32 = 256;
@@ -72,6 +76,10 @@ pub(super) struct Setting {
     pub(super) context_tokens: u32,
     pub(super) sequences: u32,
     pub(super) gpu_layers: u32,
+    /// Whether a token's logits are the same bits in every pass.
+    pub(super) reproducible: bool,
+    /// Whether tokens may be guessed where that is exact and pays.
+    pub(super) guesses: bool,
 }
 
 impl Setting {
@@ -79,12 +87,26 @@ impl Setting {
         self.gpu_layers > 0
     }
 
+    /// Tokens one pass may have.
+    pub(super) const fn pass_tokens(&self) -> usize {
+        if self.reproducible { PASS_TOKENS_MAX } else { PASS_TOKENS_QUICK }
+    }
+
+    /// What of the setting changes the bits of an answer, for receipts.
+    pub(super) fn label(&self) -> String {
+        let device = if self.on_gpu() { "gpu" } else { "cpu" };
+        let values = if self.reproducible && !self.on_gpu() { "bf16" } else { "f16" };
+        format!("{device} kv=f16/{values} ubatch={}", self.pass_tokens())
+    }
+
     /// A context with separate room for each sequence.
     ///
     /// Each sequence's cache is its own and is filled in order, so what other sequences do moves
-    /// nothing in it and its additions keep their order. Keys and values have different types of
-    /// 16 bits: with equal ones the engine's attention divides a long cache among the threads
-    /// when one sequence is alone, and the number of threads and of sequences changes the bits.
+    /// nothing in it and its additions keep their order. In the reproducible setting keys and
+    /// values have different types of 16 bits: with equal ones the engine's attention divides a
+    /// long cache among the threads when one sequence is alone, and works in tiles where a pass
+    /// has 64 tokens or more, and the number of threads, of sequences and of tokens changes the
+    /// bits.
     pub(super) fn context<'m>(&self, model: &'m LlamaModel) -> Result<LlamaContext<'m>, String> {
         self.context_with(model, |parameters| parameters)
     }
@@ -99,8 +121,9 @@ impl Setting {
         let room = self.context_tokens.next_multiple_of(ROOM_STEP);
         let cells = room.checked_mul(self.sequences).ok_or("the context is too large")?;
         let threads = i32::try_from(self.threads).unwrap_or(i32::MAX);
-        let pass = u32::try_from(PASS_TOKENS_MAX).unwrap_or(u32::MAX);
-        let values = if self.on_gpu() { KvCacheType::F16 } else { KvCacheType::BF16 };
+        let pass = u32::try_from(self.pass_tokens()).unwrap_or(u32::MAX);
+        let is_mixed = self.reproducible && !self.on_gpu();
+        let values = if is_mixed { KvCacheType::BF16 } else { KvCacheType::F16 };
         let parameters = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_batch(pass)

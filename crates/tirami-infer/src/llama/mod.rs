@@ -6,7 +6,10 @@ mod bare;
 mod embed;
 mod file;
 mod grammar;
+mod lookup;
+mod pace;
 mod places;
+mod queue;
 mod sampler;
 mod sequence;
 mod steps;
@@ -24,7 +27,7 @@ use tokio::sync::mpsc;
 
 pub use backend::PASS_TOKENS_MAX;
 use backend::Setting;
-pub use bare::BareRun;
+pub use bare::{BareRun, BareSetting};
 pub use file::LlamaFile;
 use grammar::Grammar;
 pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
@@ -64,6 +67,12 @@ pub struct LlamaOptions {
     /// Layers to put on a GPU; none for all of them where build and machine have one, and for
     /// none elsewhere.
     pub gpu_layers: Option<u32>,
+    /// Whether the same request gives the same bits, alone and among others, so that an answer can
+    /// be checked. Without it long prompts are read faster, and a seed promises nothing.
+    pub reproducible: bool,
+    /// Whether answers that repeat what was said before may be guessed from it and read several
+    /// tokens at a time, where that pays. The answers are the same without.
+    pub guesses: bool,
     /// Generations that may wait, up to [`QUEUE_MAX`].
     pub queue_max: u32,
     /// Folder that remembers digests of large files by size and time of change; none if none.
@@ -78,6 +87,8 @@ impl Default for LlamaOptions {
             context_tokens: None,
             sequences: 4,
             gpu_layers: None,
+            reproducible: true,
+            guesses: true,
             queue_max: 64,
             digest_cache: None,
         }
@@ -262,6 +273,8 @@ fn judge(path: &Path, options: &LlamaOptions) -> Result<(GgufFile, Setting), Loa
         context_tokens,
         sequences: options.sequences,
         gpu_layers: options.gpu_layers.unwrap_or_else(backend::gpu_layers_default),
+        reproducible: options.reproducible,
+        guesses: options.guesses,
     };
     Ok((file, setting))
 }
@@ -292,8 +305,6 @@ fn model_info(
     setting: &Setting,
 ) -> ModelInfo {
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    // Whoever checks an answer needs the setting that made it.
-    let device = if setting.on_gpu() { "gpu kv=f16/f16" } else { "cpu kv=f16/bf16" };
     ModelInfo {
         name: options.name.clone().unwrap_or_else(stem),
         digest,
@@ -303,6 +314,7 @@ fn model_info(
         size_bytes: file.size_bytes,
         context_tokens: setting.context_tokens,
         embedding_width: file.width,
-        build: format!("{BUILD} {device} ubatch={PASS_TOKENS_MAX}"),
+        // Whoever checks an answer needs the setting that made it.
+        build: format!("{BUILD} {}", setting.label()),
     }
 }

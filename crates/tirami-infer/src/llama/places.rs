@@ -3,9 +3,16 @@
 //! A place keeps what its last sequence left, so that a chat's next turn finds its history. The
 //! memory is the context's own: a place that is needed is the one that was used longest ago.
 
-/// Tokens a copy from another place must save: it moves the whole place, which takes about as
-/// long as reading some dozens of tokens.
-const COPY_TOKENS_MIN: usize = 64;
+/// Tokens a copy from another place must save at least.
+const COPY_TOKENS_MIN: usize = 16;
+/// A copy moves the whole place, which takes about as long as to read one token for each so many
+/// that a place holds.
+const COPY_TOKENS_SHARE: usize = 256;
+
+/// Tokens a copy must save where a place holds `context_tokens`.
+pub(super) fn copy_min(context_tokens: usize) -> usize {
+    (context_tokens / COPY_TOKENS_SHARE).max(COPY_TOKENS_MIN)
+}
 
 /// What is known of a place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,12 +37,13 @@ pub(super) struct Choice {
 }
 
 /// The place for a sequence that begins with `tokens`, of which the last must be read in any case.
-/// `common` is the beginning that all scopes share. None while every place is busy.
+/// `common` is the beginning that all scopes share; a copy saves at least `copy_min` tokens. None
+/// while every place is busy.
 pub(super) fn choose(
     places: &[Place],
-    tokens: &[u32],
-    scope: u64,
+    (tokens, scope): (&[u32], u64),
     common: &[u32],
+    copy_min: usize,
 ) -> Option<Choice> {
     let most = tokens.len().saturating_sub(1);
     let open_to_all = same(common, tokens);
@@ -51,14 +59,14 @@ pub(super) fn choose(
         .filter(|(_, place)| shared(place) > 0 && 2 * shared(place) >= place.held.len())
         .max_by_key(|(_, place)| (shared(place), place.taken));
     if let Some((place, known)) = goes_on
-        && shared(known) + COPY_TOKENS_MIN > found
+        && shared(known) + copy_min > found
     {
         return Some(Choice { place, cached: shared(known), copy_from: None });
     }
     let oldest = |(_, place): &(usize, &Place)| place.taken;
     let elsewhere = free().filter(|(i, _)| *i != source).min_by_key(oldest);
     let (place, known) = elsewhere.or_else(|| free().min_by_key(oldest))?;
-    if place != source && found >= COPY_TOKENS_MIN {
+    if place != source && found >= copy_min {
         return Some(Choice { place, cached: found, copy_from: Some(source) });
     }
     Some(Choice { place, cached: shared(known), copy_from: None })
@@ -83,7 +91,7 @@ mod tests {
     }
 
     fn chosen(places: &[Place], tokens: &[u32], scope: u64) -> (usize, usize, Option<usize>) {
-        let choice = choose(places, tokens, scope, &[0, 1, 2]).unwrap();
+        let choice = choose(places, (tokens, scope), &[0, 1, 2], 64).unwrap();
         (choice.place, choice.cached, choice.copy_from)
     }
 
@@ -111,7 +119,7 @@ mod tests {
         assert_eq!(chosen(&places, &tokens(1, 150), 7), (1, 100, Some(0)));
         let places = [busy(place(1, 60, 1)), place(2, 100, 2)];
         assert_eq!(chosen(&places, &tokens(1, 150), 7), (1, 3, None));
-        assert_eq!(choose(&[busy(place(1, 60, 1))], &[1], 7, &[]), None);
+        assert_eq!(choose(&[busy(place(1, 60, 1))], (&[1], 7), &[], 64), None);
     }
 
     #[test]

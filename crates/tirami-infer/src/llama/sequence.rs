@@ -7,6 +7,7 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::sync::mpsc;
 
 use super::grammar::Grammar;
+use super::lookup::Lookup;
 use super::sampler::{Logprobs, Sampler};
 use super::text::AnswerText;
 use super::tokens::piece;
@@ -34,6 +35,7 @@ pub(super) struct Sequence {
     tokens_max: usize,
     scope: u64,
     sampler: Sampler,
+    lookup: Lookup,
     answer: AnswerText,
     sender: mpsc::Sender<Piece>,
     progress: Arc<Progress>,
@@ -59,7 +61,7 @@ impl Sequence {
         context_tokens: usize,
     ) -> Result<(Self, Option<Piece>), String> {
         let Job { prompt, sampling, sender, progress } = job;
-        let Prompt { mut tokens, resumed, scope } = prompt;
+        let Prompt { mut tokens, resumed, scope, contributes: _ } = prompt;
         let prompt_tokens = tokens.len();
         let vocab = model.vocab();
         let known = |token: &u32| (0..vocab.n_tokens().cast_unsigned()).contains(token);
@@ -100,6 +102,7 @@ impl Sequence {
             tokens_max,
             scope,
             sampler,
+            lookup: Lookup::default(),
             answer,
             sender,
             progress,
@@ -139,13 +142,26 @@ impl Sequence {
         self.progress.read(u32::try_from(self.in_cache).unwrap_or(u32::MAX));
     }
 
-    /// Tokens given to the sequence, prompt and resumed.
-    pub(super) fn given_tokens(&self) -> usize {
-        self.given_tokens
+    /// Tokens given to the sequence that are not in the cache.
+    pub(super) fn unread_tokens(&self) -> usize {
+        self.given_tokens.saturating_sub(self.in_cache)
     }
 
     pub(super) fn is_prefilling(&self) -> bool {
-        self.in_cache < self.given_tokens
+        self.unread_tokens() > 0
+    }
+
+    /// What may follow the newest token, at most `most` tokens: no more than the reader has room
+    /// for, and fewer than may still be produced.
+    pub(super) fn guess(&mut self, most: usize) -> Vec<u32> {
+        let left = self.tokens_max.saturating_sub(self.tokens.len()).saturating_sub(1);
+        let room = self.sender.capacity().saturating_sub(2);
+        self.lookup.guess(&self.tokens, most.min(left).min(room)).to_vec()
+    }
+
+    /// Notes what became of a guess; see [`Lookup::learn`].
+    pub(super) fn learn(&mut self, counts: (usize, usize), alone: f32, took: f32) {
+        self.lookup.learn(counts, alone, took);
     }
 
     /// Whether the reader has room for what one step may deliver: a delta and an end. So an end

@@ -1,11 +1,12 @@
 //! Which sequences take part in the next step, and what becomes of them.
 //!
-//! A step is one pass that gives each running sequence its next token, then one pass over at most
-//! [`PASS_TOKENS_MAX`] given tokens of one waiting sequence, in turn, and at most one copy from
+//! A step gives each running sequence its next token, in one pass or in several as [`Pace`] says,
+//! then reads at most [`PASS_TOKENS_MAX`] given tokens of one waiting sequence, and copies at most
 //! one place of the cache to another. So a long prompt delays running streams by one short pass
 //! and no more, and a token's keys and values are the same bits wherever a prompt is cut.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -14,24 +15,36 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::sync::mpsc;
 
 use super::backend::{PASS_TOKENS_MAX, Setting};
-use super::places::{Choice, Place, choose};
+use super::lookup::GUESS_TOKENS_MAX;
+use super::pace::Pace;
+use super::places::{Choice, Place, choose, copy_min};
 use super::sequence::Sequence;
 use super::worker::{Next, Shared};
 use crate::engine::Piece;
+
+/// Values of `general.file_type` with which short passes were measured to give the same bits as
+/// single tokens: `Q4_0` and `Q4_1`.
+const EXACT_FILE_TYPES: [u32; 2] = [2, 3];
 
 /// The engine thread's state.
 pub(super) struct Steps<'a> {
     model: &'a LlamaModel,
     context: LlamaContext<'a>,
     batch: LlamaBatch<'a>,
+    /// Tokens a pass may have while no stream runs.
+    pass_tokens: usize,
     context_tokens: usize,
     shared: &'a Shared,
     /// What each place of the context holds.
     places: Vec<Place>,
     /// What runs in each place.
     sequences: Vec<Option<Sequence>>,
-    /// The place whose prompt is next.
-    turn: usize,
+    /// How long passes take.
+    pace: Pace,
+    /// Whether what was guessed can be taken out of the cache again without a trace.
+    guesses: bool,
+    /// Prompts are read in the order they came, every other time; else the one that has least left.
+    oldest_is_next: bool,
     /// Places taken since the start.
     taken: u64,
     /// What every chat begins with.
@@ -49,12 +62,15 @@ impl<'a> Steps<'a> {
         Self {
             model,
             context,
-            batch: LlamaBatch::new(PASS_TOKENS_MAX, 1),
+            batch: LlamaBatch::new(setting.pass_tokens(), 1),
+            pass_tokens: setting.pass_tokens(),
             context_tokens: setting.context_tokens as usize,
             shared,
             places: (0..setting.sequences).map(|_| Place::default()).collect(),
             sequences: (0..setting.sequences).map(|_| None).collect(),
-            turn: 0,
+            pace: Pace::default(),
+            guesses: setting.guesses && setting.reproducible && guesses_are_exact(model, &setting),
+            oldest_is_next: true,
             taken: 0,
             common,
         }
@@ -63,17 +79,23 @@ impl<'a> Steps<'a> {
     /// Steps until the engine is stopped.
     pub(super) fn run(&mut self) -> Result<(), String> {
         self.read_common()?;
-        loop {
-            self.free_the_left();
-            if !self.admit() {
-                return Ok(());
-            }
-            let decoded = self.decode_step()?;
-            let prefilled = self.prefill_step()?;
-            if !decoded && !prefilled {
-                self.shared.wait_for_readers();
-            }
+        while self.step()? {}
+        Ok(())
+    }
+
+    /// One step; waits while there is nothing to do. False when the engine is to stop.
+    fn step(&mut self) -> Result<bool, String> {
+        self.free_the_left();
+        if !self.admit() {
+            return Ok(false);
         }
+        let decoded = self.decode_round()?;
+        let most = if decoded { PASS_TOKENS_MAX } else { self.pass_tokens };
+        let prefilled = self.prefill_step(most)?;
+        if !decoded && !prefilled {
+            self.shared.wait_for_readers();
+        }
+        Ok(true)
     }
 
     /// Reads the beginning of all chats before the first of them comes: one pass.
@@ -133,7 +155,7 @@ impl<'a> Steps<'a> {
                 Next::Nothing => return true,
                 Next::Job(job) => {
                     let sender = job.sender.clone();
-                    let copied = match Sequence::new(job, self.model, self.context_tokens) {
+                    let copied = match Sequence::new(*job, self.model, self.context_tokens) {
                         Ok(sequence) => self.place(sequence),
                         Err(last) => self.turn_away(&sender, last),
                     };
@@ -148,7 +170,8 @@ impl<'a> Steps<'a> {
 
     /// Puts a sequence where most of it is cached. True if another place had to be copied.
     fn place(&mut self, mut sequence: Sequence) -> bool {
-        let chosen = choose(&self.places, sequence.tokens(), sequence.scope(), &self.common);
+        let wanted = (sequence.tokens(), sequence.scope());
+        let chosen = choose(&self.places, wanted, &self.common, copy_min(self.context_tokens));
         let Some(Choice { place, cached, copy_from }) = chosen else {
             // There is a free place, or no job would have been taken.
             let reason = "the engine has no room; ask again".to_owned();
@@ -190,58 +213,118 @@ impl<'a> Steps<'a> {
         0
     }
 
-    /// One token for each running sequence whose reader keeps up. False if there is none.
-    fn decode_step(&mut self) -> Result<bool, String> {
-        self.batch.clear();
-        let mut places = Vec::new();
-        for (place, sequence) in self.sequences.iter().enumerate() {
-            let Some(sequence) = sequence
-                .as_ref()
-                .filter(|sequence| !sequence.is_prefilling() && sequence.has_room())
-            else {
-                continue;
-            };
-            // The token that was delivered last is the only one that is not in the cache.
-            let position = sequence.in_cache();
-            let Some(token) = sequence.tokens().get(position) else { continue };
-            add(&mut self.batch, *token, position, place, true)?;
-            places.push(place);
+    /// One token or more for each running sequence whose reader keeps up. False if there is none.
+    fn decode_round(&mut self) -> Result<bool, String> {
+        let is_ready = |sequence: &Sequence| !sequence.is_prefilling() && sequence.has_room();
+        let ready = self.sequences.iter().enumerate();
+        let ready = ready.filter(|(_, sequence)| sequence.as_ref().is_some_and(is_ready));
+        let ready: Vec<usize> = ready.map(|(place, _)| place).collect();
+        let mut rest = ready.as_slice();
+        while !rest.is_empty() {
+            let (group, others) = rest.split_at(self.pace.group(rest.len()));
+            match group {
+                [place] => self.decode_one(*place)?,
+                _ => self.decode_group(group)?,
+            }
+            rest = others;
         }
-        if places.is_empty() {
-            return Ok(false);
-        }
-        self.pass()?;
-        for (row, place) in places.into_iter().enumerate() {
-            self.read(place, 1);
-            self.choose(place, row);
-        }
-        Ok(true)
+        Ok(!ready.is_empty())
     }
 
-    /// The next part of one prompt. False if no sequence has any left.
-    fn prefill_step(&mut self) -> Result<bool, String> {
-        let count = self.sequences.len();
-        let waiting =
-            |place: &usize| self.sequences[*place].as_ref().is_some_and(Sequence::is_prefilling);
-        let next = (0..count).map(|i| (self.turn + i) % count).find(waiting);
-        let Some((place, sequence)) =
-            next.and_then(|place| Some((place, self.sequences[place].as_ref()?)))
-        else {
-            return Ok(false);
-        };
-        self.turn = place + 1;
+    fn decode_group(&mut self, group: &[usize]) -> Result<(), String> {
         self.batch.clear();
-        let given = sequence.given_tokens();
+        for place in group {
+            self.add_newest(*place)?;
+        }
+        let began = Instant::now();
+        self.pass()?;
+        self.pace.note(group.len(), began.elapsed());
+        for (row, place) in group.iter().enumerate() {
+            self.read(*place, 1);
+            self.choose(*place, row);
+        }
+        Ok(())
+    }
+
+    /// The next token of one sequence, and those after it that are guessed and chosen.
+    fn decode_one(&mut self, place: usize) -> Result<(), String> {
+        self.batch.clear();
+        self.add_newest(place)?;
+        let alone = self.pace.seconds(1).filter(|_| self.guesses);
+        let Some(sequence) = self.sequences[place].as_mut() else { return Ok(()) };
+        let guess = alone.map_or_else(Vec::new, |_| sequence.guess(GUESS_TOKENS_MAX));
+        for (position, token) in (sequence.in_cache() + 1..).zip(&guess) {
+            add(&mut self.batch, *token, position, place, true)?;
+        }
+        let began = Instant::now();
+        self.pass()?;
+        let took = began.elapsed();
+        let Some(alone) = alone.filter(|_| !guess.is_empty()) else {
+            self.pace.note(1, took);
+            self.read(place, 1);
+            self.choose(place, 0);
+            return Ok(());
+        };
+        let mut kept = 0;
+        for row in 0..=guess.len() {
+            self.read(place, 1);
+            self.choose(place, row);
+            let newest = self.sequences[place].as_ref().and_then(|one| one.tokens().last());
+            if row == guess.len() || newest != Some(&guess[row]) {
+                break;
+            }
+            kept += 1;
+        }
+        self.shared.guessed_tokens_total.fetch_add(kept as u64, Ordering::Relaxed);
+        if let Some(sequence) = self.sequences[place].as_mut() {
+            sequence.learn((kept, guess.len()), alone, took.as_secs_f32());
+        }
+        // What was guessed wrong leaves the cache, also when the answer ended before it.
+        let keep = u32::try_from(self.places[place].held.len()).ok();
+        let id = u32::try_from(place).ok();
+        match self.context.clear_kv_cache_seq(id, keep, None) {
+            Ok(true) => Ok(()),
+            _ => Err("the engine cannot forget a guess; restart the node".to_owned()),
+        }
+    }
+
+    /// Adds the token that was delivered last: the only one that is not in the cache.
+    fn add_newest(&mut self, place: usize) -> Result<(), String> {
+        let Some(sequence) = &self.sequences[place] else { return Ok(()) };
+        let position = sequence.in_cache();
+        let Some(token) = sequence.tokens().get(position) else { return Ok(()) };
+        add(&mut self.batch, *token, position, place, true)
+    }
+
+    /// The next part of one prompt, at most `most` tokens. False if no sequence has any left.
+    fn prefill_step(&mut self, most: usize) -> Result<bool, String> {
+        let sequences = self.sequences.iter().enumerate();
+        let waiting = sequences.filter_map(|(place, sequence)| {
+            let left = sequence.as_ref()?.unread_tokens();
+            (left > 0).then_some((place, left))
+        });
+        // Whoever came first goes on at least every other time, so none waits for ever; and a
+        // short prompt does not wait for a long one.
+        let by_age = |(place, _): &(usize, usize)| self.places[*place].taken;
+        let next = if self.oldest_is_next {
+            waiting.min_by_key(by_age)
+        } else {
+            waiting.min_by_key(|one| (one.1, by_age(one)))
+        };
+        let Some((place, left)) = next else { return Ok(false) };
+        self.oldest_is_next = !self.oldest_is_next;
+        let Some(sequence) = &self.sequences[place] else { return Ok(false) };
+        self.batch.clear();
+        let count = left.min(most);
         let start = sequence.in_cache();
-        let end = (start + PASS_TOKENS_MAX).min(given);
-        for (position, token) in sequence.tokens().iter().enumerate().take(end).skip(start) {
-            add(&mut self.batch, *token, position, place, position + 1 == given)?;
+        for (i, token) in sequence.tokens()[start..start + count].iter().enumerate() {
+            add(&mut self.batch, *token, start + i, place, i + 1 == left)?;
         }
         self.pass()?;
-        self.read(place, end - start);
-        self.shared.prompt_tokens_total.fetch_add((end - start) as u64, Ordering::Relaxed);
-        if end == given {
-            self.choose(place, end - start - 1);
+        self.read(place, count);
+        self.shared.prompt_tokens_total.fetch_add(count as u64, Ordering::Relaxed);
+        if count == left {
+            self.choose(place, count - 1);
         }
         Ok(true)
     }
@@ -289,6 +372,18 @@ impl<'a> Steps<'a> {
     }
 }
 
+/// Whether an answer is surely the same with guesses: short passes were measured to give the same
+/// bits with the quantisation, and the newest tokens can be taken out of the cache without a trace.
+fn guesses_are_exact(model: &LlamaModel, setting: &Setting) -> bool {
+    let text = |key: &str| model.meta_val_str(key).ok();
+    let file_type = text("general.file_type").and_then(|number| number.parse::<u32>().ok());
+    let window = text("general.architecture")
+        .and_then(|architecture| text(&format!("{architecture}.attention.sliding_window")));
+    let is_measured = file_type.is_some_and(|file_type| EXACT_FILE_TYPES.contains(&file_type));
+    let keeps_all = !model.is_recurrent() && !model.is_hybrid() && window.is_none();
+    is_measured && keeps_all && !setting.on_gpu()
+}
+
 fn add(
     batch: &mut LlamaBatch<'_>,
     token: u32,
@@ -301,3 +396,6 @@ fn add(
     let token = LlamaToken(token.cast_signed());
     batch.add(token, position, &[place], logits).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

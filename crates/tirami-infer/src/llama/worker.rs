@@ -1,6 +1,5 @@
 //! The engine's thread: started, given jobs, asked how busy it is, stopped.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc as channel};
@@ -11,6 +10,7 @@ use llama_cpp_2::model::LlamaModel;
 
 use super::LoadError;
 use super::backend::Setting;
+use super::queue::Queue;
 use super::sequence::Job;
 use super::steps::Steps;
 use crate::engine::{EngineLoad, StartError};
@@ -33,35 +33,56 @@ pub(super) struct Shared {
     places: u32,
     pub(super) running: AtomicU32,
     pub(super) completion_tokens_total: AtomicU64,
+    pub(super) guessed_tokens_total: AtomicU64,
     pub(super) prompt_tokens_total: AtomicU64,
 }
 
 /// What the thread does next.
 pub(super) enum Next {
     /// A job that left the queue and is counted as running.
-    Job(Job),
+    Job(Box<Job>),
     /// Nobody waits for a place, or there is none.
     Nothing,
     /// The engine is to stop.
     Stop,
 }
 
-struct Queue {
-    waiting: VecDeque<Job>,
-    /// No job is taken any more.
-    stopped: bool,
-}
-
-impl Queue {
-    /// Tells each who waits its place.
-    fn number(&self) {
-        for (place, job) in (1..).zip(&self.waiting) {
-            job.progress.queued(place);
+impl Shared {
+    pub(super) fn new(places: u32, queue_max: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            queue_max,
+            places,
+            running: AtomicU32::new(0),
+            completion_tokens_total: AtomicU64::new(0),
+            guessed_tokens_total: AtomicU64::new(0),
+            prompt_tokens_total: AtomicU64::new(0),
         }
     }
-}
 
-impl Shared {
+    /// Queues a job, or says why not.
+    pub(super) fn submit(&self, job: Job) -> Result<(), StartError> {
+        let mut queue = self.queue();
+        if queue.stopped {
+            return Err(StartError::Stopped);
+        }
+        if queue.len() >= self.queue_max {
+            queue.forget_the_left();
+        }
+        // A free sequence makes room for one more than may wait.
+        let running = self.running.load(Ordering::Relaxed) as usize;
+        let room = self.queue_max.max(usize::from(running == 0));
+        if queue.len() >= room {
+            let queued = u32::try_from(queue.len()).unwrap_or(u32::MAX);
+            return Err(StartError::Busy { queued });
+        }
+        queue.push(job);
+        drop(queue);
+        self.changed.notify_one();
+        Ok(())
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,12 +94,10 @@ impl Shared {
             if queue.stopped {
                 return Next::Stop;
             }
-            queue.waiting.retain(|job| !job.sender.is_closed());
-            if let Some(job) = has_free.then(|| queue.waiting.pop_front()).flatten() {
+            queue.forget_the_left();
+            if let Some(job) = has_free.then(|| queue.pop()).flatten() {
                 self.running.fetch_add(1, Ordering::Relaxed);
-                job.progress.queued(0);
-                queue.number();
-                return Next::Job(job);
+                return Next::Job(Box::new(job));
             }
             if is_running {
                 return Next::Nothing;
@@ -94,10 +113,8 @@ impl Shared {
     }
 
     /// Takes no more jobs; gives those that wait.
-    pub(super) fn stop(&self) -> VecDeque<Job> {
-        let mut queue = self.queue();
-        queue.stopped = true;
-        std::mem::take(&mut queue.waiting)
+    pub(super) fn stop(&self) -> Vec<Job> {
+        self.queue().stop()
     }
 }
 
@@ -111,15 +128,7 @@ impl Worker {
         queue_max: u32,
         meanwhile: impl FnOnce() -> Result<(T, Vec<u32>), LoadError>,
     ) -> Result<(Self, T), LoadError> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { waiting: VecDeque::new(), stopped: false }),
-            changed: Condvar::new(),
-            queue_max: queue_max as usize,
-            places: setting.sequences,
-            running: AtomicU32::new(0),
-            completion_tokens_total: AtomicU64::new(0),
-            prompt_tokens_total: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(setting.sequences, queue_max as usize));
         let (ready, is_ready) = channel::channel();
         let (begins, beginning) = channel::channel();
         let theirs = Arc::clone(&shared);
@@ -141,26 +150,7 @@ impl Worker {
     }
 
     pub(super) fn submit(&self, job: Job) -> Result<(), StartError> {
-        let mut queue = self.shared.queue();
-        if queue.stopped {
-            return Err(StartError::Stopped);
-        }
-        if queue.waiting.len() >= self.shared.queue_max {
-            queue.waiting.retain(|job| !job.sender.is_closed());
-        }
-        // A free sequence makes room for one more than may wait.
-        let running = self.shared.running.load(Ordering::Relaxed) as usize;
-        let room = self.shared.queue_max.max(usize::from(running == 0));
-        if queue.waiting.len() >= room {
-            return Err(StartError::Busy {
-                queued: u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX),
-            });
-        }
-        queue.waiting.push_back(job);
-        queue.number();
-        drop(queue);
-        self.shared.changed.notify_one();
-        Ok(())
+        self.shared.submit(job)
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -169,12 +159,13 @@ impl Worker {
 
     pub(super) fn load(&self) -> EngineLoad {
         let shared = &self.shared;
-        let queued = shared.queue().waiting.iter().filter(|job| !job.sender.is_closed()).count();
+        let queued = shared.queue().count();
         EngineLoad {
             places: shared.places,
             running: shared.running.load(Ordering::Relaxed),
             queued: u32::try_from(queued).unwrap_or(u32::MAX),
             completion_tokens_total: shared.completion_tokens_total.load(Ordering::Relaxed),
+            guessed_tokens_total: shared.guessed_tokens_total.load(Ordering::Relaxed),
             prompt_tokens_total: shared.prompt_tokens_total.load(Ordering::Relaxed),
         }
     }

@@ -34,7 +34,7 @@ impl Kernel {
     }
 
     /// Whether `party` answered for this node since its start, and was charged for.
-    fn has_served_us(&self, party: PartyId) -> bool {
+    pub fn has_served_us(&self, party: PartyId) -> bool {
         !self.mesh.opinions.bought(party).is_zero()
     }
 }

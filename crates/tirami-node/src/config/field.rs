@@ -35,6 +35,8 @@ pub enum Key {
     KeepAlive,
     /// `memory_budget_mib`
     MemoryBudgetMib,
+    /// `reproducible`
+    Reproducible,
     /// `body_max_bytes`
     BodyMaxBytes,
     /// `drain_ms`
@@ -191,7 +193,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 40] = [
+pub const FIELDS: [Field; 41] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -303,6 +305,17 @@ pub const FIELDS: [Field; 40] = [
         doc: "Memory that all loaded models may take together, in MiB. 0 is three quarters of \
               the machine's, where that is known. Models that rest are \
               unloaded for others; one that does not fit is refused.",
+    },
+    Field {
+        key: Key::Reproducible,
+        name: "reproducible",
+        env: "TIRAMI_REPRODUCIBLE",
+        flag: "reproducible",
+        kind: Kind::Flag,
+        default: "true",
+        doc: "Whether a request gives the same answer to the bit, alone and among others, so that \
+              it can be checked. false reads long questions faster, about 1.5 times at 2000 \
+              tokens on a processor, and a seed promises nothing.",
     },
     Field {
         key: Key::BodyMaxBytes,

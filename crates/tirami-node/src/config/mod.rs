@@ -61,6 +61,8 @@ pub struct Config {
     pub keep_alive: KeepAlive,
     /// Memory all loaded models may take together, in MiB; 0 is a share of the machine's.
     pub memory_budget_mib: u64,
+    /// Whether a request gives the same bits alone and among others.
+    pub reproducible: bool,
     /// Bytes a request's body may have.
     pub body_max_bytes: usize,
     /// How long running answers may go on after a stop was asked for, in milliseconds.

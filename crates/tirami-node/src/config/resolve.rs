@@ -97,6 +97,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         gpu_layers: auto_or(layer, Key::GpuLayers),
         keep_alive: text(layer, Key::KeepAlive).parse().unwrap_or(KeepAlive::FOREVER),
         memory_budget_mib: number(layer, Key::MemoryBudgetMib),
+        reproducible: flag(layer, Key::Reproducible),
         body_max_bytes: number(layer, Key::BodyMaxBytes),
         drain_ms: number(layer, Key::DrainMs),
         price_ppm: number(layer, Key::PricePpm),

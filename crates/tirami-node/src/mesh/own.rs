@@ -54,6 +54,7 @@ impl OwnEngine {
         };
         asked.prompt.resumed = resumed;
         asked.prompt.scope = scope(agent);
+        asked.prompt.contributes = true;
         Ok(asked)
     }
 }

@@ -148,7 +148,7 @@ impl Server {
             let message = format!("nothing is served at {}", path.escape_debug());
             return Err(refused("unknown_path", &message, false));
         };
-        let (order, checked, head_at) = self.proven(&wire, &body).await?;
+        let (order, Signer { checked, head_at, contributes }) = self.proven(&wire, &body).await?;
         let engine = self.engine_of(order.model)?;
         let Asked { mut prompt, mut sampling, completion_max } =
             understood(&engine, kind, body).await?;
@@ -172,6 +172,7 @@ impl Server {
         let (job, completion_max, window) = self.accepted(accept).await?;
         prompt.resumed = resumed;
         prompt.scope = scope(order.consumer);
+        prompt.contributes = contributes;
         sampling.seed = order.seed;
         sampling.completion_max = completion_max.saturating_add(resumed_tokens);
         let build = engine.model().build.clone();
@@ -179,13 +180,12 @@ impl Server {
         Ok(Begun { job, prompt_tokens, completion_max, window, build, generation })
     }
 
-    /// The order of a request, signed as it has to be, and since when its consumer's head is known
-    /// here.
+    /// The order of a request, and what is known of its signer.
     async fn proven(
         &self,
         wire: &WireDocument,
         body: &[u8],
-    ) -> Result<(Order, Checked, Timestamp), Refusal> {
+    ) -> Result<(Order, Signer), Refusal> {
         let order: Order = decode_body(&wire.bytes).map_err(|_| OrderRefusal::Malformed)?;
         if *self.halted.borrow() {
             return Err(OrderRefusal::Paused.into());
@@ -194,8 +194,8 @@ impl Server {
             let message = "the request is not the one that was ordered";
             return Err(refused("order_other_request", message, false));
         }
-        let (checked, head_at) = self.check_signer(&order, wire).await?;
-        Ok((order, checked, head_at))
+        let signer = self.check_signer(&order, wire).await?;
+        Ok((order, signer))
     }
 
     /// Waits for a reason to serve nobody any more.
@@ -211,12 +211,8 @@ impl Server {
     }
 
     /// Whether the order is signed as it has to be, by a consumer that is served here, before its
-    /// request costs any work; and since when the consumer's head is known here.
-    async fn check_signer(
-        &self,
-        order: &Order,
-        wire: &WireDocument,
-    ) -> Result<(Checked, Timestamp), Refusal> {
+    /// request costs any work; and what is known of the consumer.
+    async fn check_signer(&self, order: &Order, wire: &WireDocument) -> Result<Signer, Refusal> {
         let consumer = order.consumer;
         let asked = order.clone();
         let known = move |kernel: &Kernel, now| {
@@ -224,7 +220,8 @@ impl Server {
             let key = ledger.lattice().chain(consumer).map(|chain| chain.key());
             let head_at = kernel.head_at(consumer).unwrap_or_default();
             let refused = ledger.check_consumer(now, &asked, head_at);
-            (kernel.knows_consumer(consumer), (key, head_at, refused))
+            let contributes = kernel.has_served_us(consumer);
+            (kernel.knows_consumer(consumer), (key, head_at, contributes, refused))
         };
         let signed_by = |key: PublicKey| {
             let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
@@ -236,11 +233,11 @@ impl Server {
             self.meet(consumer).await?;
             (_, found) = self.handle.read(known).await?;
         }
-        let (key, head_at, refused) = found;
+        let (key, head_at, contributes, refused) = found;
         let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
         let checked = signed_by(key).map_err(|_| OrderRefusal::BadSignature)?;
         refused?;
-        Ok((checked, head_at))
+        Ok(Signer { checked, head_at, contributes })
     }
 
     /// Writes down that a voucher of `peer` for `job` was refused.
@@ -647,6 +644,15 @@ async fn next_piece(generation: &mut Option<Generation>) -> Option<Piece> {
         Some(generation) => generation.pieces.recv().await,
         None => core::future::pending().await,
     }
+}
+
+/// An order's signature, and what is known of who signed it.
+struct Signer {
+    checked: Checked,
+    /// Since when the consumer's head is known here.
+    head_at: Timestamp,
+    /// Whether the consumer has answered for this node.
+    contributes: bool,
 }
 
 /// Whose cached prompts a job may use: its consumer's own.

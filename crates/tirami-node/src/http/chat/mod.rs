@@ -262,6 +262,7 @@ impl Asker<'_> {
         check_format(&engine, &ask.sampling.format).await?;
         let (mut prompt, completion_max) = prepare(&engine, subject, ask.completion_max).await?;
         prompt.scope = scope(&self.actor);
+        prompt.contributes = true;
         let model = engine.model();
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let start = StartJob {

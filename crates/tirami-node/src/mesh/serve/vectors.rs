@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Refusal, Server, VOUCHER_WITHIN, refused};
+use super::{BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Refusal, Server, Signer, VOUCHER_WITHIN, refused};
 use crate::http::{ToEmbed, bytes_of, vectors_digest};
 use crate::mesh::FrameSender;
 use crate::models::Lease;
@@ -50,7 +50,7 @@ impl Server {
         request: JobRequest,
     ) -> Result<(Begun, ToConsumer), Refusal> {
         let JobRequest { order: wire, body, .. } = request;
-        let (order, checked, head_at) = self.proven(&wire, &body).await?;
+        let (order, Signer { checked, head_at, .. }) = self.proven(&wire, &body).await?;
         let engine = self.engine_of(order.model)?;
         let reading = engine.clone();
         // Long texts keep a core busy for a while; no other job may wait for them.

@@ -1,0 +1,127 @@
+//! Steps made one at a time, on the real model: what each of them may keep anybody waiting for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use llama_cpp_2::model::params::LlamaModelParams;
+
+use super::super::backend;
+use super::super::sequence::Job;
+use super::*;
+use crate::engine::{Progress, Prompt, Sampling};
+
+const SEQUENCES: u32 = 4;
+
+fn model() -> LlamaModel {
+    let named = std::env::var_os("TIRAMI_TEST_MODEL").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let path = home.join(".tirami/models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = named.unwrap_or(path);
+    let backend = backend::backend().unwrap();
+    LlamaModel::load_from_file(backend, &path, &LlamaModelParams::default()).unwrap()
+}
+
+fn setting() -> Setting {
+    Setting {
+        threads: 1,
+        context_tokens: 512,
+        sequences: SEQUENCES,
+        gpu_layers: 0,
+        reproducible: true,
+        guesses: false,
+    }
+}
+
+/// A reader of a job of so many prompt and completion tokens, queued.
+fn ask(shared: &Shared, prompt: u32, completion_max: u32) -> mpsc::Receiver<Piece> {
+    let (sender, reader) = mpsc::channel(512);
+    // Any tokens will do; those of two prompts differ from the first on.
+    let tokens = (0..prompt).map(|i| 1_000 + (i * 37 + prompt) % 5_000).collect::<Vec<_>>();
+    let prompt = Prompt::from(tokens);
+    // Without its end token the model goes on.
+    let logit_bias = [(0, -100.0), (2, -100.0)].into();
+    let sampling = Sampling { completion_max, logit_bias, ..Sampling::default() };
+    let progress = Arc::new(Progress::default());
+    assert!(shared.submit(Job { prompt, sampling, sender, progress }).is_ok());
+    reader
+}
+
+/// Tokens that came since the last look.
+fn came(reader: &mut mpsc::Receiver<Piece>) -> usize {
+    std::iter::from_fn(|| reader.try_recv().ok())
+        .map(|piece| match piece {
+            Piece::Delta { tokens, .. } => tokens.len(),
+            _ => 0,
+        })
+        .sum()
+}
+
+fn steps(play: impl FnOnce(&mut Steps<'_>, &Shared)) {
+    let model = model();
+    let shared = Shared::new(SEQUENCES, 64);
+    let context = setting().context(&model).unwrap();
+    play(&mut Steps::new(&model, context, setting(), &shared, Vec::new()), &shared);
+}
+
+#[test]
+fn a_running_stream_waits_for_one_short_pass_of_strangers_prompts_and_no_longer() {
+    steps(|steps, shared| {
+        let mut running = [ask(shared, 5, 400), ask(shared, 6, 400)];
+        while running.iter().any(mpsc::Receiver::is_empty) {
+            assert!(steps.step().unwrap());
+        }
+        assert!(running.iter_mut().map(came).sum::<usize>() >= 2);
+        let mut late = [ask(shared, 300, 1), ask(shared, 301, 1)];
+        let mut made = 0;
+        while late.iter().any(mpsc::Receiver::is_empty) {
+            let read = shared.prompt_tokens_total.load(Ordering::Relaxed);
+            assert!(steps.step().unwrap());
+            let read = shared.prompt_tokens_total.load(Ordering::Relaxed) - read;
+            assert!(read <= PASS_TOKENS_MAX as u64, "{read} prompt tokens in one step");
+            for reader in &mut running {
+                assert_eq!(came(reader), 1, "in step {made}");
+            }
+            made += 1;
+        }
+        // Each step read as much as it may.
+        assert_eq!(made, 2 * 300_usize.div_ceil(PASS_TOKENS_MAX));
+        late.iter_mut().for_each(|reader| assert_eq!(came(reader), 1));
+    });
+}
+
+#[test]
+fn a_short_prompt_does_not_wait_for_a_long_one_and_the_long_one_goes_on() {
+    steps(|steps, shared| {
+        let long = ask(shared, 320, 1);
+        assert!(steps.step().unwrap());
+        let short = [40, 41].map(|tokens| ask(shared, tokens, 1));
+        for _ in 0..8 {
+            assert!(steps.step().unwrap());
+        }
+        // Two passes of each short prompt, and as many of the long one between them.
+        assert!(short.iter().all(|reader| !reader.is_empty()));
+        let read = shared.prompt_tokens_total.load(Ordering::Relaxed);
+        assert_eq!(read, 40 + 41 + 5 * PASS_TOKENS_MAX as u64);
+        assert!(long.is_empty());
+        for _ in 0..5 {
+            assert!(steps.step().unwrap());
+        }
+        assert!(!long.is_empty());
+    });
+}
+
+#[test]
+fn a_reader_that_leaves_frees_its_place_within_one_step() {
+    steps(|steps, shared| {
+        let readers = [30, 31, 32, 33].map(|tokens| ask(shared, tokens, 400));
+        let waits = ask(shared, 5, 1);
+        for _ in 0..6 {
+            assert!(steps.step().unwrap());
+        }
+        assert!(waits.is_empty());
+        drop(readers);
+        assert!(steps.step().unwrap());
+        assert_eq!(shared.running.load(Ordering::Relaxed), 0, "and the waiting one is answered");
+        assert!(!waits.is_empty());
+    });
+}

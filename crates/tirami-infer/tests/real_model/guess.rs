@@ -1,0 +1,58 @@
+//! Guesses save passes and change nothing.
+
+use std::collections::BTreeMap;
+
+use tirami_infer::engine::{Engine, Format, Piece, Prompt, Sampling};
+use tirami_infer::llama::{LlamaEngine, LlamaOptions};
+
+use super::{chat, engine, greedy, small, warm};
+
+/// What an editor is asked: the answer repeats most of the question.
+const EDIT: &str = "Copy this list and write nothing else:\n- red apples from the north\n- green \
+                    apples from the south\n- red pears from the north\n- green pears from the \
+                    south\n- red plums from the north\n- green plums from the south\n";
+
+fn pieces(engine: &LlamaEngine, prompt: &Prompt, sampling: &Sampling) -> Vec<Piece> {
+    let mut generation = engine.start(prompt.clone(), sampling.clone()).unwrap();
+    std::iter::from_fn(|| generation.pieces.blocking_recv()).collect()
+}
+
+#[test]
+fn an_answer_that_is_guessed_is_the_one_that_is_not() {
+    let options = LlamaOptions { sequences: 2, context_tokens: Some(512), ..small() };
+    let plain = engine(&LlamaOptions { guesses: false, ..options.clone() });
+    let guessing = engine(&options);
+    let schema = r#"{"type": "object", "properties": {"fruits": {"type": "array", "items":
+        {"enum": ["red apples", "green apples", "red pears", "green pears"]}, "minItems": 4}},
+        "required": ["fruits"]}"#;
+    let samplings = [
+        greedy(90),
+        warm(60, 3),
+        Sampling { temperature: 0.3, ..warm(60, 4) },
+        Sampling { frequency_penalty: 0.1, repeat_penalty: 1.05, ..greedy(50) },
+        Sampling { top_logprobs: Some(3), ..greedy(40) },
+        Sampling { stop: vec!["pears".to_owned()], ..greedy(60) },
+        Sampling { format: Format::JsonSchema(schema.to_owned()), ..greedy(60) },
+        Sampling { logit_bias: BTreeMap::from([(30, 1.0)]), ..warm(40, 5) },
+    ];
+    let prompt = plain.prepare(&chat(EDIT)).unwrap();
+    let mut kept = Vec::new();
+    for sampling in &samplings {
+        let before = guessing.load().guessed_tokens_total;
+        let guessed = pieces(&guessing, &prompt, sampling);
+        assert_eq!(guessed, pieces(&plain, &prompt, sampling), "{sampling:?}");
+        // Nothing of a wrong guess stays in the cache.
+        assert_eq!(pieces(&guessing, &prompt, sampling), guessed, "{sampling:?} again");
+        kept.push(guessing.load().guessed_tokens_total - before);
+    }
+    println!("kept guesses by sampling: {kept:?}");
+    assert_eq!(plain.load().guessed_tokens_total, 0);
+    // Whether more are made depends on what they gain; the first is made in any case.
+    assert!(kept.iter().filter(|kept| **kept > 0).count() >= 3, "{kept:?}");
+    // Among others the answer is the same as well.
+    let sampling = warm(60, 3);
+    let alone = pieces(&plain, &prompt, &sampling);
+    let other = guessing.start(prompt.clone(), greedy(200)).unwrap();
+    assert_eq!(pieces(&guessing, &prompt, &sampling), alone);
+    drop(other);
+}
