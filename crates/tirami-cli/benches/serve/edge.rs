@@ -12,6 +12,7 @@ use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_infer::llama::{LlamaEngine, LlamaOptions};
 use tirami_node::config::Config;
 use tirami_node::mesh::MeshOptions;
+use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions, RunningNode};
 use tirami_sdk::Client;
 use tirami_sdk::types::{ChatRequest, PolicyRequest};
@@ -127,7 +128,7 @@ impl Hosted {
         let options = NodeOptions {
             data_dir: dir.path().to_path_buf(),
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-            engine: Some(engine),
+            models: Models::from_iter([engine]),
             config,
             mesh: MeshOptions::default(),
         };

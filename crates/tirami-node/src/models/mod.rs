@@ -178,6 +178,7 @@ impl Models {
             queued: sum.queued.saturating_add(load.queued),
             completion_tokens_total: sum.completion_tokens_total + load.completion_tokens_total,
             prompt_tokens_total: sum.prompt_tokens_total + load.prompt_tokens_total,
+            guessed_tokens_total: sum.guessed_tokens_total + load.guessed_tokens_total,
         })
     }
 

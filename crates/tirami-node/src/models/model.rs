@@ -32,8 +32,8 @@ pub struct ModelState {
     is_loading: bool,
     attempts: u64,
     failed: Option<(u64, String)>,
-    /// What engines that were unloaded had produced and read.
-    past: (u64, u64),
+    /// What engines that were unloaded had produced, read and guessed.
+    past: (u64, u64, u64),
 }
 
 impl ModelState {
@@ -46,7 +46,7 @@ impl ModelState {
             is_loading: false,
             attempts: 0,
             failed: None,
-            past: (0, 0),
+            past: (0, 0, 0),
         }
     }
 
@@ -144,6 +144,7 @@ impl Model {
         let mut load = state.engine.as_ref().map(|engine| engine.load()).unwrap_or_default();
         load.completion_tokens_total += state.past.0;
         load.prompt_tokens_total += state.past.1;
+        load.guessed_tokens_total += state.past.2;
         load
     }
 
@@ -233,6 +234,7 @@ impl Model {
             let load = engine.load();
             state.past.0 += load.completion_tokens_total;
             state.past.1 += load.prompt_tokens_total;
+            state.past.2 += load.guessed_tokens_total;
             state.keep = None;
             engine
         };
