@@ -181,11 +181,7 @@ impl Server {
     }
 
     /// The order of a request, and what is known of its signer.
-    async fn proven(
-        &self,
-        wire: &WireDocument,
-        body: &[u8],
-    ) -> Result<(Order, Signer), Refusal> {
+    async fn proven(&self, wire: &WireDocument, body: &[u8]) -> Result<(Order, Signer), Refusal> {
         let order: Order = decode_body(&wire.bytes).map_err(|_| OrderRefusal::Malformed)?;
         if *self.halted.borrow() {
             return Err(OrderRefusal::Paused.into());

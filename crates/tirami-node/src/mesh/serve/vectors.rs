@@ -18,7 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Refusal, Server, Signer, VOUCHER_WITHIN, refused};
+use super::{
+    BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Refusal, Server, Signer, VOUCHER_WITHIN, refused,
+};
 use crate::http::{ToEmbed, bytes_of, vectors_digest};
 use crate::mesh::FrameSender;
 use crate::models::Lease;
