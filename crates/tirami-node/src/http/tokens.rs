@@ -10,7 +10,7 @@ use tirami_infer::engine::{Conversation, Engine, PrepareError};
 use tirami_sdk::types::{Detokenized, Tokenized};
 
 use super::error::ApiError;
-use super::{AppState, chat, json};
+use super::{AppState, chat, json, loaded};
 use crate::models::Lease;
 
 /// Tokens that one request may have turned into text at most.
@@ -62,7 +62,7 @@ async fn engine(app: &AppState, fields: &Map<String, Value>) -> Result<Lease, Ap
         Some(Value::String(model)) => chat::own(app, model)?,
         Some(_) => return Err(ApiError::invalid("model", "model must be a name as text")),
     };
-    Ok(app.models.lease(&model, None).await?)
+    Ok(app.models.lease(&model, loaded::keep_alive(fields)?).await?)
 }
 
 fn given(fields: &Map<String, Value>) -> Result<Given, ApiError> {

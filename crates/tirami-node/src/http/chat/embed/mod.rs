@@ -28,9 +28,9 @@ use super::{Head, broken, cancelled, created, engine_failed, mesh_error, no_prov
 use super::{no_randomness, stopping};
 use crate::http::error::ApiError;
 use crate::http::guard::Caller;
-use crate::http::{AppState, json, wish};
+use crate::http::{AppState, json, loaded, wish};
 use crate::mesh::{self, EMBEDDINGS_PATH, Embedded, MeshAsk, WantedVectors};
-use crate::models::Model;
+use crate::models::{KeepAlive, Model};
 use request::{Ask, Input};
 
 pub(crate) use vectors::{NUMBERS_MAX, ToEmbed, bytes_of, vectors_digest};
@@ -58,9 +58,10 @@ pub(in crate::http) async fn embeddings(
     let body = json::body(request, &app.config).await?;
     let fields: Map<String, Value> = json::parse(&body)?;
     let (ask, wish) = (Ask::read(&fields)?, wish::read(&fields)?);
+    let keep = loaded::keep_alive(&fields)?;
     let (reply, answer) = oneshot::channel();
     let jobs = app.jobs.clone();
-    jobs.spawn(Run { app, actor: caller.actor(), body, ask, wish }.work(reply));
+    jobs.spawn(Run { app, actor: caller.actor(), body, ask, wish, keep }.work(reply));
     let embeddings = answer.await.map_err(|_| broken())??;
     // Millions of numbers are not written out while others wait for this thread.
     let written = tokio::task::spawn_blocking(move || json::ok(&embeddings));
@@ -74,6 +75,8 @@ struct Run {
     body: Bytes,
     ask: Ask,
     wish: Preferences,
+    /// How long the model is to stay in memory afterwards.
+    keep: Option<KeepAlive>,
 }
 
 /// Vectors that are there and charged.
@@ -97,7 +100,7 @@ impl Run {
 
     async fn here(&self, model: &Model, reply: &mut Reply) -> Result<Done, ApiError> {
         let app = &self.app;
-        let engine = app.models.lease(model, None).await?;
+        let engine = app.models.lease(model, self.keep).await?;
         let (reading, ask) = (engine.clone(), self.ask.clone());
         let texts = tokio::task::spawn_blocking(move || ToEmbed::of(&*reading, &ask));
         let texts = texts.await.map_err(|_| broken())??;
