@@ -15,6 +15,7 @@ use tirami_infer::engine::{
 };
 use tirami_infer::fake::FakeEngine;
 use tirami_node::models::Models;
+use tirami_sdk::types::Limits;
 use tokio::sync::mpsc;
 
 use crate::support::{TestNode, script};
@@ -254,6 +255,8 @@ async fn no_piece_of_a_random_request_with_tools_is_malformed() {
 async fn ask(seeds: Range<u64>) {
     let engine: Arc<dyn Engine> = Arc::new(Parrot(FakeEngine::new(script(1, Duration::ZERO))));
     let node = TestNode::serving(Models::from_iter([engine])).await;
+    let agent = node.admin.status().await.unwrap().personal_agent;
+    node.limit(&agent, Limits::default()).await;
     let callers = (0..AT_ONCE).map(|first| {
         let (http, url) = (node.http.clone(), format!("{}/v1/chat/completions", node.url));
         let seeds = seeds.clone().skip(first).step_by(AT_ONCE);
