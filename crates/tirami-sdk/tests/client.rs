@@ -119,6 +119,9 @@ async fn every_row_of_the_table_has_a_method() {
     the_mesh_is_asked_for(&client).await;
     assert!(client.models().await.is_err());
     assert!(client.model("{id}").await.is_err());
+    assert!(client.model_states().await.is_err());
+    assert!(client.load_model("{id}", &LoadModel::default()).await.is_err());
+    assert!(client.unload_model("{id}").await.is_err());
     assert!(client.embeddings(&EmbeddingsRequest::default()).await.is_err());
     assert!(client.tokenize(&TokenizeRequest::default()).await.is_err());
     assert!(client.detokenize(&DetokenizeRequest::default()).await.is_err());
