@@ -452,9 +452,9 @@ pub const FIELDS: [Field; 41] = [
         flag: "keep-chains",
         kind: Kind::Choice(&["auto", "all", "own"]),
         default: "auto",
-        doc: "Which chains of the mesh are kept: all, or the own ones and those of parties this \
-              node has to do with; auto is own where mesh_public, else all. Witnesses, clerk and \
-              registrar keep all.",
+        doc: "Which chains of the mesh are kept: all, own (and those of parties it deals with), or \
+              auto. auto is own where mesh_public, else all. Witnesses, clerk and registrar keep \
+              all.",
     },
     Field {
         key: Key::MeshRegion,
