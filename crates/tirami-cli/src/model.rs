@@ -103,7 +103,7 @@ pub(crate) async fn add_elsewhere(
 }
 
 fn api_key(name: &str) -> Result<String, Failure> {
-    std::env::var(name).map_err(|_| {
+    std::env::var(name).ok().filter(|key| !key.is_empty()).ok_or_else(|| {
         let message = format!(
             "the variable {name}, which api_key_env of an engine names, has no API key; set it and \
              start again"

@@ -1,5 +1,5 @@
 //! A client for servers of others that speak OpenAI's chat completions: it asks for nothing of
-//! Tirami's own, and takes no more of an answer than a text, its end and its size.
+//! Tirami's own, and takes no more of an answer than its text and why it ended.
 
 use core::fmt;
 use core::pin::Pin;
@@ -28,7 +28,12 @@ const REASON_CHARS_MAX: usize = 300;
 pub struct Upstream {
     http: reqwest::Client,
     chat: Arc<str>,
+    hidden: Hidden,
 }
+
+/// The key, to be left out of the server's words: they reach logs, and some servers repeat it.
+#[derive(Clone)]
+struct Hidden(Option<Arc<str>>);
 
 /// One chat, as every such server understands it. What is `None` is not sent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -82,8 +87,6 @@ pub struct UpstreamPiece {
     pub text: String,
     /// Why the answer ended, in the server's word, such as `stop` or `length`.
     pub finish: Option<String>,
-    /// Completion tokens of the whole answer, as the server counts them.
-    pub completion_tokens: Option<u32>,
 }
 
 /// Why a server gives no answer. None of these sentences has the key or the address in it.
@@ -127,15 +130,19 @@ impl UpstreamChat {
 }
 
 impl Upstream {
-    /// A client of the server whose chats are at `{base_url}/chat/completions`.
+    /// A client of the server whose chats are at `{base_url}/chat/completions`. A proxy that the
+    /// environment names is used for `https` only, where it sees nothing of the key.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Url`] and [`ClientError::ApiKey`]. Nothing is sent yet.
+    /// [`ClientError::Url`], also for an address with a password or a query in it, and
+    /// [`ClientError::ApiKey`]. Nothing is sent yet.
     pub fn new(base_url: &str, api_key: Option<&str>) -> Result<Self, ClientError> {
         let bad_url = || ClientError::Url { url: base_url.to_owned() };
         let url = reqwest::Url::parse(base_url).map_err(|_| bad_url())?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        let is_plain = url.username().is_empty() && url.password().is_none();
+        let is_base = is_plain && url.query().is_none() && url.fragment().is_none();
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !is_base {
             return Err(bad_url());
         }
         let mut headers = HeaderMap::new();
@@ -150,9 +157,11 @@ impl Upstream {
             .default_headers(headers)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT);
+        let builder = if url.scheme() == "http" { builder.no_proxy() } else { builder };
         let http = transport(builder, &url).build().map_err(|_| bad_url())?;
         let chat = format!("{}/chat/completions", base_url.trim_end_matches('/'));
-        Ok(Self { http, chat: chat.into() })
+        let hidden = Hidden(api_key.filter(|key| !key.is_empty()).map(Arc::from));
+        Ok(Self { http, chat: chat.into(), hidden })
     }
 
     /// Asks, and gives the answer piece by piece. Dropping the stream closes the connection, which
@@ -162,12 +171,13 @@ impl Upstream {
     ///
     /// [`UpstreamError`], before the first piece or as the last item of the stream.
     pub async fn chat(&self, chat: &UpstreamChat) -> Result<UpstreamStream, UpstreamError> {
-        let body = Asking { chat, stream: true, stream_options: Options { include_usage: true } };
-        let answer = self.http.post(&*self.chat).json(&body).send().await.map_err(unreachable)?;
+        let body = Asking { chat, stream: true };
+        let asked = self.http.post(&*self.chat).json(&body).send().await;
+        let answer = asked.map_err(|error| self.hidden.unreachable(error))?;
         let status = answer.status();
         let mut body: Body = Box::pin(answer.bytes_stream());
         if !status.is_success() {
-            let reason = beginning(&mut body).await;
+            let reason = self.hidden.shortened(&beginning(&mut body).await);
             return Err(UpstreamError::Refused { status: status.as_u16(), reason });
         }
         Ok(UpstreamStream {
@@ -175,6 +185,7 @@ impl Upstream {
             parser: EventParser::default(),
             ready: VecDeque::new(),
             is_done: false,
+            hidden: self.hidden.clone(),
         })
     }
 }
@@ -193,6 +204,7 @@ pub struct UpstreamStream {
     parser: EventParser,
     ready: VecDeque<String>,
     is_done: bool,
+    hidden: Hidden,
 }
 
 impl UpstreamStream {
@@ -212,14 +224,17 @@ impl UpstreamStream {
                     self.is_done = true;
                     return Ok(None);
                 }
-                return piece(&data).map(Some).inspect_err(|_| self.is_done = true);
+                return piece(&data).map(Some).map_err(|reason| {
+                    self.is_done = true;
+                    UpstreamError::Answer { reason: self.hidden.shortened(&reason) }
+                });
             }
             let wrong = match self.body.next().await {
                 Some(Ok(bytes)) => match self.parser.push(&bytes, &mut self.ready) {
                     Ok(()) => continue,
                     Err(reason) => UpstreamError::Answer { reason: reason.to_owned() },
                 },
-                Some(Err(error)) => unreachable(error),
+                Some(Err(error)) => self.hidden.unreachable(error),
                 None => {
                     let reason = "the stream broke off before its end".to_owned();
                     UpstreamError::Answer { reason }
@@ -242,12 +257,6 @@ struct Asking<'a> {
     #[serde(flatten)]
     chat: &'a UpstreamChat,
     stream: bool,
-    stream_options: Options,
-}
-
-#[derive(Serialize)]
-struct Options {
-    include_usage: bool,
 }
 
 /// Of a chunk, what is read; servers add much more, and leave out what they have nothing to say of.
@@ -255,8 +264,6 @@ struct Options {
 struct Chunk {
     #[serde(default)]
     choices: Vec<Choice>,
-    #[serde(default)]
-    usage: Option<Counted>,
     #[serde(default)]
     error: Option<serde_json::Value>,
 }
@@ -275,27 +282,16 @@ struct Delta {
     content: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Counted {
-    #[serde(default)]
-    completion_tokens: Option<u32>,
-}
-
-fn piece(data: &str) -> Result<UpstreamPiece, UpstreamError> {
-    let wrong = |reason: String| UpstreamError::Answer { reason: shortened(&reason) };
-    let chunk: Chunk = serde_json::from_str(data).map_err(|error| wrong(error.to_string()))?;
+fn piece(data: &str) -> Result<UpstreamPiece, String> {
+    let chunk: Chunk = serde_json::from_str(data).map_err(|error| error.to_string())?;
     if let Some(error) = chunk.error {
-        return Err(wrong(format!("it broke off: {}", said(&error))));
+        return Err(format!("it broke off: {}", said(&error)));
     }
-    let mut piece = UpstreamPiece {
-        completion_tokens: chunk.usage.and_then(|usage| usage.completion_tokens),
-        ..UpstreamPiece::default()
-    };
-    if let Some(choice) = chunk.choices.into_iter().next() {
-        piece.text = choice.delta.content.unwrap_or_default();
-        piece.finish = choice.finish_reason;
-    }
-    Ok(piece)
+    let first = chunk.choices.into_iter().next();
+    Ok(first.map_or_else(UpstreamPiece::default, |choice| UpstreamPiece {
+        text: choice.delta.content.unwrap_or_default(),
+        finish: choice.finish_reason,
+    }))
 }
 
 /// The server's own sentence, where it is where OpenAI has it.
@@ -316,24 +312,28 @@ async fn beginning(body: &mut Body) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
     let words = json.as_ref().and_then(|json| json.get("error")).map(said);
-    shortened(&words.unwrap_or_else(|| text.into_owned()))
+    words.unwrap_or_else(|| text.into_owned())
 }
 
-/// One line, not too long, without anything that a terminal obeys.
-fn shortened(text: &str) -> String {
-    let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    plain.take(REASON_CHARS_MAX).collect::<String>().trim().to_owned()
-}
-
-/// The connection's words name the address, which is nobody's business.
-fn unreachable(error: reqwest::Error) -> UpstreamError {
-    let mut cause: &dyn core::error::Error = &error.without_url();
-    let mut reason = cause.to_string();
-    while let Some(source) = cause.source() {
-        reason = source.to_string();
-        cause = source;
+impl Hidden {
+    /// One line, not too long, without the key and without anything that a terminal obeys.
+    fn shortened(&self, text: &str) -> String {
+        let safe = self.0.as_ref().map_or_else(|| text.to_owned(), |key| text.replace(&**key, "…"));
+        let plain = safe.chars().map(|c| if c.is_control() { ' ' } else { c });
+        plain.take(REASON_CHARS_MAX).collect::<String>().trim().to_owned()
     }
-    UpstreamError::Unreachable { reason: shortened(&reason) }
+
+    /// The connection's words name the address, which is nobody's business.
+    fn unreachable(&self, error: reqwest::Error) -> UpstreamError {
+        let error = error.without_url();
+        let mut cause: &dyn core::error::Error = &error;
+        let mut reason = cause.to_string();
+        while let Some(source) = cause.source() {
+            reason = source.to_string();
+            cause = source;
+        }
+        UpstreamError::Unreachable { reason: self.shortened(&reason) }
+    }
 }
 
 #[cfg(test)]
@@ -351,21 +351,42 @@ mod tests {
                 r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
                 UpstreamPiece { finish: Some("length".to_owned()), ..Default::default() },
             ),
-            (
-                r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":7}}"#,
-                UpstreamPiece { completion_tokens: Some(7), ..Default::default() },
-            ),
+            (r#"{"choices":[],"usage":{"prompt_tokens":-3,"completion_tokens":"7"}}"#, text("")),
         ] {
             assert_eq!(piece(data), Ok(expected), "{data}");
         }
         for (data, reason) in [
             ("{", "EOF"),
-            (r#"{"error":{"message":"out\nof memory"}}"#, "it broke off: out of memory"),
+            (r#"{"error":{"message":"out\nof memory"}}"#, "it broke off: out\nof memory"),
             (r#"{"error":"no"}"#, "it broke off: \"no\""),
         ] {
-            let Err(UpstreamError::Answer { reason: told }) = piece(data) else { panic!("{data}") };
+            let told = piece(data).unwrap_err();
             assert!(told.contains(reason), "{told}");
         }
-        assert_eq!(shortened(&"é".repeat(1_000)).chars().count(), REASON_CHARS_MAX);
+    }
+
+    #[test]
+    fn what_a_server_says_is_short_and_without_the_key() {
+        let hidden = Hidden(Some("sk-secret".into()));
+        assert_eq!(hidden.shortened("no key\nsk-secret \u{1b}[2J"), "no key …  [2J");
+        let long = format!("{}sk-secret", "é".repeat(REASON_CHARS_MAX - 4));
+        assert_eq!(hidden.shortened(&long).chars().count(), REASON_CHARS_MAX - 3);
+    }
+
+    #[test]
+    fn an_address_carries_no_password_and_no_query() {
+        for (url, is_fine) in [
+            ("http://10.0.0.2:8000/v1", true),
+            ("https://example.org/v1/", true),
+            ("http://me:secret@10.0.0.2/v1", false),
+            ("http://me@10.0.0.2/v1", false),
+            ("http://10.0.0.2/v1?key=secret", false),
+            ("http://10.0.0.2/v1#a", false),
+            ("ftp://10.0.0.2/v1", false),
+            ("10.0.0.2", false),
+        ] {
+            assert_eq!(Upstream::new(url, Some("key")).is_ok(), is_fine, "{url}");
+        }
+        assert!(Upstream::new("http://10.0.0.2", Some("two\nlines")).is_err());
     }
 }

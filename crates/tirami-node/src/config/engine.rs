@@ -67,7 +67,10 @@ pub(super) fn engines(
 ) -> Result<Vec<EngineSetting>, ConfigError> {
     let at = At { path, text, home };
     let DeValue::Array(tables) = value else { return Err(at.wrong(offset, "a value")) };
-    let read = tables.iter().take(TABLES_MAX).map(|table| match table.get_ref() {
+    if tables.len() > TABLES_MAX {
+        return Err(at.wrong(offset, &format!("more than {TABLES_MAX} tables")));
+    }
+    let read = tables.iter().map(|table| match table.get_ref() {
         DeValue::Table(fields) => at.engine(fields, table.span().start),
         _ => Err(at.wrong(table.span().start, "a value")),
     });
@@ -87,16 +90,24 @@ impl At<'_> {
         if !(url.starts_with("http://") || url.starts_with("https://")) {
             return Err(self.wrong(offset, &format!("url = {url:?}")));
         }
+        // Without its key the server would be asked all the same.
+        let api_key_env = string(fields, "api_key_env").filter(|name| !name.is_empty());
+        if api_key_env.is_none() && get(fields, "api_key_env").is_some() {
+            return Err(self.wrong(offset, "an api_key_env that is no text"));
+        }
         let Some(DeValue::Array(models)) = get(fields, "models") else {
             return Err(missing("models"));
         };
-        let models = models.iter().take(TABLES_MAX).map(|model| match model.get_ref() {
+        if !(1..=TABLES_MAX).contains(&models.len()) {
+            return Err(self.wrong(offset, &format!("models that are not 1 to {TABLES_MAX}")));
+        }
+        let models = models.iter().map(|model| match model.get_ref() {
             DeValue::Table(fields) => self.model(fields, model.span().start),
             _ => Err(self.wrong(model.span().start, "a model that is no table")),
         });
         Ok(EngineSetting {
             url: url.to_owned(),
-            api_key_env: string(fields, "api_key_env").map(str::to_owned),
+            api_key_env: api_key_env.map(str::to_owned),
             jobs_max: self.number(fields, "jobs_max", (1, JOBS_MAX_DEFAULT, JOBS_MAX))?,
             models: models.collect::<Result<_, _>>()?,
         })

@@ -5,7 +5,6 @@
 //! says: whoever runs it has no reason to say less.
 
 use std::fmt;
-use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,23 +15,25 @@ use tirami_infer::engine::{
     Piece, PrepareError, Progress, Prompt, Sampling, StartError,
 };
 use tirami_infer::vocabulary::Vocabulary;
-use tirami_sdk::upstream::{Upstream, UpstreamChat, UpstreamMessage, UpstreamStream};
+use tirami_sdk::upstream::{Upstream, UpstreamChat, UpstreamMessage};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// Engine and version of such engines in receipts: what the server runs, nobody here can say.
 pub const BUILD: &str = "openai";
 
-/// How long a server may take to its first piece: it may have to load the model.
+/// How long a server may take to its first text: it may have to load the model.
 const FIRST_WITHIN: Duration = Duration::from_secs(300);
-/// How long it may take from piece to piece.
-const PIECE_WITHIN: Duration = Duration::from_secs(60);
+/// How long it may take from text to text; signs of life without text do not count.
+const NEXT_WITHIN: Duration = Duration::from_secs(60);
 /// Requests that may wait for a place, for each place.
 const QUEUED_PER_PLACE: u32 = 4;
 /// Text that is counted as a whole, in bytes. Where it is cut there may be a token more than in
 /// the whole; it is cut before a blank, where tokens begin, or else at the larger length.
 const COUNTED_BYTES: usize = 512;
-const COUNTED_BYTES_MAX: usize = 4_096;
+const COUNTED_BYTES_MAX: usize = 2_048;
+/// Bytes that may come without a token.
+const UNCOUNTED_BYTES_MAX: usize = 2 * COUNTED_BYTES_MAX;
 
 /// A model that a server elsewhere computes.
 pub struct OpenAiEngine {
@@ -143,9 +144,10 @@ impl Engine for OpenAiEngine {
         }
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
         let queue_max = self.places.saturating_mul(QUEUED_PER_PLACE);
-        let queued = self.counters.queued.load(Ordering::Relaxed);
-        if queued >= queue_max {
-            return Err(StartError::Busy { queued });
+        let queued = Place::take(&self.counters, |counters| &counters.queued);
+        let others = self.counters.queued.load(Ordering::Relaxed).saturating_sub(1);
+        if others >= queue_max {
+            return Err(StartError::Busy { queued: others });
         }
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
         let progress = Arc::new(Progress::default());
@@ -153,13 +155,11 @@ impl Engine for OpenAiEngine {
             chat: self.request(conversation, &sampling),
             upstream: self.upstream.clone(),
             count: Count::new(Arc::clone(&self.vocabulary), sampling.completion_max),
-            withheld: String::new(),
             prompt_tokens: u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX),
             progress: Arc::clone(&progress),
             counters: Arc::clone(&self.counters),
             sender: sender.clone(),
         };
-        let queued = Place::take(&self.counters, |counters| &counters.queued);
         let free = Arc::clone(&self.free);
         runtime.spawn(async move {
             // A reader that has gone needs no answer: what runs for it is dropped, and with it the
@@ -184,6 +184,7 @@ impl Engine for OpenAiEngine {
             queued: self.counters.queued.load(Ordering::Relaxed),
             completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),
             prompt_tokens_total: self.counters.prompt_tokens_total.load(Ordering::Relaxed),
+            ..EngineLoad::default()
         }
     }
 }
@@ -227,8 +228,6 @@ struct Answering {
     chat: UpstreamChat,
     upstream: Upstream,
     count: Count,
-    /// Text that made its last token longer and added none.
-    withheld: String,
     prompt_tokens: u32,
     progress: Arc<Progress>,
     counters: Arc<Counters>,
@@ -239,7 +238,7 @@ impl Answering {
     async fn run(mut self) {
         let _running = Place::take(&self.counters, |counters| &counters.running);
         let last = match self.answer().await {
-            Ok(Some(finish)) => Piece::End { text: take(&mut self.withheld), finish },
+            Ok(Some(finish)) => Piece::End { text: self.count.rest(), finish },
             Ok(None) => return,
             Err(reason) => Piece::Failed { reason },
         };
@@ -248,34 +247,34 @@ impl Answering {
 
     /// Why the answer ended; nothing when nobody reads it any more.
     async fn answer(&mut self) -> Result<Option<Finish>, String> {
-        let late = |_| "the server said nothing for too long".to_owned();
-        let asked = timeout(FIRST_WITHIN, self.upstream.chat(&self.chat)).await.map_err(late)?;
-        let mut stream: UpstreamStream = asked.map_err(|error| error.to_string())?;
-        let (mut finish, mut patience) = (None, FIRST_WITHIN);
+        let late = |_| "the server gave no text for too long".to_owned();
+        let mut latest = Instant::now() + FIRST_WITHIN;
+        let asked = timeout_at(latest, self.upstream.chat(&self.chat)).await.map_err(late)?;
+        let mut stream = asked.map_err(|error| error.to_string())?;
+        let (mut finish, mut has_begun) = (None, false);
         loop {
-            let next = timeout(patience, stream.next()).await.map_err(late)?;
-            let piece = match next {
+            let piece = match timeout_at(latest, stream.next()).await.map_err(late)? {
                 Ok(Some(piece)) => piece,
                 Ok(None) => return Ok(Some(finish.unwrap_or(Finish::Stop))),
                 // Some servers close the connection instead of marking the end.
                 Err(_) if finish.is_some() => return Ok(finish),
                 Err(error) => return Err(error.to_string()),
             };
-            if patience == FIRST_WITHIN {
-                patience = PIECE_WITHIN;
-                self.progress.read(self.prompt_tokens);
-                let read = u64::from(self.prompt_tokens);
-                self.counters.prompt_tokens_total.fetch_add(read, Ordering::Relaxed);
+            if !has_begun {
+                has_begun = true;
+                self.read();
             }
-            if !piece.text.is_empty() {
-                self.withheld.push_str(&piece.text);
-                let tokens = self.count.add(&piece.text)?;
-                if !tokens.is_empty() && self.deliver(tokens).await.is_err() {
-                    return Ok(None);
+            for part in parts(&piece.text) {
+                let (tokens, text) = self.count.add(part)?;
+                if !tokens.is_empty() {
+                    if self.deliver(tokens, text).await.is_err() {
+                        return Ok(None);
+                    }
+                    latest = Instant::now() + NEXT_WITHIN;
                 }
-            }
-            if self.count.is_full() {
-                return Ok(Some(Finish::Length));
+                if self.count.is_full() {
+                    return Ok(Some(Finish::Length));
+                }
             }
             finish = finish.or(piece.finish.map(|word| match word.as_str() {
                 "length" => Finish::Length,
@@ -283,16 +282,33 @@ impl Answering {
             }));
         }
     }
-}
 
-impl Answering {
-    /// Hands over the text that came since the last token.
-    async fn deliver(&mut self, tokens: Vec<u32>) -> Result<(), mpsc::error::SendError<Piece>> {
+    /// Notes that the server has read the prompt.
+    fn read(&self) {
+        self.progress.read(self.prompt_tokens);
+        let read = u64::from(self.prompt_tokens);
+        self.counters.prompt_tokens_total.fetch_add(read, Ordering::Relaxed);
+    }
+
+    /// Hands over tokens and their text; an error when nobody takes them.
+    async fn deliver(
+        &self,
+        tokens: Vec<u32>,
+        text: String,
+    ) -> Result<(), mpsc::error::SendError<Piece>> {
         let made = tokens.len() as u64;
         self.counters.completion_tokens_total.fetch_add(made, Ordering::Relaxed);
-        let text = take(&mut self.withheld);
         self.sender.send(Piece::Delta { tokens, text, logprobs: Vec::new() }).await
     }
+}
+
+/// The text in parts that can be counted at once.
+fn parts(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let (part, rest) = text.split_at(text.floor_char_boundary(COUNTED_BYTES_MAX));
+        text = rest;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// Counts the tokens of a text that comes in pieces.
@@ -301,30 +317,50 @@ struct Count {
     /// The text that is counted as a whole, and its tokens so far.
     text: String,
     tokens: usize,
+    /// Bytes of it that were handed over: what makes the last token longer and adds none waits for
+    /// the next one.
+    given: usize,
     /// Tokens that there may be.
-    room: u32,
+    room: usize,
 }
 
 impl Count {
     fn new(vocabulary: Arc<dyn Vocabulary>, room: u32) -> Self {
-        Self { vocabulary, text: String::new(), tokens: 0, room }
+        Self { vocabulary, text: String::new(), tokens: 0, given: 0, room: room as usize }
     }
 
-    /// The tokens that `more` adds, as far as there is room.
-    fn add(&mut self, more: &str) -> Result<Vec<u32>, String> {
+    /// The tokens that `more` adds, and their text, as far as there is room.
+    fn add(&mut self, more: &str) -> Result<(Vec<u32>, String), String> {
         let is_long = self.text.len() >= COUNTED_BYTES && more.starts_with(char::is_whitespace);
         if is_long || self.text.len() >= COUNTED_BYTES_MAX {
-            self.text.clear();
-            self.tokens = 0;
+            self.text.drain(..self.given);
+            (self.given, self.tokens) = (0, 0);
         }
         self.text.push_str(more);
+        if self.text.len() - self.given > UNCOUNTED_BYTES_MAX {
+            return Err("the server's text has no tokens of the model".to_owned());
+        }
         let all = self.vocabulary.tokenize(&self.text).map_err(|error| error.to_string())?;
-        // A token may grow by what follows: then there is no other one for it.
         let mut new = all.get(self.tokens..).unwrap_or_default().to_vec();
-        self.tokens = self.tokens.max(all.len());
-        new.truncate(self.room as usize);
-        self.room = self.room.saturating_sub(u32::try_from(new.len()).unwrap_or(u32::MAX));
-        Ok(new)
+        if new.is_empty() {
+            return Ok((new, String::new()));
+        }
+        if new.len() > self.room {
+            new.truncate(self.room);
+            let paid = all.iter().take(self.tokens + self.room);
+            let bytes = paid.map(|token| self.vocabulary.token_bytes(*token).len()).sum();
+            self.text.truncate(self.text.floor_char_boundary(bytes).max(self.given));
+        }
+        self.tokens = all.len();
+        self.room -= new.len();
+        Ok((new, self.rest()))
+    }
+
+    /// What was not handed over yet.
+    fn rest(&mut self) -> String {
+        let rest = self.text.split_at(self.given).1.to_owned();
+        self.given = self.text.len();
+        rest
     }
 
     const fn is_full(&self) -> bool {

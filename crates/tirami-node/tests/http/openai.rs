@@ -1,5 +1,7 @@
-//! An engine that is a server elsewhere: here, another node with a scripted engine.
+//! An engine that is a server elsewhere: here, another node with a scripted engine, or whoever
+//! listens there and means no good.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tirami_infer::vocabulary::Vocabulary;
 use tirami_node::models::{Models, OpenAiEngine};
 use tirami_sdk::types::{ChatRequest, Limits, Scope};
 use tirami_sdk::upstream::Upstream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{TestNode, chat, script};
 
@@ -63,11 +66,44 @@ async fn selling(script: FakeScript, key: Option<&str>, places: u32) -> (TestNod
     let server = TestNode::start(script).await;
     let buyer = server.agent("buyer", "100").await;
     let own = server.key(Scope::Inference, Some(&buyer.did), Limits::default()).await;
-    let upstream =
-        Upstream::new(&format!("{}/v1", server.url), Some(key.unwrap_or(&own.key))).unwrap();
-    let engine = OpenAiEngine::new(words(), upstream, ("fake".to_owned(), places));
-    let seller = TestNode::serving(Models::from_iter([Arc::new(engine) as Arc<dyn Engine>])).await;
+    let seller = seller_of(&server.url, key.unwrap_or(&own.key), places).await;
     (server, seller)
+}
+
+async fn seller_of(url: &str, key: &str, places: u32) -> TestNode {
+    let upstream = Upstream::new(&format!("{url}/v1"), Some(key)).unwrap();
+    let engine = OpenAiEngine::new(words(), upstream, ("fake".to_owned(), places));
+    TestNode::serving(Models::from_iter([Arc::new(engine) as Arc<dyn Engine>])).await
+}
+
+/// A server that answers one request with these bytes, whatever is asked, and hangs up.
+async fn saying(answer: Vec<u8>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut head, mut some) = (Vec::new(), [0; 4_096]);
+        while !head.ends_with(b"}") {
+            let read = stream.read(&mut some).await.unwrap();
+            head.extend_from_slice(some.get(..read).unwrap());
+        }
+        // Who has heard enough hangs up first.
+        let _ = stream.write_all(&answer).await;
+        let _ = stream.shutdown().await;
+    });
+    url
+}
+
+/// An answer of 200 with these events.
+fn events(events: &[&str]) -> Vec<u8> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+    let events = events.iter().map(|event| format!("data: {event}\n\n"));
+    [head.to_owned()].into_iter().chain(events).collect::<String>().into_bytes()
+}
+
+/// A chunk with this text.
+fn adds(text: &str) -> String {
+    json!({"choices": [{"delta": {"content": text}}]}).to_string()
 }
 
 fn ask(tokens: u32) -> ChatRequest {
@@ -110,6 +146,64 @@ async fn its_refusal_is_an_error_and_no_charge_and_nobody_sees_the_key() {
     let status = seller.settled().await;
     assert_eq!((status.total_trades, status.open_holds), (0, 0));
     assert!(!format!("{:?}", seller.admin.model_states().await.unwrap()).contains(secret));
+}
+
+#[tokio::test]
+async fn what_is_no_answer_costs_nothing_and_the_key_goes_nowhere_else() {
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let there = format!("http://{}/v1/chat/completions", elsewhere.local_addr().unwrap());
+    let (secret, long) = ("sk-secretsecretsecret", "x".repeat(2 << 20));
+    let empty = "content-length: 0\r\nconnection: close\r\n\r\n";
+    for answer in [
+        format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {there}\r\n{empty}"),
+        format!("HTTP/1.1 302 Found\r\nlocation: {there}\r\n{empty}"),
+        format!("HTTP/1.1 401 Unauthorized\r\nconnection: close\r\n\r\nnobody knows {secret}"),
+        format!("HTTP/1.1 500 Oh\r\nconnection: close\r\n\r\n{long}"),
+        format!("HTTP/1.1 200 OK\r\nx: {long}\r\n{empty}"),
+        format!("HTTP/1.1 200 OK\r\n{empty}"),
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n<html>{long}"),
+        "SSH-2.0-OpenSSH_9.6\r\n".to_owned(),
+        String::new(),
+    ]
+    .map(String::into_bytes)
+    .into_iter()
+    .chain([
+        events(&["no json"]),
+        events(&[&format!("{{\"error\":{{\"message\":\"{secret} is spent\"}}}}")]),
+        events(&[&adds(&long)]),
+        events(&["{\"choices\":[]}", "{}"]),
+    ]) {
+        let seller = seller_of(&saying(answer.clone()).await, secret, 4).await;
+        let told = String::from_utf8_lossy(answer.get(..80).unwrap_or(&answer)).into_owned();
+        let raw = seller.post("/v1/chat/completions", None, body(json!({}))).await;
+        assert_eq!((raw.status, raw.code().as_str()), (500, "engine_failed"), "{told}: {raw:?}");
+        assert!(!raw.text.contains(secret), "{told}");
+        let status = seller.settled().await;
+        assert_eq!((status.total_trades, status.open_holds), (0, 0), "{told}");
+    }
+    assert!(elsewhere.accept().is_err(), "a redirect was followed");
+}
+
+#[tokio::test]
+async fn what_a_server_says_of_its_usage_is_nothing_and_more_than_was_asked_is_cut() {
+    let lies =
+        json!({"choices": [], "usage": {"prompt_tokens": 9_999, "completion_tokens": 9_999}});
+    let (lies, much) = (lies.to_string(), adds(&"word ".repeat(2_000)));
+    let stop = json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}).to_string();
+    for (answer, max, tokens, finish) in [
+        (events(&[&adds("wo"), &adds("rd wor"), &adds("d "), &lies, "[DONE]"]), 9, 2, "stop"),
+        (events(&[&much, &lies, "[DONE]"]), 7, 7, "length"),
+        // Some servers mark no end.
+        (events(&[&adds("word "), &stop]), 9, 1, "stop"),
+    ] {
+        let seller = seller_of(&saying(answer).await, "key", 4).await;
+        let answer = seller.personal().chat(&ask(max)).await.unwrap();
+        assert_eq!(answer.text(), "word ".repeat(tokens));
+        assert_eq!(answer.choices[0].finish_reason, finish);
+        let usage = answer.usage;
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens as usize), (1, tokens));
+    }
 }
 
 #[tokio::test]
