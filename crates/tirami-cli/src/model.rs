@@ -8,10 +8,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tirami_infer::catalogue;
 use tirami_infer::download::Progress;
 use tirami_infer::gguf::GgufFile;
-use tirami_infer::llama::{LlamaFile, LlamaOptions};
+use tirami_infer::llama::{LlamaFile, LlamaOptions, LlamaVocabulary};
 use tirami_infer::models::{ModelStore, StoreError};
 use tirami_node::config::{Config, Resolved};
-use tirami_node::models::{LeaseError, MODELS_MAX, Models};
+use tirami_node::models::{LeaseError, MODELS_MAX, Models, OPENAI_BUILD, OpenAiEngine};
+use tirami_sdk::upstream::Upstream;
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, bytes};
@@ -60,9 +61,55 @@ pub(crate) async fn load(
         }
     }
     read_in(&models, out).await?;
+    add_elsewhere(&models, config, store, out).await?;
     let (store, config) = (store.clone(), config.clone());
     models.found_by(Box::new(move |models| find_more(models, &store, &config)));
     Ok(models)
+}
+
+/// The models that servers elsewhere compute.
+pub(crate) async fn add_elsewhere(
+    models: &Models,
+    config: &Config,
+    store: &ModelStore,
+    out: Output,
+) -> Result<(), Failure> {
+    for engine in &config.engines {
+        let key = engine.api_key_env.as_ref().map(|name| api_key(name)).transpose()?;
+        let upstream = Upstream::new(&engine.url, key.as_deref())
+            .map_err(|error| Failure::new(Exit::Config, error))?;
+        for model in &engine.models {
+            let options = LlamaOptions {
+                // What the server holds is what counts; none has more than the model was made for.
+                context_tokens: nonzero(model.context_tokens).or(Some(u32::MAX)),
+                ..options(config, store, Some(model.name.clone()))
+            };
+            let path = model.gguf.clone();
+            let opening = tokio::task::spawn_blocking(move || {
+                LlamaVocabulary::open(&path, &options, OPENAI_BUILD)
+            });
+            let words = patiently(format!("reading {}", model.gguf.display()), opening)
+                .await
+                .map_err(|error| Failure::new(Exit::Model, format_args!("cannot read: {error}")))?
+                .map_err(|error| Failure::new(Exit::Model, error))?;
+            let there = (model.upstream.clone(), engine.jobs_max);
+            let engine = OpenAiEngine::new(Arc::new(words), upstream.clone(), there);
+            if !models.serve_engine(Arc::new(engine)) {
+                out.warn(format_args!("{} is served already, by its name or file", model.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn api_key(name: &str) -> Result<String, Failure> {
+    std::env::var(name).ok().filter(|key| !key.is_empty()).ok_or_else(|| {
+        let message = format!(
+            "the variable {name}, which api_key_env of an engine names, has no API key; set it and \
+             start again"
+        );
+        Failure::new(Exit::Config, message)
+    })
 }
 
 /// Loads what fits. The first model must.

@@ -61,6 +61,46 @@ fn a_chat_is_a_trade_with_two_signatures_and_a_restart_changes_nothing() {
 }
 
 #[test]
+fn a_node_sells_the_answers_of_a_server_that_its_config_file_names() {
+    let home = tempdir().unwrap();
+    let server = Node::start(home.path());
+    let ask = ["chat", "--json", "--max-tokens", "9", "--temperature", "0", "Count to three."];
+    let own = server.run(&ask).succeeds().json();
+
+    let file = home.path().join("engines.toml");
+    let (url, name, gguf) = (format!("{}/v1", server.api), &own["model"], common::model());
+    let table = format!(
+        "[[engine]]\nkind = \"openai\"\nurl = {url:?}\n\
+         models = [{{ name = \"sold\", upstream = {name}, gguf = {gguf:?} }}]\n"
+    );
+    std::fs::write(&file, &table).unwrap();
+    let args = ["--no-model", "--config", file.to_str().unwrap()];
+    let seller = Node::start_with(home.path(), "seller", &args);
+    let sold = seller.run(&ask).succeeds().json();
+    assert_eq!(sold["model"], "sold");
+    assert_eq!(sold["choices"][0]["message"], own["choices"][0]["message"]);
+    assert_eq!(sold["usage"]["completion_tokens"], own["usage"]["completion_tokens"]);
+    assert_eq!(sold["usage"]["prompt_tokens"], own["usage"]["prompt_tokens"]);
+    for (node, trades) in [(&server, 2), (&seller, 1)] {
+        assert_eq!(node.run(&["trades", "--json"]).succeeds().json()["count"], trades);
+    }
+    let trade = sold["x_tirami"]["trade_id"].as_str().unwrap();
+    let shown = seller.run(&["trades", "show", trade, "--json"]).succeeds().json();
+    assert_eq!(
+        (&shown["verified_here"], &sold["system_fingerprint"]),
+        (&true.into(), &"openai".into())
+    );
+
+    drop(server);
+    seller.run(&ask).fails(7, "the model's engine failed");
+    assert_eq!(seller.run(&["trades", "--json"]).succeeds().json()["count"], 1);
+    let keyed = table.replace("models =", "api_key_env = \"NOBODY_HAS_THIS_KEY\"\nmodels =");
+    std::fs::write(&file, keyed).unwrap();
+    let refused = Node::refused(home.path(), "third", &args);
+    refused.fails(3, "the variable NOBODY_HAS_THIS_KEY, which api_key_env of an engine names");
+}
+
+#[test]
 fn on_all_addresses_the_owners_commands_on_the_machine_still_need_no_key() {
     let home = tempdir().unwrap();
     let node = Node::start_with(home.path(), "data", &["--bind", "0.0.0.0"]);

@@ -25,7 +25,7 @@ pub const CALLS_MAX: usize = 16;
 const HEAD_BYTES_MAX: usize = 512;
 
 /// The conversation for a template that knows nothing of tools.
-pub(crate) fn as_text(conversation: &Conversation) -> Conversation {
+pub fn as_text(conversation: &Conversation) -> Conversation {
     let mut messages: Vec<Message> = Vec::with_capacity(conversation.messages.len() + 1);
     let mut tools = preamble(&conversation.tools);
     for message in &conversation.messages {

@@ -226,6 +226,9 @@ pub struct Prompt {
     /// consumers that have answered for it. Within them and within the others the scopes take
     /// turns.
     pub contributes: bool,
+    /// The conversation that the tokens render, for an engine that hands it on instead of reading
+    /// the tokens.
+    pub conversation: Option<Arc<Conversation>>,
 }
 
 impl From<Vec<u32>> for Prompt {
@@ -566,6 +569,12 @@ pub enum StartError {
     Busy {
         /// Length of the full queue.
         queued: u32,
+    },
+    /// The engine cannot do what is asked.
+    #[error("the model's engine has no way {what}")]
+    Unsupported {
+        /// What was asked for, as "to …".
+        what: &'static str,
     },
     /// The engine's thread has ended.
     #[error("the model's engine has stopped")]

@@ -16,4 +16,5 @@ pub mod llama;
 pub mod loader;
 pub mod models;
 pub mod template;
+pub mod vocabulary;
 pub mod wheel;

@@ -583,7 +583,10 @@ impl Client {
 
 /// Plain HTTP needs no certificates, so a machine without any still reaches its own node; and a
 /// proxy for the internet is no way to a node on the same machine.
-fn transport(builder: reqwest::ClientBuilder, url: &reqwest::Url) -> reqwest::ClientBuilder {
+pub(crate) fn transport(
+    builder: reqwest::ClientBuilder,
+    url: &reqwest::Url,
+) -> reqwest::ClientBuilder {
     // Fails only when a provider is installed already, which is what is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));

@@ -26,6 +26,7 @@ pub mod money;
 pub mod openapi;
 mod stream;
 pub mod types;
+pub mod upstream;
 mod verify;
 
 pub use client::Client;

@@ -99,14 +99,18 @@ impl Stream for ChatStream {
 /// Lines end in LF, CR or CRLF, wherever the bytes are cut; several `data` lines of one event are
 /// joined by LF; comments and other fields are skipped.
 #[derive(Default)]
-struct EventParser {
+pub(crate) struct EventParser {
     line: Vec<u8>,
     data: Option<Vec<u8>>,
     after_cr: bool,
 }
 
 impl EventParser {
-    fn push(&mut self, bytes: &[u8], out: &mut VecDeque<String>) -> Result<(), &'static str> {
+    pub(crate) fn push(
+        &mut self,
+        bytes: &[u8],
+        out: &mut VecDeque<String>,
+    ) -> Result<(), &'static str> {
         for &byte in bytes {
             let after_cr = core::mem::replace(&mut self.after_cr, byte == b'\r');
             match byte {

@@ -26,7 +26,7 @@ pub(crate) struct StartArgs {
     /// With a data directory that is in that mesh already it changes nothing.
     #[arg(long, value_name = "TOKEN")]
     join: Option<Invite>,
-    /// Load no model: ask others only.
+    /// Load no model of this machine: ask others, and servers elsewhere that the file names.
     #[arg(long, conflicts_with = "model")]
     no_model: bool,
     /// Let nodes without an invite in, as mesh_public.
@@ -51,7 +51,11 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
         out.line(format_args!("data dir: {}", config.data_dir.display()));
     });
     let models = match args.no_model {
-        true => Models::new(config.model_bounds()),
+        true => {
+            let models = Models::new(config.model_bounds());
+            model::add_elsewhere(&models, &config, &store, out).await?;
+            models
+        }
         false => model::load(&config, &store, out).await?,
     };
     tell_models(&models, out);

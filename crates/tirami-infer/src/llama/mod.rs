@@ -15,6 +15,7 @@ mod sequence;
 mod steps;
 mod text;
 mod tokens;
+mod vocabulary;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use grammar::Grammar;
 pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
 use sequence::Job;
 use tokens::Tokenizer;
+pub use vocabulary::LlamaVocabulary;
 use worker::Worker;
 
 use crate::digest::file_digest;
@@ -287,13 +289,16 @@ fn threads_default() -> u32 {
 }
 
 fn load_model(file: &GgufFile, gpu_layers: u32) -> Result<LlamaModel, LoadError> {
+    load_with(file, &LlamaModelParams::default().with_n_gpu_layers(gpu_layers))
+}
+
+fn load_with(file: &GgufFile, parameters: &LlamaModelParams) -> Result<LlamaModel, LoadError> {
     let path = file.paths.first().cloned().unwrap_or_default();
     let refused = |reason: String| LoadError::Refused { path: path.clone(), reason };
     let backend = backend::backend()
         .ok_or_else(|| refused("the native library could not be started".to_owned()))?;
-    let parameters = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
     backend::take_complaint();
-    LlamaModel::load_from_file(backend, &path, &parameters)
+    LlamaModel::load_from_file(backend, &path, parameters)
         .map_err(|error| refused(backend::take_complaint().unwrap_or_else(|| error.to_string())))
 }
 

@@ -61,7 +61,7 @@ impl Sequence {
         context_tokens: usize,
     ) -> Result<(Self, Option<Piece>), String> {
         let Job { prompt, sampling, sender, progress } = job;
-        let Prompt { mut tokens, resumed, scope, contributes: _ } = prompt;
+        let Prompt { mut tokens, resumed, scope, .. } = prompt;
         let prompt_tokens = tokens.len();
         let vocab = model.vocab();
         let known = |token: &u32| (0..vocab.n_tokens().cast_unsigned()).contains(token);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::engine::{ENGINE, EngineSetting, engines as read_engines};
 use super::error::ConfigError;
 use super::field::{FIELDS, Field, Key, Kind, Value, nearest};
 
@@ -58,7 +59,10 @@ pub(super) fn defaults(home: &Path) -> Layer {
 }
 
 /// What the file sets. Unknown keys and tables are refused.
-pub(super) fn from_file(path: &Path, home: &Path) -> Result<Layer, ConfigError> {
+pub(super) fn from_file(
+    path: &Path,
+    home: &Path,
+) -> Result<(Layer, Vec<EngineSetting>), ConfigError> {
     let text = read(path)?;
     let table = DeTable::parse(&text).map_err(|error| ConfigError::Syntax {
         path: path.to_path_buf(),
@@ -66,10 +70,14 @@ pub(super) fn from_file(path: &Path, home: &Path) -> Result<Layer, ConfigError> 
         message: error.message().trim().replace('\n', "; "),
     })?;
     let base = path.parent();
-    let mut layer = Layer::new();
+    let (mut layer, mut engines) = (Layer::new(), Vec::new());
     for (key, value) in table.get_ref() {
         let line = line_of(&text, key.span().start);
         let name = key.get_ref().as_ref();
+        if name == ENGINE {
+            engines = read_engines((path, &text, home), value.get_ref(), key.span().start)?;
+            continue;
+        }
         let Some(field) = FIELDS.iter().find(|field| field.name == name) else {
             return Err(ConfigError::UnknownKey {
                 path: path.to_path_buf(),
@@ -88,7 +96,7 @@ pub(super) fn from_file(path: &Path, home: &Path) -> Result<Layer, ConfigError> 
         let origin = Origin::File { path: path.to_path_buf(), line };
         layer.insert(field.key, (expand(parsed, home, base), origin));
     }
-    Ok(layer)
+    Ok((layer, engines))
 }
 
 /// What the environment sets. `env` has the names and values of all variables.
@@ -167,13 +175,18 @@ fn expand(value: Value, home: &Path, base: Option<&Path>) -> Value {
     let Value::Directory(path) = value else {
         return value;
     };
-    Value::Directory(match path.strip_prefix("~") {
-        Ok(rest) => home.join(rest),
-        Err(_) => base.map_or_else(|| path.clone(), |base| base.join(&path)),
-    })
+    Value::Directory(of_home(&path, home, base))
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+/// The path that is meant by one that may begin with `~/`, or be relative to `base`.
+pub(super) fn of_home(path: &Path, home: &Path, base: Option<&Path>) -> PathBuf {
+    match path.strip_prefix("~") {
+        Ok(rest) => home.join(rest),
+        Err(_) => base.map_or_else(|| path.to_path_buf(), |base| base.join(path)),
+    }
+}
+
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
     let upto = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
     upto.iter().filter(|byte| **byte == b'\n').count() + 1
 }

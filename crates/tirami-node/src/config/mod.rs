@@ -3,6 +3,7 @@
 //! A setting is described once, in [`FIELDS`]. The file parser, the environment, the command's
 //! flags, `config show`, the generated default file and the reference pages all read that table.
 
+mod engine;
 mod error;
 mod field;
 mod layer;
@@ -24,6 +25,7 @@ use crate::models::{Bounds, machine_bytes};
 pub use crate::mesh::DnsOrigin;
 pub use crate::models::KeepAlive;
 pub use crate::owner::Hours;
+pub use engine::{EngineModel, EngineSetting};
 pub use error::ConfigError;
 pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
 pub use layer::Origin;
@@ -45,6 +47,8 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// Catalogue names or paths of GGUF files; at least one.
     pub models: Vec<String>,
+    /// Servers elsewhere whose answers are sold; only a file sets them.
+    pub engines: Vec<EngineSetting>,
     /// The address the HTTP API listens on.
     pub bind: IpAddr,
     /// The port of the HTTP API; 0 lets the system choose.

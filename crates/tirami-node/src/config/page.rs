@@ -8,6 +8,22 @@ use super::resolve::{ENV_API_KEY, ENV_CONFIG, ENV_HUB, ENV_URL};
 /// Columns of a comment in the default file.
 const COMMENT_COLUMNS: usize = 88;
 
+/// What the tables `[[engine]]` do.
+const ENGINE_DOC: &str = "Servers elsewhere that speak OpenAI's chat completions, such as vLLM, \
+                          SGLang, llama-server, Ollama or another node: this node sells their \
+                          answers as those of its own models. The model's file has to be at hand: \
+                          its vocabulary counts the tokens, its digest names the model; the \
+                          weights in it are not loaded. The API key comes from the variable \
+                          that api_key_env names.";
+/// One of them.
+const ENGINE_EXAMPLE: &str = "[[engine]]
+kind = \"openai\"
+url = \"http://10.0.0.2:8000/v1\"
+api_key_env = \"VLLM_API_KEY\"
+jobs_max = 16
+models = [{ name = \"qwen2.5:32b\", upstream = \"Qwen/Qwen2.5-32B\", gguf = \"~/qwen32b.gguf\" }]
+";
+
 /// Variables that set no row of the table, with what they do.
 const OTHER_ENV: [(&str, &str); 5] = [
     (ENV_CONFIG, "The config file, like `--config`."),
@@ -32,6 +48,10 @@ pub fn default_file() -> String {
         }
         let _ = writeln!(page, "# It is {}.", field.allowed());
         let _ = writeln!(page, "#{} = {}", field.name, literal(field));
+    }
+    page.push('\n');
+    for line in wrap(ENGINE_DOC).into_iter().chain(ENGINE_EXAMPLE.lines().map(str::to_owned)) {
+        let _ = writeln!(page, "# {line}");
     }
     page
 }
@@ -60,6 +80,11 @@ pub fn config_markdown() -> String {
     for field in &FIELDS {
         let _ = writeln!(page, "\n## {}\n\n{}", field.name, field.doc);
     }
+    let _ = writeln!(
+        page,
+        "\n## engine\n\n{ENGINE_DOC} It is {}.\n\n```toml\n{ENGINE_EXAMPLE}```",
+        super::engine::ALLOWED
+    );
     page.push_str(
         "\nIn a directory, `~/` is the home directory; a relative directory in the file is meant \
          from where the file is.\n",

@@ -71,14 +71,16 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     let asked = asked.or_else(|| value_of(&sources.env, ENV_CONFIG).map(PathBuf::from));
     let file = asked.clone().unwrap_or_else(|| home.join(HOME_DIR).join(CONFIG_FILE));
 
-    let mut layer = layer::defaults(home);
+    let (mut layer, mut engines) = (layer::defaults(home), Vec::new());
     if asked.is_some() || file.exists() {
-        layer.extend(layer::from_file(&file, home)?);
+        let (of_file, engines_of_file) = layer::from_file(&file, home)?;
+        layer.extend(of_file);
+        engines = engines_of_file;
     }
     layer.extend(layer::from_env(&sources.env, home)?);
     layer.extend(layer::from_flags(&sources.flags, home));
 
-    let config = config_of(&layer);
+    let config = Config { engines, ..config_of(&layer) };
     let unknown_env = unknown_env(&sources.env);
     Ok(Resolved { config, file, unknown_env, hub: value_of(&sources.env, ENV_HUB), layer })
 }
@@ -89,6 +91,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         data_dir: directory(layer, Key::DataDir),
         models_dir: directory(layer, Key::ModelsDir),
         models: list(layer, Key::Model),
+        engines: Vec::new(),
         bind: address(layer, Key::Bind),
         port: number(layer, Key::Port),
         threads: number(layer, Key::Threads),

@@ -106,7 +106,9 @@ fn the_default_file_parses_and_equals_the_defaults_as_it_is_and_with_every_line_
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(active.lines().filter(|line| !line.starts_with('#')).count(), FIELDS.len() * 2);
+    // A blank line stands before each setting, and one before the tables.
+    let shown = active.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(shown, FIELDS.len() * 2 + 1);
     for content in [page, active] {
         with_file(&content, |path| {
             let resolved = resolve(&sources(Some(path), &[], &[])).unwrap();
@@ -139,6 +141,49 @@ fn lists_are_arrays_in_the_file_and_words_elsewhere() {
     let env = [("TIRAMI_BOOTSTRAP_PEERS", env.as_str()), ("TIRAMI_MESH_ENABLED", "no")];
     let config = resolve(&sources(None, &env, &[])).unwrap().config;
     assert_eq!((read(&config), config.mesh_enabled), (peers.to_vec(), false));
+}
+
+#[test]
+fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line() {
+    let whole = "port = 1\n[[engine]]\nkind = \"openai\"\nurl = \"http://10.0.0.2:8000/v1\"\n\
+                 api_key_env = \"KEY\"\njobs_max = 3\nmodels = [{ name = \"m\", upstream = \"M\", \
+                 gguf = \"~/m.gguf\", context_tokens = 512 }]\n";
+    let read = |file: &str| with_file(file, |path| resolve(&sources(Some(path), &[], &[])));
+    let model = EngineModel {
+        name: "m".to_owned(),
+        upstream: "M".to_owned(),
+        gguf: Path::new(HOME).join("m.gguf"),
+        context_tokens: 512,
+    };
+    let mut engine = EngineSetting {
+        url: "http://10.0.0.2:8000/v1".to_owned(),
+        api_key_env: Some("KEY".to_owned()),
+        jobs_max: 3,
+        models: vec![model],
+    };
+    assert_eq!(read(whole).unwrap().config.engines, [engine.clone()]);
+    engine.models[0].context_tokens = 0;
+    (engine.jobs_max, engine.api_key_env) = (16, None);
+    let least = whole.replace("jobs_max = 3\n", "").replace(", context_tokens = 512", "");
+    let least = least.replace("api_key_env = \"KEY\"\n", "");
+    assert_eq!(read(&least).unwrap().config.engines, [engine]);
+    for (said, instead, line, found) in [
+        ("\"openai\"", "\"magic\"", 2, "kind = \"magic\""),
+        ("kind = \"openai\"\n", "", 2, "a table without `kind`"),
+        ("http:", "file:", 2, "url = \"file:"),
+        ("jobs_max = 3", "jobs_max = 0", 6, "a jobs_max that is no whole number"),
+        ("jobs_max = 3", "jobs_max = \"3\"", 6, "a jobs_max that is no whole number"),
+        ("jobs_max = 3", "key = \"secret\"", 6, "the key `key`"),
+        ("api_key_env = \"KEY\"", "api_key_env = 5", 2, "api_key_env that is no text"),
+        ("upstream = \"M\", ", "", 7, "a model without `upstream`"),
+        ("name = \"m\"", "name = \"\"", 7, "a model without `name`"),
+        ("context_tokens", "context", 7, "the key `context`"),
+        ("[[engine]]", "[engine]", 2, "a value"),
+    ] {
+        let error = read(&whole.replace(said, instead)).unwrap_err().to_string();
+        assert!(error.contains(&format!("tirami.toml:{line}")), "{instead}: {error}");
+        assert!(error.contains(found) && !error.contains("secret"), "{instead}: {error}");
+    }
 }
 
 #[test]

@@ -297,6 +297,12 @@ impl From<StartError> for ApiError {
             StartError::Busy { .. } => {
                 Self::too_many("engine_busy", SECONDS_UNTIL_ROOM, error.to_string())
             }
+            StartError::Unsupported { .. } => Self::new(
+                StatusCode::BAD_REQUEST,
+                INVALID,
+                "unsupported",
+                format!("{error}; nothing was charged; leave it out or ask another model"),
+            ),
             StartError::Stopped => {
                 Self::server(StatusCode::SERVICE_UNAVAILABLE, "engine_stopped", error.to_string())
             }

@@ -13,7 +13,9 @@ use futures_util::{Stream, StreamExt as _};
 use tirami_core::{
     Checked, Digest, JobId, ModelDigest, PartyId, PublicKey, Signature, Timestamp, decode_body,
 };
-use tirami_infer::engine::{Finish, Generation, Piece, Prompt, Sampling, TokenLogprobs};
+use tirami_infer::engine::{
+    Finish, Generation, Piece, Prompt, Sampling, StartError, TokenLogprobs,
+};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::Rejection;
@@ -284,7 +286,11 @@ impl Server {
             Ok(generation) => Ok(generation),
             Err(error) => {
                 self.end(Command::AbandonServed { job, sent: 0 }).await;
-                Err(refused("engine_busy", &error.to_string(), true))
+                let (code, is_transient) = match error {
+                    StartError::Unsupported { .. } => ("unsupported", false),
+                    StartError::Busy { .. } | StartError::Stopped => ("engine_busy", true),
+                };
+                Err(refused(code, &error.to_string(), is_transient))
             }
         }
     }

@@ -16,6 +16,7 @@ mod keep_alive;
 mod lease;
 mod memory;
 mod model;
+mod openai;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +33,7 @@ pub use keep_alive::KeepAlive;
 pub use lease::{Lease, LeaseError};
 pub use memory::machine_bytes;
 pub use model::{Model, ModelState};
+pub use openai::{BUILD as OPENAI_BUILD, OpenAiEngine};
 
 /// Models a node knows at most.
 pub const MODELS_MAX: usize = 64;

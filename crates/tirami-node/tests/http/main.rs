@@ -12,6 +12,7 @@ mod load;
 mod malformed;
 mod messages;
 mod models;
+mod openai;
 mod quote;
 mod random_tools;
 mod responses;

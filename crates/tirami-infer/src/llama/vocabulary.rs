@@ -1,0 +1,64 @@
+//! The words of a model file, read without its weights.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+
+use super::tokens::Tokenizer;
+use super::{LlamaOptions, LoadError, judge, load_with, model_info};
+use crate::digest::file_digest;
+use crate::engine::{Conversation, ModelInfo, PrepareError, Prompt};
+use crate::vocabulary::Vocabulary;
+
+/// The vocabulary and the chat template of a GGUF file.
+pub struct LlamaVocabulary {
+    info: ModelInfo,
+    tokenizer: Tokenizer,
+    model: Arc<LlamaModel>,
+}
+
+impl LlamaVocabulary {
+    /// Reads them. `build` names who computes the answers.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] says in one sentence what is wrong and what to do.
+    pub fn open(path: &Path, options: &LlamaOptions, build: &str) -> Result<Self, LoadError> {
+        let (file, setting) = judge(path, options)?;
+        let digest = file_digest(&file, options.digest_cache.as_deref())
+            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let model = load_with(&file, &LlamaModelParams::default().with_vocab_only(true))?;
+        let template = file.chat_template.as_deref();
+        let tokenizer = Tokenizer::new(&model, template, setting.context_tokens)
+            .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
+        let info = model_info(path, &file, digest, options, &setting);
+        let info = ModelInfo { build: build.to_owned(), embedding_width: 0, ..info };
+        Ok(Self { info, tokenizer, model: Arc::new(model) })
+    }
+}
+
+impl std::fmt::Debug for LlamaVocabulary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LlamaVocabulary").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl Vocabulary for LlamaVocabulary {
+    fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
+        self.tokenizer.prepare(&self.model, conversation)
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
+        self.tokenizer.tokenize_text(&self.model, text)
+    }
+
+    fn token_bytes(&self, token: u32) -> Vec<u8> {
+        self.tokenizer.piece(&self.model, token)
+    }
+}

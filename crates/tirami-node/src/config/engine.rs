@@ -1,0 +1,184 @@
+//! The tables `[[engine]]` of the config file: servers elsewhere whose answers this node sells.
+
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::ConfigError;
+use super::layer::{line_of, of_home};
+
+/// The key of these tables.
+pub(super) const ENGINE: &str = "engine";
+/// The only kind of engine that is set up by a table.
+const KIND: &str = "openai";
+/// Answers at the same time when the table does not say.
+const JOBS_MAX_DEFAULT: u64 = 16;
+/// The most that may be said.
+const JOBS_MAX: u64 = 4_096;
+/// The longest context that may be said, in tokens.
+const CONTEXT_TOKENS_MAX: u64 = 1 << 26;
+/// Engines, and models of one.
+const TABLES_MAX: usize = 64;
+/// What such a table is, for messages and the reference page.
+pub(super) const ALLOWED: &str = "tables [[engine]] with kind = \"openai\", url, and models = [{ \
+                                  name, upstream, gguf }]; api_key_env, jobs_max, and \
+                                  context_tokens of a model may be left out";
+
+/// A server that speaks OpenAI's chat completions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineSetting {
+    /// Where its API is, such as `http://10.0.0.2:8000/v1`.
+    pub url: String,
+    /// The environment variable that has its API key.
+    pub api_key_env: Option<String>,
+    /// Answers at the same time.
+    pub jobs_max: u32,
+    /// The models it computes.
+    pub models: Vec<EngineModel>,
+}
+
+/// A model of such a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineModel {
+    /// What it is called here.
+    pub name: String,
+    /// What the server calls it.
+    pub upstream: String,
+    /// The model's file: its vocabulary counts tokens, its digest names the model, its shape says
+    /// what a token costs. The weights in it are not loaded.
+    pub gguf: PathBuf,
+    /// Tokens one conversation may hold at the server; 0 is as `context_tokens`.
+    pub context_tokens: u32,
+}
+
+/// Where a table stands.
+struct At<'a> {
+    path: &'a Path,
+    text: &'a str,
+    home: &'a Path,
+}
+
+/// Reads the value of `engine`.
+pub(super) fn engines(
+    (path, text, home): (&Path, &str, &Path),
+    value: &DeValue<'_>,
+    offset: usize,
+) -> Result<Vec<EngineSetting>, ConfigError> {
+    let at = At { path, text, home };
+    let DeValue::Array(tables) = value else { return Err(at.wrong(offset, "a value")) };
+    if tables.len() > TABLES_MAX {
+        return Err(at.wrong(offset, &format!("more than {TABLES_MAX} tables")));
+    }
+    let read = tables.iter().map(|table| match table.get_ref() {
+        DeValue::Table(fields) => at.engine(fields, table.span().start),
+        _ => Err(at.wrong(table.span().start, "a value")),
+    });
+    read.collect()
+}
+
+impl At<'_> {
+    fn engine(&self, fields: &DeTable<'_>, offset: usize) -> Result<EngineSetting, ConfigError> {
+        self.only(fields, &["kind", "url", "api_key_env", "jobs_max", "models"])?;
+        let missing = |key: &str| self.wrong(offset, &format!("a table without `{key}`"));
+        match string(fields, "kind") {
+            Some(KIND) => {}
+            Some(kind) => return Err(self.wrong(offset, &format!("kind = {kind:?}"))),
+            None => return Err(missing("kind")),
+        }
+        let url = string(fields, "url").ok_or_else(|| missing("url"))?;
+        if !(url.starts_with("http://") || url.starts_with("https://")) {
+            return Err(self.wrong(offset, &format!("url = {url:?}")));
+        }
+        // Without its key the server would be asked all the same.
+        let api_key_env = string(fields, "api_key_env").filter(|name| !name.is_empty());
+        if api_key_env.is_none() && get(fields, "api_key_env").is_some() {
+            return Err(self.wrong(offset, "an api_key_env that is no text"));
+        }
+        let Some(DeValue::Array(models)) = get(fields, "models") else {
+            return Err(missing("models"));
+        };
+        if !(1..=TABLES_MAX).contains(&models.len()) {
+            return Err(self.wrong(offset, &format!("models that are not 1 to {TABLES_MAX}")));
+        }
+        let models = models.iter().map(|model| match model.get_ref() {
+            DeValue::Table(fields) => self.model(fields, model.span().start),
+            _ => Err(self.wrong(model.span().start, "a model that is no table")),
+        });
+        Ok(EngineSetting {
+            url: url.to_owned(),
+            api_key_env: api_key_env.map(str::to_owned),
+            jobs_max: self.number(fields, "jobs_max", (1, JOBS_MAX_DEFAULT, JOBS_MAX))?,
+            models: models.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn model(&self, fields: &DeTable<'_>, offset: usize) -> Result<EngineModel, ConfigError> {
+        self.only(fields, &["name", "upstream", "gguf", "context_tokens"])?;
+        let text = |key: &str| {
+            let text = string(fields, key).filter(|text| !text.is_empty());
+            text.ok_or_else(|| self.wrong(offset, &format!("a model without `{key}`")))
+        };
+        Ok(EngineModel {
+            name: text("name")?.to_owned(),
+            upstream: text("upstream")?.to_owned(),
+            gguf: of_home(Path::new(text("gguf")?), self.home, self.path.parent()),
+            context_tokens: self.number(fields, "context_tokens", (0, 0, CONTEXT_TOKENS_MAX))?,
+        })
+    }
+
+    /// A typing error must not go unnoticed.
+    fn only(&self, fields: &DeTable<'_>, known: &[&str]) -> Result<(), ConfigError> {
+        for key in fields.keys() {
+            if !known.contains(&key.get_ref().as_ref()) {
+                return Err(self.wrong(key.span().start, &format!("the key `{}`", key.get_ref())));
+            }
+        }
+        Ok(())
+    }
+
+    fn number(
+        &self,
+        fields: &DeTable<'_>,
+        key: &str,
+        (min, usual, max): (u64, u64, u64),
+    ) -> Result<u32, ConfigError> {
+        let Some(value) = spanned(fields, key) else {
+            return Ok(u32::try_from(usual).unwrap_or(u32::MAX));
+        };
+        let number = match value.get_ref() {
+            DeValue::Integer(integer) => {
+                u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+            }
+            _ => None,
+        };
+        number
+            .filter(|number| (min..=max).contains(number))
+            .and_then(|number| u32::try_from(number).ok())
+            .ok_or_else(|| {
+                let what = format!("a {key} that is no whole number from {min} to {max}");
+                self.wrong(value.span().start, &what)
+            })
+    }
+
+    fn wrong(&self, offset: usize, found: &str) -> ConfigError {
+        ConfigError::Value {
+            place: format!("{}:{}", self.path.display(), line_of(self.text, offset)),
+            key: ENGINE,
+            allowed: ALLOWED.to_owned(),
+            found: found.to_owned(),
+        }
+    }
+}
+
+fn spanned<'a, 'i>(fields: &'a DeTable<'i>, key: &str) -> Option<&'a Spanned<DeValue<'i>>> {
+    fields.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
+}
+
+fn get<'a, 'i>(fields: &'a DeTable<'i>, key: &str) -> Option<&'a DeValue<'i>> {
+    spanned(fields, key).map(Spanned::get_ref)
+}
+
+fn string<'a>(fields: &'a DeTable<'_>, key: &str) -> Option<&'a str> {
+    get(fields, key)?.as_str()
+}

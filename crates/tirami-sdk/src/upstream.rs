@@ -1,0 +1,392 @@
+//! A client for servers of others that speak OpenAI's chat completions: it asks for nothing of
+//! Tirami's own, and takes no more of an answer than its text and why it ended.
+
+use core::fmt;
+use core::pin::Pin;
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use serde::{Deserialize, Serialize};
+
+use crate::ClientError;
+use crate::client::transport;
+use crate::stream::EventParser;
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a refusal that are read.
+const REFUSAL_BYTES_MAX: usize = 4_096;
+/// Characters of a refusal that are told.
+const REASON_CHARS_MAX: usize = 300;
+
+/// A server elsewhere. Cheap to clone; clones share their connections.
+#[derive(Clone)]
+pub struct Upstream {
+    http: reqwest::Client,
+    chat: Arc<str>,
+    hidden: Hidden,
+}
+
+/// The key, to be left out of the server's words: they reach logs, and some servers repeat it.
+#[derive(Clone)]
+struct Hidden(Option<Arc<str>>);
+
+/// One chat, as every such server understands it. What is `None` is not sent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct UpstreamChat {
+    /// The server's own name of the model.
+    pub model: String,
+    /// The messages, oldest first.
+    pub messages: Vec<UpstreamMessage>,
+    /// Completion tokens at most.
+    pub max_tokens: u32,
+    /// 0 always takes the likeliest token.
+    pub temperature: f32,
+    /// Only the likeliest tokens that together have this probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f32>,
+    /// Only so many of the likeliest tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Only tokens at least this part as likely as the likeliest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f32>,
+    /// As OpenAI has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f32>,
+    /// As OpenAI has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f32>,
+    /// Seed of the sampler.
+    pub seed: u32,
+    /// Texts that end the answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    /// What the answer must be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<serde_json::Value>,
+}
+
+/// A message of a chat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UpstreamMessage {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamPiece {
+    /// Text that was added.
+    pub text: String,
+    /// Why the answer ended, in the server's word, such as `stop` or `length`.
+    pub finish: Option<String>,
+}
+
+/// Why a server gives no answer. None of these sentences has the key or the address in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// It cannot be reached, or the connection broke.
+    #[error("the server cannot be reached: {reason}")]
+    Unreachable {
+        /// What the connection said.
+        reason: String,
+    },
+    /// It refused the request.
+    #[error("the server refused the request with {status}: {reason}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of its own words.
+        reason: String,
+    },
+    /// Its answer is no stream of chat chunks.
+    #[error("the server's answer is not understood: {reason}")]
+    Answer {
+        /// What does not fit.
+        reason: String,
+    },
+}
+
+impl UpstreamChat {
+    /// The format of an answer that is one JSON object.
+    pub fn json_object() -> serde_json::Value {
+        serde_json::json!({"type": "json_object"})
+    }
+
+    /// The format of an answer after a schema, which is given as its text; none when that is no
+    /// JSON.
+    pub fn json_schema(schema: &str) -> Option<serde_json::Value> {
+        let schema: serde_json::Value = serde_json::from_str(schema).ok()?;
+        let named = serde_json::json!({"name": "answer", "strict": true, "schema": schema});
+        Some(serde_json::json!({"type": "json_schema", "json_schema": named}))
+    }
+}
+
+impl Upstream {
+    /// A client of the server whose chats are at `{base_url}/chat/completions`. A proxy that the
+    /// environment names is used for `https` only, where it sees nothing of the key.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Url`], also for an address with a password or a query in it, and
+    /// [`ClientError::ApiKey`]. Nothing is sent yet.
+    pub fn new(base_url: &str, api_key: Option<&str>) -> Result<Self, ClientError> {
+        let bad_url = || ClientError::Url { url: base_url.to_owned() };
+        let url = reqwest::Url::parse(base_url).map_err(|_| bad_url())?;
+        let is_plain = url.username().is_empty() && url.password().is_none();
+        let is_base = is_plain && url.query().is_none() && url.fragment().is_none();
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !is_base {
+            return Err(bad_url());
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(key) = api_key {
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| ClientError::ApiKey)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        // The key goes to this server and nowhere else.
+        let builder = reqwest::Client::builder()
+            .default_headers(headers)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT);
+        let builder = if url.scheme() == "http" { builder.no_proxy() } else { builder };
+        let http = transport(builder, &url).build().map_err(|_| bad_url())?;
+        let chat = format!("{}/chat/completions", base_url.trim_end_matches('/'));
+        let hidden = Hidden(api_key.filter(|key| !key.is_empty()).map(Arc::from));
+        Ok(Self { http, chat: chat.into(), hidden })
+    }
+
+    /// Asks, and gives the answer piece by piece. Dropping the stream closes the connection, which
+    /// tells the server to stop.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`], before the first piece or as the last item of the stream.
+    pub async fn chat(&self, chat: &UpstreamChat) -> Result<UpstreamStream, UpstreamError> {
+        let body = Asking { chat, stream: true };
+        let asked = self.http.post(&*self.chat).json(&body).send().await;
+        let answer = asked.map_err(|error| self.hidden.unreachable(error))?;
+        let status = answer.status();
+        let mut body: Body = Box::pin(answer.bytes_stream());
+        if !status.is_success() {
+            let reason = self.hidden.shortened(&beginning(&mut body).await);
+            return Err(UpstreamError::Refused { status: status.as_u16(), reason });
+        }
+        Ok(UpstreamStream {
+            body,
+            parser: EventParser::default(),
+            ready: VecDeque::new(),
+            is_done: false,
+            hidden: self.hidden.clone(),
+        })
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").finish_non_exhaustive()
+    }
+}
+
+type Body = Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>> + Send>>;
+
+/// The pieces of an answer, in order.
+pub struct UpstreamStream {
+    body: Body,
+    parser: EventParser,
+    ready: VecDeque<String>,
+    is_done: bool,
+    hidden: Hidden,
+}
+
+impl UpstreamStream {
+    /// The next piece; nothing after the end that the server marks, or after an error. An answer
+    /// that breaks off before that ends with an error.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    pub async fn next(&mut self) -> Result<Option<UpstreamPiece>, UpstreamError> {
+        loop {
+            if self.is_done {
+                return Ok(None);
+            }
+            if let Some(data) = self.ready.pop_front() {
+                if data.trim() == "[DONE]" {
+                    self.is_done = true;
+                    return Ok(None);
+                }
+                return piece(&data).map(Some).map_err(|reason| {
+                    self.is_done = true;
+                    UpstreamError::Answer { reason: self.hidden.shortened(&reason) }
+                });
+            }
+            let wrong = match self.body.next().await {
+                Some(Ok(bytes)) => match self.parser.push(&bytes, &mut self.ready) {
+                    Ok(()) => continue,
+                    Err(reason) => UpstreamError::Answer { reason: reason.to_owned() },
+                },
+                Some(Err(error)) => self.hidden.unreachable(error),
+                None => {
+                    let reason = "the stream broke off before its end".to_owned();
+                    UpstreamError::Answer { reason }
+                }
+            };
+            self.is_done = true;
+            return Err(wrong);
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamStream").finish_non_exhaustive()
+    }
+}
+
+#[derive(Serialize)]
+struct Asking<'a> {
+    #[serde(flatten)]
+    chat: &'a UpstreamChat,
+    stream: bool,
+}
+
+/// Of a chunk, what is read; servers add much more, and leave out what they have nothing to say of.
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    #[serde(default)]
+    error: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    #[serde(default)]
+    delta: Delta,
+    #[serde(default)]
+    finish_reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Delta {
+    #[serde(default)]
+    content: Option<String>,
+}
+
+fn piece(data: &str) -> Result<UpstreamPiece, String> {
+    let chunk: Chunk = serde_json::from_str(data).map_err(|error| error.to_string())?;
+    if let Some(error) = chunk.error {
+        return Err(format!("it broke off: {}", said(&error)));
+    }
+    let first = chunk.choices.into_iter().next();
+    Ok(first.map_or_else(UpstreamPiece::default, |choice| UpstreamPiece {
+        text: choice.delta.content.unwrap_or_default(),
+        finish: choice.finish_reason,
+    }))
+}
+
+/// The server's own sentence, where it is where OpenAI has it.
+fn said(error: &serde_json::Value) -> String {
+    let message = error.get("message").and_then(serde_json::Value::as_str);
+    message.map_or_else(|| error.to_string(), str::to_owned)
+}
+
+async fn beginning(body: &mut Body) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < REFUSAL_BYTES_MAX {
+        match body.next().await {
+            Some(Ok(more)) => bytes.extend_from_slice(&more),
+            _ => break,
+        }
+    }
+    bytes.truncate(REFUSAL_BYTES_MAX);
+    let text = String::from_utf8_lossy(&bytes);
+    let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    let words = json.as_ref().and_then(|json| json.get("error")).map(said);
+    words.unwrap_or_else(|| text.into_owned())
+}
+
+impl Hidden {
+    /// One line, not too long, without the key and without anything that a terminal obeys.
+    fn shortened(&self, text: &str) -> String {
+        let safe = self.0.as_ref().map_or_else(|| text.to_owned(), |key| text.replace(&**key, "…"));
+        let plain = safe.chars().map(|c| if c.is_control() { ' ' } else { c });
+        plain.take(REASON_CHARS_MAX).collect::<String>().trim().to_owned()
+    }
+
+    /// The connection's words name the address, which is nobody's business.
+    fn unreachable(&self, error: reqwest::Error) -> UpstreamError {
+        let error = error.without_url();
+        let mut cause: &dyn core::error::Error = &error;
+        let mut reason = cause.to_string();
+        while let Some(source) = cause.source() {
+            reason = source.to_string();
+            cause = source;
+        }
+        UpstreamError::Unreachable { reason: self.shortened(&reason) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_different_servers_are_read() {
+        let text = |text: &str| UpstreamPiece { text: text.to_owned(), ..Default::default() };
+        for (data, expected) in [
+            (r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#, text("")),
+            (r#"{"choices":[{"delta":{"content":"Hi"},"finish_reason":null}],"x":1}"#, text("Hi")),
+            (r#"{"choices":[{"delta":{"content":null}}],"usage":null}"#, text("")),
+            (
+                r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
+                UpstreamPiece { finish: Some("length".to_owned()), ..Default::default() },
+            ),
+            (r#"{"choices":[],"usage":{"prompt_tokens":-3,"completion_tokens":"7"}}"#, text("")),
+        ] {
+            assert_eq!(piece(data), Ok(expected), "{data}");
+        }
+        for (data, reason) in [
+            ("{", "EOF"),
+            (r#"{"error":{"message":"out\nof memory"}}"#, "it broke off: out\nof memory"),
+            (r#"{"error":"no"}"#, "it broke off: \"no\""),
+        ] {
+            let told = piece(data).unwrap_err();
+            assert!(told.contains(reason), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_is_short_and_without_the_key() {
+        let hidden = Hidden(Some("sk-secret".into()));
+        assert_eq!(hidden.shortened("no key\nsk-secret \u{1b}[2J"), "no key …  [2J");
+        let long = format!("{}sk-secret", "é".repeat(REASON_CHARS_MAX - 4));
+        assert_eq!(hidden.shortened(&long).chars().count(), REASON_CHARS_MAX - 3);
+    }
+
+    #[test]
+    fn an_address_carries_no_password_and_no_query() {
+        for (url, is_fine) in [
+            ("http://10.0.0.2:8000/v1", true),
+            ("https://example.org/v1/", true),
+            ("http://me:secret@10.0.0.2/v1", false),
+            ("http://me@10.0.0.2/v1", false),
+            ("http://10.0.0.2/v1?key=secret", false),
+            ("http://10.0.0.2/v1#a", false),
+            ("ftp://10.0.0.2/v1", false),
+            ("10.0.0.2", false),
+        ] {
+            assert_eq!(Upstream::new(url, Some("key")).is_ok(), is_fine, "{url}");
+        }
+        assert!(Upstream::new("http://10.0.0.2", Some("two\nlines")).is_err());
+    }
+}
