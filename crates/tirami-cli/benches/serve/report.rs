@@ -15,6 +15,13 @@ pub(crate) struct Row {
     pub(crate) target: Option<(String, bool)>,
 }
 
+impl Row {
+    /// Whether it is what it should be; none where there was nothing to compare with.
+    fn met(&self) -> Option<bool> {
+        self.target.as_ref().filter(|_| !self.beside.is_empty()).map(|(_, met)| *met)
+    }
+}
+
 /// All measured lines.
 #[derive(Default)]
 pub(crate) struct Table {
@@ -60,7 +67,7 @@ impl Table {
                 "measured": row.measured,
                 "beside": row.beside.iter().map(beside).collect::<Vec<_>>(),
                 "target": row.target.as_ref().map(|(target, _)| target),
-                "met": row.target.as_ref().map(|(_, met)| met),
+                "met": row.met(),
             })
         };
         let rows = self.rows.iter().map(row).collect::<Vec<_>>();
@@ -74,8 +81,13 @@ fn line(row: &Row) -> String {
         .beside
         .iter()
         .map(|(name, figure)| format!("{name} {} ({:.2})", short(*figure), row.measured / figure));
-    let (target, met) =
-        row.target.as_ref().map_or(("", ""), |(text, met)| (text, if *met { "yes" } else { "no" }));
+    let target = row.target.as_ref().map_or("", |(text, _)| text);
+    let met = match row.met() {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None if target.is_empty() => "",
+        None => "nothing to compare with",
+    };
     format!(
         "| {} | {} {} | {} | {target} | {met} |",
         row.what,
