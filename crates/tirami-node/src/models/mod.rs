@@ -205,7 +205,7 @@ impl Models {
             return Ok(lease);
         }
         let _place = Waiting::enter(&self.0, model)?;
-        let asked = model.attempts();
+        let asked = model.attempts_ended();
         let stopped = |_| LeaseError::Failed {
             model: model.info().name.clone(),
             reason: "the node is stopping".to_owned(),

@@ -158,9 +158,10 @@ impl Model {
         }
     }
 
-    /// How often it was tried to be loaded.
-    pub(super) fn attempts(&self) -> u64 {
-        self.state().attempts
+    /// How many loads of it have ended, well or not.
+    pub(super) fn attempts_ended(&self) -> u64 {
+        let state = self.state();
+        state.attempts - u64::from(state.is_loading)
     }
 
     /// Why it could not be loaded, when that was found out after so many attempts.
