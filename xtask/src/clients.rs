@@ -105,8 +105,7 @@ pub(crate) fn install_node_package(
     let folder = cache().join(source.file_name().unwrap_or_default());
     once(&folder, &source.join("package.json"), || {
         workspace::copy_text(source, &folder, "package.json")?;
-        // What packages would run after they are installed may take minutes, and none is needed.
-        let quiet = ["install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"];
+        let quiet = ["install", "--no-package-lock", "--no-audit", "--no-fund"];
         let mut npm = Command::new(programs.join("npm"));
         run(npm.args(quiet).current_dir(&folder).env("PATH", path_with(programs)))
     })?;
