@@ -28,7 +28,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     for (path, source) in &tree.sources {
         findings.extend(check_rust(path, tree.text(path)));
         findings.extend(check_comments(path, &source.comments));
-        findings.extend(check_attributes(path, &source.code));
+        findings.extend(check_attributes(path, &source.code, tree.text(path)));
     }
     findings
 }
@@ -84,15 +84,18 @@ fn check_comments(path: &str, comments: &str) -> Vec<Finding> {
         .collect()
 }
 
-fn check_attributes(path: &str, code: &str) -> Vec<Finding> {
+/// `text` is the file, `code` the same lines without comments and strings.
+fn check_attributes(path: &str, code: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for start in ["#[", "#!["] {
         for (at, _) in code.match_indices(start) {
             let body = &code[at + start.len()..];
             let name = body.trim_start();
             let line = 1 + code[..at].matches('\n').count();
-            if name.starts_with("ignore") {
-                findings.push(Finding::new(path, line, "a test runs or does not exist"));
+            let runs_elsewhere =
+                || text.lines().nth(line - 1).is_some_and(|text| text.contains("cargo xtask "));
+            if name.starts_with("ignore") && !runs_elsewhere() {
+                findings.push(Finding::new(path, line, "say which `cargo xtask` runs this test"));
             }
             let silences = name.starts_with("allow(") || name.starts_with("expect(");
             let end = body.find(")]").unwrap_or(body.len());
@@ -192,12 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_need_a_reason_and_tests_may_not_be_skipped() {
+    fn exceptions_need_a_reason_and_what_leaves_a_test_out_names_what_runs_it() {
         for (code, findings) in [
             ("#[expect(dead_code, reason = \"shown to clients\")]\n", 0),
             ("#[expect(\n    dead_code,\n    reason = \"x\"\n)]\n", 0),
             ("#![allow(dead_code)]\n", 1),
             ("#[ignore]\n", 1),
+            ("#[ignore = \"slow\"]\n", 1),
+            ("#[ignore = \"needs a relay: cargo xtask test --relay\"]\n", 0),
             ("// see #12\n", 1),
             ("// the colour &#35; and a#1\n", 0),
             ("let s = \"#12\";\n", 0),
