@@ -175,7 +175,7 @@ impl Kernel {
                     self.mesh.roll.sponsored(entry.id());
                 }
                 let chain = entry.entry().chain;
-                self.mesh.fetch.went_on(chain);
+                self.mesh.held.went_on(chain);
                 let lattice = self.ledger.lattice();
                 if let Some(lock) = lattice.unseen_lock(chain).filter(|_| entry.entry().seq == 0) {
                     self.mesh.kept.wants_lock(lock);

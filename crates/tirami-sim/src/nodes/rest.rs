@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use tirami_core::{DAY_MS, Digest, HOUR_MS, PartyId};
-use tirami_kernel::Input;
-use tirami_ledger::lattice::{Chain, Keep, Lattice};
+use tirami_kernel::{Input, Kernel};
+use tirami_ledger::lattice::{Chain, Keep};
 
 use super::node::local;
 use super::report::NodesReport;
@@ -88,10 +88,11 @@ impl World {
         let Some(healed) = &self.healed else { return Ok(()) };
         let behind = healed.nodes.iter().find_map(|(at, life)| {
             let node = &self.nodes[*at];
-            let lattice = node.lattice().filter(|_| node.life == *life)?;
+            let kernel = node.kernel.as_ref().filter(|_| node.life == *life)?;
+            let lattice = kernel.ledger().lattice();
             let lacks = healed.heads.iter().find(|(party, next)| {
-                let kept = lattice.keeps() == Keep::All || lattice.chain(**party).is_some();
-                kept && lattice.chain(**party).map_or(0, |chain| chain.next_seq()) < **next
+                let next_seq = lattice.chain(**party).map_or(0, |chain| chain.next_seq());
+                next_seq < **next && kernel.follows(**party)
             })?;
             Some((*at, *lacks.0))
         });
@@ -143,19 +144,20 @@ impl World {
         }
     }
 
-    /// The state that all honest nodes have which keep all chains; what others keep is as there.
+    /// The state that all honest nodes have which keep all chains; what others follow is as there.
     fn agreed(&self) -> Option<Digest> {
         let honest = self.nodes.iter().filter(|node| node.is_honest());
-        let known: Option<Vec<_>> = honest.map(|node| node.lattice()).collect();
+        let known: Option<Vec<&Kernel>> = honest.map(|node| node.kernel.as_ref()).collect();
         let (all, some): (Vec<_>, Vec<_>) =
-            known?.into_iter().partition(|lattice| lattice.keeps() == Keep::All);
-        let first = all.first()?;
+            known?.into_iter().partition(|kernel| kernel.keeps() == Keep::All);
+        let first = all.first()?.ledger().lattice();
         let state = first.state_hash();
-        let same = |lattice: &&Lattice| {
-            let mut heads = lattice.chain_heads();
-            heads.all(|head| first.chain(head.chain).and_then(Chain::head) == Some(head.head))
+        let same = |kernel: &&Kernel| {
+            let heads = kernel.ledger().lattice().chain_heads();
+            let mut followed = heads.filter(|head| kernel.follows(head.chain));
+            followed.all(|head| first.chain(head.chain).and_then(Chain::head) == Some(head.head))
         };
-        let agree = all.iter().all(|lattice| lattice.state_hash() == state);
+        let agree = all.iter().all(|kernel| kernel.ledger().lattice().state_hash() == state);
         (agree && some.iter().all(same)).then_some(state)
     }
 
