@@ -21,15 +21,19 @@ use crate::kernel::{Effects, Kernel};
 
 /// Final entries asked for at once.
 pub const PAGE_MAX: u32 = 256;
-/// Entries and pages asked for that have not come, in all.
-const ALL_MAX: Load = Load { pages: 256, entries: 4_096 };
-/// The same of one peer that served what it was last asked for. Most pages are of few entries: a
-/// mesh has many chains that went on a little.
-const PER_PEER_MAX: Load = Load { pages: 32, entries: 2_048 };
-/// The same of one that served nothing yet.
-const UNKNOWN_MAX: Load = Load { pages: 2, entries: 512 };
-/// The same of one that left unserved what it said it had.
-const UNSERVED_MAX: Load = Load { pages: 1, entries: 256 };
+/// Final entries asked for that have not come, in all: as many as the peers said they had.
+const ENTRIES_ASKED_MAX: u64 = 4_096;
+/// Of them, those asked of one peer.
+const ENTRIES_PER_PEER_MAX: u64 = 2_048;
+/// Pages asked for that have not come, in all. Most are of few entries: a mesh has many chains that
+/// went on a little.
+const PAGES_ASKED_MAX: usize = 256;
+/// Of them, those asked of one peer.
+const PAGES_PER_PEER_MAX: usize = 32;
+/// Of them, those asked of a peer that served none yet.
+const PAGES_OF_UNKNOWN_MAX: usize = 2;
+/// Of them, those asked of a peer that left some unserved.
+const PAGES_OF_UNSERVED_MAX: usize = 1;
 /// How often the rest of a peer doubles that announces what it does not serve.
 const RESTS_DOUBLED_MAX: u32 = 4;
 /// How long a page may take before another peer is asked. One that comes later is used too.
@@ -52,8 +56,8 @@ impl Load {
 
     /// Whether one more page may be asked for. The last one may go beyond the entries allowed by
     /// less than a page.
-    const fn has_room(&self, most: &Self) -> bool {
-        self.pages < most.pages && self.entries < most.entries
+    const fn has_room(self, pages_max: usize, entries_max: u64) -> bool {
+        self.pages < pages_max && self.entries < entries_max
     }
 }
 
@@ -83,11 +87,11 @@ impl Pages {
         }
     }
 
-    const fn most(&self) -> &'static Load {
+    const fn asked_max(&self) -> usize {
         match (self.has_served, self.unserved) {
-            (true, 0) => &PER_PEER_MAX,
-            (false, 0) => &UNKNOWN_MAX,
-            _ => &UNSERVED_MAX,
+            (true, 0) => PAGES_PER_PEER_MAX,
+            (false, 0) => PAGES_OF_UNKNOWN_MAX,
+            _ => PAGES_OF_UNSERVED_MAX,
         }
     }
 
@@ -162,7 +166,7 @@ struct Able<'a> {
 
 impl Able<'_> {
     fn has_room(&self) -> bool {
-        self.load.has_room(self.peer.pages.most())
+        self.load.has_room(self.peer.pages.asked_max(), ENTRIES_PER_PEER_MAX)
     }
 }
 
@@ -192,7 +196,7 @@ impl<'a> Round<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.able.is_empty() || !self.all.has_room(&ALL_MAX)
+        self.able.is_empty() || !self.all.has_room(PAGES_ASKED_MAX, ENTRIES_ASKED_MAX)
     }
 
     /// The next chain after `after` that a peer with room is ahead of.

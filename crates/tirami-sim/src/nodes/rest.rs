@@ -47,6 +47,7 @@ impl World {
         Ok(NodesReport {
             seed: self.config.seed,
             nodes: self.nodes.len(),
+            keep: self.config.keep,
             liars: self.nodes.iter().filter(|node| !node.is_honest()).count(),
             witnesses: self.founding.lattice.charter().witnesses.len(),
             dishonest: self.law.liars.len(),
@@ -105,11 +106,26 @@ impl World {
                 Ok(())
             }
             Some((at, party)) if took > CONVERGE_MS => Err(format!(
-                "{took} ms after the heal node {at} does not know what others know of chain {}",
-                self.by_party.get(&party).map_or(usize::MAX, |at| *at)
+                "{took} ms after the heal node {at} does not know what others know of chain {}; {}",
+                self.by_party.get(&party).map_or(usize::MAX, |at| *at),
+                self.fetching(at)
             )),
             Some(_) => Ok(()),
         }
+    }
+
+    /// What a node that lacks something does about it.
+    fn fetching(&self, at: usize) -> String {
+        let Some(kernel) = &self.nodes[at].kernel else { return "it is down".to_owned() };
+        let open = kernel.mesh().peers().filter(|(_, peer)| peer.is_open()).count();
+        let witnesses = kernel.ledger().lattice().charter().witnesses.iter();
+        let witnesses = witnesses.filter(|key| kernel.mesh().is_open(key.party())).count();
+        format!(
+            "it has {open} peers, {witnesses} of them witnesses, lacks {} entries it knows of and \
+             waits for {} pages",
+            kernel.entries_behind(),
+            kernel.mesh().pages_asked()
+        )
     }
 
     /// No more trade, no more faults: everything open is finished and everybody agrees.
