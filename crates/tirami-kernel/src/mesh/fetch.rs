@@ -36,8 +36,12 @@ const PAGES_OF_UNKNOWN_MAX: usize = 2;
 const PAGES_OF_UNSERVED_MAX: usize = 1;
 /// How often the rest of a peer doubles that announces what it does not serve.
 const RESTS_DOUBLED_MAX: u32 = 4;
-/// How long a page may take before another peer is asked. One that comes later is used too.
-const PAGE_MS: u64 = 3_000;
+/// How long a page may take before another peer is asked, and how much longer for each entry that
+/// was asked of the peer by then. One that comes later is used too.
+const PAGE_MS: u64 = 1_500;
+const ENTRY_MS: u64 = 2;
+/// The first rest of a peer that left pages unserved; each further one is twice as long.
+const REST_MS: u64 = 3_000;
 /// How long other chains wait for a page of an office's chain.
 const OFFICES_FIRST_MS: u64 = 1_000;
 
@@ -82,7 +86,7 @@ impl Pages {
     pub(super) fn failed(&mut self, now: Timestamp) {
         self.unserved = self.unserved.saturating_add(1);
         if let Some(doubled) = self.unserved.checked_sub(2) {
-            let rest_ms = PAGE_MS << doubled.min(RESTS_DOUBLED_MAX);
+            let rest_ms = REST_MS << doubled.min(RESTS_DOUBLED_MAX);
             self.rests_until = Some(now.plus_ms(rest_ms));
         }
     }
@@ -105,6 +109,8 @@ impl Pages {
 struct Asked {
     from: PartyId,
     since: Timestamp,
+    /// Until when it is waited for.
+    until: Timestamp,
     /// Entries that it brings if the peer has what it said.
     entries: u64,
 }
@@ -241,7 +247,9 @@ impl<'a> Round<'a> {
         let Some(able) = self.able.get_mut(at) else { return };
         able.load.add(entries);
         self.all.add(entries);
-        self.asks.push((chain, Asked { from: able.party, since: kernel.clock, entries }));
+        let (from, since) = (able.party, kernel.clock);
+        let until = since.plus_ms(PAGE_MS + ENTRY_MS.saturating_mul(able.load.entries));
+        self.asks.push((chain, Asked { from, since, until, entries }));
         if !able.has_room() {
             self.able.swap_remove(at);
         }
@@ -315,7 +323,7 @@ impl Kernel {
     pub(super) fn beat_fetch(&mut self, now: Timestamp) -> BTreeSet<PartyId> {
         let fetch = &mut self.mesh.fetch;
         fetch.stalled.retain(|_, (until, _)| *until > now);
-        let late = fetch.asked.iter().filter(|(_, asked)| now >= asked.since.plus_ms(PAGE_MS));
+        let late = fetch.asked.iter().filter(|(_, asked)| now >= asked.until);
         let late: Vec<_> = late.map(|(chain, asked)| (*chain, asked.from)).collect();
         let mut failed = BTreeSet::new();
         for (chain, from) in late {

@@ -37,7 +37,7 @@ pub const FIRST_CONTACT_MAX: usize = FOLLOWED_MAX / 2;
 /// How long a chain is wished for of which nothing comes.
 const WISH_MS: u64 = 60_000;
 /// How often a witness is asked what goes beyond the chains kept, each time another one.
-const ASK_MS: u64 = 5_000;
+const ASK_MS: u64 = 3_000;
 /// Questions to one peer that may be open.
 const OPEN_MAX: usize = 2 * FOLLOWED_MAX / KEPT_PER_FRAME_MAX;
 /// Locks of sponsors whose chains are asked for next.

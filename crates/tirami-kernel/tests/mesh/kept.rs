@@ -9,7 +9,7 @@ use tirami_kernel::lattice::{CharterChange, Keep, Lattice, Sponsor};
 use tirami_kernel::mesh::{FOLLOWED_MS, MeshInput, PeerEvent, WISHED_MAX};
 use tirami_proto::{Head, Message, WirePlace};
 
-use crate::harness::{Faults, Net, trm};
+use crate::harness::{Faults, Net, START_MS, trm};
 
 fn held(net: &Net, node: usize) -> BTreeSet<PartyId> {
     net.nodes[node].lattice().chains().map(|(chain, _)| chain).collect()
@@ -113,6 +113,8 @@ fn a_consumer_is_known_a_moment_after_it_came() {
     assert!(!kernel(&net).knows_consumer(consumer));
     net.split(&[]);
     net.run_ms(20_000);
+    contact(&mut net, light, consumer);
+    net.run_ms(300);
     assert!(kernel(&net).knows_consumer(consumer));
 }
 
@@ -270,10 +272,11 @@ fn a_newcomer_judges_a_consumer_before_it_holds_what_the_consumer_earned() {
 
 #[test]
 fn what_only_its_owner_knows_to_be_final_reaches_the_witnesses() {
-    let mut net = Net::found(3);
-    for _ in 1..3 {
-        net.join(&[0]);
-    }
+    let mut net = Net::of(3);
+    let witnesses = [0, 1, 2].map(|node| net.nodes[node].key.public()).to_vec();
+    let change = CharterChange { witnesses: Some(witnesses), ..CharterChange::default() };
+    net.ok(0, Command::ProposeCharter(Box::new(change)));
+    net.run_ms(3_000);
     let light = net.join_light(&[0, 1, 2]);
     net.run_ms(10_000);
     let party = net.party(light);
@@ -297,12 +300,18 @@ fn a_chain_is_followed_while_something_rests_on_it_and_found_again_later() {
     let light = net.join_light(&[0]);
     net.run_ms(3_000);
     net.transfer(1, light, 5);
-    net.run_ms(FOLLOWED_MS + 20_000);
     let payer = net.party(1);
     let follows = |net: &Net| net.nodes[light].kernel.follows(payer);
+    while !follows(&net) {
+        net.run_ms(1);
+        assert!(net.now_ms < START_MS + 60_000, "it does not hear of what it was paid");
+    }
+    // While the witness is away no collection becomes final.
+    net.stop(0);
+    net.run_ms(FOLLOWED_MS + 20_000);
     let held = |net: &Net, node: usize| net.nodes[node].lattice().chain(payer).unwrap().next_seq();
     assert!(follows(&net), "what it was paid is not collected");
-    net.collect(light);
+    net.start(0, None);
     net.run_ms(FOLLOWED_MS / 2);
     assert!(follows(&net), "it may be needed again soon");
     net.run_ms(FOLLOWED_MS);
@@ -313,7 +322,7 @@ fn a_chain_is_followed_while_something_rests_on_it_and_found_again_later() {
         net.transfer(1, 2, 1);
     }
     net.run_ms(20_000);
-    assert_eq!(held(&net, light), stood);
+    assert_eq!((held(&net, light), held(&net, 0)), (stood, stood + 3));
     // It wants something.
     contact(&mut net, light, payer);
     net.run_ms(300);

@@ -72,12 +72,15 @@ fn a_newcomer_knows_the_newest_checkpoint_before_it_asks_for_any_other_chain() {
 
 #[test]
 fn a_newcomer_that_is_cut_off_asks_for_nothing_twice() {
-    let mut net = busy(1_500);
+    let mut net = busy(4_000);
     let newcomer = net.join(&[0, 1]);
     net.ranges.clear();
     let mut cuts = 0;
-    while net.nodes[newcomer].lattice().final_count() < 1_200 {
-        net.run_ms(43);
+    while net.nodes[newcomer].lattice().final_count() < 3_500 {
+        while !net.is_connected(newcomer, 0) {
+            net.run_ms(10);
+        }
+        net.run_ms(70);
         net.split(&[&[newcomer]]);
         net.run_ms(1_000);
         net.split(&[]);
@@ -90,7 +93,8 @@ fn a_newcomer_that_is_cut_off_asks_for_nothing_twice() {
     assert!(asked.len() > 6);
     assert!(asked.iter().all(|range| range.from_seq == range.next_seq), "{asked:?}");
     let (arrived, needed) = (net.arrived[&newcomer], net.nodes[newcomer].lattice().final_count());
-    assert!(arrived < needed as u64 * 5 / 4, "{arrived} entries came, {needed} are needed");
+    // What rested on another chain when the cut came is fetched again.
+    assert!(arrived < needed as u64 * 3 / 2, "{arrived} entries came, {needed} are needed");
 }
 
 #[test]
