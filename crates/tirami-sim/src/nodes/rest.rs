@@ -1,6 +1,6 @@
 //! The course of a run: trade, then rest, and what must be true when everything has come to rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tirami_core::{DAY_MS, Digest, HOUR_MS, PartyId};
 use tirami_kernel::{Input, Kernel};
@@ -26,8 +26,16 @@ const COMPLETION: u64 = 9_900;
 pub(super) struct Healed {
     at: u64,
     heads: BTreeMap<PartyId, u64>,
-    /// Nodes that were up, and in which life.
-    nodes: Vec<(usize, u64)>,
+    nodes: Vec<Up>,
+}
+
+/// A node that was up when the network healed.
+#[derive(Debug)]
+struct Up {
+    at: usize,
+    life: u64,
+    /// The chains that it followed, when it keeps only some.
+    followed: Option<BTreeSet<PartyId>>,
 }
 
 impl World {
@@ -75,8 +83,14 @@ impl World {
         let honest = self.nodes.iter().enumerate().filter(|(_, node)| node.is_honest());
         let mut nodes = Vec::new();
         for (at, node) in honest {
-            let Some(lattice) = node.lattice() else { continue };
-            nodes.push((at, node.life));
+            let Some(kernel) = &node.kernel else { continue };
+            let lattice = kernel.ledger().lattice();
+            let followed = || {
+                let held = lattice.chains().map(|(party, _)| party);
+                held.filter(|party| kernel.follows(*party)).collect()
+            };
+            let followed = (kernel.keeps() == Keep::Own).then(followed);
+            nodes.push(Up { at, life: node.life, followed });
             for (party, chain) in lattice.chains() {
                 let most = heads.entry(party).or_default();
                 *most = chain.next_seq().max(*most);
@@ -87,13 +101,16 @@ impl World {
 
     fn look_at_heal(&mut self) -> Result<(), String> {
         let Some(healed) = &self.healed else { return Ok(()) };
-        let behind = healed.nodes.iter().find_map(|(at, life)| {
+        let behind = healed.nodes.iter().find_map(|Up { at, life, followed }| {
             let node = &self.nodes[*at];
             let kernel = node.kernel.as_ref().filter(|_| node.life == *life)?;
             let lattice = kernel.ledger().lattice();
             let lacks = healed.heads.iter().find(|(party, next)| {
                 let next_seq = lattice.chain(**party).map_or(0, |chain| chain.next_seq());
-                next_seq < **next && kernel.follows(**party)
+                let follows = |followed: &BTreeSet<PartyId>| {
+                    followed.contains(*party) && kernel.follows(**party)
+                };
+                next_seq < **next && followed.as_ref().is_none_or(follows)
             })?;
             Some((*at, *lacks.0))
         });
