@@ -36,9 +36,9 @@ const PAGES_OF_UNKNOWN_MAX: usize = 2;
 const PAGES_OF_UNSERVED_MAX: usize = 1;
 /// How often the rest of a peer doubles that announces what it does not serve.
 const RESTS_DOUBLED_MAX: u32 = 4;
-/// How long a page may take before another peer is asked, and how much longer for each entry that
-/// was asked of the peer by then. One that comes later is used too.
+/// How long a page may take before another peer is asked. One that comes later is used too.
 const PAGE_MS: u64 = 1_500;
+/// How much longer it may take for each entry that its peer was asked for by then.
 const ENTRY_MS: u64 = 2;
 /// The first rest of a peer that left pages unserved; each further one is twice as long.
 const REST_MS: u64 = 3_000;

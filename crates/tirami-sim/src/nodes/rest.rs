@@ -100,7 +100,14 @@ impl World {
     }
 
     fn look_at_heal(&mut self) -> Result<(), String> {
-        let Some(healed) = &self.healed else { return Ok(()) };
+        // While all who keep all chains are without power there is nobody to learn from.
+        let mut honest = self.nodes.iter().filter(|node| node.is_honest());
+        let keeps_all =
+            honest.any(|node| node.lattice().is_some_and(|lattice| lattice.keeps() == Keep::All));
+        let Some(healed) = &mut self.healed else { return Ok(()) };
+        if !keeps_all {
+            healed.at = self.now;
+        }
         let behind = healed.nodes.iter().find_map(|Up { at, life, followed }| {
             let node = &self.nodes[*at];
             let kernel = node.kernel.as_ref().filter(|_| node.life == *life)?;
