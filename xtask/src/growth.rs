@@ -19,9 +19,23 @@ const RUNS: &str = "docs/reference/mesh-simulation.jsonl";
 const BEGIN: &str = "<!-- written by cargo xtask growth -->\n";
 const END: &str = "<!-- end -->\n";
 
+/// Which chains members keep.
+struct Mode {
+    /// As the simulator tells it.
+    name: &'static str,
+    title: &'static str,
+}
+
+const MODES: [Mode; 2] = [
+    Mode { name: "all", title: "Every node keeps every chain" },
+    Mode { name: "own", title: "Members keep their own chain and their counterparties'" },
+];
+
 /// A size that is measured.
 struct Size {
     nodes: &'static str,
+    /// The name of a [`Mode`].
+    keep: &'static str,
     seeds: &'static str,
     seconds: &'static str,
     /// A client's mean pause in milliseconds: the mesh as a whole is asked about ten times a
@@ -31,12 +45,29 @@ struct Size {
     jobs: &'static str,
 }
 
-const SIZES: [Size; 5] = [
-    Size { nodes: "30", seeds: "12", seconds: "60", pause: "3000", jobs: "2" },
-    Size { nodes: "100", seeds: "4", seconds: "60", pause: "10000", jobs: "2" },
-    Size { nodes: "300", seeds: "2", seconds: "40", pause: "30000", jobs: "2" },
-    Size { nodes: "1000", seeds: "3", seconds: "30", pause: "100000", jobs: "2" },
-    Size { nodes: "3000", seeds: "1", seconds: "40", pause: "300000", jobs: "1" },
+impl Size {
+    /// The names it is asked for by: as large as it is, or so and in one mode.
+    fn is_named(&self, name: &str) -> bool {
+        name == self.nodes || name == format!("{}-{}", self.nodes, self.keep)
+    }
+}
+
+const fn size(
+    [nodes, keep]: [&'static str; 2],
+    [seeds, seconds, pause, jobs]: [&'static str; 4],
+) -> Size {
+    Size { nodes, keep, seeds, seconds, pause, jobs }
+}
+
+const SIZES: [Size; 8] = [
+    size(["30", "all"], ["12", "60", "3000", "2"]),
+    size(["100", "all"], ["4", "60", "10000", "2"]),
+    size(["300", "all"], ["2", "40", "30000", "2"]),
+    size(["1000", "all"], ["1", "40", "100000", "1"]),
+    size(["100", "own"], ["4", "60", "10000", "2"]),
+    size(["300", "own"], ["2", "60", "30000", "2"]),
+    size(["1000", "own"], ["2", "40", "100000", "2"]),
+    size(["3000", "own"], ["1", "40", "300000", "1"]),
 ];
 
 /// A figure of each run.
@@ -52,11 +83,11 @@ const FIGURES: [Figure; 4] = [
     Figure { field: "converged_ms", row: "ms from a heal to the same knowledge" },
 ];
 
-/// One figure of all runs, by size.
+/// One figure of all runs.
 struct Series {
     title: &'static str,
-    /// Nodes, and the figure of each run of that size, ascending.
-    sizes: Vec<(u64, Vec<u64>)>,
+    /// In each mode of [`MODES`]: nodes, and the figure of each run of that size, ascending.
+    modes: Vec<Vec<(u64, Vec<u64>)>>,
 }
 
 /// Measures the sizes asked for, all when none is, and writes page and picture of all runs known;
@@ -70,17 +101,19 @@ pub(crate) fn growth(sizes: &[&str]) -> Outcome<()> {
 }
 
 fn measure(sizes: &[&str], lines: &mut Vec<String>) -> Outcome<()> {
-    let unknown = sizes.iter().find(|asked| SIZES.iter().all(|size| size.nodes != **asked));
+    let unknown = sizes.iter().find(|asked| !SIZES.iter().any(|size| size.is_named(asked)));
     if let Some(unknown) = unknown {
         return Err(Failure::new(format!("{unknown} is not a size that is measured")));
     }
     run_watched(&mut cargo(["build", "--release", "-p", "tirami-sim"]))?;
-    for size in SIZES.iter().filter(|size| sizes.is_empty() || sizes.contains(&size.nodes)) {
+    let is_asked = |size: &&Size| sizes.is_empty() || sizes.iter().any(|name| size.is_named(name));
+    for size in SIZES.iter().filter(is_asked) {
         let mut command = Command::new(workspace::release_binary("tirami-sim"));
         command.args(arguments(size)).args(["--jobs", size.jobs, "--json"]);
+        command.args((size.keep == "own").then_some("--keep-own"));
         println!("  $ {}", crate::process::shown(&command));
         let told = output(&mut command)?;
-        let of_size = format!("\"nodes\":{},", size.nodes);
+        let of_size = format!("\"nodes\":{},\"keep\":\"{}\",", size.nodes, size.keep);
         lines.retain(|line| !line.contains(&of_size));
         lines.extend(told.lines().map(str::to_owned));
         workspace::write(&at(RUNS), &(lines.join("\n") + "\n"))?;
@@ -128,43 +161,54 @@ fn publish(lines: &[String]) -> Outcome<()> {
         .and_then(|(before, rest)| rest.split_once(END).map(|(_, after)| (before, after)));
     let (before, after) =
         parts.ok_or_else(|| Failure::new(format!("{PAGE} has no place for the table")))?;
-    let table = table(&runs, &all)?;
-    print!("{table}");
-    workspace::write(&at(PAGE), &format!("{before}{BEGIN}{table}{END}{after}"))?;
+    let mut tables = String::new();
+    for mode in &MODES {
+        let table = table(&runs, &all, mode)?;
+        tables.push_str(&format!("\n{}:\n\n{table}\n", mode.title));
+    }
+    print!("{tables}");
+    workspace::write(&at(PAGE), &format!("{before}{BEGIN}{tables}{END}{after}"))?;
     workspace::write(&at(PICTURE), &picture::draw(&all))?;
     println!("\nwrote {PAGE} and {PICTURE}");
     Ok(())
 }
 
 fn series(runs: &[Json], figure: &Figure) -> Outcome<Series> {
-    let mut sizes = Vec::new();
-    for size in &SIZES {
-        let mut figures = figures(runs, size, figure.field)?;
-        figures.sort_unstable();
-        let nodes = size.nodes.parse().unwrap_or_default();
-        if !figures.is_empty() {
-            sizes.push((nodes, figures));
+    let mut modes = Vec::new();
+    for mode in &MODES {
+        let mut sizes = Vec::new();
+        for size in SIZES.iter().filter(|size| size.keep == mode.name) {
+            let mut figures = figures(runs, size, figure.field)?;
+            figures.sort_unstable();
+            let nodes = size.nodes.parse().unwrap_or_default();
+            if !figures.is_empty() {
+                sizes.push((nodes, figures));
+            }
         }
+        modes.push(sizes);
     }
-    Ok(Series { title: figure.row, sizes })
+    Ok(Series { title: figure.row, modes })
 }
 
 fn figures(runs: &[Json], size: &Size, field: &str) -> Outcome<Vec<u64>> {
     let mut figures = Vec::new();
     for run in runs {
-        if run.whole("nodes")?.to_string() == size.nodes {
+        let is_of_size =
+            run.whole("nodes")?.to_string() == size.nodes && run.text("keep")? == size.keep;
+        if is_of_size {
             figures.push(u64::try_from(run.whole(field)?).unwrap_or_default());
         }
     }
     Ok(figures)
 }
 
-fn table(runs: &[Json], all: &[Series]) -> Outcome<String> {
-    let measured = SIZES.iter().filter(|size| {
-        all.iter()
-            .any(|series| series.sizes.iter().any(|(nodes, _)| nodes.to_string() == size.nodes))
-    });
-    let measured: Vec<&Size> = measured.collect();
+fn table(runs: &[Json], all: &[Series], mode: &Mode) -> Outcome<String> {
+    let mut measured = Vec::new();
+    for size in SIZES.iter().filter(|size| size.keep == mode.name) {
+        if !figures(runs, size, "seed")?.is_empty() {
+            measured.push(size);
+        }
+    }
     let mut rows = vec![cells("nodes", measured.iter().map(|size| thousands(size.nodes)))];
     rows.push(format!("|{}", "---|".repeat(measured.len() + 1)));
     let sums = |field| -> Outcome<Vec<u64>> {
@@ -185,8 +229,9 @@ fn table(runs: &[Json], all: &[Series]) -> Outcome<String> {
     });
     rows.push(cells("of those that could be answered, answered", answered));
     for series in all {
-        let told = series.sizes.iter().map(|(_, figures)| told(figures));
-        rows.push(cells(series.title, told));
+        let modes = MODES.iter().zip(&series.modes).find(|(known, _)| known.name == mode.name);
+        let sizes = modes.map(|(_, sizes)| sizes.as_slice()).unwrap_or_default();
+        rows.push(cells(series.title, sizes.iter().map(|(_, figures)| told(figures))));
     }
     Ok(rows.join("\n") + "\n")
 }
@@ -233,7 +278,7 @@ mod tests {
     fn the_table_has_a_column_for_each_size_measured() {
         let line = |nodes: u64, seed: u64| {
             let run = format!(
-                "{{\"seed\":{seed},\"nodes\":{nodes},\"events\":10,\"jobs\":3,\"completed\":2,\
+                "{{\"seed\":{seed},\"nodes\":{nodes},\"keep\":\"all\",\"events\":10,\"jobs\":3,\"completed\":2,\
                  \"failed\":{},\"bytes_per_node_second\":{},\"messages_per_node_second\":4,\
                  \"bytes_per_node_job\":5,\"converged_ms\":6}}",
                 nodes / 300,
@@ -244,11 +289,12 @@ mod tests {
         let runs = [line(100, 1), line(100, 2), line(300, 1)];
         let all: Vec<Series> =
             FIGURES.iter().map(|figure| series(&runs, figure).unwrap()).collect();
-        let table = table(&runs, &all).unwrap();
+        let table = table(&runs, &all, &MODES[0]).unwrap();
         assert!(table.starts_with("| nodes | 100 | 300 |\n|---|---|---|\n"), "{table}");
         assert!(table.contains("| all 4 | 2 of 3 |"), "{table}");
         assert!(table.contains("each second | 200 (100–200) | 100 |"), "{table}");
         let picture = picture::draw(&all);
         assert_eq!(picture.matches("<polyline").count(), 4);
+        assert!(SIZES.iter().any(|size| size.is_named("3000-own") && size.is_named("3000")));
     }
 }

@@ -12,11 +12,14 @@ use crate::{Failure, Outcome, clients, codegen, demo, model, programs, tidy, wor
 /// A simulation of 40 worlds with 25 000 events each: a million in all.
 const SIMULATION: [&str; 4] = ["--seeds", "40", "--events", "25000"];
 
-/// Simulations of whole nodes: many small meshes, two large ones at the same time, none with a
-/// broken invariant.
-const SIMULATIONS_OF_NODES: [[&str; 8]; 2] = [
-    ["--nodes", "50", "--seeds", "100", "--seconds", "60", "--pause", "8000"],
-    ["--nodes", "300", "--seeds", "2", "--seconds", "40", "--pause", "30000"],
+/// Simulations of whole nodes, all with liars, faults of disks and networks, and as many dishonest
+/// witnesses as the seed draws: many small meshes and a few large ones, none with a broken
+/// invariant. Where members keep few chains memory holds a thousand nodes, twice.
+const SIMULATIONS_OF_NODES: [&[&str]; 4] = [
+    &["--nodes", "50", "--seeds", "100", "--seconds", "60", "--pause", "8000"],
+    &["--nodes", "50", "--seeds", "50", "--seconds", "60", "--pause", "8000", "--keep-own"],
+    &["--nodes", "300", "--seeds", "2", "--seconds", "40", "--pause", "30000"],
+    &["--nodes", "1000", "--seeds", "4", "--seconds", "30", "--pause", "100000", "--keep-own"],
 ];
 
 /// Runs everything.

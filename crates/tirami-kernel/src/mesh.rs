@@ -9,6 +9,7 @@ mod charters;
 mod claims;
 mod farewell;
 mod faucet;
+mod fetch;
 mod handshake;
 mod kept;
 mod lag;
@@ -33,12 +34,13 @@ pub use addresses::ADDRESSES_KNOWN_MAX;
 pub use charters::DRAFTS_MAX;
 pub use farewell::{FAREWELLS_MAX, Farewell};
 pub use faucet::Faucet;
+pub use fetch::PAGE_MAX;
 pub use handshake::Standing;
-pub use kept::{FIRST_CONTACT_MAX, FOLLOWED_MAX, WISHED_MAX};
+pub use kept::{FIRST_CONTACT_MAX, FOLLOWED_MAX, FOLLOWED_MS, HELD_MAX, WISHED_MAX};
 pub use peer::Peer;
 pub use settings::{ADMITTED_MAX, Admission, MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
-pub use sync::{PAGE_MAX, SERVE_MAX};
+pub use sync::SERVE_MAX;
 pub use witness::{FREE_OPENS, OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX};
 
 /// Peers that a node looks for by itself; witnesses come on top.
@@ -77,7 +79,8 @@ pub struct Mesh {
     addresses: addresses::Addresses,
     scores: BTreeMap<PartyId, Score>,
     signals: signals::Signals,
-    fetch: sync::Fetch,
+    held: sync::Held,
+    fetch: fetch::Fetch,
     lag: lag::Lag,
     kept: kept::Kept,
     desk: witness::Desk,

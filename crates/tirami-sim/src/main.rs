@@ -155,9 +155,10 @@ fn in_order<R: Send>(
 fn nodes_json(report: &NodesReport, wall_ms: u128) -> String {
     let counts = &report.counts;
     format!(
-        r#"{{"seed":{},"nodes":{},"liars":{},"witnesses":{},"dishonest":{},"events":{},"jobs":{},"completed":{},"failed":{},"excused":{},"paid":{},"converged_ms":{},"messages_per_node_second":{},"bytes_per_node_second":{},"bytes_per_node_job":{},"state":"{}","wall_ms":{wall_ms}}}"#,
+        r#"{{"seed":{},"nodes":{},"keep":"{}","liars":{},"witnesses":{},"dishonest":{},"events":{},"jobs":{},"completed":{},"failed":{},"excused":{},"paid":{},"converged_ms":{},"messages_per_node_second":{},"bytes_per_node_second":{},"bytes_per_node_job":{},"state":"{}","wall_ms":{wall_ms}}}"#,
         report.seed,
         report.nodes,
+        if report.keep == Keep::Own { "own" } else { "all" },
         report.liars,
         report.witnesses,
         report.dishonest,

@@ -1,6 +1,6 @@
 //! The picture of [`super::growth`]: one panel for each figure, both axes logarithmic.
 
-use super::Series;
+use super::{MODES, Series};
 
 const PANEL_WIDTH: f64 = 380.0;
 const PANEL_HEIGHT: f64 = 250.0;
@@ -16,14 +16,18 @@ text{font:12px system-ui,sans-serif;fill:#333}\
 .grid{stroke:#ddd;stroke-width:1}\
 .line{fill:none;stroke:#0b66c3;stroke-width:2}\
 .dot{fill:#0b66c3}\
+.own .line{stroke:#b3541e;stroke-dasharray:6 3}.own .dot{fill:#b3541e}\
 @media(prefers-color-scheme:dark){\
 text{fill:#c8ccd2}.title{fill:#f0f2f5}.ground{fill:#15181d}.grid{stroke:#343a43}\
-.line{stroke:#6db3f8}.dot{fill:#6db3f8}}";
+.line{stroke:#6db3f8}.dot{fill:#6db3f8}\
+.own .line{stroke:#f0a36d}.own .dot{fill:#f0a36d}}";
+/// Height of the line under the panels that says which line is which mode.
+const KEY_HEIGHT: f64 = 30.0;
 
 /// The whole picture as SVG.
 pub(super) fn draw(all: &[Series]) -> String {
     let rows = all.len().div_ceil(COLUMNS);
-    let (width, height) = (PANEL_WIDTH * COLUMNS as f64, PANEL_HEIGHT * rows as f64);
+    let (width, height) = (PANEL_WIDTH * COLUMNS as f64, PANEL_HEIGHT * rows as f64 + KEY_HEIGHT);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          width=\"{width}\" height=\"{height}\" role=\"img\" \
@@ -35,15 +39,30 @@ pub(super) fn draw(all: &[Series]) -> String {
         let (x, y) = (x as f64 * PANEL_WIDTH, y as f64 * PANEL_HEIGHT);
         out.push_str(&format!("<g transform=\"translate({x} {y})\">\n{}</g>\n", panel(series)));
     }
+    for (place, mode) in MODES.iter().enumerate() {
+        let (x, y) = (MARGINS[0] + PANEL_WIDTH * place as f64, height - KEY_HEIGHT / 2.0);
+        out.push_str(&format!(
+            "<g class=\"{}\"><polyline class=\"line\" points=\"{x},{y} {},{y}\"/>\
+             <text x=\"{}\" y=\"{}\">{}</text></g>\n",
+            mode.name,
+            x + 28.0,
+            x + 36.0,
+            y + 4.0,
+            mode.title
+        ));
+    }
     out + "</svg>\n"
 }
 
 fn panel(series: &Series) -> String {
     let [left, top, right, bottom] = MARGINS;
-    let figures = || series.sizes.iter().flat_map(|(_, figures)| figures).copied();
-    let across =
-        Axis::over(series.sizes.iter().map(|(nodes, _)| *nodes), (left, PANEL_WIDTH - right));
-    let up = Axis::over(figures(), (PANEL_HEIGHT - bottom, top));
+    let sizes = || series.modes.iter().flatten();
+    let figures = sizes().flat_map(|(_, figures)| figures).copied();
+    let mut counts: Vec<u64> = sizes().map(|(nodes, _)| *nodes).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    let across = Axis::over(counts.iter().copied(), (left, PANEL_WIDTH - right));
+    let up = Axis::over(figures, (PANEL_HEIGHT - bottom, top));
     let mut out = format!("<text class=\"title\" x=\"{left}\" y=\"22\">{}</text>\n", series.title);
     for tick in up.ticks() {
         let y = up.place(tick);
@@ -56,7 +75,7 @@ fn panel(series: &Series) -> String {
             short(tick)
         ));
     }
-    for (nodes, _) in &series.sizes {
+    for nodes in &counts {
         let x = across.place(*nodes);
         out.push_str(&format!(
             "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{:.1}\"/>\
@@ -65,17 +84,23 @@ fn panel(series: &Series) -> String {
             PANEL_HEIGHT - bottom + 18.0,
         ));
     }
-    let mut line = Vec::new();
-    for (nodes, figures) in &series.sizes {
-        let x = across.place(*nodes);
-        for figure in figures {
-            let y = up.place(*figure);
-            out.push_str(&format!("<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.2\"/>"));
+    for (mode, sizes) in MODES.iter().zip(&series.modes).filter(|(_, sizes)| !sizes.is_empty()) {
+        out.push_str(&format!("<g class=\"{}\">\n", mode.name));
+        let mut line = Vec::new();
+        for (nodes, figures) in sizes {
+            let x = across.place(*nodes);
+            for figure in figures {
+                let y = up.place(*figure);
+                let dot = format!("<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.2\"/>");
+                out.push_str(&dot);
+            }
+            let middle = figures.get(figures.len() / 2).copied().unwrap_or_default();
+            line.push(format!("{x:.1},{:.1}", up.place(middle)));
         }
-        let middle = figures.get(figures.len() / 2).copied().unwrap_or_default();
-        line.push(format!("{x:.1},{:.1}", up.place(middle)));
+        let line = line.join(" ");
+        out.push_str(&format!("\n<polyline class=\"line\" points=\"{line}\"/>\n</g>\n"));
     }
-    out + &format!("\n<polyline class=\"line\" points=\"{}\"/>\n", line.join(" "))
+    out
 }
 
 /// From figures to places, logarithmic.

@@ -1,11 +1,14 @@
 //! A node that keeps only the chains it has to do with (MONEY §11): which they are, how it hears
 //! of them, and how it learns of money from parties it has nothing to do with yet.
 //!
-//! It keeps what it holds. A chain comes to be held because the node *follows* it: its own, those
-//! of clerks and registrars, of whoever orders here, answers for it, pays it, sponsors it or is
-//! sponsored by it. So the set is rebuilt from the store at every start; wishes that brought no
-//! chain yet are found again. Nobody but a witness can make a node follow a chain, and only the
-//! own witnesses' word says that a head is the last one.
+//! A chain comes to be held because the node *follows* it: its own, those of clerks and
+//! registrars, of whoever orders here, answers for it, pays it, sponsors it or is sponsored by it.
+//! It is followed no longer once nothing of this node rests on it: no job, nothing owed either
+//! way, nothing to collect, no welcome line. What is held of it stays, for the own entries name
+//! it, and goes on from there when it is needed again. So nothing here is durable: at a start the
+//! node follows what something rests on, and finds the rest when it meets it. Nobody but a witness
+//! can make a node follow a chain, and only the own witnesses' word says that a head is the last
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,17 +23,21 @@ use super::peer::AHEAD_MAX;
 use super::sync::HEAD_BYTES;
 use crate::kernel::{Effects, Kernel};
 
-/// Chains that a node follows which does not keep all.
+/// Chains that a node follows which does not keep all; its own and those of offices come on top.
 pub const FOLLOWED_MAX: usize = 4_096;
 /// Of them, those of which nothing has come yet.
 pub const WISHED_MAX: usize = 256;
+/// Chains of which such a node holds something at most, whether it follows them or not.
+pub const HELD_MAX: usize = 1 << 16;
+/// How long a chain is followed after the last time that something of this node rested on it.
+pub const FOLLOWED_MS: u64 = 120_000;
 /// Chains up to which strangers that order here are followed: the rest is kept free for whoever
 /// this node orders from, or is paid by.
 pub const FIRST_CONTACT_MAX: usize = FOLLOWED_MAX / 2;
 /// How long a chain is wished for of which nothing comes.
 const WISH_MS: u64 = 60_000;
 /// How often a witness is asked what goes beyond the chains kept, each time another one.
-const ASK_MS: u64 = 5_000;
+const ASK_MS: u64 = 3_000;
 /// Questions to one peer that may be open.
 const OPEN_MAX: usize = 2 * FOLLOWED_MAX / KEPT_PER_FRAME_MAX;
 /// Locks of sponsors whose chains are asked for next.
@@ -40,6 +47,8 @@ const ZERO: DocumentId = DocumentId::from_bytes([0; 32]);
 /// What a node knows that keeps some chains.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Kept {
+    /// Chains that are followed, and when something of this node last called for them.
+    followed: BTreeMap<PartyId, Timestamp>,
     /// Chains to be followed of which nothing is held yet, since when.
     wished: BTreeMap<PartyId, Timestamp>,
     /// When a witness last said that nothing goes beyond what is held of a chain.
@@ -51,6 +60,10 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    fn count(&self) -> usize {
+        self.followed.len().saturating_add(self.wished.len())
+    }
+
     /// Nothing goes beyond what is held of `chain`, says a witness.
     pub(super) fn is_level(&mut self, chain: PartyId, at: Timestamp) {
         self.checked.insert(chain, at);
@@ -98,7 +111,7 @@ impl Kernel {
         let lattice = self.ledger.lattice();
         !self.keeps_own()
             || chain == self.ledger.party()
-            || lattice.chain(chain).is_some()
+            || self.mesh.kept.followed.contains_key(&chain)
             || self.mesh.kept.wished.contains_key(&chain)
             || lattice.offices().contains(&chain)
     }
@@ -117,21 +130,33 @@ impl Kernel {
 
     /// Follows a chain from now on, if there is room.
     pub(super) fn follow(&mut self, chain: PartyId) -> bool {
+        let (now, lattice) = (self.clock, self.ledger.lattice());
+        if let Some(needed_at) = self.mesh.kept.followed.get_mut(&chain) {
+            *needed_at = now;
+            return true;
+        }
         if self.follows(chain) {
             return true;
         }
-        let wished = &mut self.mesh.kept.wished;
-        let held = self.ledger.lattice().chain_count();
-        if wished.len() >= WISHED_MAX || held.saturating_add(wished.len()) >= FOLLOWED_MAX {
+        let (is_held, held) = (lattice.chain(chain).is_some(), lattice.chain_count());
+        let kept = &mut self.mesh.kept;
+        if kept.count() >= FOLLOWED_MAX {
             return false;
         }
-        wished.insert(chain, self.clock);
+        if is_held {
+            kept.followed.insert(chain, now);
+            return true;
+        }
+        if kept.wished.len() >= WISHED_MAX || held.saturating_add(kept.wished.len()) >= HELD_MAX {
+            return false;
+        }
+        kept.wished.insert(chain, now);
         true
     }
 
     /// Somebody wants something of this node whose chain it has to know first.
     pub(crate) fn first_contact(&mut self, party: PartyId, effects: &mut Effects) {
-        let full = self.ledger.lattice().chain_count() >= FIRST_CONTACT_MAX;
+        let full = self.mesh.kept.count() >= FIRST_CONTACT_MAX;
         if !self.keeps_own() || (full && !self.follows(party)) || !self.follow(party) {
             return;
         }
@@ -159,9 +184,8 @@ impl Kernel {
     /// due to this node.
     pub(super) fn ask_kept(&mut self, to: PartyId, effects: &mut Effects) {
         let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
-        let held = lattice.chains().map(|(chain, _)| chain);
-        let wished = self.mesh.kept.wished.keys().copied();
-        let mut rest: BTreeSet<PartyId> = held.chain(wished).collect();
+        let (followed, wished) = (self.mesh.kept.followed.keys(), self.mesh.kept.wished.keys());
+        let mut rest: BTreeSet<PartyId> = followed.chain(wished).copied().collect();
         let first: Vec<PartyId> = lattice.offices().into_iter().chain([own]).collect();
         for chain in &first {
             rest.remove(chain);
@@ -200,7 +224,8 @@ impl Kernel {
         effects.send.push((to, Message::Kept { number, heads }));
     }
 
-    /// Answers a node that keeps some chains: which of them stand otherwise here.
+    /// Answers a node that keeps some chains: which of them stand otherwise here. Where it holds
+    /// more, which may be of its own chain only, this node asks for that.
     pub(super) fn tell_beyond(
         &mut self,
         to: PartyId,
@@ -224,6 +249,11 @@ impl Kernel {
         });
         let heads = beyond.collect();
         effects.send.push((to, Message::Beyond { number, heads }));
+        let more = asked.iter().filter(|asked| asked.next_seq > self.next_seq(asked.chain));
+        let more: Vec<Head> = more.copied().collect();
+        if !more.is_empty() {
+            self.take_heads(to, &more, effects);
+        }
     }
 
     /// What goes beyond the chains kept here is fetched; the rest is known to be level.
@@ -338,33 +368,72 @@ impl Kernel {
         if !self.keeps_own() {
             return;
         }
-        let lattice = self.ledger.lattice();
-        let (own, kept) = (self.ledger.party(), &mut self.mesh.kept);
-        kept.wished
-            .retain(|chain, since| lattice.chain(*chain).is_none() && now < since.plus_ms(WISH_MS));
-        kept.checked.retain(|chain, _| lattice.chain(*chain).is_some());
+        let (lattice, kept) = (self.ledger.lattice(), &mut self.mesh.kept);
+        kept.wished.retain(|chain, since| {
+            let is_held = lattice.chain(*chain).is_some();
+            if is_held {
+                kept.followed.insert(*chain, now);
+            }
+            !is_held && now < since.plus_ms(WISH_MS)
+        });
         if kept.asked_at.is_some_and(|at| now < at.plus_ms(ASK_MS)) {
             return;
         }
+        self.follow_needed(now);
         let open = self.mesh.peers.iter().filter(|(_, peer)| peer.is_open() && !peer.keeps_own);
         let turn = |(party, peer): &(&PartyId, &super::Peer)| {
             (!self.is_witness(**party), peer.questions.asked_at, **party)
         };
         let Some(to) = open.min_by_key(turn).map(|(party, _)| *party) else { return };
         self.mesh.kept.asked_at = Some(now);
-        let newcomers: Vec<PartyId> =
-            lattice.sponsored(own).map(|welcome| welcome.newcomer).collect();
-        let unproven = lattice.chains().filter(|(_, chain)| chain.state().unproven);
+        let followed = self.mesh.kept.followed.keys();
+        let followed = followed.filter_map(|chain| self.ledger.lattice().chain(*chain));
+        let unproven = followed.filter(|chain| chain.state().unproven);
         let locks: Vec<DocumentId> =
-            unproven.filter_map(|(_, chain)| chain.state().sponsor).take(LOCKS_MAX).collect();
-        for newcomer in newcomers {
-            self.follow(newcomer);
-        }
+            unproven.filter_map(|chain| chain.state().sponsor).take(LOCKS_MAX).collect();
         for lock in locks {
             self.mesh.kept.wants_lock(lock);
         }
         self.ask_kept(to, effects);
         self.ask_locks(effects);
+    }
+
+    /// Goes on following what something of this node rests on, and ends with the rest after a
+    /// while.
+    fn follow_needed(&mut self, now: Timestamp) {
+        for chain in self.needed() {
+            self.follow(chain);
+        }
+        let kept = &mut self.mesh.kept;
+        let past = kept.followed.iter().filter(|(_, at)| now >= at.plus_ms(FOLLOWED_MS));
+        for chain in past.map(|(chain, _)| *chain).collect::<Vec<_>>() {
+            kept.followed.remove(&chain);
+            for peer in self.mesh.peers.values_mut() {
+                peer.ahead.remove(&chain);
+            }
+        }
+        let offices = self.ledger.lattice().offices();
+        let own = self.ledger.party();
+        let Kept { followed, checked, .. } = &mut self.mesh.kept;
+        checked.retain(|chain, _| {
+            followed.contains_key(chain) || offices.contains(chain) || *chain == own
+        });
+    }
+
+    /// The chains that something of this node rests on: jobs either way, what is owed either way,
+    /// what it may collect, welcome lines it gave or was given.
+    fn needed(&self) -> BTreeSet<PartyId> {
+        let (own, lattice, book) = (self.ledger.party(), self.ledger.lattice(), self.ledger.book());
+        let asked = book.holds().values().filter_map(|hold| Some(hold.remote.as_ref()?.provider));
+        let debts = book.debts().iter().map(|(_, debt)| debt.provider);
+        let owing = book.consumers().iter().filter(|(_, known)| !known.owed.is_zero());
+        let items = lattice.uncollected(own).filter_map(|(item, _)| lattice.place_of(item));
+        let gave = lattice.sponsored(own).map(|welcome| welcome.newcomer);
+        let given = lattice.welcome(own).map(|welcome| welcome.sponsor);
+        let owing = owing.map(|(consumer, _)| *consumer);
+        let items = items.map(|place| place.slot.chain);
+        let all = asked.chain(debts).chain(owing).chain(items).chain(gave).chain(given);
+        all.filter(|chain| *chain != own).collect()
     }
 }
 

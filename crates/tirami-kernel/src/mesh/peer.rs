@@ -48,7 +48,7 @@ pub struct Peer {
     pub(crate) questions: super::kept::Questions,
     pub(crate) summary_at: Option<Timestamp>,
     pub(crate) synced_at: Option<Timestamp>,
-    pub(crate) pages: super::sync::Pages,
+    pub(crate) pages: super::fetch::Pages,
     /// The place after the last own entry it was asked to acknowledge, and when.
     pub(crate) offered_seq: u64,
     pub(crate) offered_at: Option<Timestamp>,
@@ -78,7 +78,7 @@ impl Peer {
             questions: super::kept::Questions::default(),
             summary_at: None,
             synced_at: None,
-            pages: super::sync::Pages::default(),
+            pages: super::fetch::Pages::default(),
             offered_seq: 0,
             offered_at: None,
             highest_asked_at: None,

@@ -1,8 +1,10 @@
 //! What the mesh does about events of its own ledger, messages of open peers, and time.
 
+use std::collections::BTreeSet;
+
 use tirami_core::{PartyId, Timestamp};
 use tirami_ledger::event::{BookEvent, Event};
-use tirami_ledger::lattice::{Change, Entry, LatticeEvent, SignedEntry};
+use tirami_ledger::lattice::{Change, Entry, EntryKind, LatticeEvent, SignedEntry};
 use tirami_proto::{Fault, FinalEntry, Message, PEERS_PER_FRAME_MAX, PeerAddress, WireEntry};
 
 use super::witness::{PENDING_PER_CHAIN_MAX, wire_entry};
@@ -175,7 +177,7 @@ impl Kernel {
                     self.mesh.roll.sponsored(entry.id());
                 }
                 let chain = entry.entry().chain;
-                self.mesh.fetch.went_on(chain);
+                self.mesh.held.went_on(chain);
                 let lattice = self.ledger.lattice();
                 if let Some(lock) = lattice.unseen_lock(chain).filter(|_| entry.entry().seq == 0) {
                     self.mesh.kept.wants_lock(lock);
@@ -249,7 +251,9 @@ impl Kernel {
         }
     }
 
-    /// Own entries that became final go to every peer at once, up to the last certificate.
+    /// Own entries that became final go to every peer at once, up to the last certificate; to one
+    /// that keeps only some chains where they concern it. It asks for what else it follows, and of
+    /// what did not reach a witness the witness learns by this node's questions.
     fn push_finals(&mut self, mut entries: Vec<FinalEntry>, effects: &mut Effects) {
         let certified = entries.iter().rposition(|entry| entry.certificate.is_some());
         entries.truncate(certified.map_or(0, |last| last + 1));
@@ -257,8 +261,14 @@ impl Kernel {
             return;
         }
         let (chain, next_seq) = (self.ledger.party(), self.next_seq(self.ledger.party()));
+        // Everybody keeps the chains of offices.
+        let is_office = self.ledger.lattice().offices().contains(&chain);
+        let concerned: BTreeSet<PartyId> = entries.iter().filter_map(concerned).collect();
         for to in self.mesh.others() {
             let Some(peer) = self.mesh.peers.get_mut(&to) else { continue };
+            if peer.keeps_own && !is_office && !concerned.contains(&to) {
+                continue;
+            }
             peer.knows(chain, next_seq);
             for page in pages(&entries) {
                 let (entries, more) = (page.to_vec(), false);
@@ -432,6 +442,16 @@ impl Kernel {
         {
             self.ask_peers(from, effects);
         }
+    }
+}
+
+/// The party besides its author that an entry is about.
+fn concerned(entry: &FinalEntry) -> Option<PartyId> {
+    match tirami_core::decode_body::<Entry>(&entry.bytes).ok()?.kind {
+        EntryKind::Pay(pay) => Some(pay.payee),
+        EntryKind::Transfer(transfer) => Some(transfer.payee),
+        EntryKind::Sponsor(sponsor) => Some(sponsor.newcomer),
+        _ => None,
     }
 }
 

@@ -1,11 +1,5 @@
-//! Synchronising chains: compare summaries, learn heads, fetch ranges of final entries.
-//!
-//! A node asks one peer at a time for the next page of a chain, from its own last final entry on.
-//! A page whose entries rest on another chain is parked by the ledger and goes on by itself when
-//! that chain has come; so long no further page of the chain is asked for. Of all entries that
-//! are missing at least one rests on nothing that is missing, so a round over all chains always
-//! makes progress, and nothing is ever followed by hashes. A cut-off peer costs nothing but time:
-//! what is final here is never asked for again.
+//! Synchronising chains: compare summaries, learn heads, take in ranges of final entries. Which
+//! ranges are asked of whom is in `fetch.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,26 +11,14 @@ use tirami_ledger::lattice::{
 };
 use tirami_proto::{BUCKETS, Fault, FinalEntry, Head, Message, WireSlot, bucket_of};
 
-use super::{Mesh, NEWS_PEERS_MAX, Peer, Serve, peer::AHEAD_MAX};
+use super::{NEWS_PEERS_MAX, Peer, Serve, peer::AHEAD_MAX};
 use crate::kernel::{Effects, Kernel};
 
-/// Final entries asked for at once.
-pub const PAGE_MAX: u32 = 256;
 /// Final entries that are served at once, whatever was asked for.
 pub const SERVE_MAX: u32 = 1_024;
-/// Pages asked for and not answered, in all.
-const ASKED_MAX: usize = 16;
-/// Pages asked of one peer and not answered; of one that served none yet, or that left some
-/// unserved, fewer.
-const ASKED_PER_PEER_MAX: usize = 8;
-const ASKED_OF_UNKNOWN_MAX: usize = 2;
-/// How often the rest of a peer doubles that announces what it does not serve.
-const RESTS_DOUBLED_MAX: u32 = 4;
 /// About the bytes of a final entry, and of a head, on the wire.
 const FINAL_BYTES: u32 = 600;
 pub(super) const HEAD_BYTES: u32 = 80;
-/// How long a page may take before another peer is asked. One that comes later is used too.
-const PAGE_MS: u64 = 3_000;
 /// How long a chain rests whose page could not be used yet.
 const STALLED_MS: u64 = 1_000;
 /// How often a peer is told what this node holds when nothing happens: each of a few, of many
@@ -52,55 +34,9 @@ const DOUBT_MS: u64 = 1_000;
 /// Digests remembered of each bucket: what it held after the latest changes.
 const PAST_MAX: usize = 16;
 
-/// How a peer serves what it says it holds.
+/// What the buckets of chains hold here, and held lately.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Pages {
-    has_served: bool,
-    /// How often pages of it did not come, since one came that was of use.
-    unserved: u32,
-    /// Until when nothing is asked of it, and what it announces is not believed.
-    rests_until: Option<Timestamp>,
-}
-
-impl Pages {
-    /// A page of it was of use.
-    fn served(&mut self) {
-        *self = Self { has_served: true, ..Self::default() };
-    }
-
-    /// What it said it had did not come. The first time may be a slow line; after that it rests,
-    /// each time for longer.
-    fn failed(&mut self, now: Timestamp) {
-        self.unserved = self.unserved.saturating_add(1);
-        if let Some(doubled) = self.unserved.checked_sub(2) {
-            let rest_ms = PAGE_MS << doubled.min(RESTS_DOUBLED_MAX);
-            self.rests_until = Some(now.plus_ms(rest_ms));
-        }
-    }
-
-    fn asked_max(&self) -> usize {
-        match (self.has_served, self.unserved) {
-            (true, 0) => ASKED_PER_PEER_MAX,
-            (false, 0) => ASKED_OF_UNKNOWN_MAX,
-            _ => 1,
-        }
-    }
-
-    fn rests(&self, now: Timestamp) -> bool {
-        self.rests_until.is_some_and(|until| now < until)
-    }
-}
-
-/// What is being fetched.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Fetch {
-    /// When this node last held all that a witness held which is not connected any more. A
-    /// partition makes that older, not untrue: jobs go on for as long as their provider allows.
-    level_at: Option<Timestamp>,
-    /// Chains of which a page is on its way, from whom, since when.
-    asked: BTreeMap<PartyId, (PartyId, Timestamp)>,
-    /// Chains that rest, until when, or until they go on from where they stood.
-    stalled: BTreeMap<PartyId, (Timestamp, u64)>,
+pub(crate) struct Held {
     /// The summary of the chains, and how many entries were final then.
     summary: Option<(usize, Summary)>,
     /// Buckets of chains that went on in this input.
@@ -108,20 +44,9 @@ pub(crate) struct Fetch {
     /// The digests that each bucket had lately, the present one last. A peer that shows one of
     /// them holds nothing of the bucket that this node lacks: what is final stays final.
     past: BTreeMap<u8, VecDeque<Digest>>,
-    /// Where the round over the chains goes on.
-    cursor: Option<PartyId>,
 }
 
-impl Fetch {
-    /// Remembers that this node held at `at` all that a witness did which now goes away.
-    pub(super) fn keep_level(&mut self, at: Option<Timestamp>) {
-        self.level_at = self.level_at.max(at);
-    }
-
-    pub(super) fn lost(&mut self, peer: PartyId) {
-        self.asked.retain(|_, (asked, _)| *asked != peer);
-    }
-
+impl Held {
     /// A chain went on.
     pub(super) fn went_on(&mut self, chain: PartyId) {
         self.changed.insert(bucket_of(chain));
@@ -139,13 +64,6 @@ impl Fetch {
 
     fn had(&self, bucket: u8, digest: &Digest) -> bool {
         self.past.get(&bucket).is_some_and(|past| past.contains(digest))
-    }
-}
-
-impl Mesh {
-    /// Pages of final entries that were asked for and have not come.
-    pub fn pages_asked(&self) -> usize {
-        self.fetch.asked.len()
     }
 }
 
@@ -183,20 +101,20 @@ impl Kernel {
     /// What this node says of its chains, which is the same as long as nothing becomes final.
     fn summary(&mut self) -> Summary {
         let (count, lattice) = (self.ledger.lattice().final_count(), self.ledger.lattice());
-        let kept = self.mesh.fetch.summary.take().filter(|(of, _)| *of == count);
+        let kept = self.mesh.held.summary.take().filter(|(of, _)| *of == count);
         let (_, summary) = kept.unwrap_or_else(|| (count, lattice.summary()));
         for (bucket, digest) in (0_u8..).zip(&summary.buckets) {
-            self.mesh.fetch.remember(bucket, *digest);
+            self.mesh.held.remember(bucket, *digest);
         }
-        self.mesh.fetch.summary = Some((count, summary.clone()));
+        self.mesh.held.summary = Some((count, summary.clone()));
         summary
     }
 
     /// Remembers what the buckets of the chains that went on hold now.
     pub(super) fn remember_buckets(&mut self) {
-        for bucket in core::mem::take(&mut self.mesh.fetch.changed) {
+        for bucket in core::mem::take(&mut self.mesh.held.changed) {
             let digest = self.ledger.lattice().bucket_digest(bucket);
-            self.mesh.fetch.remember(bucket, digest);
+            self.mesh.held.remember(bucket, digest);
         }
     }
 
@@ -250,8 +168,8 @@ impl Kernel {
             return;
         }
         let own = self.summary();
-        let fetch = &self.mesh.fetch;
-        let doubts = (0_u8..).zip(buckets).filter(|(bucket, theirs)| !fetch.had(*bucket, theirs));
+        let held = &self.mesh.held;
+        let doubts = (0_u8..).zip(buckets).filter(|(bucket, theirs)| !held.had(*bucket, theirs));
         let doubts: BTreeMap<u8, Digest> =
             doubts.map(|(bucket, theirs)| (bucket, *theirs)).collect();
         let now = self.clock;
@@ -274,12 +192,18 @@ impl Kernel {
         }
     }
 
-    /// Asks a peer for the heads of those buckets that news did not explain.
+    /// Asks a peer for the heads of those buckets that news did not explain: of those first where
+    /// the offices' chains are, so that these are fetched first.
     fn ask_heads(&mut self, from: PartyId, effects: &mut Effects) {
+        let offices: BTreeSet<u8> =
+            self.ledger.lattice().offices().into_iter().map(bucket_of).collect();
         let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
         peer.doubts_at = None;
-        for (bucket, theirs) in core::mem::take(&mut peer.doubts) {
-            if !self.mesh.fetch.had(bucket, &theirs) {
+        let doubts = core::mem::take(&mut peer.doubts);
+        let (first, rest): (Vec<_>, Vec<_>) =
+            doubts.into_iter().partition(|(bucket, _)| offices.contains(bucket));
+        for (bucket, theirs) in first.into_iter().chain(rest) {
+            if !self.mesh.held.had(bucket, &theirs) {
                 effects.send.push((from, Message::WantHeads { bucket }));
             }
         }
@@ -324,7 +248,7 @@ impl Kernel {
             } else if next_seq > own_next {
                 if peer.ahead.len() < AHEAD_MAX || peer.ahead.contains_key(&chain) {
                     peer.ahead.insert(chain, next_seq);
-                    wanted |= !self.mesh.fetch.asked.contains_key(&chain);
+                    wanted |= !self.mesh.fetch.is_asked(chain);
                 }
             } else if next_seq == own_next && own_head.is_some_and(|own| own != head) {
                 // Both are final: the peer's branch has to be known here too.
@@ -341,76 +265,6 @@ impl Kernel {
         if wanted {
             self.fetch_more(effects);
         }
-    }
-
-    /// Asks for the next pages, in turns over all chains that are ahead somewhere.
-    pub(super) fn fetch_more(&mut self, effects: &mut Effects) {
-        let mut free = ASKED_MAX.saturating_sub(self.mesh.fetch.asked.len());
-        if free == 0 || self.mesh.peers.values().all(|peer| peer.ahead.is_empty()) {
-            return;
-        }
-        let mut load = BTreeMap::<PartyId, usize>::new();
-        for (peer, _) in self.mesh.fetch.asked.values() {
-            *load.entry(*peer).or_default() += 1;
-        }
-        for (chain, peers) in self.chains_in_turn() {
-            if free == 0 {
-                break;
-            }
-            let busy = |peer: &PartyId| load.get(peer).copied().unwrap_or_default();
-            let pages = |peer: &PartyId| self.mesh.peers.get(peer).map(|peer| &peer.pages);
-            let is_free =
-                |peer: &PartyId| pages(peer).is_some_and(|pages| busy(peer) < pages.asked_max());
-            let unserved = |peer: &PartyId| pages(peer).map(|pages| pages.unserved);
-            let able = peers.into_iter().filter(is_free);
-            let from = able.min_by_key(|peer| (unserved(peer), busy(peer)));
-            let Some(from) = from else { continue };
-            let from_seq = self.next_seq(chain);
-            *load.entry(from).or_default() += 1;
-            free -= 1;
-            self.mesh.fetch.asked.insert(chain, (from, self.clock));
-            self.mesh.fetch.cursor = Some(chain);
-            let message = Message::WantRange { chain, from_seq, max: PAGE_MAX };
-            effects.send.push((from, message));
-        }
-    }
-
-    /// Chains to fetch and who has them, after the one asked for last; what is here by now is
-    /// dropped.
-    fn chains_in_turn(&mut self) -> Vec<(PartyId, Vec<PartyId>)> {
-        let now = self.clock;
-        let mut chains = BTreeMap::<PartyId, Vec<PartyId>>::new();
-        let lattice = self.ledger.lattice();
-        let witnesses: Vec<PartyId> =
-            lattice.charter().witnesses.iter().map(|key| key.party()).collect();
-        for (party, peer) in &mut self.mesh.peers {
-            let had = !peer.ahead.is_empty();
-            let is_witness = witnesses.contains(party);
-            let kept = &mut self.mesh.kept;
-            peer.ahead.retain(|chain, next| {
-                let lacks = *next > lattice.chain(*chain).map_or(0, |chain| chain.next_seq());
-                if !lacks && is_witness {
-                    kept.is_level(*chain, now);
-                }
-                lacks
-            });
-            if had && peer.ahead.is_empty() {
-                peer.synced_at = Some(now);
-            }
-            for chain in peer.ahead.keys() {
-                chains.entry(*chain).or_default().push(*party);
-            }
-        }
-        let fetch = &self.mesh.fetch;
-        let rests = |chain: &PartyId| {
-            let stood = fetch.stalled.get(chain).filter(|(until, _)| *until > now);
-            stood.is_some_and(|(_, next)| *next == self.next_seq(*chain))
-        };
-        chains.retain(|chain, _| !fetch.asked.contains_key(chain) && !rests(chain));
-        let mut turn: Vec<_> = chains.into_iter().collect();
-        let first = turn.partition_point(|(chain, _)| Some(*chain) <= fetch.cursor);
-        turn.rotate_left(first);
-        turn
     }
 
     pub(super) fn want_range(
@@ -438,10 +292,7 @@ impl Kernel {
         (chain, entries): (PartyId, Vec<FinalEntry>),
         effects: &mut Effects,
     ) {
-        let answered = self.mesh.fetch.asked.get(&chain).is_some_and(|(peer, _)| *peer == from);
-        if answered {
-            self.mesh.fetch.asked.remove(&chain);
-        }
+        let answered = self.mesh.fetch.answered(chain, from);
         let certified = entries.iter().rposition(|entry| entry.certificate.is_some());
         if certified.map_or(0, |last| last + 1) != entries.len() {
             self.fault(from, Fault::Invalid, effects);
@@ -509,7 +360,7 @@ impl Kernel {
             return;
         }
         let until = self.clock.plus_ms(STALLED_MS);
-        self.mesh.fetch.stalled.insert(chain, (until, self.next_seq(chain)));
+        self.mesh.fetch.rest(chain, until, self.next_seq(chain));
         for dependency in waits {
             if let Dependency::Charter(_) = dependency {
                 self.ask_charters(from, effects);
@@ -570,31 +421,7 @@ impl Kernel {
 
     /// Gives up on pages that do not come, and compares with peers from time to time.
     pub(super) fn beat_sync(&mut self, now: Timestamp, effects: &mut Effects) {
-        let fetch = &mut self.mesh.fetch;
-        fetch.stalled.retain(|_, (until, _)| *until > now);
-        let late = fetch.asked.iter().filter(|(_, (_, since))| now >= since.plus_ms(PAGE_MS));
-        let late: Vec<_> = late.map(|(chain, (peer, _))| (*chain, *peer)).collect();
-        let mut failed = BTreeSet::new();
-        for (chain, from) in late {
-            self.mesh.fetch.asked.remove(&chain);
-            if let Some(peer) = self.mesh.peers.get_mut(&from) {
-                peer.ahead.remove(&chain);
-                failed.insert(from);
-            }
-        }
-        for (party, peer) in &mut self.mesh.peers {
-            let has_rested = peer.pages.rests_until.take_if(|until| *until <= now).is_some();
-            if failed.contains(party) {
-                peer.pages.failed(now);
-                if peer.pages.rests(now) {
-                    peer.ahead.clear();
-                }
-            } else if has_rested {
-                failed.insert(*party);
-            }
-        }
-        // Such a peer may be slow and still the only one that has the chain.
-        for from in failed {
+        for from in self.beat_fetch(now) {
             self.compare_with(from, effects);
         }
         let doubted = |peer: &Peer| peer.doubts_at.is_some_and(|at| now >= at.plus_ms(DOUBT_MS));

@@ -107,6 +107,16 @@ pub(crate) struct Faults {
     pub(crate) reorder: u64,
 }
 
+/// A range of final entries that a node asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Range {
+    pub(crate) by: usize,
+    pub(crate) chain: PartyId,
+    pub(crate) from_seq: u64,
+    /// What was final at the node then.
+    pub(crate) next_seq: u64,
+}
+
 enum Delivery {
     Lost(usize, PartyId),
     Message { from: usize, to: usize, connection: u64, bytes: Vec<u8> },
@@ -127,6 +137,10 @@ pub(crate) struct Net {
     groups: Vec<BTreeSet<usize>>,
     dice: u64,
     pub(crate) sent: BTreeMap<&'static str, u64>,
+    /// Ranges that were asked for.
+    pub(crate) ranges: Vec<Range>,
+    /// Final entries that arrived in pages and pushes, by node.
+    pub(crate) arrived: BTreeMap<usize, u64>,
     /// Nodes that announce a million entries more than they hold, and serve none.
     pub(crate) boasters: BTreeSet<usize>,
 }
@@ -155,6 +169,8 @@ impl Net {
             groups: Vec::new(),
             dice: 7,
             sent: BTreeMap::new(),
+            ranges: Vec::new(),
+            arrived: BTreeMap::new(),
             boasters: BTreeSet::new(),
         };
         net.nodes.push(Node::new(keys[0].clone(), lattice));
@@ -316,6 +332,11 @@ impl Net {
         let Some(to) = self.number_of(to) else { return };
         let Some(connection) = self.connections.get(&pair(from, to)).copied() else { return };
         *self.sent.entry(kind(message)).or_default() += 1;
+        if let Message::WantRange { chain, from_seq, .. } = message {
+            let (by, chain, from_seq) = (from, *chain, *from_seq);
+            let next_seq = self.nodes[by].lattice().chain(chain).map_or(0, |c| c.next_seq());
+            self.ranges.push(Range { by, chain, from_seq, next_seq });
+        }
         let boast = self.boasters.contains(&from).then(|| boasted(message));
         let message = match &boast {
             Some(None) => return,
@@ -487,6 +508,9 @@ impl Net {
         let mut frames = Frames::new(CONTROL_FRAME_BYTES_MAX);
         frames.push(bytes);
         let message = frames.next::<Message>().unwrap().expect("a known message");
+        if let Message::Finals { entries, .. } = &message {
+            *self.arrived.entry(to).or_default() += entries.len() as u64;
+        }
         if let (true, Message::WantRange { chain, from_seq, .. }) =
             (self.boasters.contains(&to), &message)
         {

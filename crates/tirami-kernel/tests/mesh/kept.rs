@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use tirami_core::{DocumentId, PartyId};
 use tirami_kernel::Input;
 use tirami_kernel::command::Command;
-use tirami_kernel::lattice::{CharterChange, Keep, Sponsor};
-use tirami_kernel::mesh::{MeshInput, PeerEvent, WISHED_MAX};
+use tirami_kernel::lattice::{CharterChange, Keep, Lattice, Sponsor};
+use tirami_kernel::mesh::{FOLLOWED_MS, MeshInput, PeerEvent, WISHED_MAX};
 use tirami_proto::{Head, Message, WirePlace};
 
-use crate::harness::{Faults, Net, trm};
+use crate::harness::{Faults, Net, START_MS, trm};
 
 fn held(net: &Net, node: usize) -> BTreeSet<PartyId> {
     net.nodes[node].lattice().chains().map(|(chain, _)| chain).collect()
@@ -113,6 +113,8 @@ fn a_consumer_is_known_a_moment_after_it_came() {
     assert!(!kernel(&net).knows_consumer(consumer));
     net.split(&[]);
     net.run_ms(20_000);
+    contact(&mut net, light, consumer);
+    net.run_ms(300);
     assert!(kernel(&net).knows_consumer(consumer));
 }
 
@@ -233,4 +235,108 @@ fn nobody_makes_a_node_keep_what_it_does_not_want() {
     contact(&mut net, light, chain);
     net.run_ms(1_000);
     assert!(held(&net, light).contains(&chain), "there is room again");
+}
+
+#[test]
+fn a_newcomer_judges_a_consumer_before_it_holds_what_the_consumer_earned() {
+    let mut net = Net::of(6);
+    for round in 0..30 {
+        for node in [0, 2, 3, 4, 5] {
+            for _ in 0..8 {
+                net.transfer(node, if round % 3 == 0 { 1 } else { 2 + node % 4 }, 1);
+            }
+        }
+        net.run_ms(300);
+        for node in 1..6 {
+            net.collect(node);
+        }
+    }
+    net.run_ms(2_000);
+    let light = net.join_light(&[0]);
+    net.run_ms(2_000);
+    let consumer = net.party(1);
+    contact(&mut net, light, consumer);
+    net.run_ms(300);
+    assert!(net.nodes[light].kernel.knows_consumer(consumer));
+    let (here, there) = (net.nodes[light].lattice(), net.nodes[0].lattice());
+    let standing = |lattice: &Lattice| {
+        let balance = lattice.chain(consumer).unwrap().balance();
+        (balance, lattice.floor(consumer), lattice.line(consumer))
+    };
+    assert_eq!(standing(here), standing(there));
+    assert!(standing(here).0 > 100_000_000);
+    let (held, all) = (here.final_count(), there.final_count());
+    assert!(3 * held < all, "{held} of {all} entries");
+    net.check();
+}
+
+#[test]
+fn what_only_its_owner_knows_to_be_final_reaches_the_witnesses() {
+    let mut net = Net::of(3);
+    let witnesses = [0, 1, 2].map(|node| net.nodes[node].key.public()).to_vec();
+    let change = CharterChange { witnesses: Some(witnesses), ..CharterChange::default() };
+    net.ok(0, Command::ProposeCharter(Box::new(change)));
+    net.run_ms(3_000);
+    let light = net.join_light(&[0, 1, 2]);
+    net.run_ms(10_000);
+    let party = net.party(light);
+    let next_seq =
+        |net: &Net, node: usize| net.nodes[node].lattice().chain(party).unwrap().next_seq();
+    net.transfer(light, 1, 1);
+    // The acknowledgements arrive, and what the owner says then does not.
+    net.run_ms(11);
+    net.split(&[&[light]]);
+    let known = next_seq(&net, light);
+    net.run_ms(2_000);
+    assert!((0..3).all(|witness| next_seq(&net, witness) < known));
+    net.split(&[]);
+    net.run_ms(6_000);
+    assert!((0..3).all(|witness| next_seq(&net, witness) == known));
+}
+
+#[test]
+fn a_chain_is_followed_while_something_rests_on_it_and_found_again_later() {
+    let mut net = Net::of(5);
+    let light = net.join_light(&[0]);
+    net.run_ms(3_000);
+    net.transfer(1, light, 5);
+    let payer = net.party(1);
+    let follows = |net: &Net| net.nodes[light].kernel.follows(payer);
+    while !follows(&net) {
+        net.run_ms(1);
+        assert!(net.now_ms < START_MS + 60_000, "it does not hear of what it was paid");
+    }
+    // While the witness is away no collection becomes final.
+    net.stop(0);
+    net.run_ms(FOLLOWED_MS + 20_000);
+    let held = |net: &Net, node: usize| net.nodes[node].lattice().chain(payer).unwrap().next_seq();
+    assert!(follows(&net), "what it was paid is not collected");
+    net.start(0, None);
+    net.run_ms(FOLLOWED_MS / 2);
+    assert!(follows(&net), "it may be needed again soon");
+    net.run_ms(FOLLOWED_MS);
+    assert!(!follows(&net));
+    assert_eq!(net.nodes[light].kernel.head_at(payer), None);
+    let stood = held(&net, light);
+    for _ in 0..3 {
+        net.transfer(1, 2, 1);
+    }
+    net.run_ms(20_000);
+    assert_eq!((held(&net, light), held(&net, 0)), (stood, stood + 3));
+    // It wants something.
+    contact(&mut net, light, payer);
+    net.run_ms(300);
+    assert!(net.nodes[light].kernel.knows_consumer(payer));
+    assert_eq!(held(&net, light), stood + 3);
+    // It is forgotten once more, and pays.
+    net.run_ms(FOLLOWED_MS + 20_000);
+    assert!(!follows(&net));
+    net.transfer(1, light, 2);
+    net.run_ms(15_000);
+    assert!(follows(&net));
+    net.collect(light);
+    net.run_ms(2_000);
+    assert_eq!(net.nodes[0].lattice().chain(net.party(light)).unwrap().balance(), 7_000_000);
+    assert!(level_with_witness(&net, light));
+    net.check();
 }

@@ -4,7 +4,7 @@ use tirami_kernel::Input;
 use tirami_kernel::mesh::PeerEvent;
 use tirami_proto::{Head, Message};
 
-use crate::harness::{Faults, Net};
+use crate::harness::{Faults, Net, START_MS};
 
 /// A mesh of three with many entries whose chains rest on each other.
 fn busy(entries: usize) -> Net {
@@ -35,6 +35,66 @@ fn a_newcomer_gets_two_thousand_entries_in_seconds() {
     assert!(net.nodes[newcomer].lattice().final_count() >= 2_000);
     assert!(took_ms < 5_000, "{took_ms} ms");
     assert_eq!(net.nodes[newcomer].kernel.entries_behind(), 0);
+}
+
+#[test]
+fn a_newcomer_knows_the_newest_checkpoint_before_it_asks_for_any_other_chain() {
+    let mut net = Net::found_with(1, |charter| charter.params.checkpoint_ms = 2_000);
+    for _ in 1..5 {
+        net.join(&[0]);
+    }
+    net.run_ms(3_000);
+    // More than two pages of the clerk's chain, and some of everybody's.
+    for round in 0..30 {
+        for _ in 0..20 {
+            net.transfer(0, 1 + round % 4, 1);
+        }
+        net.transfer(1 + round % 4, 1 + (round + 1) % 4, 1);
+        net.run_ms(300);
+        net.collect(1 + round % 4);
+    }
+    net.run_ms(5_000);
+    let checkpoint = |net: &Net, node: usize| net.nodes[node].lattice().last_checkpoint();
+    let newest = checkpoint(&net, 0);
+    assert!(newest.is_some());
+    let newcomer = net.join(&[0, 1, 2, 3]);
+    net.ranges.clear();
+    let clerk = net.party(0);
+    while net.ranges.iter().all(|range| range.by != newcomer || range.chain == clerk) {
+        net.run_ms(1);
+        assert!(net.now_ms < START_MS + 60_000, "no other chain is asked for");
+    }
+    assert!(net.ranges.iter().filter(|range| range.by == newcomer).count() > 3);
+    assert_eq!(checkpoint(&net, newcomer), newest);
+    assert_eq!(net.nodes[newcomer].lattice().chain_count(), 1);
+    net.converge_ms(10_000);
+}
+
+#[test]
+fn a_newcomer_that_is_cut_off_asks_for_nothing_twice() {
+    let mut net = busy(4_000);
+    let newcomer = net.join(&[0, 1]);
+    net.ranges.clear();
+    let mut cuts = 0;
+    while net.nodes[newcomer].lattice().final_count() < 3_500 {
+        while !net.is_connected(newcomer, 0) {
+            net.run_ms(10);
+        }
+        net.run_ms(70);
+        net.split(&[&[newcomer]]);
+        net.run_ms(1_000);
+        net.split(&[]);
+        cuts += 1;
+        assert!(cuts < 100, "it gets nowhere");
+    }
+    assert!(cuts > 1, "it was not cut off in the middle");
+    net.converge_ms(20_000);
+    let asked: Vec<_> = net.ranges.iter().filter(|range| range.by == newcomer).collect();
+    assert!(asked.len() > 6);
+    assert!(asked.iter().all(|range| range.from_seq == range.next_seq), "{asked:?}");
+    let (arrived, needed) = (net.arrived[&newcomer], net.nodes[newcomer].lattice().final_count());
+    // What rested on another chain when the cut came is fetched again.
+    assert!(arrived < needed as u64 * 3 / 2, "{arrived} entries came, {needed} are needed");
 }
 
 #[test]

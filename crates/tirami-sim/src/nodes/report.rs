@@ -4,6 +4,7 @@ use core::fmt;
 use std::collections::BTreeMap;
 
 use tirami_core::Digest;
+use tirami_ledger::lattice::Keep;
 
 /// Messages that there are because of trade: jobs, entries, and who tells whom of them.
 const OF_TRADE: [&str; 6] = ["job", "entry", "acknowledgement", "heads", "want_range", "finals"];
@@ -138,6 +139,8 @@ pub struct NodesReport {
     pub seed: u64,
     /// Nodes.
     pub nodes: usize,
+    /// Which chains nodes without an office keep.
+    pub keep: Keep,
     /// Nodes that lie.
     pub liars: usize,
     /// Witnesses of the charter.

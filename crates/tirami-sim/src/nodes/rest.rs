@@ -1,10 +1,10 @@
 //! The course of a run: trade, then rest, and what must be true when everything has come to rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tirami_core::{DAY_MS, Digest, HOUR_MS, PartyId};
-use tirami_kernel::Input;
-use tirami_ledger::lattice::{Chain, Keep, Lattice};
+use tirami_kernel::{Input, Kernel};
+use tirami_ledger::lattice::{Chain, Keep};
 
 use super::node::local;
 use super::report::NodesReport;
@@ -26,8 +26,16 @@ const COMPLETION: u64 = 9_900;
 pub(super) struct Healed {
     at: u64,
     heads: BTreeMap<PartyId, u64>,
-    /// Nodes that were up, and in which life.
-    nodes: Vec<(usize, u64)>,
+    nodes: Vec<Up>,
+}
+
+/// A node that was up when the network healed.
+#[derive(Debug)]
+struct Up {
+    at: usize,
+    life: u64,
+    /// The chains that it followed, when it keeps only some.
+    followed: Option<BTreeSet<PartyId>>,
 }
 
 impl World {
@@ -47,6 +55,7 @@ impl World {
         Ok(NodesReport {
             seed: self.config.seed,
             nodes: self.nodes.len(),
+            keep: self.config.keep,
             liars: self.nodes.iter().filter(|node| !node.is_honest()).count(),
             witnesses: self.founding.lattice.charter().witnesses.len(),
             dishonest: self.law.liars.len(),
@@ -74,8 +83,14 @@ impl World {
         let honest = self.nodes.iter().enumerate().filter(|(_, node)| node.is_honest());
         let mut nodes = Vec::new();
         for (at, node) in honest {
-            let Some(lattice) = node.lattice() else { continue };
-            nodes.push((at, node.life));
+            let Some(kernel) = &node.kernel else { continue };
+            let lattice = kernel.ledger().lattice();
+            let followed = || {
+                let held = lattice.chains().map(|(party, _)| party);
+                held.filter(|party| kernel.follows(*party)).collect()
+            };
+            let followed = (kernel.keeps() == Keep::Own).then(followed);
+            nodes.push(Up { at, life: node.life, followed });
             for (party, chain) in lattice.chains() {
                 let most = heads.entry(party).or_default();
                 *most = chain.next_seq().max(*most);
@@ -85,13 +100,24 @@ impl World {
     }
 
     fn look_at_heal(&mut self) -> Result<(), String> {
-        let Some(healed) = &self.healed else { return Ok(()) };
-        let behind = healed.nodes.iter().find_map(|(at, life)| {
+        // While all who keep all chains are without power there is nobody to learn from.
+        let mut honest = self.nodes.iter().filter(|node| node.is_honest());
+        let keeps_all =
+            honest.any(|node| node.lattice().is_some_and(|lattice| lattice.keeps() == Keep::All));
+        let Some(healed) = &mut self.healed else { return Ok(()) };
+        if !keeps_all {
+            healed.at = self.now;
+        }
+        let behind = healed.nodes.iter().find_map(|Up { at, life, followed }| {
             let node = &self.nodes[*at];
-            let lattice = node.lattice().filter(|_| node.life == *life)?;
+            let kernel = node.kernel.as_ref().filter(|_| node.life == *life)?;
+            let lattice = kernel.ledger().lattice();
             let lacks = healed.heads.iter().find(|(party, next)| {
-                let kept = lattice.keeps() == Keep::All || lattice.chain(**party).is_some();
-                kept && lattice.chain(**party).map_or(0, |chain| chain.next_seq()) < **next
+                let next_seq = lattice.chain(**party).map_or(0, |chain| chain.next_seq());
+                let follows = |followed: &BTreeSet<PartyId>| {
+                    followed.contains(*party) && kernel.follows(**party)
+                };
+                next_seq < **next && followed.as_ref().is_none_or(follows)
             })?;
             Some((*at, *lacks.0))
         });
@@ -104,11 +130,26 @@ impl World {
                 Ok(())
             }
             Some((at, party)) if took > CONVERGE_MS => Err(format!(
-                "{took} ms after the heal node {at} does not know what others know of chain {}",
-                self.by_party.get(&party).map_or(usize::MAX, |at| *at)
+                "{took} ms after the heal node {at} does not know what others know of chain {}; {}",
+                self.by_party.get(&party).map_or(usize::MAX, |at| *at),
+                self.fetching(at)
             )),
             Some(_) => Ok(()),
         }
+    }
+
+    /// What a node that lacks something does about it.
+    fn fetching(&self, at: usize) -> String {
+        let Some(kernel) = &self.nodes[at].kernel else { return "it is down".to_owned() };
+        let open = kernel.mesh().peers().filter(|(_, peer)| peer.is_open()).count();
+        let witnesses = kernel.ledger().lattice().charter().witnesses.iter();
+        let witnesses = witnesses.filter(|key| kernel.mesh().is_open(key.party())).count();
+        format!(
+            "it has {open} peers, {witnesses} of them witnesses, lacks {} entries it knows of and \
+             waits for {} pages",
+            kernel.entries_behind(),
+            kernel.mesh().pages_asked()
+        )
     }
 
     /// No more trade, no more faults: everything open is finished and everybody agrees.
@@ -143,19 +184,20 @@ impl World {
         }
     }
 
-    /// The state that all honest nodes have which keep all chains; what others keep is as there.
+    /// The state that all honest nodes have which keep all chains; what others follow is as there.
     fn agreed(&self) -> Option<Digest> {
         let honest = self.nodes.iter().filter(|node| node.is_honest());
-        let known: Option<Vec<_>> = honest.map(|node| node.lattice()).collect();
+        let known: Option<Vec<&Kernel>> = honest.map(|node| node.kernel.as_ref()).collect();
         let (all, some): (Vec<_>, Vec<_>) =
-            known?.into_iter().partition(|lattice| lattice.keeps() == Keep::All);
-        let first = all.first()?;
+            known?.into_iter().partition(|kernel| kernel.keeps() == Keep::All);
+        let first = all.first()?.ledger().lattice();
         let state = first.state_hash();
-        let same = |lattice: &&Lattice| {
-            let mut heads = lattice.chain_heads();
-            heads.all(|head| first.chain(head.chain).and_then(Chain::head) == Some(head.head))
+        let same = |kernel: &&Kernel| {
+            let heads = kernel.ledger().lattice().chain_heads();
+            let mut followed = heads.filter(|head| kernel.follows(head.chain));
+            followed.all(|head| first.chain(head.chain).and_then(Chain::head) == Some(head.head))
         };
-        let agree = all.iter().all(|lattice| lattice.state_hash() == state);
+        let agree = all.iter().all(|kernel| kernel.ledger().lattice().state_hash() == state);
         (agree && some.iter().all(same)).then_some(state)
     }
 
