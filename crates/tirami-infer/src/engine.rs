@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tirami_core::{ModelDigest, ModelShape};
 use tokio::sync::mpsc;
@@ -246,7 +246,8 @@ impl From<Vec<u32>> for Prompt {
 /// completion only.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Completion tokens at most; at least 1. The engine also stops at the end of the context.
+    /// Completion tokens at most; at least 1, but for a prompt that is only scored. The engine also
+    /// stops at the end of the context.
     pub completion_max: u32,
     /// 0 is greedy; otherwise logits are divided by it. 0 to 2.
     pub temperature: f32,
@@ -273,6 +274,9 @@ pub struct Sampling {
     /// Whether each token comes with its log-probability and those of so many likeliest tokens
     /// beside it, up to [`TOP_LOGPROBS_MAX`]; none for no log-probabilities.
     pub top_logprobs: Option<u32>,
+    /// Whether the prompt's own tokens are scored too, as [`Sampling::top_logprobs`] says; then
+    /// all of them are read, whatever is cached, and `completion_max` may be 0.
+    pub scores_prompt: bool,
     /// What the answer must be; see [`Format`].
     pub format: Format,
     /// Seed of the sequence's own sampler: same prompt, sampling and build, same tokens.
@@ -295,6 +299,7 @@ impl Default for Sampling {
             repeat_penalty: 1.0,
             logit_bias: BTreeMap::new(),
             top_logprobs: None,
+            scores_prompt: false,
             format: Format::Text,
             seed: 0,
             stop: Vec::new(),
@@ -376,6 +381,14 @@ impl Generation {
         self.progress.stopped_by.load(Ordering::Relaxed).checked_sub(1)
     }
 
+    /// How likely each token of the prompt was after those before it; empty unless
+    /// [`Sampling::scores_prompt`] asks for it, true from the first piece on, and taken by this.
+    /// Before the first token stands nothing, so its figure means nothing.
+    pub fn take_prompt_logprobs(&self) -> Vec<TokenLogprobs> {
+        let mut scored = self.progress.scored.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut scored)
+    }
+
     /// How many of the given tokens, prompt and resumed, are read.
     pub fn read_tokens(&self) -> u32 {
         self.progress.read.load(Ordering::Relaxed)
@@ -395,6 +408,7 @@ pub struct Progress {
     place_in_queue: AtomicU32,
     /// The place of the stop text that ended the answer, from 1; 0 for none.
     stopped_by: AtomicU32,
+    scored: Mutex<Vec<TokenLogprobs>>,
 }
 
 impl Progress {
@@ -411,6 +425,12 @@ impl Progress {
     /// Notes, before the last piece, which of the stop texts ended the answer.
     pub fn stopped_by(&self, stop: Option<u32>) {
         self.stopped_by.store(stop.map_or(0, |stop| stop.saturating_add(1)), Ordering::Relaxed);
+    }
+
+    /// Notes how likely the next tokens of the prompt were.
+    pub fn scored(&self, logprobs: impl IntoIterator<Item = TokenLogprobs>) {
+        let mut scored = self.scored.lock().unwrap_or_else(PoisonError::into_inner);
+        scored.extend(logprobs);
     }
 
     /// Notes the place in the queue; 0 when it holds a sequence.

@@ -195,8 +195,8 @@ impl Engine for FakeEngine {
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
         let resumed = u32::try_from(prompt.resumed.len()).unwrap_or(u32::MAX);
         let room = u64::from(self.info.context_tokens).saturating_sub(prompt.tokens.len() as u64);
-        let completion_max =
-            sampling.completion_max.min(u32::try_from(room).unwrap_or(u32::MAX)).max(1);
+        let completion_max = sampling.completion_max.min(u32::try_from(room).unwrap_or(u32::MAX));
+        let completion_max = completion_max.max(u32::from(!sampling.scores_prompt));
         let given = prompt.tokens.len().saturating_add(prompt.resumed.len());
         let (script, words) = (self.script.clone(), Arc::clone(&self.words));
         let counters = Arc::clone(&self.counters);
@@ -204,6 +204,12 @@ impl Engine for FakeEngine {
         counters.prompt_tokens_total.fetch_add(prompt.tokens.len() as u64, Ordering::Relaxed);
         let progress = Arc::new(Progress::default());
         progress.read(u32::try_from(given).unwrap_or(u32::MAX));
+        if sampling.scores_prompt {
+            let bytes = |token: &u32| self.token_bytes(*token).unwrap_or_default();
+            let likely = |token| Likely { bytes: bytes(token), logprob: -0.5 };
+            let scored = prompt.tokens.iter().map(likely);
+            progress.scored(scored.map(|chosen| TokenLogprobs { chosen, top: Vec::new() }));
+        }
         let told = Arc::clone(&progress);
         runtime.spawn(async move {
             let says = (&script, words.as_slice(), (top, stops.as_slice()));

@@ -2,10 +2,12 @@
 //! the store, and lets answers out only after the sync.
 //!
 //! While the store syncs one batch the kernel decides the next. Answers ride with their batch
-//! through the store's queue, so they come in order and never before their batch is durable.
+//! through the store's queue, so they come in order and never before their batch is durable. Where
+//! all is durable and a batch changes nothing, its answers need not ride at all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -24,7 +26,7 @@ use crate::handle::{
     Handle, INPUT_QUEUE_MAX, JobTokens, News, PEER_QUEUE_MAX, Reply, Request, SubmitError, Tell,
 };
 use crate::mesh::{Outgoing, Peers};
-use crate::store::{Store, StoreError};
+use crate::store::{Done, Store, StoreError};
 
 #[cfg(test)]
 mod tests;
@@ -104,6 +106,7 @@ pub(crate) fn start(
         failed: Failed(failed),
         stop: stop.clone(),
         wake_at: Some(Timestamp::default()),
+        undurable: Arc::default(),
         requests_taken: 0,
         events_since_snapshot: 0,
     };
@@ -127,6 +130,8 @@ struct Driver {
     failed: Failed,
     stop: CancellationToken,
     wake_at: Option<Timestamp>,
+    /// Batches that the store has not made durable and told of.
+    undurable: Arc<AtomicUsize>,
     requests_taken: u64,
     events_since_snapshot: usize,
 }
@@ -315,9 +320,15 @@ impl Driver {
         if events.is_empty() && cancel.is_empty() && tell.is_empty() && outgoing.is_empty() {
             return Ok(());
         }
+        // A store that failed has said so before the last of its batches was counted off.
+        let is_durable = events.is_empty()
+            && outgoing.is_empty()
+            && self.undurable.load(Ordering::Acquire) == 0
+            && self.failed.0.borrow().is_none();
         let (jobs, failed) = (self.jobs.clone(), self.failed.0.clone());
-        let peers = Arc::clone(&self.peers);
-        let done = Box::new(move |result: Result<(), StoreError>| {
+        let (peers, undurable) = (Arc::clone(&self.peers), Arc::clone(&self.undurable));
+        undurable.fetch_add(1, Ordering::Relaxed);
+        let done: Done = Box::new(move |result: Result<(), StoreError>| {
             let reason = result.err().map(|error| error.to_string());
             match &reason {
                 None => {
@@ -329,7 +340,12 @@ impl Driver {
             for tell in tell {
                 tell(reason.as_deref().map_or(Ok(()), Err));
             }
+            undurable.fetch_sub(1, Ordering::Release);
         });
+        if is_durable {
+            done(Ok(()));
+            return Ok(());
+        }
         self.store.append(events, done).await?;
         if self.events_since_snapshot >= SNAPSHOT_EVERY_EVENTS {
             self.snapshot().await?;

@@ -9,6 +9,8 @@ use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 
+use super::lookup::Guesses;
+
 /// Tokens in one pass at most, in the reproducible setting and while streams run. Below the size
 /// at which the engine's attention changes its order of additions, so a token's logits are the
 /// same bits in a long pass, a short one or alone.
@@ -78,8 +80,8 @@ pub(super) struct Setting {
     pub(super) gpu_layers: u32,
     /// Whether a token's logits are the same bits in every pass.
     pub(super) reproducible: bool,
-    /// Whether tokens may be guessed where that is exact and pays.
-    pub(super) guesses: bool,
+    /// When tokens are guessed, where that is exact.
+    pub(super) guesses: Guesses,
 }
 
 impl Setting {

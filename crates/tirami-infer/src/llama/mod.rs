@@ -32,6 +32,7 @@ pub use bare::{BareRun, BareSetting};
 pub use file::LlamaFile;
 use grammar::Grammar;
 pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
+pub use lookup::Guesses;
 use sequence::Job;
 use tokens::Tokenizer;
 pub use vocabulary::LlamaVocabulary;
@@ -72,9 +73,9 @@ pub struct LlamaOptions {
     /// Whether the same request gives the same bits, alone and among others, so that an answer can
     /// be checked. Without it long prompts are read faster, and a seed promises nothing.
     pub reproducible: bool,
-    /// Whether answers that repeat what was said before may be guessed from it and read several
-    /// tokens at a time, where that pays. The answers are the same without.
-    pub guesses: bool,
+    /// When answers that repeat what was said before are guessed from it and read several tokens
+    /// at a time. The answers are the same without.
+    pub guesses: Guesses,
     /// Generations that may wait, up to [`QUEUE_MAX`].
     pub queue_max: u32,
     /// Folder that remembers digests of large files by size and time of change; none if none.
@@ -90,7 +91,7 @@ impl Default for LlamaOptions {
             sequences: 4,
             gpu_layers: None,
             reproducible: true,
-            guesses: true,
+            guesses: Guesses::WherePays,
             queue_max: 64,
             digest_cache: None,
         }

@@ -7,7 +7,7 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::sync::mpsc;
 
 use super::grammar::Grammar;
-use super::lookup::Lookup;
+use super::lookup::{Lookup, Toll};
 use super::sampler::{Logprobs, Sampler};
 use super::text::AnswerText;
 use super::tokens::piece;
@@ -34,6 +34,8 @@ pub(super) struct Sequence {
     /// Tokens there may be in all.
     tokens_max: usize,
     scope: u64,
+    /// Whether the prompt's own tokens are scored.
+    scores_prompt: bool,
     sampler: Sampler,
     lookup: Lookup,
     answer: AnswerText,
@@ -46,6 +48,7 @@ impl Sequence {
     /// tokens end it.
     pub(super) fn new(job: Job, model: &LlamaModel, context_tokens: usize) -> Result<Self, Piece> {
         match Self::begin(job, model, context_tokens) {
+            Ok((sequence, None)) if sequence.scores_prompt => Ok(sequence),
             Ok((mut sequence, None)) => match sequence.last_by_length() {
                 None => Ok(sequence),
                 Some(last) => Err(last),
@@ -68,7 +71,9 @@ impl Sequence {
         if tokens.is_empty() || prompt_tokens >= context_tokens || !tokens.iter().all(known) {
             return Err("the prompt is empty, too long or not of this model".to_owned());
         }
-        let completion_max = usize::try_from(sampling.completion_max.max(1)).unwrap_or(usize::MAX);
+        let scores_prompt = sampling.scores_prompt && resumed.is_empty();
+        let completion_max = sampling.completion_max.max(u32::from(!scores_prompt));
+        let completion_max = usize::try_from(completion_max).unwrap_or(usize::MAX);
         let tokens_max = prompt_tokens.saturating_add(completion_max).min(context_tokens);
         let ends = |token: &u32| vocab.is_eog(LlamaToken(token.cast_signed()));
         if prompt_tokens + resumed.len() > tokens_max
@@ -101,6 +106,7 @@ impl Sequence {
             in_cache,
             tokens_max,
             scope,
+            scores_prompt,
             sampler,
             lookup: Lookup::default(),
             answer,
@@ -142,6 +148,26 @@ impl Sequence {
         self.progress.read(u32::try_from(self.in_cache).unwrap_or(u32::MAX));
     }
 
+    /// Whether the prompt's own tokens are scored, so that all of them have to be read.
+    pub(super) fn scores_prompt(&self) -> bool {
+        self.scores_prompt
+    }
+
+    /// Scores the given token at `position` by the logits after the one before it; without any it
+    /// is the first, which has no figure.
+    pub(super) fn score(&self, model: &LlamaModel, position: usize, logits: Option<&[f32]>) {
+        let Some(token) = self.tokens.get(position).filter(|_| position < self.prompt_tokens)
+        else {
+            return;
+        };
+        let first = || Logprobs { token: *token, logprob: 0.0, top: Vec::new() };
+        let scored = match logits {
+            None => Some(first()),
+            Some(logits) => self.sampler.logprobs(logits, *token as usize),
+        };
+        self.progress.scored(scored.map(|logprobs| spelled(model, logprobs)));
+    }
+
     /// Tokens given to the sequence that are not in the cache.
     pub(super) fn unread_tokens(&self) -> usize {
         self.given_tokens.saturating_sub(self.in_cache)
@@ -151,17 +177,12 @@ impl Sequence {
         self.unread_tokens() > 0
     }
 
-    /// What may follow the newest token, at most `most` tokens: no more than the reader has room
+    /// What may follow the newest token, where that is worth it: no more than the reader has room
     /// for, and fewer than may still be produced.
-    pub(super) fn guess(&mut self, most: usize) -> Vec<u32> {
+    pub(super) fn guess(&mut self, toll: &Toll) -> Vec<u32> {
         let left = self.tokens_max.saturating_sub(self.tokens.len()).saturating_sub(1);
         let room = self.sender.capacity().saturating_sub(2);
-        self.lookup.guess(&self.tokens, most.min(left).min(room)).to_vec()
-    }
-
-    /// Notes what became of a guess; see [`Lookup::learn`].
-    pub(super) fn learn(&mut self, counts: (usize, usize), alone: f32, took: f32) {
-        self.lookup.learn(counts, alone, took);
+        self.lookup.guess(&self.tokens, left.min(room), toll).to_vec()
     }
 
     /// Whether the reader has room for what one step may deliver: a delta and an end. So an end
@@ -180,6 +201,10 @@ impl Sequence {
 
     /// Chooses the next token, delivers it, and gives the last piece if the generation ends.
     pub(super) fn advance(&mut self, model: &LlamaModel, logits: &[f32]) -> Option<Piece> {
+        if let Some(last) = self.last_by_length() {
+            // The prompt was only to be scored.
+            return Some(last);
+        }
         let position = self.tokens.len() - self.prompt_tokens;
         let index = self.sampler.pick(logits, position, &spelling(model));
         let token = index.and_then(|index| u32::try_from(index).ok());

@@ -15,7 +15,7 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::sync::mpsc;
 
 use super::backend::{PASS_TOKENS_MAX, Setting};
-use super::lookup::GUESS_TOKENS_MAX;
+use super::lookup::{Guesses, Toll};
 use super::pace::Pace;
 use super::places::{Choice, Place, choose, copy_min};
 use super::sequence::Sequence;
@@ -41,8 +41,8 @@ pub(super) struct Steps<'a> {
     sequences: Vec<Option<Sequence>>,
     /// How long passes take.
     pace: Pace,
-    /// Whether what was guessed can be taken out of the cache again without a trace.
-    guesses: bool,
+    /// What guesses take.
+    toll: Toll,
     /// Prompts are read in the order they came, every other time; else the one that has least left.
     oldest_is_next: bool,
     /// Places taken since the start.
@@ -69,7 +69,11 @@ impl<'a> Steps<'a> {
             places: (0..setting.sequences).map(|_| Place::default()).collect(),
             sequences: (0..setting.sequences).map(|_| None).collect(),
             pace: Pace::default(),
-            guesses: setting.guesses && setting.reproducible && guesses_are_exact(model, &setting),
+            toll: Toll::new(if setting.reproducible && guesses_are_exact(model, &setting) {
+                setting.guesses
+            } else {
+                Guesses::Never
+            }),
             oldest_is_next: true,
             taken: 0,
             common,
@@ -172,11 +176,15 @@ impl<'a> Steps<'a> {
     fn place(&mut self, mut sequence: Sequence) -> bool {
         let wanted = (sequence.tokens(), sequence.scope());
         let chosen = choose(&self.places, wanted, &self.common, copy_min(self.context_tokens));
-        let Some(Choice { place, cached, copy_from }) = chosen else {
+        let Some(Choice { place, mut cached, mut copy_from }) = chosen else {
             // There is a free place, or no job would have been taken.
             let reason = "the engine has no room; ask again".to_owned();
             return self.turn_away(sequence.sender(), Piece::Failed { reason });
         };
+        if sequence.scores_prompt() {
+            sequence.score(self.model, 0, None);
+            (cached, copy_from) = (0, None);
+        }
         let cached = self.prepare(place, cached, copy_from);
         self.taken += 1;
         let held = sequence.tokens()[..cached].to_vec();
@@ -250,9 +258,10 @@ impl<'a> Steps<'a> {
     fn decode_one(&mut self, place: usize) -> Result<(), String> {
         self.batch.clear();
         self.add_newest(place)?;
-        let alone = self.pace.seconds(1).filter(|_| self.guesses);
+        let alone = self.pace.seconds(1).filter(|_| self.toll.allows_any());
         let Some(sequence) = self.sequences[place].as_mut() else { return Ok(()) };
-        let guess = alone.map_or_else(Vec::new, |_| sequence.guess(GUESS_TOKENS_MAX));
+        let guess = alone.map_or_else(Vec::new, |_| sequence.guess(&self.toll));
+        self.toll.passed();
         for (position, token) in (sequence.in_cache() + 1..).zip(&guess) {
             add(&mut self.batch, *token, position, place, true)?;
         }
@@ -265,6 +274,7 @@ impl<'a> Steps<'a> {
             self.choose(place, 0);
             return Ok(());
         };
+        self.toll.note(guess.len(), took.as_secs_f32(), alone);
         let mut kept = 0;
         for row in 0..=guess.len() {
             self.read(place, 1);
@@ -276,9 +286,6 @@ impl<'a> Steps<'a> {
             kept += 1;
         }
         self.shared.guessed_tokens_total.fetch_add(kept as u64, Ordering::Relaxed);
-        if let Some(sequence) = self.sequences[place].as_mut() {
-            sequence.learn((kept, guess.len()), alone, took.as_secs_f32());
-        }
         // What was guessed wrong leaves the cache, also when the answer ended before it.
         let keep = u32::try_from(self.places[place].held.len()).ok();
         let id = u32::try_from(place).ok();
@@ -315,12 +322,20 @@ impl<'a> Steps<'a> {
         self.oldest_is_next = !self.oldest_is_next;
         let Some(sequence) = &self.sequences[place] else { return Ok(false) };
         self.batch.clear();
-        let count = left.min(most);
+        let scores = sequence.scores_prompt();
+        // Each row of logits takes as much memory as the vocabulary has words.
+        let count = left.min(if scores { most.min(PASS_TOKENS_MAX) } else { most });
         let start = sequence.in_cache();
         for (i, token) in sequence.tokens()[start..start + count].iter().enumerate() {
-            add(&mut self.batch, *token, start + i, place, i + 1 == left)?;
+            add(&mut self.batch, *token, start + i, place, scores || i + 1 == left)?;
         }
         self.pass()?;
+        if let Some(sequence) = self.sequences[place].as_ref().filter(|_| scores) {
+            for (row, position) in (0..).zip(start + 1..=start + count) {
+                let logits = self.context.get_logits_ith(row);
+                sequence.score(self.model, position, Some(logits));
+            }
+        }
         self.read(place, count);
         self.shared.prompt_tokens_total.fetch_add(count as u64, Ordering::Relaxed);
         if count == left {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tirami_infer::engine::{Engine, Format, Piece, Prompt, Sampling};
-use tirami_infer::llama::{LlamaEngine, LlamaOptions};
+use tirami_infer::llama::{Guesses, LlamaEngine, LlamaOptions};
 
 use super::{chat, engine, greedy, small, warm};
 
@@ -20,8 +20,8 @@ fn pieces(engine: &LlamaEngine, prompt: &Prompt, sampling: &Sampling) -> Vec<Pie
 #[test]
 fn an_answer_that_is_guessed_is_the_one_that_is_not() {
     let options = LlamaOptions { sequences: 2, context_tokens: Some(512), ..small() };
-    let plain = engine(&LlamaOptions { guesses: false, ..options.clone() });
-    let guessing = engine(&options);
+    let plain = engine(&LlamaOptions { guesses: Guesses::Never, ..options.clone() });
+    let guessing = engine(&LlamaOptions { guesses: Guesses::Always, ..options });
     let schema = r#"{"type": "object", "properties": {"fruits": {"type": "array", "items":
         {"enum": ["red apples", "green apples", "red pears", "green pears"]}, "minItems": 4}},
         "required": ["fruits"]}"#;
@@ -47,8 +47,7 @@ fn an_answer_that_is_guessed_is_the_one_that_is_not() {
     }
     println!("kept guesses by sampling: {kept:?}");
     assert_eq!(plain.load().guessed_tokens_total, 0);
-    // Whether more are made depends on what they gain; the first is made in any case.
-    assert!(kept.iter().filter(|kept| **kept > 0).count() >= 3, "{kept:?}");
+    assert!(kept.iter().filter(|kept| **kept > 0).count() >= 5, "{kept:?}");
     // Among others the answer is the same as well.
     let sampling = warm(60, 3);
     let alone = pieces(&plain, &prompt, &sampling);

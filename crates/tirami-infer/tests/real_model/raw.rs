@@ -1,6 +1,6 @@
 //! Prompts that are gone on with as they stand.
 
-use tirami_infer::engine::{Engine, Finish, PrepareError, RawPrompt, Sampling};
+use tirami_infer::engine::{Engine, Finish, Piece, PrepareError, Prompt, RawPrompt, Sampling};
 
 use crate::{chat, collect, greedy, shared_engine};
 
@@ -50,4 +50,39 @@ fn the_stop_text_that_ended_an_answer_is_told() {
     }
     let all = collect(engine.start(prompt, greedy(4)).unwrap());
     assert_eq!(all.end, Some(Finish::Length));
+}
+
+#[test]
+fn a_scored_prompt_has_the_figures_with_which_its_tokens_were_made() {
+    let engine = shared_engine();
+    let prompt = engine.prepare_raw(&text("The capital of France is")).unwrap();
+    // Without its end tokens the model goes on; figures are of what it computed before.
+    let logit_bias = [(0, -100.0), (2, -100.0)].into();
+    let likely = Sampling { top_logprobs: Some(2), logit_bias, ..greedy(40) };
+    let mut generation = engine.start(prompt.clone(), likely.clone()).unwrap();
+    let (mut whole, mut made) = (prompt.tokens.clone(), Vec::new());
+    while let Some(piece) = generation.pieces.blocking_recv() {
+        if let Piece::Delta { tokens, logprobs, .. } = piece {
+            whole.extend(tokens);
+            made.extend(logprobs);
+        }
+    }
+    assert_eq!(made.len(), 40);
+    // Its beginning is in the cache, and it is read whole all the same, in passes of many tokens.
+    for most in [0, 1] {
+        let scored = Sampling { completion_max: most, scores_prompt: true, ..likely.clone() };
+        let read = engine.load().prompt_tokens_total;
+        let mut generation = engine.start(Prompt::from(whole.clone()), scored).unwrap();
+        let first = generation.pieces.blocking_recv().unwrap();
+        let ends = matches!(first, Piece::End { finish: Finish::Length, .. });
+        assert_eq!(ends, most == 0, "{first:?}");
+        let scored = generation.take_prompt_logprobs();
+        assert_eq!(scored.len(), whole.len());
+        assert_eq!(scored[prompt.tokens.len()..], made);
+        assert!(
+            scored[1..].iter().all(|token| token.top.len() == 2 && token.chosen.logprob <= 0.0)
+        );
+        assert_eq!(generation.cached_tokens(), 0);
+        assert_eq!(engine.load().prompt_tokens_total - read, whole.len() as u64);
+    }
 }

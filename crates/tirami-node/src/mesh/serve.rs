@@ -179,7 +179,8 @@ impl Server {
         sampling.completion_max = completion_max.saturating_add(resumed_tokens);
         let build = engine.model().build.clone();
         let generation = self.started(engine, job, (prompt, sampling)).await?;
-        Ok(Begun { job, prompt_tokens, completion_max, window, build, generation })
+        let start_by = order.start_by;
+        Ok(Begun { job, prompt_tokens, completion_max, window, build, start_by, generation })
     }
 
     /// The order of a request, and what is known of its signer.
@@ -320,6 +321,7 @@ struct Begun {
     completion_max: u32,
     window: u32,
     build: String,
+    start_by: Timestamp,
     generation: Generation,
 }
 
@@ -349,6 +351,8 @@ struct Serving<'a> {
     rtt: Duration,
     window: u32,
     build: String,
+    /// Until then the engine has to begin.
+    start_by: Timestamp,
     /// Ids of all tokens that were sent.
     sent: Vec<u32>,
     first_at: Option<Instant>,
@@ -380,6 +384,7 @@ impl<'a> Serving<'a> {
             rtt: rtt.min(RTT_MAX),
             window: begun.window,
             build: begun.build,
+            start_by: begun.start_by,
             sent: Vec::new(),
             first_at: None,
             vouched: 0,
@@ -420,6 +425,10 @@ impl<'a> Serving<'a> {
                     }
                 },
                 () = sleep_until(deadline) => {
+                    if self.waits_too_long().await {
+                        let reason = "it was not begun by the time that its order names";
+                        return self.fail(reason, frames).await;
+                    }
                     let is_late = !has_room && self.patience <= Instant::now();
                     let working = self.working();
                     if is_late || self.say(&working).await.is_err() {
@@ -428,6 +437,20 @@ impl<'a> Serving<'a> {
                 }
             }
         }
+    }
+
+    /// Whether it still waits in the queue after its order's time to begin.
+    async fn waits_too_long(&mut self) -> bool {
+        if !self.waits() {
+            return false;
+        }
+        let now = self.server.handle.read(|_, now| now).await;
+        // It may have begun while the time was asked for.
+        now.is_ok_and(|now| now > self.start_by) && self.waits()
+    }
+
+    fn waits(&self) -> bool {
+        self.generation.as_ref().is_some_and(|waiting| waiting.place_in_queue() > 0)
     }
 
     /// That the job is not forgotten, and how far it is.

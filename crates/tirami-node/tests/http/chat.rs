@@ -114,6 +114,23 @@ async fn a_stream_is_what_openais_clients_expect() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_word_is_one_and_costs_nothing() {
+    let node = TestNode::start(script(0, Duration::ZERO)).await;
+    let before = node.personal().balance(None).await.unwrap().effective_balance;
+    let answer = node.personal().chat(&chat(9)).await.unwrap();
+    assert_eq!(answer.choices[0].message.content.as_ref().map(|text| text.text()), Some("".into()));
+    assert_eq!(answer.choices[0].finish_reason, "stop");
+    assert_eq!(answer.usage.completion_tokens, 0);
+    let info = answer.x_tirami.unwrap();
+    assert_eq!((info.trm_cost, info.effective_balance), (Amount::default(), before));
+    let stream = node.personal().chat_stream(&chat(9)).await.unwrap();
+    let items: Vec<_> = stream.collect().await;
+    let last = items.last().unwrap().as_ref().unwrap();
+    assert_eq!(last.x_tirami.as_ref().unwrap().trm_cost, Amount::default());
+    assert_eq!(node.settled().await.total_trades, 0);
+}
+
+#[tokio::test]
 async fn several_answers_are_several_trades_with_one_bill() {
     let node = TestNode::start(quick()).await;
     let mut body = json!({

@@ -124,7 +124,12 @@ async fn what_cannot_be_done_is_refused_and_costs_nothing() {
         (json!({"prompt": [70_000]}), 400, "invalid_value", "prompt"),
         (json!({"prompt": "x".repeat(20_000)}), 400, "context_length_exceeded", "prompt"),
         (json!({"best_of": 4}), 400, "unsupported_parameter", "best_of"),
-        (json!({"echo": true, "logprobs": 0}), 400, "unsupported_parameter", "echo"),
+        (
+            json!({"echo": true, "logprobs": 0, "stream": true}),
+            400,
+            "unsupported_parameter",
+            "stream",
+        ),
         (json!({"model": "gpt"}), 404, "model_not_found", "model"),
         (json!({"max_tokens": 0}), 400, "invalid_value", "max_tokens"),
     ] {
@@ -137,4 +142,37 @@ async fn what_cannot_be_done_is_refused_and_costs_nothing() {
     let raw = node.post(PATH, Some(&key), request(json!({"prompt": ["a", "b"]}))).await;
     assert_eq!((raw.status, raw.code().as_str()), (402, "insufficient_balance"));
     assert_eq!(node.settled().await.total_trades, 0);
+}
+
+#[tokio::test]
+async fn a_text_is_scored_for_what_reading_it_costs_and_continued_where_that_is_wanted() {
+    let node = TestNode::start(script(3, Duration::ZERO)).await;
+    let wanted = |max_tokens: u32| {
+        request(json!({"prompt": [104, 105, 33], "echo": true, "logprobs": 0,
+                       "max_tokens": max_tokens}))
+    };
+    let answer = node.post(PATH, None, wanted(0)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let answer = answer.json();
+    let none = json!({"index": 0, "text": "hi!", "finish_reason": "length", "logprobs": {
+        "tokens": ["h", "i", "!"], "token_logprobs": [null, -0.5, -0.5],
+        "top_logprobs": [null, {"i": -0.5}, {"!": -0.5}], "text_offset": [0, 1, 2],
+    }});
+    assert_eq!(answer["choices"], json!([none]));
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3});
+    assert_eq!(answer["usage"], usage);
+    let trade = node.admin.trades(None, None, None).await.unwrap().trades.remove(0);
+    assert_eq!((trade.prompt_tokens, trade.completion_tokens), (3, 0));
+    assert!(trade.trm_amount.trm().micro() > 0 && trade.flops > 0, "{trade:?}");
+    assert!(node.admin.trade(&trade.trade_id).await.unwrap().verified);
+
+    let one = node.post(PATH, None, wanted(1)).await.json();
+    let choice = &one["choices"][0];
+    assert_eq!(choice["text"], "hi!word ");
+    assert_eq!(choice["logprobs"]["tokens"], json!(["h", "i", "!", "word "]));
+    assert_eq!(choice["logprobs"]["token_logprobs"], json!([null, -0.5, -0.5, -0.5]));
+    assert_eq!(choice["logprobs"]["text_offset"], json!([0, 1, 2, 3]));
+    let more = node.admin.trades(None, None, None).await.unwrap().trades.remove(0);
+    assert!(more.trm_amount.trm() > trade.trm_amount.trm(), "{more:?}");
+    assert_eq!(node.settled().await.total_trades, 2);
 }

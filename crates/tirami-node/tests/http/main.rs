@@ -5,6 +5,7 @@
 mod bounds;
 mod chat;
 mod completions;
+mod deadline;
 mod economy;
 mod embeddings;
 mod gates;

@@ -94,6 +94,16 @@ fn a_stream_through_a_peer_is_the_stream_of_the_peer() {
 }
 
 #[test]
+fn an_answer_without_a_word_through_a_peer_is_one_and_costs_nothing() {
+    let mesh = Mesh::of(&[script(0, FAST)]);
+    let answer = mesh.user().post(&ask(9, false));
+    assert_eq!(answer["choices"][0]["message"]["content"], "", "{answer}");
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    assert_eq!(micro(&answer["x_tirami"]["trm_cost"]), 0);
+    assert_eq!((mesh.user().trades().len(), mesh.user().open_holds()), (0, 0));
+}
+
+#[test]
 fn a_call_through_a_peer_is_the_call_of_the_peer() {
     let words =
         ["Hm. <tool", "_call>{\"name\": \"f\", \"argu", "ments\": {\"a\"", ": 1}}</tool_call>"];

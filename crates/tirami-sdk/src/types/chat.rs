@@ -36,6 +36,12 @@ pub struct ChatRequest {
     /// How long the model stays in this node's memory after this request; unset, as before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<super::KeepAlive>,
+    /// How long all of it may take, in milliseconds from the request's arrival, at most a day.
+    /// Then an answer that has begun ends with `finish_reason` `length`, and one that has not is
+    /// refused with `deadline_exceeded` and costs nothing. Unset, there is no such end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    pub timeout_ms: Option<u32>,
     /// Seed of the sampler: the same request on the same build gives the same answer. Unset
     /// draws one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -435,6 +441,10 @@ pub struct TiramiInfo {
     pub trade_ids: Vec<String>,
     /// The work in floating-point operations.
     pub flops: u64,
+    /// `deadline` where the time that the request gives was up before the answer's end; else
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<String>,
     /// Who was chosen and why.
     pub route: Route,
 }

@@ -17,9 +17,8 @@ pub struct CompletionRequest {
     /// What stands after the gap that the answer fills; only for models with tokens for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suffix: Option<String>,
-    /// Completion tokens at most, at least 1; 16 when unset.
+    /// Completion tokens at most, at least 1; 16 when unset. 0 with both `echo` and `logprobs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1)]
     pub max_tokens: Option<u32>,
     /// 0 always takes the likeliest token; 1 follows the model's own probabilities. 0 to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +45,8 @@ pub struct CompletionRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 5)]
     pub logprobs: Option<u32>,
-    /// Whether an answer begins with the text that it continues; not with `logprobs`.
+    /// Whether an answer begins with the text that it continues. With `logprobs` the text's own
+    /// tokens have theirs, from a node that has the model itself, and not in a stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub echo: Option<bool>,
     /// Whether the answer comes piece by piece as server-sent events.
@@ -55,6 +55,11 @@ pub struct CompletionRequest {
     /// What a stream carries besides text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_options: Option<StreamOptions>,
+    /// How long all of it may take, in milliseconds from the request's arrival, at most a day; see
+    /// the chat's field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    pub timeout_ms: Option<u32>,
     /// A name for the end user; not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -131,10 +136,11 @@ pub struct CompletionChoice {
 pub struct CompletionLogprobs {
     /// The tokens' texts; a part of a character is spelt `bytes:\x…`.
     pub tokens: Vec<String>,
-    /// Natural logarithms of their probabilities.
-    pub token_logprobs: Vec<f64>,
-    /// At each place the likeliest tokens, and the one that was chosen.
-    pub top_logprobs: Vec<BTreeMap<String, f64>>,
+    /// Natural logarithms of their probabilities; null for the first token of a text that is
+    /// echoed.
+    pub token_logprobs: Vec<Option<f64>>,
+    /// At each place the likeliest tokens, and the one that stands there; null as above.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f64>>>,
     /// Where each token begins, in characters.
     pub text_offset: Vec<u32>,
 }

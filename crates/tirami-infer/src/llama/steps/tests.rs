@@ -6,6 +6,7 @@ use std::sync::Arc;
 use llama_cpp_2::model::params::LlamaModelParams;
 
 use super::super::backend;
+use super::super::lookup::Guesses;
 use super::super::sequence::Job;
 use super::*;
 use crate::engine::{Progress, Prompt, Sampling};
@@ -28,7 +29,7 @@ fn setting() -> Setting {
         sequences: SEQUENCES,
         gpu_layers: 0,
         reproducible: true,
-        guesses: false,
+        guesses: Guesses::Never,
     }
 }
 

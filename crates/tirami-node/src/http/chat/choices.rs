@@ -6,6 +6,7 @@ use futures_util::future::{poll_fn, select_all};
 use tirami_infer::calls::{CallReader, Said};
 use tirami_infer::engine::{Generation, Piece, TokenLogprobs};
 use tirami_ledger::documents::FinishReason;
+use tirami_sdk::types::TiramiInfo;
 
 use super::form::{Ended, Finished, News};
 use super::job::Charged;
@@ -23,8 +24,12 @@ pub(super) struct Choice {
     pub(super) finish: FinishReason,
     /// The stop text that ended it, by its place.
     stop: Option<u32>,
+    /// Its time was up before its end.
+    pub(super) is_cut: bool,
     /// Of tokens whose text is held back.
     likely: Vec<TokenLogprobs>,
+    /// Of the prompt's tokens, where they are wanted, until they are told.
+    scored: Vec<TokenLogprobs>,
     /// Finds calls of tools in the text; none where no tool may be called.
     reader: Option<CallReader>,
 }
@@ -47,7 +52,9 @@ impl Choice {
             tokens: 0,
             finish: FinishReason::Failed,
             stop: None,
+            is_cut: false,
             likely: Vec::new(),
+            scored: Vec::new(),
             reader: None,
         }
     }
@@ -72,6 +79,7 @@ impl Choice {
         if let Some(generation) = &self.generation {
             self.job.cached(generation.cached_tokens());
             self.stop = generation.stopped_by();
+            self.scored.extend(generation.take_prompt_logprobs());
         }
         match piece {
             Some(Piece::Delta { tokens, text, logprobs }) => {
@@ -109,7 +117,10 @@ impl Choice {
 
     /// What is held back may be a stop text, which is no part of the answer.
     fn certain(&mut self, said: Vec<Said>) -> Step {
-        let likely = if said.is_empty() { Vec::new() } else { core::mem::take(&mut self.likely) };
+        let mut likely = core::mem::take(&mut self.scored);
+        if !said.is_empty() {
+            likely.append(&mut self.likely);
+        }
         Step::Told(News { said, likely })
     }
 }
@@ -163,6 +174,19 @@ impl Choices {
         self.all.iter().fold(0, |sum, choice| sum.saturating_add(choice.tokens))
     }
 
+    /// Ends, for want of time, what has not ended; of each answer `certain` tokens count. False
+    /// when none of them has any.
+    pub(super) fn cut(&mut self, certain: &[u32]) -> bool {
+        for (choice, certain) in self.all.iter_mut().zip(certain) {
+            if choice.generation.take().is_some() || choice.is_cut {
+                choice.tokens = *certain;
+                choice.finish = FinishReason::Length;
+                choice.is_cut = true;
+            }
+        }
+        self.tokens() > 0
+    }
+
     /// Frees the engine before anything else is waited for.
     pub(super) fn stop(&mut self) {
         self.all.iter_mut().for_each(|choice| choice.generation = None);
@@ -178,13 +202,20 @@ impl Choices {
     pub(super) async fn finish(self, head: &Head) -> Result<Ended, ApiError> {
         let usage = head.usage(self.tokens());
         let finishes = self.all.iter().map(Choice::finished).collect();
+        let is_cut = self.all.iter().any(|choice| choice.is_cut);
         let charged = self.charge().await?;
-        Ok(Ended { finishes, usage, info: head.info(&charged) })
+        let ended_by = is_cut.then(|| "deadline".to_owned());
+        Ok(Ended { finishes, usage, info: TiramiInfo { ended_by, ..head.info(&charged) } })
     }
 
     async fn charge(self) -> Result<Charged, ApiError> {
         let mut sum: Option<Result<Charged, ApiError>> = None;
         for choice in self.all {
+            if choice.is_cut && choice.tokens == 0 {
+                // Of the others some were delivered; nothing of this one, so nothing is owed.
+                choice.job.void(false).await;
+                continue;
+            }
             let charged = choice.job.finish(choice.tokens, choice.finish).await;
             sum = Some(match sum {
                 None => charged,

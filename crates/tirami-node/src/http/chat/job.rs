@@ -1,7 +1,8 @@
 //! One job in the book, from its hold to its charge. It always ends, also when its task is
 //! dropped.
 
-use tirami_core::{Digest, DocumentId, Flop, JobId, Trm};
+use tirami_core::{AgentId, Digest, DocumentId, Flop, JobId, Trm};
+use tirami_kernel::Kernel;
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
@@ -33,6 +34,11 @@ struct Open {
     handle: Handle,
     runtime: runtime::Handle,
     job: JobId,
+    order: DocumentId,
+    /// Who pays.
+    agent: Option<AgentId>,
+    /// It reads and says nothing, and is owed for that.
+    only_reads: bool,
     build: String,
     /// Prompt tokens the engine did not have to read.
     cached_tokens: u32,
@@ -138,11 +144,16 @@ impl Job {
             let error = approval_required(approval.get(), expires_at.ms(), max_amount);
             return Err(hint.on(error));
         }
-        let (runtime, job) = (runtime::Handle::current(), start.job);
+        let Outcome::JobStarted { order, .. } = outcome else {
+            return Err(gone());
+        };
         let open = Open {
             handle,
-            runtime,
-            job,
+            runtime: runtime::Handle::current(),
+            job: start.job,
+            order: order.id(),
+            agent: quote::payer(&actor).map(|payer| payer.agent),
+            only_reads: start.completion_max == 0,
             build,
             tokens: Vec::new(),
             delivered: 0,
@@ -201,6 +212,8 @@ impl Job {
             return Err(gone());
         };
         open.delivered = delivered.min(count(&open.tokens));
+        // What is read for is delivered whole, or not at all.
+        let finish = if open.only_reads { FinishReason::Stop } else { finish };
         let command = open.finish_command(finish);
         open.charged(command).await
     }
@@ -248,12 +261,32 @@ impl Open {
                 let (parts, earlier) = (Vec::new(), Vec::new());
                 Ok(Charged { trade, flop, amount, available, parts, candidates: 1, earlier })
             }
+            // The answer has not a single token, so nothing is owed for it.
+            Ok(Outcome::Done) => Ok(Charged {
+                trade: self.order,
+                flop: Flop::ZERO,
+                amount: Trm::ZERO,
+                available: self.available().await?,
+                parts: Vec::new(),
+                candidates: 1,
+                earlier: Vec::new(),
+            }),
             Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Err(gone()),
             Err(error) => {
                 tracing::error!(job = %self.job, ?error, "a job could not be charged");
                 Err(error.into())
             }
         }
+    }
+
+    /// What the payer has left.
+    async fn available(&self) -> Result<Trm, ApiError> {
+        let Some(agent) = self.agent else { return Ok(Trm::ZERO) };
+        let read = move |kernel: &Kernel, _| {
+            let account = kernel.ledger().book().agents().get(&agent);
+            account.map_or(Trm::ZERO, |account| account.available())
+        };
+        Ok(self.handle.read(read).await?)
     }
 
     fn finish_command(&self, finish: FinishReason) -> Command {

@@ -10,6 +10,7 @@
 //! side is a channel; when that closes, the task charges what was handed over and nothing else.
 
 mod choices;
+mod deadline;
 mod embed;
 pub(super) mod form;
 mod job;
@@ -32,7 +33,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
-use tirami_core::{Digest, JobId, ModelDigest};
+use tirami_core::{Digest, JobId, ModelDigest, Ppm};
 use tirami_infer::engine::{
     Conversation, Engine, Finish, Format, Prompt, RawPrompt, Sampling, StartError,
 };
@@ -47,6 +48,7 @@ use super::{AppState, json, wish};
 use crate::mesh::{self, MeshAsk, Part, RouteError, Started};
 use crate::models::{Lease, Model};
 use choices::{Choice, Choices};
+use deadline::{Deadline, late};
 use form::{ChatForm, CompletionForm, Ended, Form, Gathered};
 use job::{Charged, Job, Opening};
 use place::Place;
@@ -62,6 +64,9 @@ pub(crate) use request::Kind;
 pub(super) use request::{Ask, CHOICES_MAX, conversation, flag, number, present};
 pub(crate) use served::{Asked, understand};
 
+/// A prompt of surely no more tokens is prepared at once: to wake another thread for it takes
+/// longer.
+const PREPARED_HERE_TOKENS_MAX: usize = 1_024;
 /// When it is worth asking again for a model that nobody serves at this time.
 const RETRY_AFTER_S: u64 = 5;
 
@@ -155,26 +160,28 @@ pub(super) async fn answer(
     }
     let fields: Map<String, Value> = json::parse(body)?;
     let ask = Ask::read(kind, &fields)?;
-    let wish = wish::read(&fields)?;
-    let way = match place::of(&app, &ask.model, &wish).await? {
+    let (wish, deadline) = (wish::read(&fields)?, Deadline::read(&fields)?);
+    let price = place::price(&app).await?;
+    let way = match place::of(&app, &ask.model, &wish, price).await? {
         Place::Here(model) => {
             let keep = super::loaded::keep_alive(&fields)?;
-            Way::Here(app.models.lease(&model, keep).await?)
+            Way::Here(deadline.bound(app.models.lease(&model, keep)).await??)
         }
+        Place::Mesh(_) if ask.sampling.scores_prompt => return Err(served::unscored()),
         Place::Mesh(model) => Way::Mesh(model),
     };
     let form = form(&ask, echo(&ask, way.engine())?);
-    let asker = Asker { app: &app, actor: caller.actor(), kind, ask: &ask, wish: &wish };
+    let asker = Asker { app: &app, actor: caller.actor(), kind, ask: &ask, wish: &wish, price };
     let mut plans = Vec::with_capacity(ask.subjects.len());
     let seed = seed(&ask)?;
     for (subject, body) in ask.subjects.iter().zip(bodies(kind, fields, body)) {
         plans.push(match &way {
             Way::Here(engine) => asker.here(engine, subject, &body, seed).await?,
-            Way::Mesh(model) => asker.there(subject, &body, (*model, seed)).await?,
+            Way::Mesh(model) => asker.there(subject, &body, (*model, seed)),
         });
     }
     let Ask { choices, tools, stream, .. } = ask;
-    let run = Run { app, plans, choices, tools, form, created: created() };
+    let run = Run { app, plans, choices, tools, form, deadline, created: created() };
     if stream { stream::answer(run).await } else { whole::answer(run).await }
 }
 
@@ -214,6 +221,7 @@ struct Run {
     /// Names of the tools that may be called.
     tools: Vec<String>,
     form: Box<dyn Form>,
+    deadline: Deadline,
     /// Seconds since the Unix epoch.
     created: u64,
 }
@@ -246,6 +254,8 @@ struct Asker<'a> {
     kind: Kind,
     ask: &'a Ask,
     wish: &'a Preferences,
+    /// This node's price.
+    price: Ppm,
 }
 
 impl Asker<'_> {
@@ -257,7 +267,7 @@ impl Asker<'_> {
         body: &[u8],
         seed: u32,
     ) -> Result<Plan, ApiError> {
-        let Self { app, ask, wish, .. } = self;
+        let Self { app, ask, wish, price, .. } = self;
         let engine = engine.clone();
         check_format(&engine, &ask.sampling.format).await?;
         let (mut prompt, completion_max) = prepare(&engine, subject, ask.completion_max).await?;
@@ -275,8 +285,9 @@ impl Asker<'_> {
             completion_max,
             continues: None,
         };
-        let own = place::successor(app, model.digest, wish).await?;
-        let instead = (app.mesh.is_some() && wish.allow_fallbacks).then(|| {
+        let may_go = wish.allow_fallbacks && !ask.sampling.scores_prompt;
+        let instead = (app.mesh.is_some() && may_go).then(|| {
+            let own = place::successor(app, model.digest, wish, *price);
             let here = (model.digest, Some((model.shape, prompt_tokens)), own);
             place::ask(self, (subject, body), here, seed)
         });
@@ -287,24 +298,33 @@ impl Asker<'_> {
     }
 
     /// Has another node answer.
-    async fn there(
-        &self,
-        subject: &Subject,
-        body: &[u8],
-        (model, seed): (ModelDigest, u32),
-    ) -> Result<Plan, ApiError> {
-        let own = place::successor(self.app, model, self.wish).await?;
-        let asked = place::ask(self, (subject, body), (model, None, own), seed);
-        Ok(Plan::Mesh(Box::new(asked)))
+    fn there(&self, subject: &Subject, body: &[u8], (model, seed): (ModelDigest, u32)) -> Plan {
+        let own = place::successor(self.app, model, self.wish, self.price);
+        Plan::Mesh(Box::new(place::ask(self, (subject, body), (model, None, own), seed)))
     }
 }
 
 impl Run {
+    /// As [`Run::begin`], as long as there is time. What is opened later is ended in order.
+    async fn begin_in_time(self) -> Result<Begun, ApiError> {
+        let (jobs, deadline) = (self.app.jobs.clone(), self.deadline);
+        let mut begin = Box::pin(self.begin());
+        let begun = deadline.bound(&mut begin).await;
+        begun.unwrap_or_else(|late| {
+            jobs.spawn(async move {
+                if let Ok(begun) = begin.await {
+                    begun.choices.void(false).await;
+                }
+            });
+            Err(late)
+        })
+    }
+
     /// Opens a job for each answer and starts its generation. When one of them cannot start, none
     /// does, and nothing is owed.
     async fn begin(self) -> Result<Begun, ApiError> {
         let asked_at = Instant::now();
-        let Self { app, plans, choices, tools, form, created } = self;
+        let Self { app, plans, choices, tools, form, deadline, created } = self;
         let (mut all, mut head) = (Vec::new(), None::<Head>);
         let answers = choices.saturating_mul(u32::try_from(plans.len()).unwrap_or(u32::MAX));
         let mut sharing = answers;
@@ -330,7 +350,7 @@ impl Run {
         }
         let mut head = head.ok_or_else(broken)?;
         head.id = format!("{}{}", form.prefix(), head.id);
-        Ok(Begun { app, choices: Choices::new(all), head, form, asked_at })
+        Ok(Begun { app, choices: Choices::new(all), head, form, deadline, asked_at })
     }
 }
 
@@ -453,6 +473,7 @@ struct Begun {
     choices: Choices,
     head: Head,
     form: Box<dyn Form>,
+    deadline: Deadline,
     asked_at: Instant,
 }
 
@@ -513,6 +534,7 @@ impl Head {
             trade_id: charged.trade.to_string(),
             trade_ids: charged.trades(),
             flops: charged.flop.get(),
+            ended_by: None,
             route: self.route(charged, provider),
         }
     }
@@ -652,6 +674,9 @@ async fn prepare(
     subject: &Subject,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {
+    if place::tokens_of(subject).0 <= PREPARED_HERE_TOKENS_MAX {
+        return served::prepare(&**engine, subject, asked);
+    }
     let (engine, subject) = (engine.clone(), subject.clone());
     // A long text keeps a core busy for a while; no other request may wait for it.
     tokio::task::spawn_blocking(move || served::prepare(&*engine, &subject, asked)).await.map_err(

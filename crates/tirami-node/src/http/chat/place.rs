@@ -1,6 +1,6 @@
 //! Where a request is answered: here, or at another node of the mesh.
 
-use tirami_core::{Digest, ModelDigest, ModelShape};
+use tirami_core::{Digest, ModelDigest, ModelShape, Ppm};
 use tirami_infer::engine::{Call, Conversation, Message, RawPrompt};
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{NO_DICE, Preferences, Query};
@@ -42,10 +42,19 @@ pub(super) enum Place {
     Mesh(ModelDigest),
 }
 
-/// Finds out.
-pub(super) async fn of(app: &AppState, model: &str, wish: &Preferences) -> Result<Place, ApiError> {
+/// This node's price.
+pub(super) async fn price(app: &AppState) -> Result<Ppm, ApiError> {
+    Ok(app.handle.read(|kernel, _| kernel.ledger().book().price()).await?)
+}
+
+/// Finds out, for a node with this price.
+pub(super) async fn of(
+    app: &AppState,
+    model: &str,
+    wish: &Preferences,
+    price: Ppm,
+) -> Result<Place, ApiError> {
     if let Some(model) = app.models.find(model) {
-        let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
         let own = model.info();
         if wish::wants(wish, app.handle.party(), &own.quantisation, price) {
             return Ok(Place::Here(model));
@@ -71,17 +80,17 @@ pub(super) async fn of(app: &AppState, model: &str, wish: &Preferences) -> Resul
 
 /// This node's engine as one that may go on with an answer begun elsewhere, where the request
 /// allows it.
-pub(super) async fn successor(
+pub(super) fn successor(
     app: &AppState,
     model: ModelDigest,
     wish: &Preferences,
-) -> Result<Option<OwnEngine>, ApiError> {
-    let Some(model) = app.models.by_digest(model) else { return Ok(None) };
-    let price = app.handle.read(|kernel, _| kernel.ledger().book().price()).await?;
+    price: Ppm,
+) -> Option<OwnEngine> {
+    let model = app.models.by_digest(model)?;
     let quantisation = &model.info().quantisation;
     let may = wish.allow_fallbacks && wish::takes(wish, app.handle.party(), quantisation, price);
     let models = app.models.clone();
-    Ok(may.then_some(OwnEngine { models, model }))
+    may.then_some(OwnEngine { models, model })
 }
 
 /// Whether a job would begin sooner at another node than here, because all places of this node's
@@ -118,10 +127,7 @@ pub(super) fn ask(
     (model, here, own): (ModelDigest, Option<(ModelShape, u32)>, Option<OwnEngine>),
     seed: u32,
 ) -> MeshAsk {
-    let (most, guess) = match subject {
-        Subject::Chat(conversation) => of_chat(conversation),
-        Subject::Raw(raw) => of_raw(raw),
-    };
+    let (most, guess) = tokens_of(subject);
     let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let counted = here.map(|(_, tokens)| tokens);
     let shape = here.map(|(shape, _)| shape);
@@ -145,7 +151,15 @@ pub(super) fn ask(
     }
 }
 
-/// The most tokens a chat may have, and a guess.
+/// The most tokens a prompt may have, and a guess.
+pub(super) fn tokens_of(subject: &Subject) -> (usize, usize) {
+    match subject {
+        Subject::Chat(conversation) => of_chat(conversation),
+        Subject::Raw(raw) => of_raw(raw),
+    }
+}
+
+/// The same of a chat.
 fn of_chat(conversation: &Conversation) -> (usize, usize) {
     let messages = &conversation.messages;
     let of_calls = |one: &Message| {

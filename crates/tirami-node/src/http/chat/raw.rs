@@ -13,10 +13,14 @@ const COMPLETION_TOKENS: u32 = 16;
 const LOGPROBS_MAX: u32 = 5;
 
 pub(super) fn read(fields: &Map<String, Value>) -> Result<Ask, ApiError> {
-    let mut ask = Ask::common(fields)?;
+    let echo = flag(fields, "echo")?.unwrap_or(false);
+    let top_logprobs = number(fields, "logprobs", 0, LOGPROBS_MAX)?;
+    // Who wants to know how likely a text is may want nothing after it.
+    let scores_prompt = echo && top_logprobs.is_some();
+    let mut ask = Ask::common(fields, u32::from(!scores_prompt))?;
     ask.subjects = prompts(fields)?;
-    ask.echo = flag(fields, "echo")?.unwrap_or(false);
-    ask.sampling.top_logprobs = number(fields, "logprobs", 0, LOGPROBS_MAX)?;
+    ask.echo = echo;
+    (ask.sampling.top_logprobs, ask.sampling.scores_prompt) = (top_logprobs, scores_prompt);
     ask.completion_max = ask.completion_max.or(Some(COMPLETION_TOKENS));
     if number(fields, "best_of", 1, CHOICES_MAX)?.is_some_and(|best_of| best_of != ask.choices) {
         let message = "best_of must be the same as n: every answer that is made is given out";
@@ -34,10 +38,10 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Ask, ApiError> {
         );
         return Err(ApiError::invalid("prompt", message));
     }
-    if ask.echo && ask.sampling.top_logprobs.is_some() {
-        let message = "echo and logprobs together are not supported here, because a prompt's own \
-                       log-probabilities are not computed; leave one out";
-        return Err(ApiError::unsupported("echo", message));
+    if scores_prompt && ask.stream {
+        let message = "a prompt's own log-probabilities are not told piece by piece; leave out \
+                       stream, echo or logprobs";
+        return Err(ApiError::unsupported("stream", message));
     }
     let is_infill = |subject: &Subject| matches!(subject, Subject::Raw(RawPrompt::Infill { .. }));
     if ask.echo && ask.subjects.iter().any(is_infill) {
@@ -134,6 +138,9 @@ mod tests {
         let ask = read(json!({"prompt": "a", "n": 2, "best_of": 2, "logprobs": 0})).unwrap();
         assert_eq!((ask.choices, ask.sampling.top_logprobs), (2, Some(0)));
         assert_eq!(ask.completion_max, Some(COMPLETION_TOKENS));
+        let scored = json!({"prompt": "a", "echo": true, "logprobs": 1, "max_tokens": 0});
+        let scored = read(scored).unwrap();
+        assert_eq!((scored.completion_max, scored.sampling.scores_prompt), (Some(0), true));
     }
 
     #[test]
@@ -149,7 +156,7 @@ mod tests {
             (json!({"prompt": [1], "suffix": "b"}), "suffix"),
             (json!({"prompt": "a", "suffix": 1}), "suffix"),
             (json!({"prompt": "a", "suffix": "b", "echo": true}), "echo"),
-            (json!({"prompt": "a", "echo": true, "logprobs": 1}), "echo"),
+            (json!({"prompt": "a", "echo": true, "logprobs": 1, "stream": true}), "stream"),
             (json!({"prompt": "a", "best_of": 3}), "best_of"),
             (json!({"prompt": "a", "logprobs": 6}), "logprobs"),
             (json!({"prompt": "a", "logprobs": true}), "logprobs"),

@@ -90,7 +90,7 @@ impl Ask {
     }
 
     fn chat(fields: &Map<String, Value>) -> Result<Self, ApiError> {
-        let mut ask = Self::common(fields)?;
+        let mut ask = Self::common(fields, 1)?;
         ask.sampling.top_logprobs = sampling::top_logprobs(fields)?;
         let newer = number(fields, "max_completion_tokens", 1, u32::MAX)?;
         ask.completion_max = newer.or(ask.completion_max);
@@ -108,8 +108,12 @@ impl Ask {
         Ok(ask)
     }
 
-    /// Reads what all kinds of requests have; the subjects are not among it.
-    pub(super) fn common(fields: &Map<String, Value>) -> Result<Self, ApiError> {
+    /// Reads what all kinds of requests have; the subjects are not among it. An answer has at least
+    /// `completion_min` tokens where it is not over before.
+    pub(super) fn common(
+        fields: &Map<String, Value>,
+        completion_min: u32,
+    ) -> Result<Self, ApiError> {
         refuse_unsupported(fields)?;
         let model = match present(fields, "model") {
             Some(Value::String(model)) if !model.is_empty() => model.clone(),
@@ -130,7 +134,7 @@ impl Ask {
         Ok(Self {
             model,
             subjects: Vec::new(),
-            completion_max: number(fields, "max_tokens", 1, u32::MAX)?,
+            completion_max: number(fields, "max_tokens", completion_min, u32::MAX)?,
             sampling: sampling(fields)?,
             tools: Vec::new(),
             seed: number(fields, "seed", 0, u32::MAX)?,

@@ -25,6 +25,9 @@ pub(crate) struct Asked {
 pub(crate) fn understand(engine: &dyn Engine, kind: Kind, body: &[u8]) -> Result<Asked, ApiError> {
     let fields: Map<String, Value> = json::parse(body)?;
     let ask = Ask::read(kind, &fields)?;
+    if ask.sampling.scores_prompt {
+        return Err(unscored());
+    }
     check_format(engine, &ask.sampling.format)?;
     let [subject] = ask.subjects.as_slice() else {
         let message = "a job of another node continues one text; order one for each";
@@ -33,6 +36,13 @@ pub(crate) fn understand(engine: &dyn Engine, kind: Kind, body: &[u8]) -> Result
     let (prompt, completion_max) = prepare(engine, subject, ask.completion_max)?;
     let sampling = Sampling { completion_max, ..ask.sampling };
     Ok(Asked { prompt, sampling, completion_max })
+}
+
+/// A prompt is scored by the node that is asked, or not at all.
+pub(super) fn unscored() -> ApiError {
+    let message = "a prompt's own log-probabilities are told only by a node that has the model \
+                   itself; leave out echo or logprobs";
+    ApiError::unsupported("echo", message)
 }
 
 /// Refuses a form of answer the engine cannot follow.

@@ -19,6 +19,7 @@ use tirami_ledger::documents::FinishReason;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::choices::{Choices, Step};
+use super::deadline::{Deadline, late};
 use super::form::{Form, News};
 use super::{Begun, Head, Run, broken, cancelled, keep, stopping};
 use crate::http::AppState;
@@ -39,7 +40,7 @@ pub(super) async fn answer(run: Run) -> Result<Response, ApiError> {
 }
 
 async fn work(run: Run, opened: oneshot::Sender<Result<FrameStream, ApiError>>) {
-    let Begun { app, choices, head, form, asked_at } = match run.begin().await {
+    let Begun { app, choices, head, form, deadline, asked_at } = match run.begin_in_time().await {
         Ok(begun) => begun,
         Err(error) => {
             let _ = opened.send(Err(error));
@@ -52,7 +53,7 @@ async fn work(run: Run, opened: oneshot::Sender<Result<FrameStream, ApiError>>) 
         return;
     }
     let handed = vec![0; choices.all.len()];
-    Pump { app, choices, frames, head, form, asked_at, handed }.run().await;
+    Pump { app, choices, frames, head, form, deadline, asked_at, handed }.run().await;
 }
 
 /// How the flow of pieces ended.
@@ -65,6 +66,8 @@ enum End {
     Gone,
     /// The node ended the job.
     Ordered(ApiError),
+    /// The request's time is up.
+    Late,
 }
 
 /// Moves the answers from the engine to the body.
@@ -74,6 +77,7 @@ struct Pump {
     frames: Frames,
     head: Head,
     form: Box<dyn Form>,
+    deadline: Deadline,
     asked_at: Instant,
     /// Of each answer's tokens, those whose text is with the body or on its way there.
     handed: Vec<u32>,
@@ -84,6 +88,10 @@ impl Pump {
         let end = match self.begin().await {
             Ok(()) => self.flow().await,
             Err(end) => end,
+        };
+        let end = match end {
+            End::Late => self.late().await,
+            end => end,
         };
         // The engine is freed before anything else is waited for.
         self.choices.stop();
@@ -110,6 +118,10 @@ impl Pump {
                 settle(choices, &frames.close(), FinishReason::Cancelled).await;
                 error
             }
+            End::Late => {
+                settle(choices, &frames.close(), FinishReason::Cancelled).await;
+                late()
+            }
         };
         frames.last(form.breaks(&head, &error)).await;
     }
@@ -131,6 +143,7 @@ impl Pump {
                 biased;
                 () = self.app.cut.cancelled() => return End::Ordered(stopping()),
                 () = self.frames.sender.closed() => return End::Gone,
+                () = self.deadline.passed() => return End::Late,
                 () = self.frames.taken.notified() => {
                     self.note_delivered();
                     continue;
@@ -170,9 +183,13 @@ impl Pump {
         }
         let tokens = self.choices.all[index].tokens;
         let bytes = self.form.says(&self.head, index, news);
-        self.send(bytes, (index, tokens)).await?;
-        self.handed[index] = tokens;
-        Ok(())
+        let sent = self.send(bytes, (index, tokens)).await;
+        match sent {
+            Ok(()) => self.handed[index] = tokens,
+            // Without this piece the answer is not whole, also where it was the last.
+            Err(_) => self.choices.all[index].is_cut = true,
+        }
+        sent
     }
 
     fn note_delivered(&mut self) {
@@ -188,10 +205,23 @@ impl Pump {
 
     /// Hands a frame to the body, waiting while a slow client has [`FRAMES_AHEAD_MAX`] before it.
     async fn send(&self, bytes: Bytes, (choice, tokens): (usize, u32)) -> Result<(), End> {
-        for permit in self.room(1).await? {
+        let room = tokio::select! {
+            biased;
+            () = self.deadline.passed() => return Err(End::Late),
+            room = self.room(1) => room?,
+        };
+        for permit in room {
             permit.send(Frame { bytes: bytes.clone(), choice, tokens });
         }
         Ok(())
+    }
+
+    /// Ends the answers for want of time. What was handed over is what there is of them.
+    async fn late(&mut self) -> End {
+        if !self.choices.cut(&self.handed) {
+            return End::Late;
+        }
+        self.drained().await.err().unwrap_or(End::Complete)
     }
 
     /// Waits until the body has taken everything.

@@ -5,7 +5,7 @@ use axum::response::Response;
 use tokio::sync::oneshot;
 
 use super::choices::Step;
-use super::{Begun, Run, broken, cancelled, keep, stopping};
+use super::{Begun, Run, broken, cancelled, keep, late, stopping};
 use crate::http::error::ApiError;
 use crate::http::json;
 
@@ -22,7 +22,7 @@ pub(super) async fn answer(run: Run) -> Result<Response, ApiError> {
 }
 
 async fn work(run: Run, reply: Reply) {
-    match run.begin().await {
+    match run.begin_in_time().await {
         Ok(begun) => collect(begun, reply).await,
         Err(error) => {
             let _ = reply.send(Err(error));
@@ -31,13 +31,21 @@ async fn work(run: Run, reply: Reply) {
 }
 
 async fn collect(begun: Begun, mut reply: Reply) {
-    let Begun { app, mut choices, head, mut form, asked_at } = begun;
+    let Begun { app, mut choices, head, mut form, deadline, asked_at } = begun;
     let mut has_token = false;
+    // Of each answer's tokens, those whose text is certain.
+    let mut certain = vec![0; choices.all.len()];
     let error = loop {
         let next = tokio::select! {
             biased;
             () = app.cut.cancelled() => break Some(stopping()),
             () = reply.closed() => break None,
+            () = deadline.passed() => {
+                if !choices.cut(&certain) {
+                    break Some(late());
+                }
+                None
+            }
             next = choices.next() => next,
         };
         if !has_token && choices.tokens() > 0 {
@@ -48,6 +56,9 @@ async fn collect(begun: Begun, mut reply: Reply) {
             Some((index, Step::Told(news))) => {
                 let choice = &mut choices.all[index];
                 choice.job.received(choice.tokens);
+                if !news.said.is_empty() {
+                    certain[index] = choice.tokens;
+                }
                 form.gathers(index, news);
             }
             Some((_, Step::Ordered)) => break Some(cancelled()),

@@ -6,8 +6,8 @@ use crate::http::chat::{flag, present};
 use crate::http::error::ApiError;
 
 /// Fields that a chat has too, by the same name and with the same meaning.
-const SAME: [&str; 7] =
-    ["model", "stream", "top_p", "seed", "provider", "keep_alive", "max_tokens"];
+const SAME: [&str; 8] =
+    ["model", "stream", "top_p", "seed", "provider", "keep_alive", "timeout_ms", "max_tokens"];
 
 /// The chat that a request asks for; `is_run` unless it is only to be counted.
 pub(super) fn chat(

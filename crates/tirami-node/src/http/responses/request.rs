@@ -14,7 +14,7 @@ const NOTE_NAME_BYTES_MAX: usize = 64;
 const NOTE_BYTES_MAX: usize = 512;
 
 /// Fields that a chat has too, by the same name and with the same meaning.
-const SAME: [&str; 9] = [
+const SAME: [&str; 10] = [
     "model",
     "stream",
     "temperature",
@@ -22,6 +22,7 @@ const SAME: [&str; 9] = [
     "user",
     "provider",
     "keep_alive",
+    "timeout_ms",
     "parallel_tool_calls",
     "seed",
 ];

@@ -88,7 +88,7 @@ struct Done {
 
 impl Run {
     async fn work(self, mut reply: Reply) {
-        let result = match place::of(&self.app, &self.ask.model, &self.wish).await {
+        let result = match self.place().await {
             Ok(Place::Here(model)) => self.here(&model, &mut reply).await,
             Ok(Place::Mesh(model)) => self.away(model, &mut reply).await,
             Err(error) => Err(error),
@@ -96,6 +96,11 @@ impl Run {
         let is_base64 = self.ask.is_base64;
         // Nobody hears it when the client left.
         let _ = reply.send(result.map(|done| done.shown(is_base64)));
+    }
+
+    async fn place(&self) -> Result<Place, ApiError> {
+        let price = place::price(&self.app).await?;
+        place::of(&self.app, &self.ask.model, &self.wish, price).await
     }
 
     async fn here(&self, model: &Model, reply: &mut Reply) -> Result<Done, ApiError> {

@@ -97,9 +97,11 @@ impl CompletionForm {
             // The chosen token is told even where it is none of the likeliest.
             let told = top.iter().chain([&chosen]);
             let told = told.map(|one| (token_text(one), one.logprob.into()));
-            shown.top_logprobs.push(told.collect());
+            // Before the first token of a text stands nothing that could make it likely.
+            let is_first = shown.tokens.is_empty() && !self.echo.is_empty();
+            shown.top_logprobs.push((!is_first).then(|| told.collect()));
             shown.tokens.push(token_text(&chosen));
-            shown.token_logprobs.push(chosen.logprob.into());
+            shown.token_logprobs.push((!is_first).then(|| chosen.logprob.into()));
         }
         Some(shown)
     }
@@ -169,7 +171,8 @@ mod tests {
         let shown = form.shown(0, likely).unwrap();
         assert_eq!(shown.text_offset, [0, 2, 3]);
         assert_eq!(shown.tokens, ["né", "bytes:\\xf0\\x9f", "bytes:\\x98\\x80"]);
-        assert_eq!(shown.top_logprobs[1].keys().collect::<Vec<_>>(), ["bytes:\\xf0\\x9f", "x"]);
+        let top = shown.top_logprobs[1].as_ref().unwrap();
+        assert_eq!(top.keys().collect::<Vec<_>>(), ["bytes:\\xf0\\x9f", "x"]);
         assert_eq!(form.shown(0, vec![of(b"!")]).unwrap().text_offset, [3]);
     }
 }
