@@ -15,6 +15,7 @@ mod sequence;
 mod steps;
 mod text;
 mod tokens;
+mod vision;
 mod vocabulary;
 mod worker;
 
@@ -34,6 +35,7 @@ use grammar::Grammar;
 pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
 use sequence::Job;
 use tokens::Tokenizer;
+use vision::Vision;
 pub use vocabulary::LlamaVocabulary;
 use worker::Worker;
 
@@ -42,7 +44,8 @@ use crate::engine::{
     Conversation, EmbedError, Engine, EngineLoad, Format, Generation, ModelInfo, PIECES_AHEAD_MAX,
     PrepareError, Progress, Prompt, RawPrompt, Sampling, StartError,
 };
-use crate::gguf::{GgufError, GgufFile};
+use crate::gguf::{GgufError, GgufFile, projector_beside};
+use crate::image::IMAGE_TOKENS_MAX;
 
 /// Context of one sequence where the operator names none, in tokens, or what the model has.
 pub const CONTEXT_TOKENS_DEFAULT: u32 = 4_096;
@@ -77,6 +80,8 @@ pub struct LlamaOptions {
     pub guesses: bool,
     /// Generations that may wait, up to [`QUEUE_MAX`].
     pub queue_max: u32,
+    /// Where the projector is with which the model reads pictures.
+    pub projector: Projector,
     /// Folder that remembers digests of large files by size and time of change; none if none.
     pub digest_cache: Option<PathBuf>,
 }
@@ -92,9 +97,22 @@ impl Default for LlamaOptions {
             reproducible: true,
             guesses: true,
             queue_max: 64,
+            projector: Projector::Beside,
             digest_cache: None,
         }
     }
+}
+
+/// Where a model's projector is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Projector {
+    /// Beside the model, if there is one: see [`crate::gguf::projector_beside`].
+    #[default]
+    Beside,
+    /// The model is to read no pictures.
+    None,
+    /// In this file.
+    At(PathBuf),
 }
 
 /// Why a model was not loaded.
@@ -118,6 +136,18 @@ pub enum LoadError {
         path: PathBuf,
         /// The file system's error.
         source: std::io::Error,
+    },
+    /// The projector cannot be used with the model.
+    #[error(
+        "cannot read pictures with {}: {reason}; name another projector with mmproj, or set it to \
+         none",
+        .path.display()
+    )]
+    Projector {
+        /// The projector.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The native engine refuses the file.
     #[error("cannot use {}: the engine refuses it: {reason}", .path.display())]
@@ -151,6 +181,8 @@ pub struct LlamaEngine {
     tokenizer: Tokenizer,
     setting: Setting,
     worker: Worker,
+    /// None where the model reads no pictures.
+    vision: Option<Arc<Vision>>,
     model: Arc<LlamaModel>,
     /// Held while a text is embedded: one at a time.
     embedding: Mutex<()>,
@@ -178,20 +210,27 @@ impl LlamaEngine {
                 .spawn_scoped(scope, || file_digest(&file, options.digest_cache.as_deref()))
                 .map_err(LoadError::Thread)?;
             let model = Arc::new(load_model(&file, setting.gpu_layers)?);
-            let (worker, tokenizer) =
-                Worker::start(Arc::clone(&model), setting, options.queue_max, || {
-                    let template = file.chat_template.as_deref();
-                    let tokenizer = Tokenizer::new(&model, template, context_tokens)
-                        .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
-                    let common = tokenizer.common_beginning(&model);
-                    Ok((tokenizer, common))
-                })?;
+            let vision = file.projector.as_ref().map(|path| {
+                let vision = Vision::open(path, &model, &setting);
+                let wrong = |reason| LoadError::Projector { path: path.clone(), reason };
+                vision.map(Arc::new).map_err(wrong)
+            });
+            let vision = vision.transpose()?;
+            let native = (Arc::clone(&model), vision.clone());
+            let (worker, tokenizer) = Worker::start(native, setting, options.queue_max, || {
+                let template = file.chat_template.as_deref();
+                let tokenizer = Tokenizer::new(&model, template, context_tokens)
+                    .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
+                let common = tokenizer.common_beginning(&model);
+                Ok((tokenizer, common))
+            })?;
             let digest = digest
                 .join()
                 .unwrap_or_else(|_| Err(std::io::Error::other("the reading thread panicked")))
                 .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
             let info = model_info(path, &file, digest, options, &setting);
-            Ok(Self { info, tokenizer, setting, worker, model, embedding: Mutex::new(()) })
+            let embedding = Mutex::new(());
+            Ok(Self { info, tokenizer, setting, worker, vision, model, embedding })
         })
     }
 }
@@ -202,7 +241,7 @@ impl Engine for LlamaEngine {
     }
 
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
-        self.tokenizer.prepare(&self.model, conversation)
+        self.tokenizer.prepare(&self.model, self.vision.as_deref(), conversation)
     }
 
     fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
@@ -265,6 +304,17 @@ fn judge(path: &Path, options: &LlamaOptions) -> Result<(GgufFile, Setting), Loa
     }
     let file =
         GgufFile::open(path).map_err(|reason| LoadError::File { path: path.to_owned(), reason })?;
+    let projector = match &options.projector {
+        Projector::None => None,
+        Projector::Beside => projector_beside(path),
+        Projector::At(path) => Some(path.clone()),
+    };
+    let file = match projector {
+        None => file,
+        Some(projector) => file
+            .with_projector(&projector)
+            .map_err(|reason| LoadError::File { path: projector, reason })?,
+    };
     let context_tokens =
         options.context_tokens.unwrap_or(CONTEXT_TOKENS_DEFAULT).min(file.shape.context_max);
     if context_tokens < 2 {
@@ -319,6 +369,10 @@ fn model_info(
         size_bytes: file.size_bytes,
         context_tokens: setting.context_tokens,
         embedding_width: file.width,
+        image_tokens_max: match file.projector {
+            Some(_) => IMAGE_TOKENS_MAX.min(setting.context_tokens),
+            None => 0,
+        },
         // Whoever checks an answer needs the setting that made it.
         build: format!("{BUILD} {}", setting.label()),
     }

@@ -109,6 +109,7 @@ impl Offering {
                 tokens_per_second_milli,
                 build: within(&model.build, 64),
                 embedding_width: model.embedding_width,
+                image_tokens_max: model.image_tokens_max,
             }
         };
         OwnOffer {

@@ -13,6 +13,7 @@ mod choices;
 mod embed;
 pub(super) mod form;
 mod job;
+mod picture;
 mod place;
 mod quote;
 mod raw;
@@ -49,13 +50,14 @@ use crate::models::{Lease, Model};
 use choices::{Choice, Choices};
 use form::{ChatForm, CompletionForm, Ended, Form, Gathered};
 use job::{Charged, Job, Opening};
-use place::Place;
+use place::{Known, Place};
 use request::Subject;
 use running::Running;
 
 pub(super) use choices::call_id;
 pub(super) use embed::embeddings;
 pub(crate) use embed::{NUMBERS_MAX, READERS_MAX, ToEmbed, bytes_of, vectors_digest};
+pub(super) use picture::{Said, check};
 pub(super) use place::is_sooner_elsewhere;
 pub(crate) use quote::payer;
 pub(crate) use request::Kind;
@@ -156,7 +158,7 @@ pub(super) async fn answer(
     let fields: Map<String, Value> = json::parse(body)?;
     let ask = Ask::read(kind, &fields)?;
     let wish = wish::read(&fields)?;
-    let way = match place::of(&app, &ask.model, &wish).await? {
+    let way = match place::of(&app, &ask.model, &wish, ask.has_images()).await? {
         Place::Here(model) => {
             let keep = super::loaded::keep_alive(&fields)?;
             Way::Here(app.models.lease(&model, keep).await?)
@@ -277,7 +279,8 @@ impl Asker<'_> {
         };
         let own = place::successor(app, model.digest, wish).await?;
         let instead = (app.mesh.is_some() && wish.allow_fallbacks).then(|| {
-            let here = (model.digest, Some((model.shape, prompt_tokens)), own);
+            let known = Known::Counted { shape: model.shape, tokens: prompt_tokens };
+            let here = (model.digest, known, own);
             place::ask(self, (subject, body), here, seed)
         });
         let is_named = ask.completion_max.is_some();
@@ -294,7 +297,12 @@ impl Asker<'_> {
         (model, seed): (ModelDigest, u32),
     ) -> Result<Plan, ApiError> {
         let own = place::successor(self.app, model, self.wish).await?;
-        let asked = place::ask(self, (subject, body), (model, None, own), seed);
+        let image_tokens = match subject.has_images() {
+            true => place::image_tokens(self.app, model).await?,
+            false => 0,
+        };
+        let known = Known::Elsewhere { image_tokens };
+        let asked = place::ask(self, (subject, body), (model, known, own), seed);
         Ok(Plan::Mesh(Box::new(asked)))
     }
 }
