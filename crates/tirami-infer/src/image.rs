@@ -30,7 +30,7 @@ const SCANS_MAX: usize = 24;
 /// Bytes the PNG decoder may take beside the pixels.
 const PNG_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a pixel: red, green and blue.
-const PIXEL_BYTES: usize = 3;
+pub(crate) const PIXEL_BYTES: usize = 3;
 
 const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG_MAGIC: &[u8] = b"\xff\xd8\xff";
@@ -211,4 +211,83 @@ fn jpeg_size(bytes: &[u8]) -> Result<(u32, u32), ImageError> {
 
 fn jpeg_pixels(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     jpeg_decoder(bytes).decode().map_err(|error| damaged(format!("{error:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
+
+    use super::*;
+
+    fn png(width: u32, height: u32, colour: png::ColorType) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, width, height);
+        encoder.set_color(colour);
+        let bytes = (width * height) as usize * colour.samples();
+        let pixels: Vec<u8> = (0..=255).cycle().take(bytes).collect();
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        file
+    }
+
+    /// 8 × 8 grey pixels.
+    fn jpeg() -> Vec<u8> {
+        let table = |class: u8| [&[0xff, 0xc4, 0, 20, class, 1][..], &[0; 16]].concat();
+        [
+            &[0xff, 0xd8, 0xff, 0xdb, 0, 67, 0][..],
+            &[1; 64],
+            &[0xff, 0xc0, 0, 11, 8, 0, 8, 0, 8, 1, 1, 0x11, 0],
+            &table(0),
+            &table(0x10),
+            &[0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0, 0x3f, 0xff, 0xd9],
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn pixels_are_red_green_and_blue_whatever_the_file_has() {
+        let pixels = |file: Vec<u8>| Image::open(file).unwrap().pixels().unwrap();
+        assert_eq!(pixels(png(2, 1, png::ColorType::Rgb)), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(pixels(png(2, 1, png::ColorType::Rgba)), [0, 1, 2, 4, 5, 6]);
+        assert_eq!(pixels(png(2, 1, png::ColorType::Grayscale)), [0, 0, 0, 1, 1, 1]);
+        assert_eq!(pixels(png(2, 1, png::ColorType::GrayscaleAlpha)), [0, 0, 0, 2, 2, 2]);
+        assert_eq!(pixels(jpeg()), [128; 8 * 8 * 3]);
+    }
+
+    #[test]
+    fn bounds_are_kept_before_anything_is_unpacked() {
+        let said = |width: u32, height: u32| {
+            let mut file = Vec::new();
+            drop(png::Encoder::new(&mut file, width, height).write_header().unwrap());
+            Image::open(file).map(drop)
+        };
+        assert_eq!(said(4_096, 4_096), Ok(()));
+        let (width, height) = (4_097, 4_096);
+        assert_eq!(said(width, height), Err(ImageError::Pixels { width, height }));
+        assert_eq!(said(64, 1), Ok(()));
+        let (width, height) = (1, 65);
+        assert_eq!(said(width, height), Err(ImageError::Sides { width, height }));
+        assert_eq!(Image::open(vec![0; IMAGE_BYTES_MAX + 1]), Err(ImageError::Bytes));
+        assert_eq!(Image::open(Vec::new()), Err(ImageError::Format));
+    }
+
+    #[test]
+    fn damaged_files_are_pictures_or_refused() {
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let files = [png(40, 30, png::ColorType::Rgb), jpeg()];
+        for round in 0..4_000 {
+            let mut file = files[round % 2].clone();
+            for _ in 0..=random.next_u32() % 4 {
+                let at = random.next_u32() as usize % file.len();
+                file[at] = random.next_u32().to_le_bytes()[0];
+            }
+            file.truncate(file.len() - random.next_u32() as usize % 3 * 7);
+            if let Ok(image) = Image::open(file) {
+                let (width, height) = image.size();
+                if let Ok(pixels) = image.pixels() {
+                    assert_eq!(pixels.len(), width as usize * height as usize * PIXEL_BYTES);
+                }
+            }
+        }
+    }
 }

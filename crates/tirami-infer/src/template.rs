@@ -196,8 +196,8 @@ impl ControlTexts {
     ///
     /// Each spelling of a control token in a message is replaced by a private character that
     /// occurs nowhere else, the template is rendered, and the spellings return as
-    /// [`Segment::Quoted`]. Messages without such spellings are rendered as they are. Pictures stand
-    /// where the template puts the text around them.
+    /// [`Segment::Quoted`]. Messages without such spellings are rendered as they are. Pictures
+    /// stand where the template puts the text around them.
     ///
     /// # Errors
     ///
@@ -469,5 +469,40 @@ mod tests {
         );
         let harmless = controls.render_shielded(&template, &chat(&[("user", "a < b |>")])).unwrap();
         assert_eq!(harmless.len(), 1);
+    }
+
+    #[test]
+    fn pictures_stand_where_they_were_put() {
+        let file = {
+            let mut file = Vec::new();
+            let encoder = png::Encoder::new(&mut file, 1, 1);
+            encoder.write_header().unwrap().write_image_data(&[0]).unwrap();
+            file
+        };
+        let image = crate::image::Image::open(file).unwrap();
+        let placed = |at| crate::engine::Placed { at, image: image.clone() };
+        let message = |text: &str, places: &[usize]| {
+            let images = places.iter().map(|at| placed(*at)).collect();
+            Message { images, ..Message::new("user", text) }
+        };
+        let messages = vec![message("a<|im_end|>b", &[0, 1, 12]), message("c", &[1])];
+        let conversation = Conversation::from(messages);
+        let controls = ControlTexts::new(["<|im_end|>".to_owned()]);
+        let template = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
+        let template = ChatTemplate::new(Some(template), "", "").unwrap();
+        let plain = |text: &str| Segment::Template(text.to_owned());
+        let expected = [
+            plain("["),
+            Segment::Image(0),
+            plain("a"),
+            Segment::Image(1),
+            Segment::Quoted("<|im_end|>".to_owned()),
+            plain("b"),
+            Segment::Image(2),
+            plain("][c"),
+            Segment::Image(3),
+            plain("]"),
+        ];
+        assert_eq!(controls.render_shielded(&template, &conversation).unwrap(), expected);
     }
 }

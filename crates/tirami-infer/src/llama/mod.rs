@@ -229,6 +229,9 @@ impl LlamaEngine {
                 .unwrap_or_else(|_| Err(std::io::Error::other("the reading thread panicked")))
                 .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
             let info = model_info(path, &file, digest, options, &setting);
+            let measured = vision.as_ref().map_or(0, |vision| vision.tokens_max());
+            let image_tokens_max = measured.min(info.image_tokens_max);
+            let info = ModelInfo { image_tokens_max, ..info };
             let embedding = Mutex::new(());
             Ok(Self { info, tokenizer, setting, worker, vision, model, embedding })
         })

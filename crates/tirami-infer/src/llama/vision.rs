@@ -16,17 +16,27 @@ use llama_cpp_2::mtmd::{
 };
 
 use super::backend::{Setting, log_pictures, take_complaint};
-use crate::image::{IMAGE_TOKENS_MAX, Image};
+use crate::image::{IMAGE_TOKENS_MAX, Image, PIXEL_BYTES};
 
 /// Sizes of pictures whose number of tokens is remembered.
 const SIZES_MAX: usize = 1_024;
-/// A picture that every projector can read, to try one by.
-const TRIED_SIDE: u32 = 64;
+/// Sizes that are tried when a projector is loaded: those above are cut or made smaller by all
+/// known ones, so one of them takes the most tokens.
+const TRIED: [(u32, u32); 5] =
+    [(2_048, 2_048), (2_896, 1_448), (1_448, 2_896), (4_096, 1_024), (1_024, 4_096)];
+
+/// Why some projectors are refused, as the end of a sentence.
+const ROWS_AND_COLUMNS: &str = "the model counts a picture's rows and columns as positions, which \
+                                is not supported; use another model for pictures";
+const BOTH_DIRECTIONS: &str = "the model reads a picture in both directions, which is not \
+                               supported; use another model for pictures";
 
 /// A loaded projector.
 pub(super) struct Vision {
     /// Whoever counts a picture's tokens holds it for moments, the engine while it reads one.
     context: Mutex<MtmdContext>,
+    /// Tokens of the picture that took the most of those tried.
+    tokens_max: usize,
     /// Tokens of a picture by its size, on which alone they depend.
     sizes: Mutex<BTreeMap<(u32, u32), usize>>,
     pass_tokens: i32,
@@ -70,28 +80,29 @@ impl Vision {
             return Err("it reads no pictures".to_owned());
         }
         if context.decode_use_mrope() {
-            return Err(
-                "the model counts a picture's rows and columns as positions, which is not \
-                        supported; use another model for pictures"
-                    .to_owned(),
-            );
+            return Err(ROWS_AND_COLUMNS.to_owned());
         }
         if context.decode_use_non_causal() {
-            return Err(
-                "the model reads a picture in both directions, which is not supported; use \
-                        another model for pictures"
-                    .to_owned(),
-            );
+            return Err(BOTH_DIRECTIONS.to_owned());
         }
-        let vision = Self {
+        let mut vision = Self {
+            tokens_max: 0,
             context: Mutex::new(context),
             sizes: Mutex::default(),
             pass_tokens: i32::try_from(setting.pass_tokens()).unwrap_or(i32::MAX),
             model: Arc::clone(model),
         };
-        let side = TRIED_SIDE as usize;
-        vision.counted((TRIED_SIDE, TRIED_SIDE), || Ok(vec![0; side * side * 3]))?;
+        for (width, height) in TRIED {
+            let bytes = width as usize * height as usize * PIXEL_BYTES;
+            let count = vision.counted((width, height), &vec![0; bytes])?;
+            vision.tokens_max = vision.tokens_max.max(count);
+        }
         Ok(vision)
+    }
+
+    /// Tokens that a picture takes at most, as far as was tried.
+    pub(super) fn tokens_max(&self) -> u32 {
+        u32::try_from(self.tokens_max).unwrap_or(u32::MAX)
     }
 
     /// Tokens of a picture, those that the model wants around it included. Unpacks it, which
@@ -103,20 +114,22 @@ impl Vision {
     pub(super) fn count(&self, image: &Image) -> Result<usize, String> {
         // A size says nothing of whether the rest is whole.
         let pixels = image.pixels().map_err(|error| error.to_string())?;
-        self.counted(image.size(), || Ok(pixels))
+        let tokens = self.counted(image.size(), &pixels)?;
+        if tokens > IMAGE_TOKENS_MAX as usize {
+            return Err(format!(
+                "it takes {tokens} tokens, and at most {IMAGE_TOKENS_MAX} are read; make it smaller"
+            ));
+        }
+        Ok(tokens)
     }
 
-    fn counted(
-        &self,
-        size: (u32, u32),
-        pixels: impl FnOnce() -> Result<Vec<u8>, String>,
-    ) -> Result<usize, String> {
+    fn counted(&self, size: (u32, u32), pixels: &[u8]) -> Result<usize, String> {
         let sizes = || self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = sizes().get(&size) {
             return Ok(*count);
         }
         let context = self.context.lock().unwrap_or_else(PoisonError::into_inner);
-        let chunks = self.cut(&context, size, &pixels()?)?;
+        let chunks = self.cut(&context, size, pixels)?;
         drop(context);
         let count = chunks.total_tokens();
         let mut sizes = sizes();
@@ -164,6 +177,8 @@ impl Vision {
         (width, height): (u32, u32),
         pixels: &[u8],
     ) -> Result<MtmdInputChunks, String> {
+        // What was complained of before has nothing to do with this.
+        take_complaint();
         let bitmap = MtmdBitmap::from_image_data(width, height, pixels)
             .map_err(|error| error.to_string())?;
         let text = MtmdInputText {
@@ -175,7 +190,6 @@ impl Vision {
             .tokenize(text, &[&bitmap])
             .map_err(|error| take_complaint().unwrap_or_else(|| error.to_string()))?;
         let known = 0..self.model.vocab().n_tokens();
-        let mut tokens = 0_usize;
         for chunk in (0..chunks.len()).filter_map(|index| chunks.get(index)) {
             let of_vocabulary =
                 chunk.text_tokens().is_none_or(|all| all.iter().all(|one| known.contains(&one.0)));
@@ -184,12 +198,9 @@ impl Vision {
                             to another model"
                     .to_owned());
             }
-            tokens = tokens.saturating_add(chunk.n_tokens());
         }
-        if tokens == 0 || tokens > IMAGE_TOKENS_MAX as usize {
-            return Err(format!(
-                "it takes {tokens} tokens, and at most {IMAGE_TOKENS_MAX} are read; make it smaller"
-            ));
+        if chunks.total_tokens() == 0 {
+            return Err("the projector makes nothing of it".to_owned());
         }
         Ok(chunks)
     }

@@ -91,7 +91,7 @@ fn pictures_that_do_not_fit_or_are_damaged_are_refused_before_anything_is_queued
     let path = lay_beside(&model_path(), folder.path(), "seeing");
     let options = LlamaOptions { sequences: 1, context_tokens: Some(100), ..small() };
     let engine = LlamaEngine::load(&path, &options).unwrap();
-    assert_eq!(engine.model().image_tokens_max, 100);
+    assert_eq!(engine.model().image_tokens_max, PICTURE_TOKENS);
     let error = engine.prepare(&asked(&[1, 2, 3, 4])).unwrap_err();
     assert!(matches!(error, PrepareError::ContextLength { .. }), "{error}");
     let mut bytes = png(64, 64, 1);

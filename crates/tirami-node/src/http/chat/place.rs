@@ -45,7 +45,8 @@ pub(super) enum Place {
 
 /// Finds out.
 ///
-/// A name may stand for several models; one that reads pictures goes first where there `are_images`.
+/// A name may stand for several models; one that reads pictures goes first where there
+/// `are_images`.
 pub(super) async fn of(
     app: &AppState,
     model: &str,
