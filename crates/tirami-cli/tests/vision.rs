@@ -119,7 +119,7 @@ fn an_answer_depends_on_the_picture_which_is_counted_and_paid_like_a_prompt() {
     let trade = one["x_tirami"]["trade_id"].as_str().unwrap();
     let shown = node.run(&["trades", "show", trade, "--json"]).succeeds().json();
     assert_eq!(shown["verified_here"], true);
-    assert_eq!(shown["prompt_tokens"], tokens(&one), "{shown}");
+    assert_eq!(shown["trade"]["prompt_tokens"], tokens(&one), "{shown}");
 
     let again = answered(&node, CHATS, &asking("seeing", std::slice::from_ref(&picture)));
     assert_eq!(said(&again), said(&one));
@@ -250,17 +250,18 @@ fn what_is_no_picture_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_node_without_the_model_buys_an_answer_about_a_picture() {
-    let home = tempdir().unwrap();
-    let path = lay_beside(&common::model(), home.path(), "seeing");
+    let asked = asking("seeing", &[url(&png(64, 48, 1))]);
+    let (home, alone) = seeing();
+    let own = answered(&alone, CHATS, &asked);
+    drop(alone);
+    let path = home.path().join("seeing.gguf");
     let user = Node::start_with(home.path(), "user", &["--no-model", "--mesh-port", "0"]);
     let invite = user.run(&["mesh", "invite"]).succeeds().stdout.clone();
     let join = ["--mesh-port", "0", "--join", invite.lines().last().unwrap()];
     let plain = common::model();
     let models = ["--model", plain.to_str().unwrap(), "--model", path.to_str().unwrap()];
     let serving = [&models[..], &join].concat();
-    let provider = Node::start_with(home.path(), "provider", &serving);
-    let asked = asking("seeing", &[url(&png(64, 48, 1))]);
-    let own = answered(&provider, CHATS, &asked);
+    let _provider = Node::start_with(home.path(), "provider", &serving);
     let begun = Instant::now();
     let bought = loop {
         let (status, answer) = post(&user, CHATS, &asked);
@@ -277,7 +278,7 @@ fn a_node_without_the_model_buys_an_answer_about_a_picture() {
     let trade = bought["x_tirami"]["trade_id"].as_str().unwrap();
     let shown = user.run(&["trades", "show", trade, "--json"]).succeeds().json();
     assert_eq!(shown["verified_here"], true);
-    assert_eq!(shown["prompt_tokens"], own["usage"]["prompt_tokens"]);
+    assert_eq!(shown["trade"]["prompt_tokens"], own["usage"]["prompt_tokens"]);
     let other = asking("seeing", &[url(&png(64, 48, 2))]);
     assert_ne!(said(&answered(&user, CHATS, &other)), said(&own));
 

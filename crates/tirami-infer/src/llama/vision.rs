@@ -35,6 +35,8 @@ const BOTH_DIRECTIONS: &str = "the model reads a picture in both directions, whi
 pub(super) struct Vision {
     /// Whoever counts a picture's tokens holds it for moments, the engine while it reads one.
     context: Mutex<MtmdContext>,
+    /// Held by whoever unpacks a picture to count its tokens, so that there is one at a time.
+    unpacking: Mutex<()>,
     /// Tokens of the picture that took the most of those tried.
     tokens_max: usize,
     /// Tokens of a picture by its size, on which alone they depend.
@@ -86,6 +88,7 @@ impl Vision {
             return Err(BOTH_DIRECTIONS.to_owned());
         }
         let mut vision = Self {
+            unpacking: Mutex::new(()),
             tokens_max: 0,
             context: Mutex::new(context),
             sizes: Mutex::default(),
@@ -112,6 +115,7 @@ impl Vision {
     ///
     /// Why it cannot be read, as the end of a sentence.
     pub(super) fn count(&self, image: &Image) -> Result<usize, String> {
+        let _one_at_a_time = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
         // A size says nothing of whether the rest is whole.
         let pixels = image.pixels().map_err(|error| error.to_string())?;
         let tokens = self.counted(image.size(), &pixels)?;

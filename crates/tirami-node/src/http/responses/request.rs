@@ -228,7 +228,7 @@ fn content_parts(at: &str, parts: &[Value]) -> Result<Value, ApiError> {
         check(&param, url)?;
         said.picture(url);
     }
-    Ok(said.content().unwrap_or_default())
+    Ok(said.content().unwrap_or_else(|| "".into()))
 }
 
 /// A text, or parts of text.

@@ -88,7 +88,7 @@ struct Done {
 
 impl Run {
     async fn work(self, mut reply: Reply) {
-        let result = match place::of(&self.app, &self.ask.model, &self.wish).await {
+        let result = match place::of(&self.app, &self.ask.model, &self.wish, false).await {
             Ok(Place::Here(model)) => self.here(&model, &mut reply).await,
             Ok(Place::Mesh(model)) => self.away(model, &mut reply).await,
             Err(error) => Err(error),
