@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tirami_infer::catalogue;
 use tirami_infer::download::Progress;
 use tirami_infer::gguf::GgufFile;
-use tirami_infer::llama::{LlamaFile, LlamaOptions, LlamaVocabulary};
+use tirami_infer::llama::{LlamaFile, LlamaOptions, LlamaVocabulary, Projector};
 use tirami_infer::models::{ModelStore, StoreError};
 use tirami_node::config::{Config, Resolved};
 use tirami_node::models::{LeaseError, MODELS_MAX, Models, OPENAI_BUILD, OpenAiEngine};
@@ -39,13 +39,14 @@ pub(crate) async fn load(
     out: Output,
 ) -> Result<Models, Failure> {
     let models = Models::new(config.model_bounds());
-    for name in &config.models {
+    for (place, name) in config.models.iter().enumerate() {
         let path = match store.resolve(name) {
             Err(StoreError::NotDownloaded { name }) => pull(store, &name, out).await?,
             found => found.map_err(failed)?,
         };
         let named = catalogue::find(name).map(|entry| entry.name.to_owned());
-        let options = options(config, store, named);
+        let projector = if place == 0 { projector(config, store)? } else { Projector::Beside };
+        let options = LlamaOptions { projector, ..options(config, store, named) };
         let opening = tokio::task::spawn_blocking({
             let path = path.clone();
             move || LlamaFile::open(&path, options)
@@ -145,6 +146,15 @@ fn find_more(models: &Models, store: &ModelStore, config: &Config) {
             models.know(Arc::new(file));
         }
     }
+}
+
+/// The first model's projector.
+fn projector(config: &Config, store: &ModelStore) -> Result<Projector, Failure> {
+    Ok(match config.mmproj.as_str() {
+        "auto" => Projector::Beside,
+        "none" => Projector::None,
+        path => Projector::At(store.resolve(path).map_err(failed)?),
+    })
 }
 
 fn options(config: &Config, store: &ModelStore, name: Option<String>) -> LlamaOptions {

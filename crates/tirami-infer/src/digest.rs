@@ -72,6 +72,7 @@ mod tests {
             ModelShape { parameters_active: 1, layers: 1, attention_width: 1, context_max: 1 };
         let file = GgufFile {
             paths,
+            projector: None,
             size_bytes: 6,
             architecture: String::new(),
             quantisation: String::new(),

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tirami_core::{ModelDigest, ModelShape};
 use tokio::sync::mpsc;
 
+use crate::image::Image;
+
 /// Pieces a generation may be ahead of its reader before the engine pauses that sequence.
 pub const PIECES_AHEAD_MAX: usize = 64;
 
@@ -124,7 +126,7 @@ pub trait Engine: Send + Sync + 'static {
 pub struct ModelInfo {
     /// The name it was asked for by, such as `smollm2:135m`, or the file's stem.
     pub name: String,
-    /// blake3 of the GGUF file.
+    /// blake3 of the model's files: the GGUF file or its shards, and the projector where it has one.
     pub digest: ModelDigest,
     /// The numbers work is metered by.
     pub shape: ModelShape,
@@ -138,6 +140,8 @@ pub struct ModelInfo {
     pub context_tokens: u32,
     /// Numbers in a vector that [`Engine::embed`] gives; 0 where the engine makes none.
     pub embedding_width: u32,
+    /// Tokens one picture of a prompt takes at most; 0 where the model reads none.
+    pub image_tokens_max: u32,
     /// Engine, version and back-end that produce the answers, for receipts.
     pub build: String,
 }
@@ -149,14 +153,30 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// Pictures within the text, in the order of their places.
+    pub images: Vec<Placed>,
     /// Tools the assistant called.
     pub calls: Vec<Call>,
+}
+
+/// A picture in a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Bytes of the text before it, at the boundary of a character.
+    pub at: usize,
+    /// The picture.
+    pub image: Image,
 }
 
 impl Message {
     /// A message of `role`.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
-        Self { role: role.to_owned(), content: content.into(), calls: Vec::new() }
+        Self {
+            role: role.to_owned(),
+            content: content.into(),
+            images: Vec::new(),
+            calls: Vec::new(),
+        }
     }
 }
 
@@ -183,6 +203,11 @@ impl Conversation {
     pub(crate) fn has_tools(&self) -> bool {
         let has = |message: &Message| message.role == "tool" || !message.calls.is_empty();
         !self.tools.is_empty() || self.messages.iter().any(has)
+    }
+
+    /// The pictures of all messages, in order.
+    pub fn images(&self) -> impl Iterator<Item = &Image> {
+        self.messages.iter().flat_map(|message| &message.images).map(|placed| &placed.image)
     }
 }
 
@@ -226,9 +251,47 @@ pub struct Prompt {
     /// consumers that have answered for it. Within them and within the others the scopes take
     /// turns.
     pub contributes: bool,
+    /// The pictures, in order. Each takes a run of tokens that are not of the vocabulary: see
+    /// [`is_image_token`].
+    pub images: Vec<PromptImage>,
     /// The conversation that the tokens render, for an engine that hands it on instead of reading
     /// the tokens.
     pub conversation: Option<Arc<Conversation>>,
+}
+
+/// A picture in a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptImage {
+    /// Tokens before it.
+    pub start: usize,
+    /// Tokens it takes, at least 1.
+    pub tokens: usize,
+    /// The picture.
+    pub image: Image,
+}
+
+impl PromptImage {
+    /// Whether the prompt's token at `place`, from 0, is a part of the picture.
+    pub const fn has(&self, place: usize) -> bool {
+        self.start <= place && place - self.start < self.tokens
+    }
+}
+
+/// The ids above every vocabulary, which stand for pictures.
+const IMAGE_TOKEN: u32 = 1 << 31;
+
+/// Whether a token of a prompt stands for a part of a picture. The picture's digest says which
+/// token it is, so that prompts with different pictures are different prompts.
+pub const fn is_image_token(token: u32) -> bool {
+    token & IMAGE_TOKEN != 0
+}
+
+/// The tokens that stand for a picture.
+pub fn image_tokens(image: &Image, count: usize) -> impl Iterator<Item = u32> {
+    let digest = image.digest();
+    let (words, _) = digest.as_bytes().as_chunks::<4>();
+    let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    words.into_iter().map(|word| word | IMAGE_TOKEN).cycle().take(count)
 }
 
 impl From<Vec<u32>> for Prompt {
@@ -538,6 +601,20 @@ pub enum PrepareError {
     Unsupported {
         /// What was asked for, as "to …".
         what: &'static str,
+    },
+    /// There are pictures, and the model reads none.
+    #[error(
+        "the model reads no pictures; leave them out, or ask a model that does: /v1/models says \
+         which"
+    )]
+    NoImages,
+    /// A picture cannot be read.
+    #[error("picture {number} cannot be read: {reason}")]
+    Image {
+        /// Which one of the conversation, from 1.
+        number: usize,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The tokens of a raw prompt cannot be read.
     #[error("a prompt has at least one token, and only tokens of the model: 0 to {last}")]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::engine::{
     Conversation, EmbedError, Engine, EngineLoad, Finish, Format, Generation, Likely, ModelInfo,
     PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, RawPrompt, Sampling, StartError,
-    TOP_LOGPROBS_MAX, TokenLogprobs,
+    TOP_LOGPROBS_MAX, TokenLogprobs, image_tokens,
 };
 
 /// Numbers in a vector of a [`FakeEngine`].
@@ -67,6 +67,7 @@ impl FakeEngine {
                 size_bytes: 4_000_000,
                 context_tokens: 4_096,
                 embedding_width: WIDTH,
+                image_tokens_max: 0,
                 build: "fake".to_owned(),
             },
         )
@@ -114,13 +115,21 @@ impl Engine for FakeEngine {
         &self.info
     }
 
-    /// One token for each four bytes of the messages' texts.
+    /// One token for each four bytes of the messages' texts, and for each picture as many as one
+    /// may take.
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
         if conversation.messages.is_empty() {
             return Err(PrepareError::Template { reason: "there are no messages".to_owned() });
         }
         let text = conversation.messages.iter().flat_map(|message| message.content.bytes());
-        self.fitting(tokens_of(text.collect()))
+        let mut tokens = tokens_of(text.collect());
+        for image in conversation.images() {
+            if self.info.image_tokens_max == 0 {
+                return Err(PrepareError::NoImages);
+            }
+            tokens.extend(image_tokens(image, self.info.image_tokens_max as usize));
+        }
+        self.fitting(tokens)
     }
 
     /// One token for each four bytes of a text; a gap costs none.

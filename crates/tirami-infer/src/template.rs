@@ -167,6 +167,8 @@ pub enum Segment {
     Template(String),
     /// The spelling of a control token that stood in a message: it is text and nothing else.
     Quoted(String),
+    /// The place of a picture, by its number among all of the conversation.
+    Image(usize),
 }
 
 /// The texts of a vocabulary's control tokens, such as `<|im_end|>`.
@@ -194,7 +196,8 @@ impl ControlTexts {
     ///
     /// Each spelling of a control token in a message is replaced by a private character that
     /// occurs nowhere else, the template is rendered, and the spellings return as
-    /// [`Segment::Quoted`]. Messages without such spellings are rendered as they are.
+    /// [`Segment::Quoted`]. Messages without such spellings are rendered as they are. Pictures
+    /// stand where the template puts the text around them.
     ///
     /// # Errors
     ///
@@ -224,22 +227,30 @@ impl ControlTexts {
                 stand_ins.insert(spelling.to_owned(), stand_in);
             }
         }
-        if stand_ins.is_empty() {
+        let count = conversation.images().count();
+        let pictures = free.take(count).collect::<Vec<_>>();
+        if stand_ins.is_empty() && pictures.is_empty() {
             return template.render(conversation).map(|text| vec![Segment::Template(text)]);
+        }
+        if pictures.len() < count {
+            let reason = "the messages use every private character".to_owned();
+            return Err(PrepareError::Template { reason });
         }
         let shield = |text: &str| self.replaced(text, &stand_ins);
         let call =
             |call: &Call| Call { name: shield(&call.name), arguments: shield(&call.arguments) };
+        let mut picture = pictures.iter();
         let messages = conversation.messages.iter().map(|message| Message {
             role: shield(&message.role),
-            content: shield(&message.content),
+            content: with_pictures(message, &mut picture, shield),
+            images: Vec::new(),
             calls: message.calls.iter().map(call).collect(),
         });
         let tools = conversation.tools.iter().map(|tool| shield(tool)).collect();
         let rendered = template.render(&Conversation { messages: messages.collect(), tools })?;
-        let spellings =
-            stand_ins.into_iter().map(|(spelling, c)| (c, spelling)).collect::<BTreeMap<_, _>>();
-        Ok(split(&rendered, &spellings))
+        let quoted = stand_ins.into_iter().map(|(text, c)| (c, Segment::Quoted(text)));
+        let images = (0..).zip(&pictures).map(|(number, c)| (*c, Segment::Image(number)));
+        Ok(split(&rendered, &quoted.chain(images).collect()))
     }
 
     /// The control texts in `text`, from left to right, the longest one where several begin.
@@ -285,17 +296,34 @@ impl ControlTexts {
 const PRIVATE_FIRST: char = '\u{f0000}';
 const PRIVATE_LAST: char = '\u{10fffd}';
 
-fn split(rendered: &str, spellings: &BTreeMap<char, String>) -> Vec<Segment> {
+/// A message's text with the next ones of `pictures` where its pictures stand.
+fn with_pictures<'p>(
+    message: &Message,
+    pictures: &mut impl Iterator<Item = &'p char>,
+    shield: impl Fn(&str) -> String,
+) -> String {
+    let (mut text, mut done) = (String::new(), 0);
+    for (placed, picture) in message.images.iter().zip(pictures) {
+        // A place that is none is the nearest one before it.
+        let at = message.content.floor_char_boundary(placed.at).max(done);
+        text += &shield(&message.content[done..at]);
+        text.push(*picture);
+        done = at;
+    }
+    text + &shield(&message.content[done..])
+}
+
+fn split(rendered: &str, stand_ins: &BTreeMap<char, Segment>) -> Vec<Segment> {
     let mut segments = Vec::new();
     let mut plain = String::new();
     for c in rendered.chars() {
-        match spellings.get(&c) {
+        match stand_ins.get(&c) {
             None => plain.push(c),
-            Some(spelling) => {
+            Some(segment) => {
                 if !plain.is_empty() {
                     segments.push(Segment::Template(std::mem::take(&mut plain)));
                 }
-                segments.push(Segment::Quoted(spelling.clone()));
+                segments.push(segment.clone());
             }
         }
     }
@@ -441,5 +469,40 @@ mod tests {
         );
         let harmless = controls.render_shielded(&template, &chat(&[("user", "a < b |>")])).unwrap();
         assert_eq!(harmless.len(), 1);
+    }
+
+    #[test]
+    fn pictures_stand_where_they_were_put() {
+        let file = {
+            let mut file = Vec::new();
+            let encoder = png::Encoder::new(&mut file, 1, 1);
+            encoder.write_header().unwrap().write_image_data(&[0]).unwrap();
+            file
+        };
+        let image = crate::image::Image::open(file).unwrap();
+        let placed = |at| crate::engine::Placed { at, image: image.clone() };
+        let message = |text: &str, places: &[usize]| {
+            let images = places.iter().map(|at| placed(*at)).collect();
+            Message { images, ..Message::new("user", text) }
+        };
+        let messages = vec![message("a<|im_end|>b", &[0, 1, 12]), message("c", &[1])];
+        let conversation = Conversation::from(messages);
+        let controls = ControlTexts::new(["<|im_end|>".to_owned()]);
+        let template = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
+        let template = ChatTemplate::new(Some(template), "", "").unwrap();
+        let plain = |text: &str| Segment::Template(text.to_owned());
+        let expected = [
+            plain("["),
+            Segment::Image(0),
+            plain("a"),
+            Segment::Image(1),
+            Segment::Quoted("<|im_end|>".to_owned()),
+            plain("b"),
+            Segment::Image(2),
+            plain("][c"),
+            Segment::Image(3),
+            plain("]"),
+        ];
+        assert_eq!(controls.render_shielded(&template, &conversation).unwrap(), expected);
     }
 }

@@ -31,6 +31,8 @@ mod resume;
 mod same;
 #[path = "real_model/sampling.rs"]
 mod sampling;
+#[path = "real_model/vision.rs"]
+mod vision;
 
 const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 

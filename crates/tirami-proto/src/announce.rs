@@ -114,6 +114,9 @@ pub struct Offer {
     /// Numbers in a vector that says what a text means; 0 where it makes none.
     #[cbor(n(7), default, skip_if = "is_zero")]
     pub embedding_width: u32,
+    /// Tokens one picture takes at most; 0 where pictures are not read.
+    #[cbor(n(8), default, skip_if = "is_zero")]
+    pub image_tokens_max: u32,
 }
 
 const fn is_zero(number: &u32) -> bool {

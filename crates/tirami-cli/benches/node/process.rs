@@ -186,6 +186,7 @@ impl NoModel {
             size_bytes: 0,
             context_tokens: 2,
             embedding_width: 0,
+            image_tokens_max: 0,
             build: "none".into(),
         })
     }

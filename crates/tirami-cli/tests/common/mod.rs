@@ -111,7 +111,8 @@ impl Node {
         Self::start_with(home, "data", &[])
     }
 
-    /// The same with the data directory `home/<dir>` and more arguments.
+    /// The same with the data directory `home/<dir>` and more arguments; where the first of them is
+    /// `--model`, they name all models.
     pub fn start_with(home: &Path, dir: &str, args: &[&str]) -> Self {
         let begun = Instant::now();
         let data_dir = home.join(dir);
@@ -228,7 +229,7 @@ pub fn signal(pid: u32, name: &str) {
 fn command(home: &Path, data_dir: &Path, args: &[&str]) -> Command {
     let mut command = tirami(home);
     command.args(["start", "--port", "0", "--data-dir"]).arg(data_dir);
-    if !args.contains(&"--no-model") {
+    if !args.contains(&"--no-model") && args.first() != Some(&"--model") {
         command.arg("--model").arg(model());
     }
     command.args(args);

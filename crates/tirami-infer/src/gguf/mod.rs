@@ -29,8 +29,10 @@ pub const SHARDS_MAX: u64 = 1_024;
 /// A model file, or the shards of one, that may be given to the engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GgufFile {
-    /// The file, or its shards in order.
+    /// The file, or its shards in order; then the projector.
     pub paths: Vec<PathBuf>,
+    /// What the model reads pictures with; it is the last of the `paths`.
+    pub projector: Option<PathBuf>,
     /// Bytes of all files together.
     pub size_bytes: u64,
     /// `general.architecture`, such as `llama`.
@@ -171,6 +173,15 @@ pub enum GgufError {
     /// The file has no tensors.
     #[error("it has no weights; it holds only a vocabulary or settings")]
     NoTensors,
+    /// The file is to be a projector and is none.
+    #[error(
+        "it is no projector for pictures but of the architecture \"{architecture}\"; projectors \
+         are usually called mmproj-NAME.gguf"
+    )]
+    NoProjector {
+        /// `general.architecture`.
+        architecture: String,
+    },
     /// A file of a split model is missing or is not the one its name says.
     #[error("it is one of {count} parts, and {} is missing or another file; put all parts beside it", .part.display())]
     Shard {
@@ -215,6 +226,7 @@ impl GgufFile {
         };
         Ok(Self {
             paths,
+            projector: None,
             size_bytes,
             architecture,
             quantisation: quantisation(header),
@@ -226,7 +238,25 @@ impl GgufFile {
         })
     }
 
-    /// blake3 over the bytes of the file, or of all shards in order. Reads everything.
+    /// The same model with the projector at `path`: its bytes are part of what the model is.
+    ///
+    /// # Errors
+    ///
+    /// [`GgufError`] when the file is no projector for pictures.
+    pub fn with_projector(mut self, path: &Path) -> Result<Self, GgufError> {
+        let (header, size_bytes) = read_header(path)?;
+        let architecture = header.text("general.architecture").unwrap_or_default();
+        if architecture != "clip" || !header.is_true("clip.has_vision_encoder") {
+            return Err(GgufError::NoProjector { architecture });
+        }
+        self.paths.push(path.to_owned());
+        self.projector = Some(path.to_owned());
+        self.size_bytes = self.size_bytes.saturating_add(size_bytes);
+        Ok(self)
+    }
+
+    /// blake3 over the bytes of the file, or of all shards in order, and of the projector. Reads
+    /// everything.
     ///
     /// # Errors
     ///
@@ -237,6 +267,32 @@ impl GgufFile {
             hasher.update_reader(File::open(path)?)?;
         }
         Ok(ModelDigest::from_bytes(*hasher.finalize().as_bytes()))
+    }
+}
+
+/// Whether a file's name is a projector's by convention.
+pub fn is_projector_name(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with("mmproj") && name.ends_with(".gguf")
+}
+
+/// The projector that lies beside the model at `path`, as people lay them: `mmproj-` and the model's
+/// own file name; or the only `mmproj*.gguf` of a folder with no other model.
+pub fn projector_beside(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let own = path.with_file_name(format!("mmproj-{name}"));
+    if own.is_file() {
+        return Some(own);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let files = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    let files = files.filter_map(|file| Some(file.ok()?.path()));
+    let is_gguf = |file: &PathBuf| file.extension().is_some_and(|ending| ending == "gguf");
+    let (projectors, models): (Vec<_>, Vec<_>) =
+        files.filter(is_gguf).partition(|file| is_projector_name(file));
+    match (projectors.as_slice(), models.as_slice()) {
+        ([projector], [_]) => Some(projector.clone()),
+        _ => None,
     }
 }
 
@@ -339,6 +395,10 @@ impl Header {
             Some((_, Value::Text(text))) => Some(String::from_utf8_lossy(text).into_owned()),
             _ => None,
         }
+    }
+
+    fn is_true(&self, key: &str) -> bool {
+        matches!(self.values.get(key), Some((_, Value::Bool(true))))
     }
 
     fn unsigned(&self, key: &str) -> Option<u64> {

@@ -44,6 +44,12 @@ pub(super) fn gpu_layers_default() -> u32 {
     if backend().is_some_and(LlamaBackend::supports_gpu_offload) { ALL_LAYERS } else { 0 }
 }
 
+/// Has the log of what reads pictures caught as well.
+pub(super) fn log_pictures() {
+    // SAFETY: as above, the callback keeps nothing and needs no data.
+    unsafe { llama_cpp_sys_2::mtmd_helper_log_set(Some(keep_log), std::ptr::null_mut()) };
+}
+
 /// Takes the last complaint.
 pub(super) fn take_complaint() -> Option<String> {
     COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -17,6 +17,9 @@ const LOGIT_BYTES: u64 = 4;
 /// What the engine sets aside for the steps of a pass, whatever the model, in bytes.
 const SCRATCH_BYTES: u64 = 32 << 20;
 
+/// What it takes at most to unpack and encode pictures, beside the projector, in bytes.
+const PICTURE_BYTES: u64 = 512 << 20;
+
 /// A GGUF file whose header was judged and whose digest is known, with the options to load it by.
 #[derive(Debug, Clone)]
 pub struct LlamaFile {
@@ -65,11 +68,14 @@ impl Loader for LlamaFile {
     }
 }
 
-/// The file, the cache of all sequences at their full length, and what a pass needs.
+/// The files, the cache of all sequences at their full length, and what a pass and a picture need.
 fn memory_bytes(file: &GgufFile, setting: &Setting) -> u64 {
     let room = u64::from(setting.context_tokens).next_multiple_of(ROOM_STEP.into());
     let cells = room.saturating_mul(setting.sequences.into());
     let cache = cells.saturating_mul(file.cached_per_token).saturating_mul(CACHED_BYTES);
     let logits = file.vocabulary.saturating_mul(PASS_TOKENS_MAX as u64 * LOGIT_BYTES);
-    [file.size_bytes, cache, logits, SCRATCH_BYTES].into_iter().fold(0, u64::saturating_add)
+    let pictures = if file.projector.is_some() { PICTURE_BYTES } else { 0 };
+    [file.size_bytes, cache, logits, pictures, SCRATCH_BYTES]
+        .into_iter()
+        .fold(0, u64::saturating_add)
 }

@@ -15,6 +15,7 @@ mod sequence;
 mod steps;
 mod text;
 mod tokens;
+mod vision;
 mod vocabulary;
 mod worker;
 
@@ -35,6 +36,7 @@ pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_
 pub use lookup::Guesses;
 use sequence::Job;
 use tokens::Tokenizer;
+use vision::Vision;
 pub use vocabulary::LlamaVocabulary;
 use worker::Worker;
 
@@ -43,7 +45,8 @@ use crate::engine::{
     Conversation, EmbedError, Engine, EngineLoad, Format, Generation, ModelInfo, PIECES_AHEAD_MAX,
     PrepareError, Progress, Prompt, RawPrompt, Sampling, StartError,
 };
-use crate::gguf::{GgufError, GgufFile};
+use crate::gguf::{GgufError, GgufFile, projector_beside};
+use crate::image::IMAGE_TOKENS_MAX;
 
 /// Context of one sequence where the operator names none, in tokens, or what the model has.
 pub const CONTEXT_TOKENS_DEFAULT: u32 = 4_096;
@@ -78,6 +81,8 @@ pub struct LlamaOptions {
     pub guesses: Guesses,
     /// Generations that may wait, up to [`QUEUE_MAX`].
     pub queue_max: u32,
+    /// Where the projector is with which the model reads pictures.
+    pub projector: Projector,
     /// Folder that remembers digests of large files by size and time of change; none if none.
     pub digest_cache: Option<PathBuf>,
 }
@@ -93,9 +98,22 @@ impl Default for LlamaOptions {
             reproducible: true,
             guesses: Guesses::WherePays,
             queue_max: 64,
+            projector: Projector::Beside,
             digest_cache: None,
         }
     }
+}
+
+/// Where a model's projector is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Projector {
+    /// Beside the model, if there is one: see [`crate::gguf::projector_beside`].
+    #[default]
+    Beside,
+    /// The model is to read no pictures.
+    None,
+    /// In this file.
+    At(PathBuf),
 }
 
 /// Why a model was not loaded.
@@ -119,6 +137,18 @@ pub enum LoadError {
         path: PathBuf,
         /// The file system's error.
         source: std::io::Error,
+    },
+    /// The projector cannot be used with the model.
+    #[error(
+        "cannot read pictures with {}: {reason}; name another projector with mmproj, or set it to \
+         none",
+        .path.display()
+    )]
+    Projector {
+        /// The projector.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The native engine refuses the file.
     #[error("cannot use {}: the engine refuses it: {reason}", .path.display())]
@@ -152,6 +182,8 @@ pub struct LlamaEngine {
     tokenizer: Tokenizer,
     setting: Setting,
     worker: Worker,
+    /// None where the model reads no pictures.
+    vision: Option<Arc<Vision>>,
     model: Arc<LlamaModel>,
     /// Held while a text is embedded: one at a time.
     embedding: Mutex<()>,
@@ -179,20 +211,30 @@ impl LlamaEngine {
                 .spawn_scoped(scope, || file_digest(&file, options.digest_cache.as_deref()))
                 .map_err(LoadError::Thread)?;
             let model = Arc::new(load_model(&file, setting.gpu_layers)?);
-            let (worker, tokenizer) =
-                Worker::start(Arc::clone(&model), setting, options.queue_max, || {
-                    let template = file.chat_template.as_deref();
-                    let tokenizer = Tokenizer::new(&model, template, context_tokens)
-                        .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
-                    let common = tokenizer.common_beginning(&model);
-                    Ok((tokenizer, common))
-                })?;
+            let vision = file.projector.as_ref().map(|path| {
+                let vision = Vision::open(path, &model, &setting);
+                let wrong = |reason| LoadError::Projector { path: path.clone(), reason };
+                vision.map(Arc::new).map_err(wrong)
+            });
+            let vision = vision.transpose()?;
+            let native = (Arc::clone(&model), vision.clone());
+            let (worker, tokenizer) = Worker::start(native, setting, options.queue_max, || {
+                let template = file.chat_template.as_deref();
+                let tokenizer = Tokenizer::new(&model, template, context_tokens)
+                    .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
+                let common = tokenizer.common_beginning(&model);
+                Ok((tokenizer, common))
+            })?;
             let digest = digest
                 .join()
                 .unwrap_or_else(|_| Err(std::io::Error::other("the reading thread panicked")))
                 .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
             let info = model_info(path, &file, digest, options, &setting);
-            Ok(Self { info, tokenizer, setting, worker, model, embedding: Mutex::new(()) })
+            let measured = vision.as_ref().map_or(0, |vision| vision.tokens_max());
+            let image_tokens_max = measured.min(info.image_tokens_max);
+            let info = ModelInfo { image_tokens_max, ..info };
+            let embedding = Mutex::new(());
+            Ok(Self { info, tokenizer, setting, worker, vision, model, embedding })
         })
     }
 }
@@ -203,7 +245,7 @@ impl Engine for LlamaEngine {
     }
 
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
-        self.tokenizer.prepare(&self.model, conversation)
+        self.tokenizer.prepare(&self.model, self.vision.as_deref(), conversation)
     }
 
     fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
@@ -266,6 +308,17 @@ fn judge(path: &Path, options: &LlamaOptions) -> Result<(GgufFile, Setting), Loa
     }
     let file =
         GgufFile::open(path).map_err(|reason| LoadError::File { path: path.to_owned(), reason })?;
+    let projector = match &options.projector {
+        Projector::None => None,
+        Projector::Beside => projector_beside(path),
+        Projector::At(path) => Some(path.clone()),
+    };
+    let file = match projector {
+        None => file,
+        Some(projector) => file
+            .with_projector(&projector)
+            .map_err(|reason| LoadError::File { path: projector, reason })?,
+    };
     let context_tokens =
         options.context_tokens.unwrap_or(CONTEXT_TOKENS_DEFAULT).min(file.shape.context_max);
     if context_tokens < 2 {
@@ -320,6 +373,10 @@ fn model_info(
         size_bytes: file.size_bytes,
         context_tokens: setting.context_tokens,
         embedding_width: file.width,
+        image_tokens_max: match file.projector {
+            Some(_) => IMAGE_TOKENS_MAX.min(setting.context_tokens),
+            None => 0,
+        },
         // Whoever checks an answer needs the setting that made it.
         build: format!("{BUILD} {}", setting.label()),
     }

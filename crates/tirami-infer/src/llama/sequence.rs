@@ -11,7 +11,9 @@ use super::lookup::{Lookup, Toll};
 use super::sampler::{Logprobs, Sampler};
 use super::text::AnswerText;
 use super::tokens::piece;
-use crate::engine::{Finish, Likely, Piece, Progress, Prompt, Sampling, TokenLogprobs};
+use crate::engine::{
+    Finish, Likely, Piece, Progress, Prompt, PromptImage, Sampling, TokenLogprobs, is_image_token,
+};
 
 /// A request on its way to the engine's thread.
 pub(super) struct Job {
@@ -29,6 +31,8 @@ pub(super) struct Sequence {
     prompt_tokens: usize,
     /// How many of them are read before the first is chosen here.
     given_tokens: usize,
+    /// The prompt's pictures, in order.
+    images: Vec<PromptImage>,
     /// How many of them are in the cache, from the first on.
     in_cache: usize,
     /// Tokens there may be in all.
@@ -64,11 +68,18 @@ impl Sequence {
         context_tokens: usize,
     ) -> Result<(Self, Option<Piece>), String> {
         let Job { prompt, sampling, sender, progress } = job;
-        let Prompt { mut tokens, resumed, scope, .. } = prompt;
+        let Prompt { mut tokens, resumed, scope, images, .. } = prompt;
         let prompt_tokens = tokens.len();
         let vocab = model.vocab();
         let known = |token: &u32| (0..vocab.n_tokens().cast_unsigned()).contains(token);
-        if tokens.is_empty() || prompt_tokens >= context_tokens || !tokens.iter().all(known) {
+        let in_picture = |at: usize| images.iter().any(|image| image.has(at));
+        let readable = |(at, token): (usize, &u32)| {
+            if is_image_token(*token) { in_picture(at) } else { known(token) && !in_picture(at) }
+        };
+        // The last token is of the vocabulary, because what follows is chosen by it.
+        let ends_in_text = tokens.last().is_some_and(known);
+        let is_readable = ends_in_text && tokens.iter().enumerate().all(readable);
+        if prompt_tokens >= context_tokens || !is_readable {
             return Err("the prompt is empty, too long or not of this model".to_owned());
         }
         let scores_prompt = sampling.scores_prompt && resumed.is_empty();
@@ -103,6 +114,7 @@ impl Sequence {
             tokens,
             prompt_tokens,
             given_tokens,
+            images,
             in_cache,
             tokens_max,
             scope,
@@ -177,12 +189,30 @@ impl Sequence {
         self.unread_tokens() > 0
     }
 
+    /// The picture of which the next token in the cache will be the first.
+    pub(super) fn picture(&self) -> Option<&PromptImage> {
+        self.images.iter().find(|image| image.start == self.in_cache)
+    }
+
+    /// Tokens that can be read before the next picture; 0 where it is the next.
+    pub(super) fn tokens_to_picture(&self) -> usize {
+        let next = self.images.iter().map(|image| image.start).find(|at| *at >= self.in_cache);
+        next.map_or(usize::MAX, |at| at - self.in_cache)
+    }
+
+    /// So many of the first `count` tokens that no picture is cut.
+    pub(super) fn before_picture(&self, count: usize) -> usize {
+        let cut = self.images.iter().find(|image| image.has(count) && image.start < count);
+        cut.map_or(count, |image| image.start)
+    }
+
     /// What may follow the newest token, where that is worth it: no more than the reader has room
     /// for, and fewer than may still be produced.
     pub(super) fn guess(&mut self, toll: &Toll) -> Vec<u32> {
         let left = self.tokens_max.saturating_sub(self.tokens.len()).saturating_sub(1);
         let room = self.sender.capacity().saturating_sub(2);
-        self.lookup.guess(&self.tokens, left.min(room), toll).to_vec()
+        let guess = self.lookup.guess(&self.tokens, left.min(room), toll).iter();
+        guess.copied().take_while(|token| !is_image_token(*token)).collect()
     }
 
     /// Whether the reader has room for what one step may deliver: a delta and an end. So an end

@@ -3,8 +3,10 @@
 //! A step gives each running sequence its next token, in one pass or in several as [`Pace`] says,
 //! then reads at most [`PASS_TOKENS_MAX`] given tokens of one waiting sequence, and copies at most
 //! one place of the cache to another. So a long prompt delays running streams by one short pass
-//! and no more, and a token's keys and values are the same bits wherever a prompt is cut.
+//! and no more, and a token's keys and values are the same bits wherever a prompt is cut. A picture
+//! is one piece: streams wait until it is encoded and read.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -19,6 +21,7 @@ use super::lookup::{Guesses, Toll};
 use super::pace::Pace;
 use super::places::{Choice, Place, choose, copy_min};
 use super::sequence::Sequence;
+use super::vision::{Reading, Vision};
 use super::worker::{Next, Shared};
 use crate::engine::Piece;
 
@@ -29,6 +32,8 @@ const EXACT_FILE_TYPES: [u32; 2] = [2, 3];
 /// The engine thread's state.
 pub(super) struct Steps<'a> {
     model: &'a LlamaModel,
+    /// What reads pictures; none where the model reads none.
+    vision: Option<Arc<Vision>>,
     context: LlamaContext<'a>,
     batch: LlamaBatch<'a>,
     /// Tokens a pass may have while no stream runs.
@@ -53,7 +58,7 @@ pub(super) struct Steps<'a> {
 
 impl<'a> Steps<'a> {
     pub(super) fn new(
-        model: &'a LlamaModel,
+        (model, vision): (&'a LlamaModel, Option<Arc<Vision>>),
         context: LlamaContext<'a>,
         setting: Setting,
         shared: &'a Shared,
@@ -61,6 +66,7 @@ impl<'a> Steps<'a> {
     ) -> Self {
         Self {
             model,
+            vision,
             context,
             batch: LlamaBatch::new(setting.pass_tokens(), 1),
             pass_tokens: setting.pass_tokens(),
@@ -185,7 +191,7 @@ impl<'a> Steps<'a> {
             sequence.score(self.model, 0, None);
             (cached, copy_from) = (0, None);
         }
-        let cached = self.prepare(place, cached, copy_from);
+        let cached = self.prepare(place, sequence.before_picture(cached), copy_from);
         self.taken += 1;
         let held = sequence.tokens()[..cached].to_vec();
         self.places[place] = Place { held, scope: sequence.scope(), taken: self.taken, busy: true };
@@ -321,10 +327,14 @@ impl<'a> Steps<'a> {
         let Some((place, left)) = next else { return Ok(false) };
         self.oldest_is_next = !self.oldest_is_next;
         let Some(sequence) = &self.sequences[place] else { return Ok(false) };
-        self.batch.clear();
         let scores = sequence.scores_prompt();
         // Each row of logits takes as much memory as the vocabulary has words.
-        let count = left.min(if scores { most.min(PASS_TOKENS_MAX) } else { most });
+        let most = if scores { most.min(PASS_TOKENS_MAX) } else { most };
+        let count = left.min(most).min(sequence.tokens_to_picture());
+        if count == 0 {
+            return self.read_picture(place);
+        }
+        self.batch.clear();
         let start = sequence.in_cache();
         for (i, token) in sequence.tokens()[start..start + count].iter().enumerate() {
             add(&mut self.batch, *token, start + i, place, scores || i + 1 == left)?;
@@ -340,6 +350,35 @@ impl<'a> Steps<'a> {
         self.shared.prompt_tokens_total.fetch_add(count as u64, Ordering::Relaxed);
         if count == left {
             self.choose(place, count - 1);
+        }
+        Ok(true)
+    }
+
+    /// The next picture of one prompt, as one piece. False while it has to wait.
+    fn read_picture(&mut self, place: usize) -> Result<bool, String> {
+        let picture = self.sequences[place].as_ref().and_then(Sequence::picture);
+        let Some((picture, vision)) = picture.zip(self.vision.as_deref()) else {
+            let reason = "the model reads no pictures".to_owned();
+            self.end(place, Piece::Failed { reason });
+            return Ok(true);
+        };
+        let (start, tokens) = (picture.start, picture.tokens);
+        match vision.read(&mut self.context, (&picture.image, tokens), (start, place)) {
+            Reading::Later => return Ok(false),
+            Reading::Done => {
+                self.read(place, tokens);
+                self.shared.prompt_tokens_total.fetch_add(tokens as u64, Ordering::Relaxed);
+            }
+            Reading::Failed(reason) => {
+                let reason = format!("a picture could not be read: {reason}");
+                self.end(place, Piece::Failed { reason });
+                // A part of it may be there.
+                let keep = u32::try_from(start).ok();
+                let id = u32::try_from(place).ok();
+                if self.context.clear_kv_cache_seq(id, keep, None) != Ok(true) {
+                    return Err("the engine cannot forget a picture; restart the node".to_owned());
+                }
+            }
         }
         Ok(true)
     }

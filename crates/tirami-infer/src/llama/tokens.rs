@@ -4,7 +4,11 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
 use super::places::same;
-use crate::engine::{Conversation, Message, PrepareError, Prompt, RawPrompt};
+use super::vision::Vision;
+use crate::engine::{
+    Conversation, Message, PrepareError, Prompt, PromptImage, RawPrompt, image_tokens,
+};
+use crate::image::Image;
 use crate::template::{ChatTemplate, ControlTexts, Segment};
 
 /// Texts up to this many bytes are tokenised on the caller's stack.
@@ -62,10 +66,37 @@ impl Tokenizer {
     pub(super) fn prepare(
         &self,
         model: &LlamaModel,
+        vision: Option<&Vision>,
         conversation: &Conversation,
     ) -> Result<Prompt, PrepareError> {
         let segments = self.controls.render_shielded(&self.template, conversation)?;
-        let tokens = self.begun(self.tokenize(model, &segments)?);
+        let pictures = pictures(vision, conversation)?;
+        if pictures.is_empty() {
+            return self.filled(self.begun(self.tokenize(model, &segments)?));
+        }
+        let is_picture = |segment: &Segment| matches!(segment, Segment::Image(_));
+        let all = (0..pictures.len()).map(Segment::Image);
+        if !segments.iter().filter(|segment| is_picture(segment)).cloned().eq(all) {
+            let reason = "it leaves out a picture or changes their order".to_owned();
+            return Err(PrepareError::Template { reason });
+        }
+        let mut texts = segments.split(is_picture);
+        let mut tokens = self.begun(self.tokenize(model, texts.next().unwrap_or_default())?);
+        let mut images = Vec::with_capacity(pictures.len());
+        for ((image, count), text) in pictures.into_iter().zip(texts) {
+            images.push(PromptImage { start: tokens.len(), tokens: count, image: image.clone() });
+            let run = image_tokens(image, count).map(|token| LlamaToken(token.cast_signed()));
+            tokens.extend(run);
+            tokens.extend(self.tokenize(model, text)?);
+        }
+        if images.last().is_some_and(|last| last.start + last.tokens == tokens.len()) {
+            let reason = "it ends with a picture".to_owned();
+            return Err(PrepareError::Template { reason });
+        }
+        Ok(Prompt { images, ..self.filled(tokens)? })
+    }
+
+    fn filled(&self, tokens: Vec<LlamaToken>) -> Result<Prompt, PrepareError> {
         if tokens.is_empty() {
             let reason = "it renders these messages to nothing".to_owned();
             return Err(PrepareError::Template { reason });
@@ -129,7 +160,7 @@ impl Tokenizer {
     pub(super) fn common_beginning(&self, model: &LlamaModel) -> Vec<u32> {
         let tokens = |content: &str| {
             let message = Message::new("user", content);
-            let prompt = self.prepare(model, &Conversation::from(vec![message]));
+            let prompt = self.prepare(model, None, &Conversation::from(vec![message]));
             prompt.map_or_else(|_| Vec::new(), |prompt| prompt.tokens)
         };
         let (mut one, other) = (tokens("A"), tokens("7"));
@@ -174,6 +205,22 @@ impl Tokenizer {
     pub(super) fn piece(&self, model: &LlamaModel, token: u32) -> Vec<u8> {
         piece(model, LlamaToken(token.cast_signed()))
     }
+}
+
+/// The pictures of a conversation with their numbers of tokens.
+fn pictures<'c>(
+    vision: Option<&Vision>,
+    conversation: &'c Conversation,
+) -> Result<Vec<(&'c Image, usize)>, PrepareError> {
+    let images = (1..).zip(conversation.images());
+    images
+        .map(|(number, image)| {
+            let vision = vision.ok_or(PrepareError::NoImages)?;
+            let count = vision.count(image);
+            let count = count.map_err(|reason| PrepareError::Image { number, reason })?;
+            Ok((image, count))
+        })
+        .collect()
 }
 
 fn ids(tokens: &[LlamaToken]) -> Vec<u32> {
@@ -223,6 +270,7 @@ impl Segment {
     fn text(&self) -> &str {
         match self {
             Self::Template(text) | Self::Quoted(text) => text,
+            Self::Image(_) => "",
         }
     }
 }

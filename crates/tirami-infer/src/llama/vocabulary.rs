@@ -7,7 +7,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 
 use super::tokens::Tokenizer;
-use super::{LlamaOptions, LoadError, judge, load_with, model_info};
+use super::{LlamaOptions, LoadError, Projector, judge, load_with, model_info};
 use crate::digest::file_digest;
 use crate::engine::{Conversation, ModelInfo, PrepareError, Prompt};
 use crate::vocabulary::Vocabulary;
@@ -26,6 +26,8 @@ impl LlamaVocabulary {
     ///
     /// [`LoadError`] says in one sentence what is wrong and what to do.
     pub fn open(path: &Path, options: &LlamaOptions, build: &str) -> Result<Self, LoadError> {
+        // Pictures are read where the weights are.
+        let options = &LlamaOptions { projector: Projector::None, ..options.clone() };
         let (file, setting) = judge(path, options)?;
         let digest = file_digest(&file, options.digest_cache.as_deref())
             .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
@@ -51,7 +53,7 @@ impl Vocabulary for LlamaVocabulary {
     }
 
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
-        self.tokenizer.prepare(&self.model, conversation)
+        self.tokenizer.prepare(&self.model, None, conversation)
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {

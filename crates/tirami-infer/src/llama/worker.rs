@@ -13,6 +13,7 @@ use super::backend::Setting;
 use super::queue::Queue;
 use super::sequence::Job;
 use super::steps::Steps;
+use super::vision::Vision;
 use crate::engine::{EngineLoad, StartError};
 
 /// How often a thread whose every reader is slow looks whether one has read.
@@ -123,7 +124,7 @@ impl Worker {
     ///
     /// `meanwhile` gives what every chat begins with, and what the caller wants from it.
     pub(super) fn start<T>(
-        model: Arc<LlamaModel>,
+        (model, vision): (Arc<LlamaModel>, Option<Arc<Vision>>),
         setting: Setting,
         queue_max: u32,
         meanwhile: impl FnOnce() -> Result<(T, Vec<u32>), LoadError>,
@@ -134,7 +135,7 @@ impl Worker {
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("tirami-engine".to_owned())
-            .spawn(move || run_thread(&model, setting, &theirs, &(ready, beginning)))
+            .spawn(move || run_thread((&model, vision), setting, &theirs, &(ready, beginning)))
             .map_err(LoadError::Thread)?;
         let worker = Self { shared, thread: Some(thread) };
         let (made, common) = meanwhile()?;
@@ -184,7 +185,7 @@ impl Drop for Worker {
 }
 
 fn run_thread(
-    model: &LlamaModel,
+    (model, vision): (&LlamaModel, Option<Arc<Vision>>),
     setting: Setting,
     shared: &Shared,
     (ready, beginning): &(channel::Sender<Result<(), String>>, channel::Receiver<Vec<u32>>),
@@ -201,7 +202,7 @@ fn run_thread(
     let _ = ready.send(Ok(()));
     // A loader that fails meanwhile sends nothing and stops the thread.
     let common = beginning.recv().unwrap_or_default();
-    let mut steps = Steps::new(model, context, setting, shared, common);
+    let mut steps = Steps::new((model, vision), context, setting, shared, common);
     let outcome = catch_unwind(AssertUnwindSafe(|| steps.run()));
     let reason = match outcome {
         Ok(Ok(())) => "the engine was stopped".to_owned(),

@@ -35,6 +35,7 @@ fn signal(n: u16) -> PriceSignal {
             shape,
             tokens_per_second_milli: 10_000,
             embedding_width: 0,
+            image_tokens_max: 0,
             build: String::new(),
         }],
         region: String::new(),

@@ -25,6 +25,7 @@ fn offer(price: u32) -> OwnOffer {
         shape,
         tokens_per_second_milli: 20_000,
         embedding_width: 0,
+        image_tokens_max: 0,
         build: "test".to_owned(),
     };
     OwnOffer {

@@ -19,6 +19,8 @@ pub enum Key {
     ModelsDir,
     /// `model`
     Model,
+    /// `mmproj`
+    Mmproj,
     /// `bind`
     Bind,
     /// `port`
@@ -193,7 +195,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 41] = [
+pub const FIELDS: [Field; 42] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -225,6 +227,18 @@ pub const FIELDS: [Field; 41] = [
               start as far as the memory budget goes; the others, and other files in models_dir, \
               when this node's own callers ask for them. Other nodes are offered those named \
               here while they are in memory.",
+    },
+    Field {
+        key: Key::Mmproj,
+        name: "mmproj",
+        env: "TIRAMI_MMPROJ",
+        flag: "mmproj",
+        kind: Kind::Text,
+        default: "auto",
+        doc: "The projector with which the first model reads pictures: a GGUF file, or none. \
+              auto takes, for every model, mmproj-NAME.gguf beside NAME.gguf, or the only \
+              mmproj*.gguf in a folder with one model. With a projector a model is another \
+              model to the mesh than without.",
     },
     Field {
         key: Key::Bind,

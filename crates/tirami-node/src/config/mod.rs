@@ -47,6 +47,8 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// Catalogue names or paths of GGUF files; at least one.
     pub models: Vec<String>,
+    /// The first model's projector: a GGUF file, `auto` or `none`.
+    pub mmproj: String,
     /// Servers elsewhere whose answers are sold; only a file sets them.
     pub engines: Vec<EngineSetting>,
     /// The address the HTTP API listens on.

@@ -91,6 +91,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         data_dir: directory(layer, Key::DataDir),
         models_dir: directory(layer, Key::ModelsDir),
         models: list(layer, Key::Model),
+        mmproj: text(layer, Key::Mmproj),
         engines: Vec::new(),
         bind: address(layer, Key::Bind),
         port: number(layer, Key::Port),

@@ -58,6 +58,11 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, INVALID, "invalid_value", message).param(param)
     }
 
+    /// 400: what is asked is wrong in a way that has its own name.
+    pub(crate) fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, INVALID, code, message)
+    }
+
     /// 400: the request as a whole is not understood.
     pub(crate) fn malformed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, INVALID, "invalid_request", message)
@@ -261,6 +266,8 @@ impl From<PrepareError> for ApiError {
         let code = match error {
             PrepareError::Template { .. } | PrepareError::Tokens { .. } => "invalid_value",
             PrepareError::ContextLength { .. } => "context_length_exceeded",
+            PrepareError::Image { .. } => "invalid_image",
+            PrepareError::NoImages => return Self::unsupported("messages", error.to_string()),
             PrepareError::Format { .. } | PrepareError::Unsupported { .. } => {
                 return Self::invalid("response_format", error.to_string());
             }

@@ -73,6 +73,8 @@ fn served(kernel: &Kernel, now: Timestamp, own: PartyId) -> BTreeMap<ModelDigest
                 .or_insert_with(|| Served { offer: offer.clone(), providers: BTreeSet::new() });
             let width = known.offer.embedding_width.max(offer.embedding_width);
             known.offer.embedding_width = width;
+            let tokens = known.offer.image_tokens_max.max(offer.image_tokens_max);
+            known.offer.image_tokens_max = tokens;
             known.providers.insert((signal.price, signal.provider));
         }
     }
@@ -112,7 +114,7 @@ fn here(
         trm_per_token: per_token(&model.shape, price),
         price_trm: per_billion(price),
         context_max: model.shape.context_max,
-        modalities: vec!["text".to_owned()],
+        modalities: modalities(model.image_tokens_max),
         capabilities,
         embedding_width,
         loaded: known.is_loaded(),
@@ -134,7 +136,7 @@ fn elsewhere(served: &Served, price: Ppm) -> ModelDetail {
         trm_per_token: per_token(&offer.shape, price),
         price_trm: per_billion(price),
         context_max: offer.shape.context_max,
-        modalities: vec!["text".to_owned()],
+        modalities: modalities(offer.image_tokens_max),
         capabilities: capabilities(offer.embedding_width),
         embedding_width: offer.embedding_width,
         loaded: true,
@@ -146,6 +148,11 @@ fn elsewhere(served: &Served, price: Ppm) -> ModelDetail {
 fn capabilities(embedding_width: u32) -> Vec<String> {
     let embeds = (embedding_width > 0).then_some("embeddings");
     ["chat", "tools"].into_iter().chain(embeds).map(str::to_owned).collect()
+}
+
+fn modalities(image_tokens_max: u32) -> Vec<String> {
+    let image = (image_tokens_max > 0).then_some("image");
+    ["text"].into_iter().chain(image).map(str::to_owned).collect()
 }
 
 fn count(providers: &BTreeSet<(Ppm, PartyId)>) -> u32 {

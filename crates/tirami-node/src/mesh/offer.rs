@@ -99,6 +99,7 @@ impl Offering {
         let offered = |model: &Model| {
             let tokens_per_second_milli =
                 speeds.get(&model.info().digest).map_or(0, |speed| speed.milli);
+            let image_tokens_max = model.image_tokens_max();
             let model = model.info();
             Offer {
                 model: model.digest,
@@ -109,6 +110,7 @@ impl Offering {
                 tokens_per_second_milli,
                 build: within(&model.build, 64),
                 embedding_width: model.embedding_width,
+                image_tokens_max,
             }
         };
         OwnOffer {

@@ -92,6 +92,12 @@ impl Model {
         &self.0.info
     }
 
+    /// Tokens one picture takes at most, as measured where it is loaded; 0 where it reads none.
+    pub fn image_tokens_max(&self) -> u32 {
+        let engine = self.state().engine.clone();
+        engine.map_or(self.0.info.image_tokens_max, |engine| engine.model().image_tokens_max)
+    }
+
     /// Memory it takes while it is loaded, in bytes; 0 for an engine outside of this machine's
     /// budget.
     pub fn memory_bytes(&self) -> u64 {

@@ -329,7 +329,7 @@ async fn requests_gone_wrong_get_a_sentence_in_openais_envelope() {
             "an image",
             with("").replace("\"hi\"", "[{\"type\":\"image_url\",\"image_url\":{}}]").into(),
             400,
-            "unsupported_parameter",
+            "invalid_value",
             json!("messages[0].content[0]"),
         ),
         (

@@ -173,7 +173,7 @@ async fn every_refusal_has_anthropics_envelope() {
         assert!(body["error"]["message"].as_str().unwrap().len() > 10);
         (raw.status, body["error"]["type"].as_str().unwrap().to_owned(), raw.code())
     };
-    let image = json!([{"role": "user", "content": [{"type": "image", "source": {}}]}]);
+    let image = json!([{"role": "assistant", "content": [{"type": "image", "source": {}}]}]);
     for (more, status, kind, code) in [
         (json!({"max_tokens": null}), 400, "invalid_request_error", "invalid_value"),
         (json!({"messages": image}), 400, "invalid_request_error", "unsupported_parameter"),

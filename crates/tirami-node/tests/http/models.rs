@@ -52,6 +52,7 @@ fn answering(name: &str, memory_mib: u64, answers: (u32, Duration)) -> Arc<Scrip
         size_bytes: 4_000_000,
         context_tokens: 4_096,
         embedding_width: 8,
+        image_tokens_max: 0,
         build: "fake".to_owned(),
     };
     Arc::new(Scripted {

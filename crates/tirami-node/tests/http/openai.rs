@@ -36,6 +36,7 @@ fn words() -> Arc<Words> {
         size_bytes: 1,
         context_tokens: 4_096,
         embedding_width: 0,
+        image_tokens_max: 0,
         build: "openai".to_owned(),
     }))
 }

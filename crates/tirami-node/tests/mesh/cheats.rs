@@ -48,6 +48,7 @@ fn offer(node: &TestNode, price: Ppm) {
         shape: SHAPE,
         tokens_per_second_milli: 1_000_000,
         embedding_width: 0,
+        image_tokens_max: 0,
         build: "lies".to_owned(),
     };
     let offer = OwnOffer {

@@ -165,6 +165,7 @@ fn a_vector_of_the_wrong_size_is_not_paid() {
         },
         tokens_per_second_milli: 1_000_000,
         embedding_width: 8,
+        image_tokens_max: 0,
         build: "lies".to_owned(),
     };
     let offer = OwnOffer {

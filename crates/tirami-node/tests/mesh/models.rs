@@ -33,6 +33,7 @@ fn named(name: &str, digest: u8) -> Arc<dyn Loader> {
         size_bytes: 4_000_000,
         context_tokens: 4_096,
         embedding_width: 8,
+        image_tokens_max: 0,
         build: format!("build of {name}"),
     }))
 }

@@ -92,6 +92,7 @@ pub(crate) fn offer(n: u8) -> Offer {
         },
         tokens_per_second_milli: 91_500,
         embedding_width: 0,
+        image_tokens_max: 0,
         build: "llama.cpp b6000 cpu".to_owned(),
     }
 }

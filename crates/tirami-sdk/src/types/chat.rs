@@ -235,11 +235,13 @@ pub enum Content {
 }
 
 impl Content {
-    /// Whether there is no text.
+    /// Whether there is neither text nor picture.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
-            Self::Parts(parts) => parts.iter().all(|part| part.text.is_empty()),
+            Self::Parts(parts) => {
+                parts.iter().all(|part| part.text.is_empty() && part.image_url.is_none())
+            }
         }
     }
 
@@ -252,14 +254,26 @@ impl Content {
     }
 }
 
-/// A part of a message; only text is understood.
+/// A part of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ContentPart {
-    /// `text`.
+    /// `text`, or `image_url` in a message of the user.
     #[serde(rename = "type")]
     pub kind: String,
     /// The text.
+    #[serde(default)]
     pub text: String,
+    /// The picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_url: Option<ImageUrl>,
+}
+
+/// A picture of the user's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageUrl {
+    /// The PNG or JPEG file itself, as `data:image/png;base64,…`; nothing is fetched from
+    /// elsewhere.
+    pub url: String,
 }
 
 /// One stop text or several.

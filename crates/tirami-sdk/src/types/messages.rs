@@ -91,6 +91,11 @@ pub enum ContentBlock {
         /// The text.
         text: String,
     },
+    /// A picture of the user's, PNG or JPEG.
+    Image {
+        /// The file itself; nothing is fetched from elsewhere.
+        source: ImageSource,
+    },
     /// A tool the assistant calls.
     ToolUse {
         /// Names the call, for the block with its result.
@@ -111,6 +116,18 @@ pub enum ContentBlock {
         #[serde(default)]
         is_error: bool,
     },
+}
+
+/// A picture's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageSource {
+    /// `base64`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `image/png` or `image/jpeg`.
+    pub media_type: String,
+    /// The file in base64.
+    pub data: String,
 }
 
 /// A tool the model may call.

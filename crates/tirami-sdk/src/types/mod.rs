@@ -21,8 +21,8 @@ pub use agents::{
 pub use chat::{
     CalledFunction, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatMessage, ChatRequest,
     ChatResponse, ChoiceLogprobs, Content, ContentPart, Function, FunctionDelta, FunctionName,
-    NamedTool, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo, TokenLogprob, Tool, ToolCall,
-    ToolCallDelta, ToolChoice, TopLogprob, Usage,
+    ImageUrl, NamedTool, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo, TokenLogprob, Tool,
+    ToolCall, ToolCallDelta, ToolChoice, TopLogprob, Usage,
 };
 pub use completions::{
     CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, TextPrompt,
@@ -45,7 +45,7 @@ pub use mesh::{
     WitnessAction, WitnessChange,
 };
 pub use messages::{
-    BlockDelta, ContentBlock, InputMessage, MessageAnswer, MessageContent, MessageEnd,
+    BlockDelta, ContentBlock, ImageSource, InputMessage, MessageAnswer, MessageContent, MessageEnd,
     MessageError, MessageErrorDetail, MessageEvent, MessageMetadata, MessageTokens, MessageTool,
     MessageToolChoice, MessageUsage, MessagesRequest,
 };

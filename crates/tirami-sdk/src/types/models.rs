@@ -57,7 +57,7 @@ pub struct ModelDetail {
     /// Tokens the model was trained to hold.
     #[serde(default)]
     pub context_max: u32,
-    /// What goes in and comes out: `text`.
+    /// What goes in and comes out: `text`, and `image` for a model that reads pictures.
     #[serde(default)]
     pub modalities: Vec<String>,
     /// What it can be asked for: `chat`, `tools`, `embeddings`, `tokenize`.

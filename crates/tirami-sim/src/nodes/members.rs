@@ -252,6 +252,7 @@ impl World {
                 shape: SHAPE,
                 tokens_per_second_milli: 40_000,
                 embedding_width: 0,
+                image_tokens_max: 0,
                 build: "sim 1".to_owned(),
             }],
             region: "eu".to_owned(),

@@ -14,6 +14,7 @@ mod deadline;
 mod embed;
 pub(super) mod form;
 mod job;
+mod picture;
 mod place;
 mod quote;
 mod raw;
@@ -51,13 +52,14 @@ use choices::{Choice, Choices};
 use deadline::{Deadline, late};
 use form::{ChatForm, CompletionForm, Ended, Form, Gathered};
 use job::{Charged, Job, Opening};
-use place::Place;
+use place::{Known, Place};
 use request::Subject;
 use running::Running;
 
 pub(super) use choices::call_id;
 pub(super) use embed::embeddings;
 pub(crate) use embed::{NUMBERS_MAX, READERS_MAX, ToEmbed, bytes_of, vectors_digest};
+pub(super) use picture::{Said, check};
 pub(super) use place::is_sooner_elsewhere;
 pub(crate) use quote::payer;
 pub(crate) use request::Kind;
@@ -162,7 +164,7 @@ pub(super) async fn answer(
     let ask = Ask::read(kind, &fields)?;
     let (wish, deadline) = (wish::read(&fields)?, Deadline::read(&fields)?);
     let price = place::price(&app).await?;
-    let way = match place::of(&app, &ask.model, &wish, price).await? {
+    let way = match place::of(&app, &ask.model, &wish, price, ask.has_images()).await? {
         Place::Here(model) => {
             let keep = super::loaded::keep_alive(&fields)?;
             Way::Here(deadline.bound(app.models.lease(&model, keep)).await??)
@@ -177,7 +179,7 @@ pub(super) async fn answer(
     for (subject, body) in ask.subjects.iter().zip(bodies(kind, fields, body)) {
         plans.push(match &way {
             Way::Here(engine) => asker.here(engine, subject, &body, seed).await?,
-            Way::Mesh(model) => asker.there(subject, &body, (*model, seed)),
+            Way::Mesh(model) => asker.there(subject, &body, (*model, seed)).await?,
         });
     }
     let Ask { choices, tools, stream, .. } = ask;
@@ -288,7 +290,8 @@ impl Asker<'_> {
         let may_go = wish.allow_fallbacks && !ask.sampling.scores_prompt;
         let instead = (app.mesh.is_some() && may_go).then(|| {
             let own = place::successor(app, model.digest, wish, *price);
-            let here = (model.digest, Some((model.shape, prompt_tokens)), own);
+            let known = Known::Counted { shape: model.shape, tokens: prompt_tokens };
+            let here = (model.digest, known, own);
             place::ask(self, (subject, body), here, seed)
         });
         let is_named = ask.completion_max.is_some();
@@ -298,9 +301,20 @@ impl Asker<'_> {
     }
 
     /// Has another node answer.
-    fn there(&self, subject: &Subject, body: &[u8], (model, seed): (ModelDigest, u32)) -> Plan {
+    async fn there(
+        &self,
+        subject: &Subject,
+        body: &[u8],
+        (model, seed): (ModelDigest, u32),
+    ) -> Result<Plan, ApiError> {
         let own = place::successor(self.app, model, self.wish, self.price);
-        Plan::Mesh(Box::new(place::ask(self, (subject, body), (model, None, own), seed)))
+        let image_tokens = match subject.has_images() {
+            true => place::image_tokens(self.app, model).await?,
+            false => 0,
+        };
+        let known = Known::Elsewhere { image_tokens };
+        let asked = place::ask(self, (subject, body), (model, known, own), seed);
+        Ok(Plan::Mesh(Box::new(asked)))
     }
 }
 
@@ -674,7 +688,7 @@ async fn prepare(
     subject: &Subject,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {
-    if place::tokens_of(subject).0 <= PREPARED_HERE_TOKENS_MAX {
+    if !subject.has_images() && place::tokens_of(subject, 0).0 <= PREPARED_HERE_TOKENS_MAX {
         return served::prepare(&**engine, subject, asked);
     }
     let (engine, subject) = (engine.clone(), subject.clone());

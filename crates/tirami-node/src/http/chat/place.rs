@@ -1,7 +1,8 @@
 //! Where a request is answered: here, or at another node of the mesh.
 
 use tirami_core::{Digest, ModelDigest, ModelShape, Ppm};
-use tirami_infer::engine::{Call, Conversation, Message, RawPrompt};
+use tirami_infer::engine::{Call, Conversation, Message, PrepareError, RawPrompt};
+use tirami_infer::image::IMAGE_TOKENS_MAX;
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{NO_DICE, Preferences, Query};
 
@@ -48,11 +49,15 @@ pub(super) async fn price(app: &AppState) -> Result<Ppm, ApiError> {
 }
 
 /// Finds out, for a node with this price.
+///
+/// A name may stand for several models; one that reads pictures goes first where there
+/// `are_images`.
 pub(super) async fn of(
     app: &AppState,
     model: &str,
     wish: &Preferences,
     price: Ppm,
+    are_images: bool,
 ) -> Result<Place, ApiError> {
     if let Some(model) = app.models.find(model) {
         let own = model.info();
@@ -73,7 +78,9 @@ pub(super) async fn of(
     }
     let (named, wish) = (model.to_owned(), wish.clone());
     let found = app.handle.read(move |kernel, now| {
-        wish::offered(kernel, now, Some(&named), &wish).first().map(|offer| offer.model)
+        let offers = wish::offered(kernel, now, Some(&named), &wish);
+        let reads = offers.iter().find(|offer| are_images && offer.image_tokens_max > 0);
+        reads.or(offers.first()).map(|offer| offer.model)
     });
     found.await?.map(Place::Mesh).ok_or_else(|| super::unknown_model(app, model))
 }
@@ -119,18 +126,52 @@ pub(in crate::http) async fn is_sooner_elsewhere(
     Ok(app.handle.read(read).await?)
 }
 
-/// What the mesh is asked for. `here` are the model's shape and the prompt's tokens where the
-/// model is here.
+/// What is known of the prompt.
+pub(super) enum Known {
+    /// The model is here.
+    Counted {
+        /// Its shape.
+        shape: ModelShape,
+        /// Tokens of the prompt.
+        tokens: u32,
+    },
+    /// The model is elsewhere.
+    Elsewhere {
+        /// Tokens that one picture takes at most.
+        image_tokens: u32,
+    },
+}
+
+/// Tokens that one picture takes at most at those who serve the model; what they say is believed
+/// only up to a bound.
+///
+/// # Errors
+///
+/// None of them reads pictures.
+pub(super) async fn image_tokens(app: &AppState, model: ModelDigest) -> Result<u32, ApiError> {
+    let most = app.handle.read(move |kernel, now| {
+        let offers = kernel.mesh().providers(now).filter_map(|one| one.signal.offer(model));
+        offers.map(|offer| offer.image_tokens_max).max().unwrap_or(0)
+    });
+    match most.await?.min(IMAGE_TOKENS_MAX) {
+        0 => Err(PrepareError::NoImages.into()),
+        most => Ok(most),
+    }
+}
+
+/// What the mesh is asked for.
 pub(super) fn ask(
     asker: &Asker<'_>,
     (subject, body): (&Subject, &[u8]),
-    (model, here, own): (ModelDigest, Option<(ModelShape, u32)>, Option<OwnEngine>),
+    (model, here, own): (ModelDigest, Known, Option<OwnEngine>),
     seed: u32,
 ) -> MeshAsk {
-    let (most, guess) = tokens_of(subject);
+    let (counted, shape, image_tokens) = match here {
+        Known::Counted { shape, tokens } => (Some(tokens), Some(shape), 0),
+        Known::Elsewhere { image_tokens } => (None, None, image_tokens),
+    };
+    let (most, guess) = tokens_of(subject, image_tokens);
     let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let counted = here.map(|(_, tokens)| tokens);
-    let shape = here.map(|(shape, _)| shape);
     let prefixes = match subject {
         Subject::Chat(conversation) => prefixes(conversation, model),
         Subject::Raw(_) => Vec::new(),
@@ -151,16 +192,16 @@ pub(super) fn ask(
     }
 }
 
-/// The most tokens a prompt may have, and a guess.
-pub(super) fn tokens_of(subject: &Subject) -> (usize, usize) {
+/// The most tokens a prompt may have, and a guess, where one picture takes `image_tokens` at most.
+pub(super) fn tokens_of(subject: &Subject, image_tokens: u32) -> (usize, usize) {
     match subject {
-        Subject::Chat(conversation) => of_chat(conversation),
+        Subject::Chat(conversation) => of_chat(conversation, image_tokens),
         Subject::Raw(raw) => of_raw(raw),
     }
 }
 
 /// The same of a chat.
-fn of_chat(conversation: &Conversation) -> (usize, usize) {
+fn of_chat(conversation: &Conversation, image_tokens: u32) -> (usize, usize) {
     let messages = &conversation.messages;
     let of_calls = |one: &Message| {
         let written = |call: &Call| CALL_BYTES + call.name.len() + written_out(&call.arguments);
@@ -171,8 +212,9 @@ fn of_chat(conversation: &Conversation) -> (usize, usize) {
     let of_tools = if tools.is_empty() { 0 } else { TOOLS_TOKENS };
     let of_tools = of_tools + tools.iter().map(|tool| written_out(tool)).sum::<usize>();
     let bytes = messages.iter().map(of_message).sum::<usize>() + of_tools;
-    let most = bytes + MESSAGE_TOKENS * messages.len() + CONVERSATION_TOKENS;
-    (most, bytes / TOKEN_BYTES + 8 * messages.len())
+    let of_images = conversation.images().count() * image_tokens as usize;
+    let most = bytes + of_images + MESSAGE_TOKENS * messages.len() + CONVERSATION_TOKENS;
+    (most, bytes / TOKEN_BYTES + of_images + 8 * messages.len())
 }
 
 /// The same of a text that is continued as it stands.
@@ -200,6 +242,9 @@ fn prefixes(conversation: &Conversation, model: ModelDigest) -> Vec<Digest> {
         bytes.extend_from_slice(message.role.as_bytes());
         bytes.push(0);
         bytes.extend_from_slice(message.content.as_bytes());
+        for placed in &message.images {
+            bytes.extend_from_slice(placed.image.digest().as_bytes());
+        }
         last = Digest::of(&bytes);
         all.push(last);
     }

@@ -6,11 +6,12 @@
 //! silently dropped.
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Conversation, Format, Message, RawPrompt, STOPS_MAX, Sampling};
+use tirami_infer::engine::{Conversation, Format, Message, Placed, RawPrompt, STOPS_MAX, Sampling};
+use tirami_infer::image::IMAGES_MAX;
 use tirami_sdk::endpoints::Operation;
 
 use super::sampling::{self, sampling};
-use super::{raw, tools};
+use super::{picture, raw, tools};
 use crate::http::error::ApiError;
 
 /// Messages of one request at most.
@@ -59,6 +60,16 @@ pub(in crate::http) enum Subject {
     Raw(RawPrompt),
 }
 
+impl Subject {
+    /// Whether there are pictures in it.
+    pub(super) fn has_images(&self) -> bool {
+        match self {
+            Self::Chat(conversation) => conversation.images().next().is_some(),
+            Self::Raw(_) => false,
+        }
+    }
+}
+
 /// A request that is understood. Numbers are in range; the model is not checked yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::http) struct Ask {
@@ -87,6 +98,11 @@ impl Ask {
             Kind::Chat => Self::chat(fields),
             Kind::Raw => raw::read(fields),
         }
+    }
+
+    /// Whether there are pictures in it.
+    pub(super) fn has_images(&self) -> bool {
+        self.subjects.iter().any(Subject::has_images)
     }
 
     fn chat(fields: &Map<String, Value>) -> Result<Self, ApiError> {
@@ -162,7 +178,12 @@ pub(in crate::http) fn conversation(fields: &Map<String, Value>) -> Result<Conve
     }
     let messages = list.iter().enumerate().map(|(index, value)| message(index, value));
     let messages = messages.collect::<Result<_, _>>()?;
-    Ok(Conversation { messages, tools: tools::read(fields)?.offered })
+    let conversation = Conversation { messages, tools: tools::read(fields)?.offered };
+    if conversation.images().count() > IMAGES_MAX {
+        let message = format!("the messages have more than {IMAGES_MAX} pictures; leave some out");
+        return Err(ApiError::bad_request("too_many_images", message).param("messages"));
+    }
+    Ok(conversation)
 }
 
 fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
@@ -191,17 +212,26 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
     };
     let calls = tools::calls(role, &at, fields)?;
     let param = format!("{at}.content");
+    let mut images = Vec::new();
     let content = match present(fields, "content") {
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => parts
-            .iter()
-            .enumerate()
-            .map(|(part, value)| text_part(&format!("{param}[{part}]"), value))
-            .collect::<Result<_, _>>()?,
+        Some(Value::Array(parts)) => {
+            let mut content = String::new();
+            for (part, value) in parts.iter().enumerate() {
+                let at = format!("{param}[{part}]");
+                if role == "user" && value.get("type").is_some_and(|kind| kind == "image_url") {
+                    let image = picture::part(&at, value)?;
+                    images.push(Placed { at: content.len(), image });
+                } else {
+                    content += &text_part(&at, value)?;
+                }
+            }
+            content
+        }
         Some(_) => {
             return Err(ApiError::invalid(
                 &param,
-                format!("{param} must be text or a list of text parts"),
+                format!("{param} must be text or a list of parts"),
             ));
         }
         None if !calls.is_empty() => String::new(),
@@ -209,7 +239,7 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
             return Err(ApiError::invalid(&param, format!("{param} is missing; give it a text")));
         }
     };
-    Ok(Message { role: role.to_owned(), content, calls })
+    Ok(Message { role: role.to_owned(), content, images, calls })
 }
 
 fn text_part(param: &str, value: &Value) -> Result<String, ApiError> {
@@ -222,7 +252,9 @@ fn text_part(param: &str, value: &Value) -> Result<String, ApiError> {
         )),
         (Some(kind), _) => Err(ApiError::unsupported(
             param,
-            format!("{param} is of type {kind:?}; only text is supported here"),
+            format!(
+                "{param} is of type {kind:?}; only text, and pictures of a user, are read here"
+            ),
         )),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::http::chat::{flag, present};
+use crate::http::chat::{Said, check, flag, present};
 use crate::http::error::ApiError;
 
 /// Fields that a chat has too, by the same name and with the same meaning.
@@ -116,21 +116,22 @@ fn add(all: &mut Vec<Value>, at: &str, message: &Value) -> Result<(), ApiError> 
             return Err(ApiError::invalid(&param, message));
         }
     };
-    let (mut said, mut calls) = (None::<String>, Vec::new());
+    let (mut said, mut calls) = (Said::default(), Vec::new());
     for (index, block) in blocks.iter().enumerate() {
         let at = format!("{param}[{index}]");
         match (block.get("type").and_then(Value::as_str), role) {
-            (Some("text"), _) => said.get_or_insert_default().push_str(&text_of(&at, block)?),
+            (Some("text"), _) => said.text(&text_of(&at, block)?),
+            (Some("image"), "user") => said.picture(&picture(&at, block)?),
             (Some("tool_use"), "assistant") => calls.push(call(&at, block)?),
             (Some("tool_result"), "user") => {
                 // Results and texts stay in their order.
-                if let Some(text) = said.take() {
-                    all.push(json!({"role": "user", "content": text}));
+                if let Some(content) = std::mem::take(&mut said).content() {
+                    all.push(json!({"role": "user", "content": content}));
                 }
                 all.push(result(&at, block)?);
             }
             (Some("image" | "document"), _) => {
-                let message = format!("{at} is no text; the models here read text only");
+                let message = format!("{at} is no text, nor a picture of the user's");
                 return Err(ApiError::unsupported(&at, message));
             }
             (kind, _) => {
@@ -141,15 +142,37 @@ fn add(all: &mut Vec<Value>, at: &str, message: &Value) -> Result<(), ApiError> 
             }
         }
     }
+    let said = said.content();
     if !calls.is_empty() {
         all.push(json!({"role": role, "content": said, "tool_calls": calls}));
-    } else if let Some(text) = said {
-        all.push(json!({"role": role, "content": text}));
+    } else if let Some(content) = said {
+        all.push(json!({"role": role, "content": content}));
     } else if blocks.is_empty() {
         let message = format!("{param} is empty; give it a block of text");
         return Err(ApiError::invalid(&param, message));
     }
     Ok(())
+}
+
+/// The picture of a block, as a URL.
+fn picture(at: &str, block: &Value) -> Result<String, ApiError> {
+    let source = block.get("source");
+    let of = |name: &str| source.and_then(|source| source.get(name)).and_then(Value::as_str);
+    let param = format!("{at}.source");
+    let url = match (of("type"), of("media_type"), of("data"), of("url")) {
+        (Some("base64"), Some(media_type), Some(data), _) => {
+            format!("data:{media_type};base64,{data}")
+        }
+        (Some("url"), _, _, Some(url)) => url.to_owned(),
+        _ => {
+            let message = format!(
+                "{param} must be {{\"type\": \"base64\", \"media_type\": \"image/png\", \"data\": …}}"
+            );
+            return Err(ApiError::invalid(&param, message));
+        }
+    };
+    check(&param, &url)?;
+    Ok(url)
 }
 
 fn call(at: &str, block: &Value) -> Result<Value, ApiError> {
@@ -328,7 +351,7 @@ mod tests {
             (json!({"messages": [{"role": "system", "content": "x"}]}), "messages[0].role"),
             (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
             (json!({"messages": [{"role": "user", "content": []}]}), "messages[0].content"),
-            (json!({"messages": image}), "messages[0].content[0]"),
+            (json!({"messages": image}), "messages[0].content[0].source"),
             (json!({"messages": result}), "messages[0].content[0].tool_use_id"),
             (json!({"messages": called}), "messages[0].content[0]"),
             (json!({"system": 7}), "system"),

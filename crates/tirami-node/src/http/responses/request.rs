@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use tirami_sdk::types::{ResponseObject, ResponseText, ResponseTool};
 
-use crate::http::chat::{flag, number, present};
+use crate::http::chat::{Said, check, flag, number, present};
 use crate::http::error::ApiError;
 
 /// Notes of one request at most, and bytes of a name and of a note at most.
@@ -174,7 +174,12 @@ fn add(all: &mut Vec<Value>, at: &str, item: &Value) -> Result<(), ApiError> {
         None | Some("message") => {
             let role = need("role")?;
             let content = item.get("content").unwrap_or(&Value::Null);
-            let content = content_text(&format!("{at}.content"), content)?;
+            let content = match (role.as_str(), content) {
+                (Some("user"), Value::Array(parts)) => {
+                    content_parts(&format!("{at}.content"), parts)?
+                }
+                _ => content_text(&format!("{at}.content"), content)?.into(),
+            };
             all.push(json!({"role": role, "content": content}));
         }
         Some("function_call") => {
@@ -208,6 +213,25 @@ fn add(all: &mut Vec<Value>, at: &str, item: &Value) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Parts of text and pictures.
+fn content_parts(at: &str, parts: &[Value]) -> Result<Value, ApiError> {
+    let mut said = Said::default();
+    for (index, part) in parts.iter().enumerate() {
+        if part.get("type").is_none_or(|kind| kind != "input_image") {
+            said.text(&part_text(&format!("{at}[{index}]"), part)?);
+            continue;
+        }
+        let param = format!("{at}[{index}].image_url");
+        let Some(url) = part.get("image_url").and_then(Value::as_str) else {
+            let message = format!("{param} is missing; send the picture itself as a data: URL");
+            return Err(ApiError::invalid(&param, message));
+        };
+        check(&param, url)?;
+        said.picture(url);
+    }
+    Ok(said.content().unwrap_or_else(|| "".into()))
+}
+
 /// A text, or parts of text.
 fn content_text(at: &str, content: &Value) -> Result<String, ApiError> {
     let parts = match content {
@@ -215,24 +239,26 @@ fn content_text(at: &str, content: &Value) -> Result<String, ApiError> {
         Value::Array(parts) => parts.iter().enumerate(),
         _ => return Err(ApiError::invalid(at, format!("{at} must be text or a list of parts"))),
     };
-    let part = |(index, part): (usize, &Value)| {
-        let at = format!("{at}[{index}]");
-        let kind = part.get("type").and_then(Value::as_str);
-        match (kind, part.get("text")) {
-            (Some("input_text" | "output_text" | "text"), Some(Value::String(text))) => {
-                Ok(text.clone())
-            }
-            (Some("input_text" | "output_text" | "text") | None, _) => {
-                let message = format!("{at} must be {{\"type\": \"input_text\", \"text\": …}}");
-                Err(ApiError::invalid(&at, message))
-            }
-            (Some(kind), _) => {
-                let message = format!("{at} is of type {kind:?}; only text is supported here");
-                Err(ApiError::unsupported(&at, message))
-            }
+    parts.map(|(index, part)| part_text(&format!("{at}[{index}]"), part)).collect()
+}
+
+fn part_text(at: &str, part: &Value) -> Result<String, ApiError> {
+    let kind = part.get("type").and_then(Value::as_str);
+    match (kind, part.get("text")) {
+        (Some("input_text" | "output_text" | "text"), Some(Value::String(text))) => {
+            Ok(text.clone())
         }
-    };
-    parts.map(part).collect()
+        (Some("input_text" | "output_text" | "text") | None, _) => {
+            let message = format!("{at} must be {{\"type\": \"input_text\", \"text\": …}}");
+            Err(ApiError::invalid(at, message))
+        }
+        (Some(kind), _) => {
+            let message = format!(
+                "{at} is of type {kind:?}; only text, and pictures of a user, are read here"
+            );
+            Err(ApiError::unsupported(at, message))
+        }
+    }
 }
 
 fn tools(fields: &Map<String, Value>) -> Result<Vec<ResponseTool>, ApiError> {
@@ -368,7 +394,7 @@ mod tests {
             (json!({"input": [{"role": "user"}]}), "input[0].content"),
             (
                 json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
-                "input[0].content[0]",
+                "input[0].content[0].image_url",
             ),
             (json!({"input": [{"type": "function_call", "name": "f"}]}), "input[0].call_id"),
             (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),

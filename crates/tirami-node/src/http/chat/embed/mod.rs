@@ -100,7 +100,7 @@ impl Run {
 
     async fn place(&self) -> Result<Place, ApiError> {
         let price = place::price(&self.app).await?;
-        place::of(&self.app, &self.ask.model, &self.wish, price).await
+        place::of(&self.app, &self.ask.model, &self.wish, price, false).await
     }
 
     async fn here(&self, model: &Model, reply: &mut Reply) -> Result<Done, ApiError> {
