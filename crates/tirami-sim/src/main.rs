@@ -171,7 +171,7 @@ fn nodes_json(report: &NodesReport, wall_ms: u128) -> String {
         counts.converged_ms,
         report.messages_per_node_and_second(),
         report.bytes_per_node_and_second(),
-        report.bytes_per_node_and_trade(),
+        report.bytes_per_node_and_job(),
         report.state,
     )
 }

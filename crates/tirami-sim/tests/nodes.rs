@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use tirami_ledger::lattice::Keep;
 use tirami_sim::{Bug, NodesConfig, run_nodes};
 
 fn config(seed: u64) -> NodesConfig {
@@ -13,6 +14,15 @@ fn the_same_seed_gives_the_same_run() {
     let once = run_nodes(&config(7)).unwrap();
     assert_eq!(once, run_nodes(&config(7)).unwrap());
     assert!(once.counts.completed > 20, "{once}");
+}
+
+#[test]
+fn members_that_follow_few_chains_agree_with_the_witnesses() {
+    for seed in 1..8 {
+        let config = NodesConfig { keep: Keep::Own, nodes: 24, ..config(seed) };
+        let report = run_nodes(&config).unwrap();
+        assert!(report.counts.completed > 20, "{report}");
+    }
 }
 
 #[test]

@@ -20,8 +20,8 @@ pub struct Cost {
     pub bytes: u64,
     /// Of them, those of messages that there are because of trade.
     pub trade_bytes: u64,
-    /// Jobs paid by final entries.
-    pub paid: u64,
+    /// Jobs answered.
+    pub jobs: u64,
 }
 
 impl Cost {
@@ -32,7 +32,7 @@ impl Cost {
             messages: self.messages - before.messages,
             bytes: self.bytes - before.bytes,
             trade_bytes: self.trade_bytes - before.trade_bytes,
-            paid: self.paid - before.paid,
+            jobs: self.jobs - before.jobs,
         }
     }
 }
@@ -115,9 +115,9 @@ impl NodesCounts {
         self.audits += other.audits;
     }
 
-    /// What was sent so far, and how many jobs are `paid`.
-    pub(super) fn cost(&self, paid: u64) -> Cost {
-        let mut cost = Cost { paid, ..Cost::default() };
+    /// What was sent so far, and how many jobs are answered.
+    pub(super) fn cost(&self) -> Cost {
+        let mut cost = Cost { jobs: self.completed, ..Cost::default() };
         for (name, (messages, bytes)) in &self.sent {
             cost.messages += messages;
             cost.bytes += bytes;
@@ -162,9 +162,9 @@ pub struct NodesReport {
 }
 
 impl NodesReport {
-    /// Bytes that a node sends because of one job paid.
-    pub fn bytes_per_node_and_trade(&self) -> u64 {
-        self.cost.trade_bytes / self.nodes as u64 / self.cost.paid.max(1)
+    /// Bytes that a node sends because of one job answered.
+    pub fn bytes_per_node_and_job(&self) -> u64 {
+        self.cost.trade_bytes / self.nodes as u64 / self.cost.jobs.max(1)
     }
 
     /// Bytes that a node sends each second, for trade and everything else.
@@ -190,7 +190,7 @@ impl fmt::Display for NodesReport {
             "seed {}: {} nodes, {} liars, {} of {} witnesses dishonest, {} connections, {} s virtual, {} events, {} crashes, \
              {} splits, {} lost, {} jobs ({} completed, {} failed, {} excused), {} failovers, \
              {} paid, {} entries final, {} ms to converge, {} ms to settle, {} messages/node/s, \
-             {} B/node/s, {} B/node/trade, state {}",
+             {} B/node/s, {} B/node/job, state {}",
             self.seed,
             self.nodes,
             self.liars,
@@ -213,7 +213,7 @@ impl fmt::Display for NodesReport {
             counts.settled_ms,
             self.messages_per_node_and_second(),
             self.bytes_per_node_and_second(),
-            self.bytes_per_node_and_trade(),
+            self.bytes_per_node_and_job(),
             self.state,
         )
     }

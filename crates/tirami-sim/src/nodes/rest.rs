@@ -43,11 +43,11 @@ impl World {
         let end = self.config.seconds * 1_000;
         let begin = CONNECT_MS.min(end / 2);
         self.trade_until(begin)?;
-        let before = self.counts.cost(self.tally.jobs_paid());
+        let before = self.counts.cost();
         self.trade_until(end)?;
         self.counts.paid = self.tally.jobs_paid();
         self.counts.kinds = self.tally.kinds().clone();
-        let cost = self.counts.cost(self.counts.paid).since(before, end - begin);
+        let cost = self.counts.cost().since(before, end - begin);
         let connections = self.links.len();
         let virtual_ms = self.now;
         let state = self.come_to_rest()?;
