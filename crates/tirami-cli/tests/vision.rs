@@ -119,7 +119,7 @@ fn an_answer_depends_on_the_picture_which_is_counted_and_paid_like_a_prompt() {
     let trade = one["x_tirami"]["trade_id"].as_str().unwrap();
     let shown = node.run(&["trades", "show", trade, "--json"]).succeeds().json();
     assert_eq!(shown["verified_here"], true);
-    assert_eq!(shown["trade"]["prompt_tokens"], tokens(&one), "{shown}");
+    assert_eq!(shown["trade"]["trade"]["prompt_tokens"], tokens(&one), "{shown}");
 
     let again = answered(&node, CHATS, &asking("seeing", std::slice::from_ref(&picture)));
     assert_eq!(said(&again), said(&one));
@@ -278,7 +278,7 @@ fn a_node_without_the_model_buys_an_answer_about_a_picture() {
     let trade = bought["x_tirami"]["trade_id"].as_str().unwrap();
     let shown = user.run(&["trades", "show", trade, "--json"]).succeeds().json();
     assert_eq!(shown["verified_here"], true);
-    assert_eq!(shown["trade"]["prompt_tokens"], own["usage"]["prompt_tokens"]);
+    assert_eq!(shown["trade"]["trade"]["prompt_tokens"], own["usage"]["prompt_tokens"]);
     let other = asking("seeing", &[url(&png(64, 48, 2))]);
     assert_ne!(said(&answered(&user, CHATS, &other)), said(&own));
 

@@ -61,7 +61,7 @@ fn steps(play: impl FnOnce(&mut Steps<'_>, &Shared)) {
     let model = model();
     let shared = Shared::new(SEQUENCES, 64);
     let context = setting().context(&model).unwrap();
-    play(&mut Steps::new(&model, context, setting(), &shared, Vec::new()), &shared);
+    play(&mut Steps::new((&model, None), context, setting(), &shared, Vec::new()), &shared);
 }
 
 #[test]
