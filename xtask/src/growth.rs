@@ -28,7 +28,7 @@ struct Mode {
 
 const MODES: [Mode; 2] = [
     Mode { name: "all", title: "Every node keeps every chain" },
-    Mode { name: "own", title: "Members keep their own chain and their counterparties'" },
+    Mode { name: "own", title: "Members keep few chains" },
 ];
 
 /// A size that is measured.
