@@ -28,7 +28,7 @@ struct Mode {
 
 const MODES: [Mode; 2] = [
     Mode { name: "all", title: "Every node keeps every chain" },
-    Mode { name: "own", title: "Members keep their own chain and their counterparties'" },
+    Mode { name: "own", title: "Members keep few chains" },
 ];
 
 /// A size that is measured.
@@ -62,7 +62,7 @@ const fn size(
 const SIZES: [Size; 8] = [
     size(["30", "all"], ["12", "60", "3000", "2"]),
     size(["100", "all"], ["4", "60", "10000", "2"]),
-    size(["300", "all"], ["2", "40", "30000", "2"]),
+    size(["300", "all"], ["1", "40", "30000", "2"]),
     size(["1000", "all"], ["1", "40", "100000", "1"]),
     size(["100", "own"], ["4", "60", "10000", "2"]),
     size(["300", "own"], ["2", "60", "30000", "2"]),

@@ -19,7 +19,7 @@ const SIMULATIONS_OF_NODES: [&[&str]; 4] = [
     &["--nodes", "50", "--seeds", "100", "--seconds", "60", "--pause", "8000"],
     &["--nodes", "50", "--seeds", "50", "--seconds", "60", "--pause", "8000", "--keep-own"],
     &["--nodes", "300", "--seeds", "2", "--seconds", "40", "--pause", "30000"],
-    &["--nodes", "1000", "--seeds", "4", "--seconds", "30", "--pause", "100000", "--keep-own"],
+    &["--nodes", "1000", "--seeds", "2", "--seconds", "30", "--pause", "100000", "--keep-own"],
 ];
 
 /// Runs everything.

@@ -425,7 +425,7 @@ impl Kernel {
     fn needed(&self) -> BTreeSet<PartyId> {
         let (own, lattice, book) = (self.ledger.party(), self.ledger.lattice(), self.ledger.book());
         let asked = book.holds().values().filter_map(|hold| Some(hold.remote.as_ref()?.provider));
-        let debts = book.debts().iter().map(|(_, debt)| debt.provider);
+        let debts = book.debts().values().map(|debt| debt.provider);
         let owing = book.consumers().iter().filter(|(_, known)| !known.owed.is_zero());
         let items = lattice.uncollected(own).filter_map(|(item, _)| lattice.place_of(item));
         let gave = lattice.sponsored(own).map(|welcome| welcome.newcomer);
