@@ -17,7 +17,7 @@ const SIMULATION: [&str; 4] = ["--seeds", "40", "--events", "25000"];
 /// invariant. Where members keep few chains memory holds a thousand nodes, twice.
 const SIMULATIONS_OF_NODES: [&[&str]; 4] = [
     &["--nodes", "50", "--seeds", "100", "--seconds", "60", "--pause", "8000"],
-    &["--nodes", "50", "--seeds", "50", "--seconds", "60", "--pause", "8000", "--keep-own"],
+    &["--nodes", "50", "--seeds", "25", "--seconds", "60", "--pause", "8000", "--keep-own"],
     &["--nodes", "300", "--seeds", "2", "--seconds", "40", "--pause", "30000"],
     &["--nodes", "1000", "--seeds", "2", "--seconds", "30", "--pause", "100000", "--keep-own"],
 ];

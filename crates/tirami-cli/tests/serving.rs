@@ -136,7 +136,7 @@ fn one_node_loads_two_real_models_when_they_are_asked_for_and_unloads_what_rests
     let home = tempdir().unwrap();
     let second = home.path().join("second.gguf");
     renamed(&second);
-    let args = ["--model", second.to_str().unwrap(), "--keep-alive", "0"];
+    let args = ["--keep-alive", "0", "--model", second.to_str().unwrap()];
     let node = Node::start_with(home.path(), "data", &args);
     let states = || node.run(&["--json", "models", "loaded"]).succeeds().json()["models"].clone();
     let is_loaded = |name: &str| {
