@@ -409,7 +409,7 @@ impl Plan {
         let job = Job::open(app.handle.clone(), here.actor, &mut here.start, opening).await?;
         here.sampling.completion_max = here.start.completion_max;
         match here.engine.start(here.prompt, here.sampling) {
-            Ok(generation) => Ok((Choice::new(Running::Here(job), generation), head)),
+            Ok(generation) => Ok((Choice::new(Running::Here(Box::new(job)), generation), head)),
             Err(error) => {
                 job.void(matches!(error, StartError::Stopped)).await;
                 let Some(ask) = here.instead else { return Err(error.into()) };

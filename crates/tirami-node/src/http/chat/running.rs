@@ -10,7 +10,7 @@ use crate::mesh::MeshJob;
 /// An open job. Dropping it ends the job with what was delivered last.
 pub(super) enum Running {
     /// This node's engine does it.
-    Here(Job),
+    Here(Box<Job>),
     /// Other nodes do it.
     Mesh(MeshJob),
 }
