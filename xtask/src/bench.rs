@@ -75,12 +75,15 @@ pub(crate) fn bench_serve(arguments: &[&str]) -> Outcome<()> {
         run_watched(cargo(SERVE_BENCH).arg("--no-run"))
     })?;
     let model = steps.step("fetch the default model", model::fetch)?;
-    let peer = steps.step("install node-llama-cpp", || Ok(node_llama_cpp()))?;
+    let peers = steps.step("install the peers", || Ok((llama_server(), node_llama_cpp())))?;
     let mut command = cargo(SERVE_BENCH);
     command.arg("--").args(arguments);
     command.env("TIRAMI_TEST_MODEL", &model);
     command.env("TIRAMI_TEST_BINARY", workspace::release_binary("tirami"));
-    if let Some((node, folder)) = peer {
+    if let Some(python) = peers.0 {
+        command.env("TIRAMI_BENCH_LLAMA_SERVER_PYTHON", python);
+    }
+    if let Some((node, folder)) = peers.1 {
         command.env("TIRAMI_BENCH_NODE", node).env("TIRAMI_BENCH_NODE_LLAMA_CPP", folder);
     }
     let takes_value = |at: usize| at > 0 && arguments[at - 1] == "--rounds";
@@ -95,12 +98,21 @@ pub(crate) fn bench_serve(arguments: &[&str]) -> Outcome<()> {
         return Ok(());
     }
     let intro = "# Measurements of serving\n\nWritten by `cargo xtask bench serve`: the `tirami` \
-                 binary, servers that others wrote around llama.cpp, and bare loops without a \
-                 server, with the same model file and the same number of threads, in alternating \
-                 rounds; medians. In brackets is what Tirami has of each figure. No contender \
-                 keeps prompts, except where a line is about that.\n\n\
+                 binary, llama.cpp's own server, servers that others wrote around llama.cpp, and \
+                 bare loops without a server, with the same model file and the same number of \
+                 threads, in alternating rounds; medians. In brackets is what Tirami has of each \
+                 figure. No contender keeps prompts, and no two prompts begin alike, except where \
+                 a line is about that. Tirami reads prompts 32 tokens a pass and keeps values as \
+                 bf16, so that an answer is the same bits alone and among others (`reproducible`); \
+                 llama.cpp's usual setting is not.\n\n\
                  ![Tokens per second by streams](serve.svg)";
     publish(SERVE_PAGE, intro, &table)
+}
+
+/// The Python that has llama.cpp's own server; none with a notice where it cannot be installed.
+fn llama_server() -> Option<PathBuf> {
+    let installed = clients::install_llama_server();
+    installed.inspect_err(|failure| println!("skipped: {failure}")).ok()
 }
 
 /// Where node and the peer's server are; none with a notice where they cannot be installed.

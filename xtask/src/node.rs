@@ -34,13 +34,18 @@ pub(crate) struct NodeDir {
 impl NodeDir {
     /// An empty folder of this name; what an earlier run left is removed.
     pub(crate) fn empty(name: &str) -> Outcome<Self> {
+        Self::with_config(name, "# Every setting at its default.\n")
+    }
+
+    /// The same with this config file.
+    pub(crate) fn with_config(name: &str, config: &str) -> Outcome<Self> {
         let folder = workspace::target_dir().join("nodes").join(name);
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(|error| {
                 Failure::new(format!("cannot empty {}: {error}", folder.display()))
             })?;
         }
-        workspace::write(&folder.join("config.toml"), "# Every setting at its default.\n")?;
+        workspace::write(&folder.join("config.toml"), config)?;
         Ok(Self { folder })
     }
 

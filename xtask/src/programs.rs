@@ -16,17 +16,16 @@ use crate::{Failure, Outcome};
 const LANES: usize = 2;
 
 /// A test program that cargo built.
-struct Program {
+pub(crate) struct Program {
     path: PathBuf,
     /// The folder of its package, where cargo runs it.
     folder: PathBuf,
     name: String,
 }
 
-/// Builds every test, runs them all with the model at `model`, then the examples in the
-/// documentation. All programs run even when one fails; the failure names those that did.
-pub(crate) fn run(model: &Path) -> Outcome<TestCount> {
-    let programs = build()?;
+/// Runs all `programs` with the model at `model`, then the examples in the documentation. All
+/// programs run even when one fails; the failure names those that did.
+pub(crate) fn run(programs: Vec<Program>, model: &Path) -> Outcome<TestCount> {
     let total = programs.len();
     println!("  {total} programs, {LANES} at a time");
     let queue = Mutex::new(VecDeque::from(programs));
@@ -61,7 +60,8 @@ fn next(queue: &Mutex<VecDeque<Program>>) -> Option<Program> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
 }
 
-fn build() -> Outcome<Vec<Program>> {
+/// Builds every test and, because tests run them, the programs that ship.
+pub(crate) fn build() -> Outcome<Vec<Program>> {
     let mut programs = Vec::new();
     let mut wrong = None;
     let format = "--message-format=json-render-diagnostics";

@@ -1,6 +1,8 @@
 //! `cargo xtask test` and `ci`: everything that must pass, in one command.
 //!
-//! All of it uses one cargo profile and one output folder, so that llama.cpp is compiled once.
+//! All of it uses one cargo profile and one output folder, so that llama.cpp is compiled once, and
+//! one build makes every program and every test; that what ships also compiles without the features
+//! that only tests turn on is checked with the lints.
 //! A step that fails stops the run and names the command that repeats it alone.
 
 use std::process::Command;
@@ -19,7 +21,19 @@ const SIMULATIONS_OF_NODES: [&[&str]; 4] = [
     &["--nodes", "50", "--seeds", "100", "--seconds", "60", "--pause", "8000"],
     &["--nodes", "50", "--seeds", "25", "--seconds", "60", "--pause", "8000", "--keep-own"],
     &["--nodes", "300", "--seeds", "2", "--seconds", "40", "--pause", "30000"],
-    &["--nodes", "1000", "--seeds", "2", "--seconds", "30", "--pause", "100000", "--keep-own"],
+    &[
+        "--nodes",
+        "1000",
+        "--seeds",
+        "2",
+        "--seconds",
+        "30",
+        "--pause",
+        "100000",
+        "--keep-own",
+        "--least-events",
+        "1000000",
+    ],
 ];
 
 /// Runs everything.
@@ -28,14 +42,14 @@ pub(crate) fn test() -> Outcome<()> {
     steps.step("what this machine needs", || setup(Scope::Test))?;
     steps.step("tidy", tidy::tidy)?;
     steps.step("formatting", || run_watched(&mut cargo(["fmt", "--all", "--check"])))?;
-    steps.step("build", build)?;
+    let tests = steps.step("build", programs::build)?;
     let model = steps.step("fetch the default model", model::fetch)?;
     steps.step("reference pages", || codegen::pages(codegen::Mode::Check))?;
     steps.step("outside clients", clients::clients)?;
     steps.step("demonstration", demo::walk_through)?;
     steps.step("simulation", simulate)?;
     steps.step("lints and documentation", lints_and_documentation)?;
-    let count = steps.step("tests", || programs::run(&model))?;
+    let count = steps.step("tests", || programs::run(tests, &model))?;
     steps.summary();
     let TestCount { passed, failed } = count;
     println!("\ntests: {passed} passed, {failed} failed");
@@ -95,6 +109,7 @@ pub(crate) fn build() -> Outcome<TestCount> {
 }
 
 fn lints_and_documentation() -> Outcome<()> {
+    run_watched(&mut cargo(["check", "--release", "--workspace", "--bins"]))?;
     let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run_watched(&mut cargo(clippy))?;
     let mut doc = cargo(["doc", "--release", "--workspace", "--no-deps", "--lib"]);

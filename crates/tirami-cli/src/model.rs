@@ -11,7 +11,7 @@ use tirami_infer::gguf::GgufFile;
 use tirami_infer::llama::{LlamaFile, LlamaOptions, LlamaVocabulary, Projector};
 use tirami_infer::models::{ModelStore, StoreError};
 use tirami_node::config::{Config, Resolved};
-use tirami_node::models::{LeaseError, MODELS_MAX, Models, OPENAI_BUILD, OpenAiEngine};
+use tirami_node::models::{LeaseError, MODELS_MAX, Models, OPENAI_BUILD, OpenAiEngine, There};
 use tirami_sdk::upstream::Upstream;
 
 use crate::exit::{Exit, Failure};
@@ -93,7 +93,11 @@ pub(crate) async fn add_elsewhere(
                 .await
                 .map_err(|error| Failure::new(Exit::Model, format_args!("cannot read: {error}")))?
                 .map_err(|error| Failure::new(Exit::Model, error))?;
-            let there = (model.upstream.clone(), engine.jobs_max);
+            let there = There {
+                name: model.upstream.clone(),
+                places: engine.jobs_max,
+                first_within: Duration::from_secs(engine.first_text_seconds.into()),
+            };
             let engine = OpenAiEngine::new(Arc::new(words), upstream.clone(), there);
             if !models.serve_engine(Arc::new(engine)) {
                 out.warn(format_args!("{} is served already, by its name or file", model.name));

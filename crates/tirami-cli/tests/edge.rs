@@ -91,9 +91,46 @@ fn a_node_sells_the_answers_of_a_server_that_its_config_file_names() {
         (&true.into(), &"openai".into())
     );
 
+    // Tools go there and their calls come back.
+    let city = serde_json::json!({
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}},
+        "required": ["city"], "additionalProperties": false,
+    });
+    let tool = |name: &str| {
+        let function = serde_json::json!({"name": name, "parameters": city});
+        serde_json::json!({"type": "function", "function": function})
+    };
+    let tools = serde_json::json!({
+        "model": "sold", "temperature": 0, "max_completion_tokens": 120,
+        "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+        "tools": [tool("weather"), tool("clock")], "parallel_tool_calls": false,
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    });
+    let request = serde_json::from_value(tools).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let answer = runtime.block_on(seller.personal().chat(&request)).unwrap();
+    assert_eq!(answer.choices[0].finish_reason, "tool_calls", "{answer:?}");
+    let call = &answer.choices[0].message.tool_calls[0].function;
+    let arguments: serde_json::Value = serde_json::from_str(&call.arguments).unwrap();
+    assert_eq!(call.name, "weather");
+    assert!(arguments["city"].is_string(), "{arguments}");
+
     drop(server);
     seller.run(&ask).fails(7, "the model's engine failed");
-    assert_eq!(seller.run(&["trades", "--json"]).succeeds().json()["count"], 1);
+    assert_eq!(seller.run(&["trades", "--json"]).succeeds().json()["count"], 2);
+    drop(seller);
+
+    // A server that says nothing has failed as soon as the table says.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = format!("http://{}/v1", silent.local_addr().unwrap());
+    let hasty = table.replace(&url, &there).replace("models =", "first_text_seconds = 1\nmodels =");
+    std::fs::write(&file, hasty).unwrap();
+    let impatient = Node::start_with(home.path(), "impatient", &args);
+    let asked = std::time::Instant::now();
+    impatient.run(&ask).fails(7, "the model's engine failed");
+    assert!(asked.elapsed() < Duration::from_secs(60), "the usual five minutes were waited");
+    drop((impatient, silent));
+
     let keyed = table.replace("models =", "api_key_env = \"NOBODY_HAS_THIS_KEY\"\nmodels =");
     std::fs::write(&file, keyed).unwrap();
     let refused = Node::refused(home.path(), "third", &args);
@@ -485,7 +522,7 @@ fn the_commands_of_the_mesh_work_between_two_nodes() {
         status["status"]["node_id"].as_str().unwrap().to_owned()
     };
     let invite = a.run(&["mesh", "invite"]).succeeds().stdout.lines().last().unwrap().to_owned();
-    let mut b = Node::start_with(home.path(), "b", &["--join", &invite, "--no-model"]);
+    let b = Node::start_with(home.path(), "b", &["--join", &invite, "--no-model"]);
     until("the newcomer sees the provider and has TRM", || {
         let providers = b.run(&["--json", "providers"]).json();
         providers["providers"].as_array().unwrap().iter().any(|one| one["connected"] == true)
@@ -521,13 +558,76 @@ fn the_commands_of_the_mesh_work_between_two_nodes() {
     a.run(&["resume"]).succeeds();
     until("it is served again", || b.run(&["chat", "--max-tokens", "4", "Hi."]).code == 0);
 
-    // A node that forgot everybody finds the mesh by one address.
-    let address = a.banner.iter().find_map(|line| line.strip_prefix("peer: ")).unwrap().to_owned();
-    b.interrupt();
-    assert!(b.wait().success());
-    std::fs::remove_file(b.data_dir.join("peers")).unwrap();
-    let b = Node::start_with(home.path(), "b", &["--no-model", "--bootstrap-peer", &address]);
-    until("it is connected again", || b.run(&["peers"]).stdout.contains(&party(&a)[..8]));
+    // Out again: one witness drafts it, and it holds once the other one has approved.
+    let charter = |node: &Node| node.run(&["--json", "mesh"]).succeeds().json()["charter"].clone();
+    let remove = ["--json", "mesh", "witness", "remove", &party(&b), "--yes"];
+    let draft = a.run(&remove).succeeds().json()["draft"].as_str().unwrap().to_owned();
+    until("the draft has come", || charter(&b)["drafts"].to_string().contains(&draft));
+    b.run(&["mesh", "approve", &draft]).fails(2, "nothing was approved");
+    assert_eq!(charter(&a)["version"], 2);
+    b.run(&["mesh", "approve", &draft, "--yes"]).succeeds();
+    until("there is one witness", || {
+        [&a, &b].iter().all(|node| charter(node)["witnesses"] == serde_json::json!([party(&a)]))
+    });
+}
+
+/// A public mesh whose faucet is shut: nobody knows the newcomer.
+#[test]
+fn a_stranger_begins_with_the_line_that_a_member_sponsors_from_the_command_line() {
+    let home = tempdir().unwrap();
+    let member = Node::start_with(home.path(), "a", &["--no-model", "--public"]);
+    let invite = member.run(&["mesh", "invite"]).succeeds().stdout.clone();
+    let join = ["--no-model", "--join", invite.lines().last().unwrap()];
+    let stranger = Node::start_with(home.path(), "b", &join);
+    let mesh = |node: &Node| node.run(&["--json", "mesh"]).succeeds().json();
+    until("they are connected", || mesh(&stranger)["network"]["peers"] == 1);
+    let party = mesh(&stranger)["network"]["node_id"].as_str().unwrap().to_owned();
+    let welcome = || mesh(&stranger)["charter"]["welcome"].clone();
+    assert_ne!(welcome()["state"], "open");
+    let sponsor = ["--json", "mesh", "sponsor", &party, "--amount", "700"];
+    assert_eq!(member.run(&sponsor).succeeds().json()["final"], true);
+    until("it begins with the line", || welcome()["state"] == "open");
+    assert_eq!(welcome()["amount_trm"].as_f64(), Some(700.0));
+    assert_eq!(welcome()["sponsor"], mesh(&member)["network"]["node_id"]);
+}
+
+#[test]
+fn a_node_that_forgot_everybody_finds_its_mesh_by_a_word_an_address_and_a_variable() {
+    let home = tempdir().unwrap();
+    // On another port each time: who remembers the other one finds nobody there.
+    let start = |dir: &str, more: &[&str], variables: &[(&str, &str)]| {
+        let args = [&["--no-model", "--mesh-port", "0"], more].concat();
+        Node::start_under(home.path(), dir, &args, variables)
+    };
+    let forget = |mut node: Node| {
+        node.interrupt();
+        assert!(node.wait().success());
+        let _ = std::fs::remove_file(node.data_dir.join("peers"));
+    };
+    let invite = |node: &Node| {
+        let invite = node.run(&["mesh", "invite"]).succeeds().stdout.clone();
+        invite.lines().last().unwrap().to_owned()
+    };
+    let sees = |node: &Node| node.run(&["--json", "peers"]).succeeds().json()["count"] == 1;
+    let a = start("a", &[], &[]);
+    let b = start("b", &["--join", &invite(&a)], &[]);
+    until("they see each other", || sees(&a) && sees(&b));
+    forget(b);
+    forget(a);
+
+    let (a, b) = (start("a", &[], &[]), start("b", &[], &[]));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!sees(&a) && !sees(&b), "they forgot each other");
+    b.run(&["join", &invite(&a)]).succeeds();
+    until("they see each other by the word", || sees(&a) && sees(&b));
+
+    let address = a.banner.iter().find_map(|line| line.strip_prefix("peer: ")).unwrap();
+    forget(b);
+    let b = start("b", &["--bootstrap-peer", address], &[]);
+    until("they see each other by the address", || sees(&a) && sees(&b));
+    forget(b);
+    let b = start("b", &[], &[("TIRAMI_BOOTSTRAP_PEERS", address)]);
+    until("they see each other by the variable", || sees(&a) && sees(&b));
 }
 
 /// Restored from a backup, a node knows less of its own chain than the mesh does.

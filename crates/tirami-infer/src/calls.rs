@@ -24,6 +24,14 @@ pub const CALLS_MAX: usize = 16;
 /// Bytes a call may take before its arguments begin; what is longer is text.
 const HEAD_BYTES_MAX: usize = 512;
 
+/// What is written after a call's arguments.
+pub const REST: &str = "}\n</tool_call>";
+
+/// What is written of a call of `name` before its arguments.
+pub fn begun(name: &str) -> String {
+    format!("{CALL_BEGIN}\n{{\"name\": \"{name}\", \"arguments\": ")
+}
+
 /// The conversation for a template that knows nothing of tools.
 pub fn as_text(conversation: &Conversation) -> Conversation {
     let mut messages: Vec<Message> = Vec::with_capacity(conversation.messages.len() + 1);
@@ -37,12 +45,8 @@ pub fn as_text(conversation: &Conversation) -> Conversation {
         }
         for call in &message.calls {
             let separator = if content.is_empty() { "" } else { "\n" };
-            let (name, arguments) = (&call.name, &call.arguments);
-            let _ = write!(
-                content,
-                "{separator}{CALL_BEGIN}\n{{\"name\": \"{name}\", \"arguments\": \
-                 {arguments}}}\n{CALL_END}"
-            );
+            let (begin, arguments) = (begun(&call.name), &call.arguments);
+            let _ = write!(content, "{separator}{begin}{arguments}{REST}");
         }
         if role == "tool" {
             role = "user";

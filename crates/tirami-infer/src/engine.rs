@@ -157,6 +157,8 @@ pub struct Message {
     pub images: Vec<Placed>,
     /// Tools the assistant called.
     pub calls: Vec<Call>,
+    /// The id of the call whose result this is; `None` for what is no result.
+    pub call_id: Option<String>,
 }
 
 /// A picture in a message.
@@ -176,6 +178,7 @@ impl Message {
             content: content.into(),
             images: Vec::new(),
             calls: Vec::new(),
+            call_id: None,
         }
     }
 }
@@ -183,7 +186,9 @@ impl Message {
 /// A tool that was called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Its name.
+    /// What names the call in the conversation; the model does not see it.
+    pub id: String,
+    /// The tool's name.
     pub name: String,
     /// A JSON object as text.
     pub arguments: String,

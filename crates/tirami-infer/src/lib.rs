@@ -17,5 +17,6 @@ pub mod llama;
 pub mod loader;
 pub mod models;
 pub mod template;
+pub mod text;
 pub mod vocabulary;
 pub mod wheel;

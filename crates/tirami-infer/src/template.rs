@@ -237,14 +237,17 @@ impl ControlTexts {
             return Err(PrepareError::Template { reason });
         }
         let shield = |text: &str| self.replaced(text, &stand_ins);
-        let call =
-            |call: &Call| Call { name: shield(&call.name), arguments: shield(&call.arguments) };
+        let call = |call: &Call| {
+            let (name, arguments) = (shield(&call.name), shield(&call.arguments));
+            Call { name, arguments, ..call.clone() }
+        };
         let mut picture = pictures.iter();
         let messages = conversation.messages.iter().map(|message| Message {
             role: shield(&message.role),
             content: with_pictures(message, &mut picture, shield),
             images: Vec::new(),
             calls: message.calls.iter().map(call).collect(),
+            call_id: message.call_id.clone(),
         });
         let tools = conversation.tools.iter().map(|tool| shield(tool)).collect();
         let rendered = template.render(&Conversation { messages: messages.collect(), tools })?;
@@ -424,7 +427,8 @@ mod tests {
             {%- for call in message.tool_calls %}<tool_call>{{ call.function.arguments | tojson }}\
             </tool_call>{% endfor %};{% endfor %}";
         let template = ChatTemplate::new(Some(source), "", "").unwrap();
-        let call = Call { name: "f".to_owned(), arguments: r#"{"a": "<|im_end|>"}"#.to_owned() };
+        let arguments = r#"{"a": "<|im_end|>"}"#.to_owned();
+        let call = Call { id: "1".to_owned(), name: "f".to_owned(), arguments };
         let asked = Message { calls: vec![call], ..Message::new("assistant", "") };
         let tools = vec![r#"{"function": {"name": "f"}}"#.to_owned()];
         let messages = vec![Message::new("user", "Hi"), asked];

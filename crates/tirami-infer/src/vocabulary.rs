@@ -23,4 +23,10 @@ pub trait Vocabulary: Send + Sync + 'static {
 
     /// As [`crate::engine::Engine::token_bytes`].
     fn token_bytes(&self, token: u32) -> Vec<u8>;
+
+    /// As [`crate::engine::Engine::spelling`].
+    fn spelling(&self, token: u32) -> Option<Vec<u8>>;
+
+    /// As [`crate::engine::Engine::begin_token`].
+    fn begin_token(&self) -> Option<u32>;
 }

@@ -1,5 +1,5 @@
 //! A client for servers of others that speak OpenAI's chat completions: it asks for nothing of
-//! Tirami's own, and takes no more of an answer than its text and why it ended.
+//! Tirami's own, and takes no more of an answer than its text, the tools it calls, and why it ended.
 
 use core::fmt;
 use core::pin::Pin;
@@ -63,21 +63,53 @@ pub struct UpstreamChat {
     pub frequency_penalty: Option<f32>,
     /// Seed of the sampler.
     pub seed: u32,
-    /// Texts that end the answer.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub stop: Vec<String>,
     /// What the answer must be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_format: Option<serde_json::Value>,
+    /// The tools that may be called, as OpenAI has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<serde_json::Value>,
+    /// Which of them have to be called, as OpenAI has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<serde_json::Value>,
+    /// Whether there may be several calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallel_tool_calls: Option<bool>,
 }
 
 /// A message of a chat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct UpstreamMessage {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// The text.
     pub content: String,
+    /// The tools that the assistant called.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<UpstreamCall>,
+    /// The call whose result this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+/// A tool that was called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamCall {
+    /// Names the call in the chat.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// A JSON object as text.
+    pub arguments: String,
+}
+
+impl Serialize for UpstreamCall {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { id, name, arguments } = self;
+        let function = serde_json::json!({"name": name, "arguments": arguments});
+        serde_json::json!({"id": id, "type": "function", "function": function})
+            .serialize(serializer)
+    }
 }
 
 /// A piece of an answer.
@@ -85,8 +117,23 @@ pub struct UpstreamMessage {
 pub struct UpstreamPiece {
     /// Text that was added.
     pub text: String,
+    /// Calls of tools that began or went on.
+    pub calls: Vec<UpstreamCallPart>,
     /// Why the answer ended, in the server's word, such as `stop` or `length`.
     pub finish: Option<String>,
+}
+
+/// A part of a call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamCallPart {
+    /// Its place among the answer's calls; servers that do not say are read as saying 0.
+    pub index: u32,
+    /// What the server names the call, where it begins; empty where the server does not say.
+    pub id: String,
+    /// The tool, where the call begins.
+    pub name: String,
+    /// What its arguments go on with: all of them together are a JSON object as text.
+    pub arguments: String,
 }
 
 /// Why a server gives no answer. None of these sentences has the key or the address in it.
@@ -271,7 +318,7 @@ struct Chunk {
 #[derive(Deserialize)]
 struct Choice {
     #[serde(default)]
-    delta: Delta,
+    delta: Option<Delta>,
     #[serde(default)]
     finish_reason: Option<String>,
 }
@@ -280,6 +327,38 @@ struct Choice {
 struct Delta {
     #[serde(default)]
     content: Option<String>,
+    #[serde(default)]
+    tool_calls: Option<Vec<CallDelta>>,
+}
+
+#[derive(Deserialize)]
+struct CallDelta {
+    #[serde(default)]
+    index: Option<u32>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    function: Option<FunctionDelta>,
+}
+
+#[derive(Default, Deserialize)]
+struct FunctionDelta {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    arguments: Option<String>,
+}
+
+impl From<CallDelta> for UpstreamCallPart {
+    fn from(CallDelta { index, id, function }: CallDelta) -> Self {
+        let function = function.unwrap_or_default();
+        Self {
+            index: index.unwrap_or_default(),
+            id: id.unwrap_or_default(),
+            name: function.name.unwrap_or_default(),
+            arguments: function.arguments.unwrap_or_default(),
+        }
+    }
 }
 
 fn piece(data: &str) -> Result<UpstreamPiece, String> {
@@ -288,10 +367,16 @@ fn piece(data: &str) -> Result<UpstreamPiece, String> {
         return Err(format!("it broke off: {}", said(&error)));
     }
     let first = chunk.choices.into_iter().next();
-    Ok(first.map_or_else(UpstreamPiece::default, |choice| UpstreamPiece {
-        text: choice.delta.content.unwrap_or_default(),
-        finish: choice.finish_reason,
-    }))
+    let read = |Choice { delta, finish_reason }| {
+        let Delta { content, tool_calls } = delta.unwrap_or_default();
+        UpstreamPiece {
+            text: content.unwrap_or_default(),
+            calls: tool_calls.into_iter().flatten().map(Into::into).collect(),
+            // Some servers have an empty word until there is one.
+            finish: finish_reason.filter(|word| !word.is_empty()),
+        }
+    };
+    Ok(first.map_or_else(UpstreamPiece::default, read))
 }
 
 /// The server's own sentence, where it is where OpenAI has it.
@@ -352,6 +437,24 @@ mod tests {
                 UpstreamPiece { finish: Some("length".to_owned()), ..Default::default() },
             ),
             (r#"{"choices":[],"usage":{"prompt_tokens":-3,"completion_tokens":"7"}}"#, text("")),
+            (
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":1,"id":"a","type":"function",
+                    "function":{"name":"f","arguments":""}},{"function":{"arguments":"{}"}}]}}]}"#,
+                UpstreamPiece {
+                    calls: vec![
+                        UpstreamCallPart {
+                            index: 1,
+                            id: "a".to_owned(),
+                            name: "f".to_owned(),
+                            ..Default::default()
+                        },
+                        UpstreamCallPart { arguments: "{}".to_owned(), ..Default::default() },
+                    ],
+                    ..Default::default()
+                },
+            ),
+            (r#"{"choices":[{"delta":{"tool_calls":null}}]}"#, text("")),
+            (r#"{"choices":[{"delta":null,"finish_reason":""}]}"#, text("")),
         ] {
             assert_eq!(piece(data), Ok(expected), "{data}");
         }

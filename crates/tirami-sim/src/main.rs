@@ -17,7 +17,7 @@ use tirami_sim::{
 const USAGE: &str = "tirami-sim [--seed N] [--seeds K] [--events N] [--parties P] \
 [--witnesses 1|3|4|7] [--liars K] [--jobs J] [--json]
 tirami-sim --nodes N [--seed N] [--seeds K] [--seconds S] [--pause MS] [--witnesses 1|3|4|7] \
-[--dishonest K] [--calm] [--keep-own] [--jobs J] [--json]";
+[--dishonest K] [--calm] [--keep-own] [--least-events N] [--jobs J] [--json]";
 
 /// Seeds of whole nodes when nobody says how many.
 const NODES_SEEDS: u64 = 1;
@@ -32,13 +32,15 @@ struct Options {
     json: bool,
     /// Whole nodes instead of ledgers.
     nodes: Option<NodesConfig>,
+    /// Inputs that each run of whole nodes has to handle, with every fault among them.
+    least_events: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let config = Config { events: 25_000, ..Config::default() };
         let jobs = thread::available_parallelism().map_or(1, NonZero::get);
-        Self { first: 1, seeds: 40, jobs, config, json: false, nodes: None }
+        Self { first: 1, seeds: 40, jobs, config, json: false, nodes: None, least_events: None }
     }
 }
 
@@ -89,7 +91,13 @@ fn run_all(options: &Options) -> Result<(), Failure> {
 fn run_all_nodes(options: &Options, config: &NodesConfig) -> Result<(), Failure> {
     let began = Instant::now();
     let mut total = NodesCounts::default();
-    let run_seed = |seed| run_nodes(&NodesConfig { seed, ..*config });
+    let run_seed = |seed| {
+        let report = run_nodes(&NodesConfig { seed, ..*config })?;
+        match options.least_events.and_then(|events| report.shortfall(events)) {
+            Some(what) => Err(Failure { seed, event: report.counts.events, what }),
+            None => Ok(report),
+        }
+    };
     in_order(options, run_seed, |report, wall_ms| {
         let rate = u128::from(report.counts.events) * 1_000 / wall_ms;
         say(&match options.json {
@@ -291,6 +299,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
                 options.seeds = options.seeds.min(NODES_SEEDS);
             }
             "--seconds" => options.nodes.get_or_insert_default().seconds = number,
+            "--least-events" => options.least_events = Some(number),
             "--pause" => options.nodes.get_or_insert_default().pause_ms = number,
             "--liars" => options.config.liars = Some(size),
             _ => return Err(format!("{name} is not known")),
@@ -298,6 +307,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     }
     match &mut options.nodes {
         Some(nodes) => nodes.witnesses = witnesses,
+        None if options.least_events.is_some() => {
+            return Err("--least-events is for whole nodes, with --nodes".to_owned());
+        }
         None => options.config.witnesses = witnesses,
     }
     Ok(options)

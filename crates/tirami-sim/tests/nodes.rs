@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use tirami_ledger::lattice::Keep;
-use tirami_sim::{Bug, NodesConfig, run_nodes};
+use tirami_sim::{Bug, NodesConfig, NodesCounts, NodesReport, run_nodes};
 
 fn config(seed: u64) -> NodesConfig {
     NodesConfig { seed, nodes: 16, seconds: 70, ..NodesConfig::default() }
@@ -14,6 +14,33 @@ fn the_same_seed_gives_the_same_run() {
     let once = run_nodes(&config(7)).unwrap();
     assert_eq!(once, run_nodes(&config(7)).unwrap());
     assert!(once.counts.completed > 20, "{once}");
+}
+
+/// Takes something out of a run.
+type Without = fn(&mut NodesCounts);
+
+#[test]
+fn a_run_says_when_it_handled_little_or_went_through_no_fault() {
+    let whole = run_nodes(&config(7)).unwrap();
+    let events = whole.counts.events;
+    assert_eq!(whole.shortfall(events), None, "{whole}");
+    let lacks = |report: &NodesReport, events, said: &str| {
+        let shortfall = report.shortfall(events);
+        assert!(shortfall.as_ref().is_some_and(|what| what.contains(said)), "{shortfall:?}");
+    };
+    lacks(&whole, events + 1, "at least expected");
+    let faults: [(&str, Without); 3] = [
+        ("no split", |counts| counts.splits = 0),
+        ("no power cut", |counts| counts.crashes = 0),
+        ("no failover", |counts| counts.failovers = 0),
+    ];
+    for (said, without) in faults {
+        let mut report = whole.clone();
+        without(&mut report.counts);
+        lacks(&report, events, said);
+    }
+    let calm = run_nodes(&NodesConfig { calm: true, ..config(7) }).unwrap();
+    lacks(&calm, 1, "no split");
 }
 
 #[test]

@@ -113,6 +113,32 @@ def tokens_carry_their_log_probabilities():
     assert tokens == whole.logprobs.content, tokens
 
 
+def sampling_settings_reach_the_engine():
+    def text(**options):
+        options = {"seed": 5, "max_tokens": 32} | options
+        return ask(LONGER, **options).choices[0].message.content
+
+    greedy = text(temperature=0)
+    hot = text(temperature=1.8)
+    assert hot != greedy
+    for extra in ({"top_k": 1}, {"min_p": 1.0}):
+        assert text(temperature=1.8, extra_body=extra) == greedy, extra
+    assert text(temperature=1.8, top_p=0.0001) == greedy
+    assert text(temperature=1.8, extra_body={"typical_p": 0.01}) != hot
+    assert text(temperature=0, presence_penalty=2) != greedy
+    assert text(temperature=0, frequency_penalty=2) != greedy
+    assert text(temperature=0, extra_body={"repeat_penalty": 1.5}) != greedy
+    tokens = client.with_options(base_url=str(client.base_url).removesuffix("v1/")).post(
+        "/tokenize", body={"model": MODEL, "content": greedy}, cast_to=object
+    )["tokens"]
+    other = text(temperature=0, logit_bias={str(token): -100 for token in tokens})
+    assert other.split()[0] != greedy.split()[0], other
+    form = ask([{"role": "user", "content": "Answer with a JSON object about Paris."}],
+               response_format={"type": "json_object"}, temperature=0, max_tokens=200).choices[0]
+    assert form.message.content.lstrip().startswith("{"), form
+    assert form.finish_reason == "length" or isinstance(json.loads(form.message.content), dict), form
+
+
 def several_answers_come_at_once():
     answer = ask(LONGER, n=3, seed=7, max_tokens=12)
     assert [choice.index for choice in answer.choices] == [0, 1, 2], answer
@@ -242,6 +268,7 @@ if __name__ == "__main__":
         a_seed_gives_the_same_text_twice,
         a_token_limit_is_exact,
         tokens_carry_their_log_probabilities,
+        sampling_settings_reach_the_engine,
         several_answers_come_at_once,
         tools_are_called_with_valid_arguments,
         texts_become_vectors,

@@ -92,11 +92,12 @@ struct Answer {
 }
 
 /// Streams a long answer through the node without a model; `provider` is tried first, and `act`
-/// happens in the middle.
+/// happens in the middle. The answer is drawn, so it is the same again only if the seed and the
+/// place in it reach whoever goes on.
 fn long_answer(c: &Node, provider: &str, mut act: impl FnMut() -> Outcome<()>) -> Outcome<Answer> {
     let body = format!(
         r#"{{"model": {}, "stream": true, "max_completion_tokens": {LONG_ANSWER_TOKENS_MAX},
-            "temperature": 0, "provider": {{"order": [{}]}},
+            "temperature": 0.8, "seed": 7, "provider": {{"order": [{}]}},
             "messages": [{{"role": "user", "content": {}}}]}}"#,
         literal(model::DEFAULT),
         literal(provider),

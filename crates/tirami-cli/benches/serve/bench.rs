@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tirami_infer::engine::{Conversation, Engine as _, Message, Prompt};
 use tirami_infer::llama::{LlamaEngine, LlamaOptions};
 
+use crate::client::system_of;
 use crate::picture::Curve;
 use crate::report::Table;
 use crate::servers::{Server, peers, tirami};
@@ -85,9 +86,15 @@ impl Bench {
 
     /// The node first, then the peers that are here; started once.
     pub(crate) fn servers(&mut self) -> Vec<Server> {
+        let table = &mut self.table;
         let start = || {
             let mut servers = vec![tirami(SEQUENCES, CONTEXT_TOKENS)];
-            servers.extend(peers(SEQUENCES, CONTEXT_TOKENS));
+            for peer in peers(SEQUENCES, CONTEXT_TOKENS) {
+                match peer {
+                    Ok(server) => servers.push(server),
+                    Err(why) => table.note(why),
+                }
+            }
             servers
         };
         self.servers.get_or_insert_with(start).clone()
@@ -115,7 +122,8 @@ impl Bench {
     }
 
     pub(crate) fn prompt(&self, content: &str) -> Prompt {
-        let messages = vec![Message::new("user", content)];
+        let system = Message::new("system", system_of(content));
+        let messages = vec![system, Message::new("user", content)];
         self.engine.prepare(&Conversation::from(messages)).expect("a prompt")
     }
 }

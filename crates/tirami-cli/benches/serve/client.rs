@@ -39,6 +39,13 @@ impl Answer {
     }
 }
 
+/// What a chat that begins with this question has before it: its own number, so that no request's
+/// prompt begins like another's, as they would with the template's own words.
+pub(crate) fn system_of(question: &str) -> String {
+    let number = question.split(['.', ':']).next().unwrap_or_default();
+    format!("{number} is what this request is called.")
+}
+
 /// One greedy answer to a chat of `(role, content)`.
 pub(crate) fn ask(server: &Server, messages: &[(&str, &str)], tokens: u32) -> Answer {
     ask_until(server, messages, tokens, |_| false)
@@ -52,9 +59,11 @@ pub(crate) fn ask_until(
     mut enough: impl FnMut(usize) -> bool,
 ) -> Answer {
     let turn = |(role, content): &(&str, &str)| json!({"role": role, "content": content});
+    let system = system_of(messages.first().map_or("", |(_, question)| question));
+    let all = [("system", system.as_str())].into_iter().chain(messages.iter().copied());
     let body = json!({
         "model": server.model,
-        "messages": messages.iter().map(turn).collect::<Vec<_>>(),
+        "messages": all.map(|one| turn(&one)).collect::<Vec<_>>(),
         "max_tokens": tokens,
         "temperature": 0.0,
         "stream": true,

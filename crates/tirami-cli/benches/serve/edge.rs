@@ -68,6 +68,8 @@ pub(crate) fn overhead(bench: &mut Bench) {
                 ("one synced write of 4 KiB".to_owned(), quantile(&synced, part)),
             ],
             target: Some((format!("≤ {most} ms"), measured <= most)),
+            why: "a hold, an order, a receipt and a payment are signed and synced before the \
+                  answer",
         });
     }
 }
@@ -111,6 +113,7 @@ pub(crate) fn accounting(bench: &mut Bench) {
         measured,
         beside: vec![("without accounts".to_owned(), plain)],
         target: Some(("costs ≤ 2 %".to_owned(), cost <= 2.0)),
+        why: "as above, on the processor that also computes",
     });
 }
 

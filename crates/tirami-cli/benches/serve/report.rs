@@ -13,6 +13,8 @@ pub(crate) struct Row {
     pub(crate) beside: Vec<(String, f64)>,
     /// What it should be, and whether it is.
     pub(crate) target: Option<(String, bool)>,
+    /// Why, where it is not.
+    pub(crate) why: &'static str,
 }
 
 impl Row {
@@ -27,9 +29,16 @@ impl Row {
 pub(crate) struct Table {
     rows: Vec<Row>,
     missing: Vec<(String, String)>,
+    notes: Vec<String>,
 }
 
 impl Table {
+    /// Says what is to be known of all rows.
+    pub(crate) fn note(&mut self, note: String) {
+        eprintln!("{note}");
+        self.notes.push(note);
+    }
+
     /// Adds a line and shows it at once on the error stream, for whoever waits.
     pub(crate) fn push(&mut self, row: Row) {
         eprintln!("{}", line(&row));
@@ -53,6 +62,12 @@ impl Table {
         }
         for (part, why) in &self.missing {
             text += &format!("| {part} | no figure | {why} | a figure | no |\n");
+        }
+        for row in self.rows.iter().filter(|row| row.met() == Some(false)) {
+            text += &format!("\n- Missed: {}: {}.", row.what, row.why);
+        }
+        for note in &self.notes {
+            text += &format!("\n- {note}.");
         }
         text
     }

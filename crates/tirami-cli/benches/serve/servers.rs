@@ -1,4 +1,5 @@
-//! The contenders: the `tirami` binary, and servers around llama.cpp that others wrote.
+//! The contenders: the `tirami` binary, llama.cpp's own server, and servers around llama.cpp that
+//! others wrote.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
@@ -103,44 +104,62 @@ fn without_limits(url: &str, data_dir: &Path) -> String {
     })
 }
 
-/// The servers of others that are installed here.
-pub(crate) fn peers(sequences: u32, context_tokens: u32) -> Vec<Server> {
-    let peers = [node_llama_cpp(sequences, context_tokens), llama_cpp_python(context_tokens)];
-    peers.into_iter().flatten().collect()
+/// The servers of others, or why one of them is not here.
+pub(crate) fn peers(sequences: u32, context_tokens: u32) -> [Result<Server, String>; 3] {
+    [
+        llama_server(sequences, context_tokens),
+        node_llama_cpp(sequences, context_tokens),
+        llama_cpp_python(context_tokens),
+    ]
 }
 
-/// `node-llama-cpp` behind the server of `tests/peers`.
-pub(crate) fn node_llama_cpp(sequences: u32, context_tokens: u32) -> Option<Server> {
-    let Some(folder) = std::env::var_os("TIRAMI_BENCH_NODE_LLAMA_CPP").map(PathBuf::from) else {
-        eprintln!("skipped: node-llama-cpp is not installed");
-        return None;
+/// llama.cpp's own server, as `tests/peers` starts it.
+pub(crate) fn llama_server(sequences: u32, context_tokens: u32) -> Result<Server, String> {
+    let Some(python) = std::env::var_os("TIRAMI_BENCH_LLAMA_SERVER_PYTHON") else {
+        return Err("llama-server could not be installed and is not here".to_owned());
     };
-    let program = std::env::var_os("TIRAMI_BENCH_NODE").unwrap_or_else(|| "node".into());
-    let mut command = Command::new(program);
-    command
-        .arg(folder.join("server.mjs"))
-        .arg(model_path())
-        .args([threads(), sequences, context_tokens].map(|number| number.to_string()))
-        .stdout(Stdio::piped());
-    let mut child = command.spawn().expect("node runs");
-    let mut line = String::new();
-    let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-    lines.read_line(&mut line).expect("text");
-    let port = line.trim().strip_prefix("listening ").expect("the server listens").to_owned();
-    Some(Server {
-        name: "node-llama-cpp",
+    let script =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/llama-server/server.py");
+    let mut command = Command::new(python);
+    command.arg(script).stdin(Stdio::piped()).stderr(Stdio::null());
+    Ok(listening("llama-server", command, [threads(), sequences, context_tokens]))
+}
+
+/// Starts a server of `tests/peers`, which says where it listens.
+fn listening(name: &'static str, mut command: Command, numbers: [u32; 3]) -> Server {
+    command.arg(model_path()).args(numbers.map(|number| number.to_string())).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("the server runs");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let port = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("listening ").map(|port| port.trim().to_owned()))
+        .expect("the server listens");
+    Server {
+        name,
         address: format!("127.0.0.1:{port}"),
         model: "model".to_owned(),
         batches: true,
         process: Arc::new(Process { child, _dir: None }),
-    })
+    }
+}
+
+/// `node-llama-cpp` behind the server of `tests/peers`.
+pub(crate) fn node_llama_cpp(sequences: u32, context_tokens: u32) -> Result<Server, String> {
+    let Some(folder) = std::env::var_os("TIRAMI_BENCH_NODE_LLAMA_CPP").map(PathBuf::from) else {
+        return Err("node-llama-cpp could not be installed and is not here".to_owned());
+    };
+    let program = std::env::var_os("TIRAMI_BENCH_NODE").unwrap_or_else(|| "node".into());
+    let mut command = Command::new(program);
+    command.arg(folder.join("server.mjs"));
+    Ok(listening("node-llama-cpp", command, [threads(), sequences, context_tokens]))
 }
 
 /// The server of `llama-cpp-python`, which answers one request after another.
-fn llama_cpp_python(context_tokens: u32) -> Option<Server> {
+fn llama_cpp_python(context_tokens: u32) -> Result<Server, String> {
     let Some(python) = std::env::var_os("TIRAMI_BENCH_LLAMA_CPP_PYTHON") else {
-        eprintln!("skipped: TIRAMI_BENCH_LLAMA_CPP_PYTHON names no Python with llama-cpp-python");
-        return None;
+        let why = "llama-cpp-python, which has to be built for twenty minutes, is here only where \
+                   TIRAMI_BENCH_LLAMA_CPP_PYTHON names a Python that has it";
+        return Err(why.to_owned());
     };
     let port = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -162,11 +181,10 @@ fn llama_cpp_python(context_tokens: u32) -> Option<Server> {
     let started = Instant::now();
     while TcpStream::connect(&address).is_err() {
         if started.elapsed() > READY_MAX {
-            eprintln!("skipped: the server of llama-cpp-python does not listen");
-            return None;
+            return Err("the server of llama-cpp-python did not listen and is not here".to_owned());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     let model = "model".to_owned();
-    Some(Server { name: "llama-cpp-python", address, model, batches: false, process })
+    Ok(Server { name: "llama-cpp-python", address, model, batches: false, process })
 }

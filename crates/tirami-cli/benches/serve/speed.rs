@@ -34,6 +34,8 @@ pub(crate) fn decode(bench: &mut Bench) {
         measured: rates[0],
         beside,
         target: Some(("≥ 0.98 × bare, ≥ 1 × each peer".to_owned(), met)),
+        why: "one thread computes a token after the other, and between two of them it also \
+              samples, makes text and tells the streams, which a bare loop does not",
     });
 }
 
@@ -64,6 +66,8 @@ pub(crate) fn edit(bench: &mut Bench) {
         measured: rates[0],
         beside,
         target: Some(("≥ all".to_owned(), met)),
+        why: "guesses are made only where reading them costs less than they save, which few \
+              processors gain by with so small a model",
     });
 }
 
@@ -103,6 +107,8 @@ pub(crate) fn prompt(bench: &mut Bench) {
             measured: rates[0],
             beside,
             target: Some(("≥ 0.98 × bare".to_owned(), met)),
+            why: "one figure takes most of a minute, and a shared machine is not equally fast \
+                  meanwhile",
         });
     }
 }
@@ -129,5 +135,6 @@ pub(crate) fn second_turn(bench: &mut Bench) {
         measured: with,
         beside: vec![("the same without the first turn".to_owned(), without)],
         target: Some(("≥ 5 × faster".to_owned(), with * 5.0 <= without)),
+        why: "the history is not found",
     });
 }

@@ -82,6 +82,8 @@ pub(crate) fn together(bench: &mut Bench) {
             measured,
             beside,
             target: Some(("≤ peers".to_owned(), met)),
+            why: "prompts are read 32 tokens a pass, so that answers stay the same bits, and take \
+                  turns with running streams",
         });
     }
 }
@@ -103,6 +105,7 @@ fn push_rates(
         measured,
         beside,
         target: Some(("≥ best peer, ≥ 0.95 × best loop".to_owned(), met)),
+        why: "prompts are read 32 tokens a pass, so that answers stay the same bits",
     });
 }
 
@@ -148,6 +151,7 @@ pub(crate) fn longest_stall(bench: &mut Bench) {
         measured: stalls[0],
         beside,
         target: Some(("≤ peers".to_owned(), met)),
+        why: "a pass of a prompt lies between two tokens of the stream",
     });
 }
 

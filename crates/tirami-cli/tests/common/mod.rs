@@ -114,9 +114,16 @@ impl Node {
     /// The same with the data directory `home/<dir>` and more arguments; where the first of them is
     /// `--model`, they name all models.
     pub fn start_with(home: &Path, dir: &str, args: &[&str]) -> Self {
+        Self::start_under(home, dir, args, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_under(home: &Path, dir: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let begun = Instant::now();
         let data_dir = home.join(dir);
-        let mut child = command(home, &data_dir, args).spawn().expect("the binary runs");
+        let mut command = command(home, &data_dir, args);
+        command.envs(variables.iter().copied());
+        let mut child = command.spawn().expect("the binary runs");
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut stderr = child.stderr.take().expect("stderr is piped");
         let log = std::thread::spawn(move || {

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -30,6 +30,8 @@ const WIRE_ADDRESS: &str = "10.211.0.2";
 /// Says what this test binary is to be when it is started in a namespace.
 const ROLE: &str = "TIRAMI_NETNS_ROLE";
 const SOCKET: &str = "TIRAMI_NETNS_SOCKET";
+/// What stands before the µs of the shortest trip.
+const ROUND_TRIP: &str = "round trip: ";
 /// The test that plays the roles.
 pub const ROLES_TEST: &str = "inside_a_namespace";
 
@@ -60,8 +62,9 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds all of it; `doors` is an empty folder for this lab's sockets.
-    pub fn new(doors: &Path) -> Self {
+    /// Builds all of it; `doors` is an empty folder for this lab's sockets. Why not, where the
+    /// kernel can make no slow wire.
+    pub fn new(doors: &Path) -> Result<Self, String> {
         let prefix = format!("tirami-{}", std::process::id());
         let mut lab = Self { prefix, wire: "w0", helpers: Vec::new(), doors: doors.to_path_buf() };
         let switch = lab.namespace("sw");
@@ -83,9 +86,9 @@ impl Lab {
             lab.play(&name, "door", &lab.door(machine));
         }
         if let Err(reason) = lab.join_by_relay(&switch) {
-            lab.join_by_veth(&switch, &reason);
+            lab.join_by_veth(&switch, &reason)?;
         }
-        lab
+        Ok(lab)
     }
 
     fn namespace(&self, suffix: &str) -> String {
@@ -146,8 +149,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Without VXLAN the switches are joined by a plain cable, slow only where the kernel can.
-    fn join_by_veth(&mut self, switch: &str, reason: &str) {
+    /// Without VXLAN the switches are joined by a cable that the kernel slows down, where it can.
+    fn join_by_veth(&mut self, switch: &str, reason: &str) -> Result<(), String> {
         self.wire = "y0";
         must(&["-n", switch, "link", "add", "y0", "type", "veth", "peer", "name", "y1"]);
         for (link, bridge) in [("y0", "br0"), ("y1", "br1")] {
@@ -156,9 +159,21 @@ impl Lab {
             let mut tc = Command::new("tc");
             tc.args(["-n", switch]).args(netem.split(' '));
             if !tc.output().is_ok_and(|output| output.status.success()) {
-                println!("notice: neither VXLAN ({reason}) nor netem: no delay and no loss");
+                return Err(format!("a slow wire needs VXLAN ({reason}) or netem"));
             }
         }
+        Ok(())
+    }
+
+    /// The shortest of five trips from one machine to another and back.
+    pub fn round_trip(&self, from: usize, to: usize) -> Duration {
+        let mut command = self.command(from, std::env::current_exe().unwrap().to_str().unwrap());
+        command.args(["--exact", ROLES_TEST, "--nocapture"]);
+        let to = address(to).replace("/24", "");
+        let output = command.env(ROLE, "traveller").env(SOCKET, to).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let micros = text.lines().find_map(|line| line.split_once(ROUND_TRIP)?.1.parse().ok());
+        Duration::from_micros(micros.unwrap_or_else(|| panic!("{output:?}")))
     }
 
     /// Cuts the wire: the machines on the left and on the right do not reach each other.
@@ -230,6 +245,7 @@ pub fn play_role() {
     let Ok(role) = std::env::var(ROLE) else { return };
     match role.as_str() {
         "door" => door(Path::new(&std::env::var_os(SOCKET).unwrap())),
+        "traveller" => traveller(std::env::var(SOCKET).unwrap().parse().unwrap()),
         _ => relay(),
     }
 }
@@ -249,6 +265,19 @@ fn door(socket: &Path) {
             io::copy(&mut inner, &mut outer)?;
             outer.shutdown(std::net::Shutdown::Both)
         });
+    }
+}
+
+/// Asks another machine for a port that is closed there: the refusal takes one trip there and back.
+fn traveller(to: IpAddr) {
+    let trip = |_| {
+        let begun = Instant::now();
+        let refused = TcpStream::connect_timeout(&(to, 9).into(), Duration::from_secs(5));
+        let is_trip = refused.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        is_trip.then(|| begun.elapsed())
+    };
+    if let Some(shortest) = (0..5).filter_map(trip).min() {
+        println!("\n{ROUND_TRIP}{}", shortest.as_micros());
     }
 }
 

@@ -188,7 +188,8 @@ fn a_call_that_was_cut_before_its_arguments_is_nothing() {
 
 #[test]
 fn a_template_without_tools_gets_them_in_the_system_message() {
-    let call = Call { name: "f".to_owned(), arguments: json!({"a": 1}).to_string() };
+    let arguments = json!({"a": 1}).to_string();
+    let call = Call { id: "1".to_owned(), name: "f".to_owned(), arguments };
     let asked = Message { calls: vec![call], ..Message::new("assistant", "") };
     let messages = vec![
         Message::new("user", "Hi"),

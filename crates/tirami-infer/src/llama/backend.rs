@@ -39,9 +39,11 @@ pub(super) fn backend() -> Option<&'static LlamaBackend> {
 /// More layers than any model has: all of them.
 const ALL_LAYERS: u32 = 10_000;
 
-/// All layers where the library was built with a GPU back-end and finds a GPU, else none.
-pub(super) fn gpu_layers_default() -> u32 {
-    if backend().is_some_and(LlamaBackend::supports_gpu_offload) { ALL_LAYERS } else { 0 }
+/// The layers that are put on a GPU: as many as asked for, or else all, where the library was
+/// built with a GPU back-end and finds a GPU; else none, whatever is asked.
+pub(super) fn gpu_layers(asked: Option<u32>) -> u32 {
+    let has_gpu = backend().is_some_and(LlamaBackend::supports_gpu_offload);
+    if has_gpu { asked.unwrap_or(ALL_LAYERS) } else { 0 }
 }
 
 /// Has the log of what reads pictures caught as well.

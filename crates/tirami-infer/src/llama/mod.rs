@@ -13,7 +13,6 @@ mod queue;
 mod sampler;
 mod sequence;
 mod steps;
-mod text;
 mod tokens;
 mod vision;
 mod vocabulary;
@@ -328,7 +327,7 @@ fn judge(path: &Path, options: &LlamaOptions) -> Result<(GgufFile, Setting), Loa
         threads: options.threads.unwrap_or_else(threads_default),
         context_tokens,
         sequences: options.sequences,
-        gpu_layers: options.gpu_layers.unwrap_or_else(backend::gpu_layers_default),
+        gpu_layers: backend::gpu_layers(options.gpu_layers),
         reproducible: options.reproducible,
         guesses: options.guesses,
     };

@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use super::grammar::Grammar;
 use super::lookup::{Lookup, Toll};
 use super::sampler::{Logprobs, Sampler};
-use super::text::AnswerText;
 use super::tokens::piece;
 use crate::engine::{
     Finish, Likely, Piece, Progress, Prompt, PromptImage, Sampling, TokenLogprobs, is_image_token,
 };
+use crate::text::AnswerText;
 
 /// A request on its way to the engine's thread.
 pub(super) struct Job {

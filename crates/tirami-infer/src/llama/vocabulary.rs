@@ -63,4 +63,12 @@ impl Vocabulary for LlamaVocabulary {
     fn token_bytes(&self, token: u32) -> Vec<u8> {
         self.tokenizer.piece(&self.model, token)
     }
+
+    fn spelling(&self, token: u32) -> Option<Vec<u8>> {
+        self.tokenizer.spelling(&self.model, token)
+    }
+
+    fn begin_token(&self) -> Option<u32> {
+        self.tokenizer.begin_token()
+    }
 }

@@ -158,3 +158,33 @@ impl Addresses {
         dial
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tirami_core::PublicKey;
+
+    use super::*;
+
+    #[test]
+    fn whatever_is_told_takes_no_more_than_its_room_and_what_the_owner_gave_stays() {
+        let own = PartyId::from_bytes([1; 32]);
+        let address = |n: usize| {
+            let mut key = [2; 32];
+            key[..8].copy_from_slice(&(n as u64).to_be_bytes());
+            PeerAddress { key: PublicKey::from_bytes(key), via: Vec::new() }
+        };
+        let mut addresses = Addresses::default();
+        addresses.add(own, &address(0), true);
+        for n in 1..2 * ADDRESSES_KNOWN_MAX {
+            addresses.add(own, &address(n), false);
+        }
+        assert_eq!(addresses.known.len(), ADDRESSES_KNOWN_MAX);
+        assert!(addresses.is_pinned(address(0).party()));
+        for port in 1..100 {
+            let via = vec![Via::Ip(([192, 0, 2, 1], port).into())];
+            addresses.add(own, &PeerAddress { via, ..address(0) }, false);
+        }
+        let known = addresses.get(address(0).party());
+        assert_eq!(known.map(|known| known.via.len()), Some(VIA_MAX));
+    }
+}

@@ -1,9 +1,11 @@
 //! Strangers in a public mesh: what a faucet gives them, what becomes of it, and what it costs.
 
-use tirami_core::{HOUR_MS, JobId, MINUTE_MS, PartyId, Ppm};
+use tirami_core::{HOUR_MS, JobId, MINUTE_MS, PartyId, Ppm, Timestamp};
+use tirami_kernel::Input;
 use tirami_kernel::command::{Command, FaucetBounds};
 use tirami_kernel::lattice::{Ending, Pay, PayItem, Welcome};
-use tirami_kernel::mesh::Faucet;
+use tirami_kernel::mesh::{Faucet, PeerEvent};
+use tirami_proto::{Message, Work};
 
 use crate::harness::{Net, trm};
 
@@ -76,6 +78,68 @@ fn a_faucet_gives_strangers_a_beginning_and_loses_only_what_they_do_not_settle()
     // 100 TRM came in, 90 were given away, of the two locks 40 TRM are lost, a third is open.
     let now = net.nodes[0].kernel.ledger().own_balance();
     assert_eq!(now - before, (60 + 40 - 90 + 100 + 60 - 100) * 1_000_000);
+}
+
+/// Gives the founder a message of `from`; what it says to that.
+fn tell(net: &mut Net, from: usize, message: Message) -> Vec<Message> {
+    let (now, peer) = (Timestamp::from_ms(net.now_ms), net.party(from));
+    let event = PeerEvent::Message(Box::new(message));
+    let effects = net.nodes[0].kernel.handle(now, Input::Peer { peer, event });
+    effects.send.into_iter().filter(|(to, _)| *to == peer).map(|(_, message)| message).collect()
+}
+
+/// The work that the founder asks of `newcomer` now.
+fn work(net: &mut Net, newcomer: usize) -> Work {
+    let said = tell(net, newcomer, Message::WantSponsor);
+    let task = said.into_iter().find_map(|message| match message {
+        Message::SponsorTask { challenge, bits } => Some((challenge, bits)),
+        _ => None,
+    });
+    let (challenge, bits) = task.expect("a task");
+    let (sponsor, newcomer) = (net.party(0), net.party(newcomer));
+    Work { mesh: net.nodes[0].lattice().mesh(), sponsor, newcomer, challenge, bits }
+}
+
+#[test]
+fn nobody_is_sponsored_for_a_wrong_number_the_challenge_of_another_key_or_an_old_one() {
+    let mut net = with_faucet();
+    let (one, other) = (net.stranger(&[0]), net.stranger(&[0]));
+    // They are connected, and do not ask by themselves yet.
+    net.run_ms(3_000);
+    let nonce = |work: &Work| work.search(0, 1 << 20).expect("one in 256 fits");
+    let proof = |work: &Work, nonce| Message::SponsorProof { challenge: work.challenge, nonce };
+    let refused = |said: Vec<Message>| {
+        let mut codes = said.into_iter().filter_map(|message| match message {
+            Message::SponsorRefused { code, .. } => Some(code),
+            _ => None,
+        });
+        codes.next()
+    };
+    let is_sponsored = |net: &mut Net, node: usize| {
+        net.give(0, Input::Tick);
+        net.nodes[0].lattice().welcome(net.party(node)).is_some()
+    };
+    let task = work(&mut net, one);
+
+    let stolen = Work { newcomer: net.party(other), ..task };
+    let said = tell(&mut net, other, proof(&stolen, nonce(&stolen)));
+    assert_eq!(refused(said).as_deref(), Some("faucet_work"));
+    assert!(!is_sponsored(&mut net, other), "by the challenge of another key");
+
+    let wrong = (0..).find(|nonce| !task.fits(*nonce)).unwrap();
+    let faults = net.nodes[0].kernel.mesh().faults();
+    tell(&mut net, one, proof(&task, wrong));
+    assert_eq!(net.nodes[0].kernel.mesh().faults(), faults + 1);
+    assert!(!is_sponsored(&mut net, one), "by a wrong number");
+
+    net.now_ms += 22 * MINUTE_MS;
+    let said = tell(&mut net, one, proof(&task, nonce(&task)));
+    assert_eq!(refused(said).as_deref(), Some("faucet_work"));
+    assert!(!is_sponsored(&mut net, one), "by an old challenge");
+
+    let task = work(&mut net, one);
+    tell(&mut net, one, proof(&task, nonce(&task)));
+    assert!(is_sponsored(&mut net, one), "by its own work");
 }
 
 #[test]

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use tirami_core::{MeshId, Signature, Timestamp};
+use tirami_core::{DocumentId, MeshId, Signature, Signed, Timestamp};
 use tirami_kernel::Input;
-use tirami_kernel::mesh::{Admission, MeshInput, PeerEvent};
+use tirami_kernel::lattice::{Entry, PARKED_PER_CHAIN_MAX, Transfer};
+use tirami_kernel::mesh::{Admission, MeshInput, PARKED_PER_PEER_MAX, PeerEvent};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::Command;
 use tirami_proto::{GoodbyeCode, Hello, Message, WireEntry};
 
-use crate::harness::{Net, START_MS};
+use crate::harness::{Net, START_MS, trm};
 
 /// What node 0 says to a stranger whose hello is changed.
 fn refused(change: impl Fn(&mut Hello)) -> GoodbyeCode {
@@ -202,6 +203,43 @@ fn who_says_nothing_is_shown_out() {
     net.run_ms(6_000);
     assert_eq!(net.nodes[0].kernel.mesh().peers().count(), 0);
     assert_eq!(net.nodes[0].goodbyes.len(), 1);
+}
+
+/// An entry of `chain` after one that nobody has.
+fn hanging(net: &Net, chain: usize, seq: u64) -> WireEntry {
+    let entry = Entry {
+        chain: net.party(chain),
+        seq,
+        prev: Some(DocumentId::from_bytes([9; 32])),
+        time_ms: Timestamp::from_ms(net.now_ms),
+        kind: Transfer { payee: net.party(0), amount: trm(1) }.into(),
+        balance: 0,
+    };
+    let node = &net.nodes[chain];
+    let signed = Signed::sign(node.lattice().mesh(), &node.key, entry).unwrap();
+    WireEntry { bytes: signed.bytes().to_vec(), signature: signed.signature() }
+}
+
+#[test]
+fn entries_that_wait_take_one_peer_its_own_room_and_nobody_elses() {
+    let mut net = Net::of(7);
+    let offer = |net: &mut Net, from: usize, entry: WireEntry| {
+        let event = PeerEvent::Message(Box::new(Message::Entry(entry)));
+        let peer = net.party(from);
+        net.give(0, Input::Peer { peer, event });
+    };
+    let parked = |net: &Net| net.nodes[0].lattice().held().1;
+    // Of each chain few are kept, so a peer needs several to fill its room.
+    for chain in 1..7 {
+        for n in 0..PARKED_PER_CHAIN_MAX as u64 {
+            let entry = hanging(&net, chain, 100 + n);
+            offer(&mut net, 1, entry);
+        }
+    }
+    assert_eq!(parked(&net), PARKED_PER_PEER_MAX);
+    let entry = hanging(&net, 6, 200);
+    offer(&mut net, 2, entry);
+    assert_eq!(parked(&net), PARKED_PER_PEER_MAX + 1);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use tirami_core::{ModelDigest, ModelShape, Ppm, Signed, Timestamp};
+use tirami_core::{ModelDigest, ModelShape, Ppm, SecretKey, Signed, Timestamp};
 use tirami_kernel::Input;
-use tirami_kernel::mesh::{MeshInput, OwnOffer, PeerEvent};
+use tirami_kernel::mesh::{ANNOUNCED_MAX, MeshInput, OwnOffer, PeerEvent};
 use tirami_kernel::scheduler::{Preferences, Query};
 use tirami_proto::{Message, Offer, PriceSignal, WireDocument};
 
@@ -93,9 +93,13 @@ fn a_signal_reaches_everybody_is_renewed_and_ends_with_its_node() {
 }
 
 fn forged(net: &Net, issued_ms: u64, price: u32) -> WireDocument {
+    signed(net, &key(200), (issued_ms, price))
+}
+
+fn signed(net: &Net, key: &SecretKey, (issued_ms, price): (u64, u32)) -> WireDocument {
     let now = Timestamp::from_ms(net.now_ms);
     let signal = PriceSignal {
-        provider: key(200).public().party(),
+        provider: key.public().party(),
         issued_at: Timestamp::from_ms(issued_ms),
         expires_at: Timestamp::from_ms(issued_ms + 45_000),
         price: Ppm::new(price),
@@ -111,7 +115,7 @@ fn forged(net: &Net, issued_ms: u64, price: u32) -> WireDocument {
         serving: true,
     };
     assert!(now.ms() > 0);
-    let signed = Signed::sign(net.nodes[0].lattice().mesh(), &key(200), signal).unwrap();
+    let signed = Signed::sign(net.nodes[0].lattice().mesh(), key, signal).unwrap();
     WireDocument { bytes: signed.bytes().to_vec(), signature: signed.signature() }
 }
 
@@ -146,6 +150,23 @@ fn an_old_signal_never_comes_back() {
     announce(&mut net, 1, second);
     assert_eq!(heard(&net), None);
     assert!(net.nodes[0].kernel.mesh().is_open(net.party(1)), "late news are no fault");
+}
+
+#[test]
+fn providers_that_one_peer_makes_up_take_little_of_the_room_and_none_of_its_own() {
+    let mut net = Net::of(2);
+    for n in 0..ANNOUNCED_MAX as u64 + 100 {
+        let mut seed = [7; 32];
+        seed[..8].copy_from_slice(&n.to_be_bytes());
+        let document = signed(&net, &SecretKey::from_seed(seed), (net.now_ms, 1));
+        announce(&mut net, 1, document);
+    }
+    let now = Timestamp::from_ms(net.now_ms);
+    let known = net.nodes[0].kernel.mesh().providers(now).count();
+    assert!(known > 0 && known <= ANNOUNCED_MAX / 8, "{known}");
+    let own = signed(&net, &net.nodes[1].key, (net.now_ms, 2));
+    announce(&mut net, 1, own);
+    assert_eq!(price_at(&net, 0, 1), Some(2));
 }
 
 #[test]

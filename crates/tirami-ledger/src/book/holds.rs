@@ -28,7 +28,7 @@ use crate::event::{Before, BookEvent, HoldOpened, HoldPosted, RemoteTerms};
 /// Open holds of one book at most.
 pub const HOLDS_MAX: u32 = 4_096;
 /// Jobs whose claim time has not passed, open and ended ones together, at most: room for 291 new
-/// jobs a second over the hour for which each is remembered. About 85 bytes each.
+/// jobs a second over the hour for which each is remembered. About 150 bytes each.
 pub const JOBS_REMEMBERED_MAX: u32 = 1 << 20;
 /// A job at another node that ended can be gone on with elsewhere for so long, in milliseconds.
 pub const CONTINUE_WITHIN_MS: u64 = 60_000;

@@ -30,7 +30,7 @@ pub const CLAIM_AHEAD_MAX_MS: u64 = DAY_MS + ORDER_AHEAD_MAX_MS;
 /// Served jobs that run or are not paid at most. About 1 KiB each.
 pub const SERVED_UNPAID_MAX: u32 = 16_384;
 /// Served jobs that are paid and whose claim time has not passed at most: a repeat of such an
-/// order is answered with its first result. About 200 bytes each.
+/// order is answered with its first result. About 215 bytes each.
 pub const SERVED_DONE_MAX: u32 = 1 << 18;
 /// Consumers remembered at most. When there are more, one is forgotten that owes nothing.
 pub const CONSUMERS_MAX: u32 = 10_000;

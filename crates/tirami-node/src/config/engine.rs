@@ -16,14 +16,18 @@ const KIND: &str = "openai";
 const JOBS_MAX_DEFAULT: u64 = 16;
 /// The most that may be said.
 const JOBS_MAX: u64 = 4_096;
+/// Seconds to the first text when the table does not say, and the most that may be said.
+const FIRST_TEXT_SECONDS_DEFAULT: u64 = 300;
+const FIRST_TEXT_SECONDS_MAX: u64 = 86_400;
 /// The longest context that may be said, in tokens.
 const CONTEXT_TOKENS_MAX: u64 = 1 << 26;
 /// Engines, and models of one.
 const TABLES_MAX: usize = 64;
 /// What such a table is, for messages and the reference page.
 pub(super) const ALLOWED: &str = "tables [[engine]] with kind = \"openai\", url, and models = [{ \
-                                  name, upstream, gguf }]; api_key_env, jobs_max, and \
-                                  context_tokens of a model may be left out";
+                                  name, upstream, gguf }]; api_key_env, jobs_max, \
+                                  first_text_seconds, and context_tokens of a model may be left \
+                                  out";
 
 /// A server that speaks OpenAI's chat completions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub struct EngineSetting {
     pub api_key_env: Option<String>,
     /// Answers at the same time.
     pub jobs_max: u32,
+    /// Seconds that it may take to the first text of an answer: it may have to load the model.
+    pub first_text_seconds: u32,
     /// The models it computes.
     pub models: Vec<EngineModel>,
 }
@@ -79,7 +85,9 @@ pub(super) fn engines(
 
 impl At<'_> {
     fn engine(&self, fields: &DeTable<'_>, offset: usize) -> Result<EngineSetting, ConfigError> {
-        self.only(fields, &["kind", "url", "api_key_env", "jobs_max", "models"])?;
+        let known = ["kind", "url", "api_key_env", "jobs_max", "first_text_seconds", "models"];
+        self.only(fields, &known)?;
+        let seconds = (1, FIRST_TEXT_SECONDS_DEFAULT, FIRST_TEXT_SECONDS_MAX);
         let missing = |key: &str| self.wrong(offset, &format!("a table without `{key}`"));
         match string(fields, "kind") {
             Some(KIND) => {}
@@ -109,6 +117,7 @@ impl At<'_> {
             url: url.to_owned(),
             api_key_env: api_key_env.map(str::to_owned),
             jobs_max: self.number(fields, "jobs_max", (1, JOBS_MAX_DEFAULT, JOBS_MAX))?,
+            first_text_seconds: self.number(fields, "first_text_seconds", seconds)?,
             models: models.collect::<Result<_, _>>()?,
         })
     }

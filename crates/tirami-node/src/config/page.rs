@@ -14,13 +14,16 @@ const ENGINE_DOC: &str = "Servers elsewhere that speak OpenAI's chat completions
                           answers as those of its own models. The model's file has to be at hand: \
                           its vocabulary counts the tokens, its digest names the model; the \
                           weights in it are not loaded. The API key comes from the variable \
-                          that api_key_env names.";
+                          that api_key_env names. A server that gives no text for \
+                          first_text_seconds, or after that for as long, a minute at most, has \
+                          failed.";
 /// One of them.
 const ENGINE_EXAMPLE: &str = "[[engine]]
 kind = \"openai\"
 url = \"http://10.0.0.2:8000/v1\"
 api_key_env = \"VLLM_API_KEY\"
 jobs_max = 16
+first_text_seconds = 300
 models = [{ name = \"qwen2.5:32b\", upstream = \"Qwen/Qwen2.5-32B\", gguf = \"~/qwen32b.gguf\" }]
 ";
 

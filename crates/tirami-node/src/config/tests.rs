@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::mesh::MeshOptions;
 
 const HOME: &str = "/home/ada";
 
@@ -146,7 +147,7 @@ fn lists_are_arrays_in_the_file_and_words_elsewhere() {
 #[test]
 fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line() {
     let whole = "port = 1\n[[engine]]\nkind = \"openai\"\nurl = \"http://10.0.0.2:8000/v1\"\n\
-                 api_key_env = \"KEY\"\njobs_max = 3\nmodels = [{ name = \"m\", upstream = \"M\", \
+                 api_key_env = \"KEY\"\njobs_max = 3\nfirst_text_seconds = 9\nmodels = [{ name = \"m\", upstream = \"M\", \
                  gguf = \"~/m.gguf\", context_tokens = 512 }]\n";
     let read = |file: &str| with_file(file, |path| resolve(&sources(Some(path), &[], &[])));
     let model = EngineModel {
@@ -159,12 +160,14 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
         url: "http://10.0.0.2:8000/v1".to_owned(),
         api_key_env: Some("KEY".to_owned()),
         jobs_max: 3,
+        first_text_seconds: 9,
         models: vec![model],
     };
     assert_eq!(read(whole).unwrap().config.engines, [engine.clone()]);
     engine.models[0].context_tokens = 0;
-    (engine.jobs_max, engine.api_key_env) = (16, None);
-    let least = whole.replace("jobs_max = 3\n", "").replace(", context_tokens = 512", "");
+    (engine.jobs_max, engine.first_text_seconds, engine.api_key_env) = (16, 300, None);
+    let least = whole.replace("jobs_max = 3\nfirst_text_seconds = 9\n", "");
+    let least = least.replace(", context_tokens = 512", "");
     let least = least.replace("api_key_env = \"KEY\"\n", "");
     assert_eq!(read(&least).unwrap().config.engines, [engine]);
     for (said, instead, line, found) in [
@@ -174,15 +177,79 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
         ("jobs_max = 3", "jobs_max = 0", 6, "a jobs_max that is no whole number"),
         ("jobs_max = 3", "jobs_max = \"3\"", 6, "a jobs_max that is no whole number"),
         ("jobs_max = 3", "key = \"secret\"", 6, "the key `key`"),
+        ("text_seconds = 9", "text_seconds = 0", 7, "first_text_seconds that is no whole number"),
         ("api_key_env = \"KEY\"", "api_key_env = 5", 2, "api_key_env that is no text"),
-        ("upstream = \"M\", ", "", 7, "a model without `upstream`"),
-        ("name = \"m\"", "name = \"\"", 7, "a model without `name`"),
-        ("context_tokens", "context", 7, "the key `context`"),
+        ("upstream = \"M\", ", "", 8, "a model without `upstream`"),
+        ("name = \"m\"", "name = \"\"", 8, "a model without `name`"),
+        ("context_tokens", "context", 8, "the key `context`"),
         ("[[engine]]", "[engine]", 2, "a value"),
     ] {
         let error = read(&whole.replace(said, instead)).unwrap_err().to_string();
         assert!(error.contains(&format!("tirami.toml:{line}")), "{instead}: {error}");
         assert!(error.contains(found) && !error.contains("secret"), "{instead}: {error}");
+    }
+}
+
+/// Lines of a file, what of the mesh they set, and how it reads without and with them.
+type MeshRow<'a> = (&'a str, fn(&MeshOptions) -> String, &'a str, &'a str);
+
+#[test]
+fn every_setting_of_the_mesh_arrives_where_the_mesh_is_told_of_it() {
+    let bind = |options: &MeshOptions| format!("{:?}", options.bind);
+    let lan = |options: &MeshOptions| options.finding.lan.to_string();
+    let keep = |options: &MeshOptions| format!("{:?}", options.keep);
+    let bootstrap = |options: &MeshOptions| {
+        options.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let faucet = |options: &MeshOptions| {
+        let of = |open: Faucet| {
+            let FaucetBounds { day_max, source_max } = open.bounds;
+            [open.amount.micro(), open.work_bits.into(), day_max.micro(), source_max.into()]
+        };
+        format!("{:?}", options.faucet.map(of))
+    };
+    let peer = format!("{}@192.0.2.1:3001", "a5".repeat(32));
+    let peers = format!("bootstrap_peers = [{peer:?}]");
+    let open = "faucet_day_trm = 9\nfaucet_trm = 3\nfaucet_work_bits = 5\nfaucet_source_day = 7";
+    let rows: [MeshRow<'_>; 14] = [
+        ("mesh_enabled = false", bind, "Some(0.0.0.0:3001)", "None"),
+        ("mesh_bind = \"192.0.2.9\"", bind, "Some(0.0.0.0:3001)", "Some(192.0.2.9:3001)"),
+        ("mesh_port = 7", bind, "Some(0.0.0.0:3001)", "Some(0.0.0.0:7)"),
+        (&peers, bootstrap, "", &peer),
+        ("mesh_public = true", |options| options.public.to_string(), "false", "true"),
+        (open, faucet, "None", "Some([3000000, 5, 9000000, 7])"),
+        ("faucet_trm = 3", faucet, "None", "None"),
+        (
+            "mesh_relay_urls = [\"https://relay.example\"]",
+            |options| options.finding.relay_urls.join(" "),
+            "",
+            "https://relay.example",
+        ),
+        ("mesh_lan = false", lan, "true", "false"),
+        ("mesh_bind = \"127.0.0.1\"", lan, "true", "false"),
+        (
+            "mesh_pkarr_url = \"https://pkarr.example\"",
+            |options| options.finding.pkarr_url.clone().unwrap_or_default(),
+            "",
+            "https://pkarr.example",
+        ),
+        (
+            "mesh_dns_origin = \"nodes.example@192.0.2.53:53\"",
+            |options| options.finding.dns.as_ref().map(ToString::to_string).unwrap_or_default(),
+            "",
+            "nodes.example@192.0.2.53:53",
+        ),
+        ("keep_chains = \"own\"", keep, "None", "Some(Own)"),
+        ("keep_chains = \"all\"", keep, "None", "Some(All)"),
+    ];
+    let of = |lines: &str| {
+        let resolved = with_file(lines, |path| resolve(&sources(Some(path), &[], &[])).unwrap());
+        MeshOptions::of(&resolved.config)
+    };
+    let nothing = of("");
+    for (lines, read, without, with) in rows {
+        assert_eq!(read(&nothing), without, "without {lines}");
+        assert_eq!(read(&of(lines)), with, "{lines}");
     }
 }
 

@@ -92,7 +92,11 @@ impl Offering {
         speeds: &BTreeMap<ModelDigest, Speed>,
     ) -> OwnOffer {
         let load = self.models.load();
-        let slots = standing.policy.jobs_max.min(self.sequences);
+        // Engines elsewhere have places of their own. A job for any model finds one free when as
+        // many run as the model with the fewest can.
+        let least = models.iter().map(|model| model.load().places).filter(|places| *places > 0);
+        let places = least.min().unwrap_or(self.sequences);
+        let slots = standing.policy.jobs_max.min(places);
         let taken = load.running.saturating_add(load.queued).max(standing.served);
         let is_halted = standing.killed || standing.policy.paused;
         let serving = !is_halted && slots > 0 && standing.is_member && !models.is_empty();

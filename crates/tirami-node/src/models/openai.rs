@@ -2,36 +2,47 @@
 //!
 //! The server reads the conversation and computes; this node holds, counts and charges. Tokens are
 //! counted with the model's own vocabulary, which is at hand here, and never by what the server
-//! says: whoever runs it has no reason to say less.
+//! says: whoever runs it has no reason to say less. Calls of tools are handed over whole, written
+//! as [`tirami_infer::calls`] says, and counted as they are written. Stop texts end the answer
+//! here, so that which one it was is known.
+
+mod told;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tirami_infer::calls;
 use tirami_infer::engine::{
-    Conversation, Engine, EngineLoad, Finish, Format, Generation, ModelInfo, PIECES_AHEAD_MAX,
-    Piece, PrepareError, Progress, Prompt, Sampling, StartError,
+    Call, Conversation, Engine, EngineLoad, Finish, Format, Generation, Message, ModelInfo,
+    PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, Sampling, StartError,
 };
+use tirami_infer::text::AnswerText;
 use tirami_infer::vocabulary::Vocabulary;
-use tirami_sdk::upstream::{Upstream, UpstreamChat, UpstreamMessage};
+use tirami_sdk::upstream::{Upstream, UpstreamCall, UpstreamChat, UpstreamMessage};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
+use told::Told;
 
 /// Engine and version of such engines in receipts: what the server runs, nobody here can say.
 pub const BUILD: &str = "openai";
 
-/// How long a server may take to its first text: it may have to load the model.
-const FIRST_WITHIN: Duration = Duration::from_secs(300);
-/// How long it may take from text to text; signs of life without text do not count.
-const NEXT_WITHIN: Duration = Duration::from_secs(60);
+/// How long a server may take from text to text, if no less is given for the first; signs of life
+/// without text do not count.
+const NEXT_WITHIN_MAX: Duration = Duration::from_secs(60);
 /// Requests that may wait for a place, for each place.
 const QUEUED_PER_PLACE: u32 = 4;
 /// Text that is counted as a whole, in bytes. Where it is cut there may be a token more than in
 /// the whole; it is cut before a blank, where tokens begin, or else at the larger length.
 const COUNTED_BYTES: usize = 512;
 const COUNTED_BYTES_MAX: usize = 2_048;
+/// Bytes that are counted at a time, and so the tokens that are handed over together at most: a
+/// consumer signs for what it has before it is given much more.
+const PART_BYTES: usize = 32;
+/// More tokens than any vocabulary has: servers whose own default is less take it for all.
+const TOP_K_ALL: u32 = 1 << 20;
+/// Bytes that hardly a token has on the average of a call's arguments.
+const TOKEN_BYTES_MAX: usize = 32;
 /// Bytes that may come without a token.
 const UNCOUNTED_BYTES_MAX: usize = 2 * COUNTED_BYTES_MAX;
 
@@ -39,11 +50,20 @@ const UNCOUNTED_BYTES_MAX: usize = 2 * COUNTED_BYTES_MAX;
 pub struct OpenAiEngine {
     vocabulary: Arc<dyn Vocabulary>,
     upstream: Upstream,
-    /// The server's own name of the model.
-    name_there: String,
-    places: u32,
+    there: There,
     free: Arc<Semaphore>,
     counters: Arc<Counters>,
+}
+
+/// A model at its server.
+#[derive(Debug, Clone)]
+pub struct There {
+    /// The server's own name of it.
+    pub name: String,
+    /// Answers it gives at the same time.
+    pub places: u32,
+    /// How long it may take to the first text of an answer: it may have to load the model.
+    pub first_within: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -55,36 +75,34 @@ struct Counters {
 }
 
 impl OpenAiEngine {
-    /// An engine that asks `upstream` for its model `name_there`, for at most `places` answers at
-    /// the same time.
-    pub fn new(
-        vocabulary: Arc<dyn Vocabulary>,
-        upstream: Upstream,
-        (name_there, places): (String, u32),
-    ) -> Self {
-        let free = Arc::new(Semaphore::new(places as usize));
-        Self { vocabulary, upstream, name_there, places, free, counters: Arc::default() }
+    /// An engine that asks `upstream` for its model.
+    pub fn new(vocabulary: Arc<dyn Vocabulary>, upstream: Upstream, there: There) -> Self {
+        let free = Arc::new(Semaphore::new(there.places as usize));
+        Self { vocabulary, upstream, there, free, counters: Arc::default() }
     }
 
     fn request(&self, conversation: &Conversation, sampling: &Sampling) -> UpstreamChat {
-        let written = calls::as_text(conversation);
-        let message = |message: tirami_infer::engine::Message| UpstreamMessage {
-            role: message.role,
-            content: message.content,
-        };
         let given = |number: f32, usual: f32| (!is_same(number, usual)).then_some(number);
+        let calls = match &sampling.format {
+            Format::Calls(calls) => Some(calls),
+            _ => None,
+        };
+        let tools = calls.map_or(&[][..], |_| &conversation.tools);
         UpstreamChat {
-            model: self.name_there.clone(),
-            messages: written.messages.into_iter().map(message).collect(),
+            model: self.there.name.clone(),
+            messages: messages(conversation),
+            tools: tools.iter().filter_map(|tool| serde_json::from_str(tool).ok()).collect(),
+            tool_choice: calls.map(|calls| told::choice(calls, tools.len())),
+            parallel_tool_calls: calls.and_then(|calls| (!calls.several).then_some(false)),
             max_tokens: sampling.completion_max,
             temperature: sampling.temperature,
-            top_p: given(sampling.top_p, 1.0),
-            top_k: Some(sampling.top_k).filter(|count| *count > 0),
-            min_p: given(sampling.min_p, 0.0),
+            // Some servers leave tokens out unless they are told not to.
+            top_p: Some(sampling.top_p),
+            top_k: Some(if sampling.top_k > 0 { sampling.top_k } else { TOP_K_ALL }),
+            min_p: Some(sampling.min_p),
             presence_penalty: given(sampling.presence_penalty, 0.0),
             frequency_penalty: given(sampling.frequency_penalty, 0.0),
             seed: sampling.seed,
-            stop: sampling.stop.clone(),
             response_format: match &sampling.format {
                 Format::JsonObject => Some(UpstreamChat::json_object()),
                 Format::JsonSchema(schema) => UpstreamChat::json_schema(schema),
@@ -118,16 +136,24 @@ impl Engine for OpenAiEngine {
         Ok(self.vocabulary.token_bytes(token))
     }
 
-    /// The server is told to follow the format. Calls of tools are not asked for: without a
-    /// grammar of this node's own nobody promises that they follow their schema.
+    fn spelling(&self, token: u32) -> Result<Option<Vec<u8>>, PrepareError> {
+        Ok(self.vocabulary.spelling(token))
+    }
+
+    fn begin_token(&self) -> Option<u32> {
+        self.vocabulary.begin_token()
+    }
+
+    /// The server is told to follow the format. That the arguments of a call are a JSON object and
+    /// its tool is one that was offered is seen to here; that they follow the tool's schema is the
+    /// server's affair.
     fn check_format(&self, format: &Format) -> Result<(), PrepareError> {
         match format {
-            Format::Text | Format::JsonObject => Ok(()),
+            Format::Text | Format::JsonObject | Format::Calls(_) => Ok(()),
             Format::JsonSchema(schema) if UpstreamChat::json_schema(schema).is_some() => Ok(()),
             Format::JsonSchema(_) => {
                 Err(PrepareError::Format { reason: "the schema is not JSON".to_owned() })
             }
-            Format::Calls(_) => Err(PrepareError::Unsupported { what: "to call tools" }),
         }
     }
 
@@ -143,7 +169,7 @@ impl Engine for OpenAiEngine {
             return Err(unsupported(what));
         }
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
-        let queue_max = self.places.saturating_mul(QUEUED_PER_PLACE);
+        let queue_max = self.there.places.saturating_mul(QUEUED_PER_PLACE);
         let queued = Place::take(&self.counters, |counters| &counters.queued);
         let others = self.counters.queued.load(Ordering::Relaxed).saturating_sub(1);
         if others >= queue_max {
@@ -151,10 +177,15 @@ impl Engine for OpenAiEngine {
         }
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
         let progress = Arc::new(Progress::default());
+        // In the server's queue too: it says nothing of it, and may have to load the model.
+        progress.queued(others + 1);
         let answering = Answering {
             chat: self.request(conversation, &sampling),
             upstream: self.upstream.clone(),
+            first_within: self.there.first_within,
             count: Count::new(Arc::clone(&self.vocabulary), sampling.completion_max),
+            told: Told::new(&sampling.format),
+            text: AnswerText::new(&sampling.stop),
             prompt_tokens: u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX),
             progress: Arc::clone(&progress),
             counters: Arc::clone(&self.counters),
@@ -179,7 +210,7 @@ impl Engine for OpenAiEngine {
 
     fn load(&self) -> EngineLoad {
         EngineLoad {
-            places: self.places,
+            places: self.there.places,
             running: self.counters.running.load(Ordering::Relaxed),
             queued: self.counters.queued.load(Ordering::Relaxed),
             completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),
@@ -187,6 +218,22 @@ impl Engine for OpenAiEngine {
             ..EngineLoad::default()
         }
     }
+}
+
+/// The conversation as such servers have it.
+fn messages(conversation: &Conversation) -> Vec<UpstreamMessage> {
+    let message = |message: &Message| {
+        let calls = message.calls.iter().cloned();
+        UpstreamMessage {
+            role: message.role.clone(),
+            content: message.content.clone(),
+            tool_calls: calls
+                .map(|Call { id, name, arguments }| UpstreamCall { id, name, arguments })
+                .collect(),
+            tool_call_id: message.call_id.clone(),
+        }
+    };
+    conversation.messages.iter().map(message).collect()
 }
 
 /// What of `sampling` such servers do not have in common.
@@ -227,7 +274,10 @@ impl Drop for Place {
 struct Answering {
     chat: UpstreamChat,
     upstream: Upstream,
+    first_within: Duration,
     count: Count,
+    told: Told,
+    text: AnswerText,
     prompt_tokens: u32,
     progress: Arc<Progress>,
     counters: Arc<Counters>,
@@ -238,7 +288,10 @@ impl Answering {
     async fn run(mut self) {
         let _running = Place::take(&self.counters, |counters| &counters.running);
         let last = match self.answer().await {
-            Ok(Some(finish)) => Piece::End { text: self.count.rest(), finish },
+            Ok(Some(finish)) => {
+                self.progress.stopped_by(self.text.met());
+                Piece::End { text: self.count.rest(), finish }
+            }
             Ok(None) => return,
             Err(reason) => Piece::Failed { reason },
         };
@@ -247,44 +300,97 @@ impl Answering {
 
     /// Why the answer ended; nothing when nobody reads it any more.
     async fn answer(&mut self) -> Result<Option<Finish>, String> {
-        let late = |_| "the server gave no text for too long".to_owned();
-        let mut latest = Instant::now() + FIRST_WITHIN;
-        let asked = timeout_at(latest, self.upstream.chat(&self.chat)).await.map_err(late)?;
+        const LATE: &str = "the server gave no text for too long";
+        let mut latest = Instant::now() + self.first_within;
+        let asked = timeout_at(latest, self.upstream.chat(&self.chat)).await;
+        let asked = asked.map_err(|_| LATE.to_owned())?;
         let mut stream = asked.map_err(|error| error.to_string())?;
         let (mut finish, mut has_begun) = (None, false);
         loop {
-            let piece = match timeout_at(latest, stream.next()).await.map_err(late)? {
-                Ok(Some(piece)) => piece,
-                Ok(None) => return Ok(Some(finish.unwrap_or(Finish::Stop))),
+            let piece = match timeout_at(latest, stream.next()).await {
+                Ok(Ok(piece)) => piece,
                 // Some servers close the connection instead of marking the end.
-                Err(_) if finish.is_some() => return Ok(finish),
-                Err(error) => return Err(error.to_string()),
+                Ok(Err(_)) if finish.is_some() => None,
+                // It has all that it may have, and the server does not say that it ends.
+                Ok(Err(_)) | Err(_) if self.count.is_full() => return Ok(Some(Finish::Length)),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err(LATE.to_owned()),
+            };
+            let Some(piece) = piece else {
+                let rest = self.told.end(finish == Some(Finish::Length))?;
+                return self.ends(&rest, finish.unwrap_or(Finish::Stop)).await;
             };
             if !has_begun {
                 has_begun = true;
                 self.read();
             }
-            for part in parts(&piece.text) {
-                let (tokens, text) = self.count.add(part)?;
-                if !tokens.is_empty() {
-                    if self.deliver(tokens, text).await.is_err() {
-                        return Ok(None);
-                    }
-                    latest = Instant::now() + NEXT_WITHIN;
-                }
-                if self.count.is_full() {
-                    return Ok(Some(Finish::Length));
-                }
+            if let Some(word) = &piece.finish {
+                finish = finish.or(Some(finish_of(word)?));
             }
-            finish = finish.or(piece.finish.map(|word| match word.as_str() {
-                "length" => Finish::Length,
-                _ => Finish::Stop,
-            }));
+            let before = self.told.open_bytes();
+            let said = self.told.push(piece)?;
+            if self.told.open_bytes() > before || !said.is_empty() {
+                latest = Instant::now() + self.first_within.min(NEXT_WITHIN_MAX);
+            }
+            // A call that is so much longer than the room cannot become whole.
+            if self.told.open_bytes() > self.count.room_bytes() {
+                let rest = self.told.end(true)?;
+                return self.ends(&rest, Finish::Length).await;
+            }
+            if self.told.is_all() {
+                return self.ends(&said, finish.unwrap_or(Finish::Stop)).await;
+            }
+            match self.say(&said).await? {
+                Flow::On => {}
+                Flow::Over(finish) => return Ok(Some(finish)),
+                Flow::Left => return Ok(None),
+            }
         }
+    }
+
+    /// Hands over the last text, and what waited for a stop text to go on.
+    async fn ends(&mut self, said: &str, finish: Finish) -> Result<Option<Finish>, String> {
+        let mut flow = self.say(said).await?;
+        if flow == Flow::On {
+            let held = self.text.finish();
+            flow = self.hand_over(&held).await?;
+        }
+        Ok(match flow {
+            Flow::On => Some(finish),
+            Flow::Over(finish) => Some(finish),
+            Flow::Left => None,
+        })
+    }
+
+    /// Hands over what became certain with `text`.
+    async fn say(&mut self, text: &str) -> Result<Flow, String> {
+        let certain = self.text.push(text.as_bytes());
+        match self.hand_over(&certain.text).await? {
+            Flow::On if certain.stopped => Ok(Flow::Over(Finish::Stop)),
+            flow => Ok(flow),
+        }
+    }
+
+    /// Counts text and hands it over with its tokens, as far as there is room.
+    async fn hand_over(&mut self, text: &str) -> Result<Flow, String> {
+        for part in parts(text) {
+            if self.count.is_full() {
+                return Ok(Flow::Over(Finish::Length));
+            }
+            let (tokens, text) = self.count.add(part)?;
+            if !tokens.is_empty() && self.deliver(tokens, text).await.is_err() {
+                return Ok(Flow::Left);
+            }
+            if self.count.is_cut {
+                return Ok(Flow::Over(Finish::Length));
+            }
+        }
+        Ok(Flow::On)
     }
 
     /// Notes that the server has read the prompt.
     fn read(&self) {
+        self.progress.queued(0);
         self.progress.read(self.prompt_tokens);
         let read = u64::from(self.prompt_tokens);
         self.counters.prompt_tokens_total.fetch_add(read, Ordering::Relaxed);
@@ -302,10 +408,34 @@ impl Answering {
     }
 }
 
-/// The text in parts that can be counted at once.
+/// Whether an answer goes on after a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    On,
+    Over(Finish),
+    /// Nobody reads it any more.
+    Left,
+}
+
+/// Why an answer ended, from a server's word for it; an error for one that is no end.
+fn finish_of(word: &str) -> Result<Finish, String> {
+    match word {
+        "length" => Ok(Finish::Length),
+        "abort" | "error" | "content_filter" => {
+            Err("the server broke the answer off before its end".to_owned())
+        }
+        _ => Ok(Finish::Stop),
+    }
+}
+
+/// The text in parts that are counted at once, divided before blanks where there are any.
 fn parts(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
-        let (part, rest) = text.split_at(text.floor_char_boundary(COUNTED_BYTES_MAX));
+        let most = text.floor_char_boundary(PART_BYTES);
+        let blank = |(at, c): &(usize, char)| *at > 0 && c.is_whitespace();
+        let blanks = || text[..most].char_indices().rfind(blank);
+        let at = if most == text.len() { most } else { blanks().map_or(most, |(at, _)| at) };
+        let (part, rest) = text.split_at(at);
         text = rest;
         (!part.is_empty()).then_some(part)
     })
@@ -322,11 +452,14 @@ struct Count {
     given: usize,
     /// Tokens that there may be.
     room: usize,
+    /// Whether there was more text than room.
+    is_cut: bool,
 }
 
 impl Count {
     fn new(vocabulary: Arc<dyn Vocabulary>, room: u32) -> Self {
-        Self { vocabulary, text: String::new(), tokens: 0, given: 0, room: room as usize }
+        let (text, room) = (String::new(), room as usize);
+        Self { vocabulary, text, tokens: 0, given: 0, room, is_cut: false }
     }
 
     /// The tokens that `more` adds, and their text, as far as there is room.
@@ -346,6 +479,7 @@ impl Count {
             return Ok((new, String::new()));
         }
         if new.len() > self.room {
+            self.is_cut = true;
             new.truncate(self.room);
             let paid = all.iter().take(self.tokens + self.room);
             let bytes = paid.map(|token| self.vocabulary.token_bytes(*token).len()).sum();
@@ -361,6 +495,11 @@ impl Count {
         let rest = self.text.split_at(self.given).1.to_owned();
         self.given = self.text.len();
         rest
+    }
+
+    /// Bytes that have more tokens than there is room for.
+    const fn room_bytes(&self) -> usize {
+        self.room.saturating_mul(TOKEN_BYTES_MAX)
     }
 
     const fn is_full(&self) -> bool {

@@ -79,6 +79,7 @@ impl Engine for StandsStill {
 const CHAT: &str = "/v1/chat/completions";
 const RAW: &str = "/v1/completions";
 const MESSAGES: &str = "/v1/messages";
+const RESPONSES: &str = "/v1/responses";
 
 fn ask(path: &str, timeout_ms: u32, stream: bool) -> Value {
     let mut body = json!({
@@ -86,6 +87,11 @@ fn ask(path: &str, timeout_ms: u32, stream: bool) -> Value {
     });
     match path {
         RAW => body["prompt"] = json!("hi"),
+        RESPONSES => {
+            body["input"] = json!("hi");
+            body["max_output_tokens"] = body["max_tokens"].take();
+            body.as_object_mut().unwrap().remove("max_tokens");
+        }
         _ => body["messages"] = json!([{"role": "user", "content": "hi"}]),
     }
     body
@@ -99,8 +105,8 @@ fn events(text: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn an_answer_that_has_not_begun_in_time_is_refused_and_costs_nothing() {
-    let node = StandsStill::node(&[0; 6]).await;
-    for path in [CHAT, RAW, MESSAGES] {
+    let node = StandsStill::node(&[0; 8]).await;
+    for path in [CHAT, RAW, MESSAGES, RESPONSES] {
         let whole = node.post(path, None, ask(path, 50, false).to_string()).await;
         assert_eq!(whole.status, 504, "{path}: {whole:?}");
         assert!(whole.text.contains("nothing was charged"), "{path}: {whole:?}");
@@ -109,7 +115,8 @@ async fn an_answer_that_has_not_begun_in_time_is_refused_and_costs_nothing() {
         }
         let stream = node.post(path, None, ask(path, 50, true).to_string()).await;
         let last = events(&stream.text).pop().unwrap();
-        let told = last["error"]["message"].as_str().unwrap();
+        let told = last.pointer(if path == RESPONSES { "/response/error" } else { "/error" });
+        let told = told.unwrap()["message"].as_str().unwrap();
         assert!(told.contains("nothing was charged"), "{path}: {stream:?}");
     }
     assert_eq!(node.settled().await.total_trades, 0);
@@ -119,30 +126,45 @@ async fn an_answer_that_has_not_begun_in_time_is_refused_and_costs_nothing() {
 
 #[tokio::test]
 async fn an_answer_whose_time_is_up_ends_where_it_is_and_says_so() {
-    let node = StandsStill::node(&[3; 6]).await;
+    let node = StandsStill::node(&[3; 8]).await;
     for (path, text, finish) in [
         (CHAT, "/choices/0/message/content", "/choices/0/finish_reason"),
         (RAW, "/choices/0/text", "/choices/0/finish_reason"),
         (MESSAGES, "/content/0/text", "/stop_reason"),
+        (RESPONSES, "/output/0/content/0/text", "/incomplete_details/reason"),
     ] {
         let whole = node.post(path, None, ask(path, 700, false).to_string()).await;
         assert_eq!(whole.status, 200, "{path}: {whole:?}");
         let answer = whole.json();
         assert_eq!(answer.pointer(text), Some(&json!("word word word ")), "{path}: {answer}");
-        let name = if path == MESSAGES { "max_tokens" } else { "length" };
+        let name = match path {
+            MESSAGES => "max_tokens",
+            RESPONSES => "max_output_tokens",
+            _ => "length",
+        };
         assert_eq!(answer.pointer(finish), Some(&json!(name)), "{path}: {answer}");
         assert_eq!(answer["x_tirami"]["ended_by"], "deadline", "{path}: {answer}");
         assert_eq!(answer["x_tirami"]["trm_cost"].to_string(), cost(3).to_string());
 
         let stream = node.post(path, None, ask(path, 700, true).to_string()).await;
-        assert_eq!(stream.text.matches("word ").count(), 3, "{path}: {stream:?}");
         let all = events(&stream.text);
-        let bill = all.iter().find_map(|event| event.get("x_tirami"));
+        // Of a response the whole text comes again with its end.
+        let pieces = all.iter().filter(|event| event["type"] == "response.output_text.delta");
+        let words = match path {
+            RESPONSES => pieces.count(),
+            _ => stream.text.matches("word ").count(),
+        };
+        assert_eq!(words, 3, "{path}: {stream:?}");
+        let told = |event: &Value| {
+            let response = event.get("response").filter(|response| !response["x_tirami"].is_null());
+            response.unwrap_or(event).get("x_tirami").cloned()
+        };
+        let bill = all.iter().find_map(told);
         assert_eq!(bill.unwrap()["ended_by"], "deadline", "{path}: {stream:?}");
         assert!(stream.text.contains(&format!("\"{name}\"")), "{path}: {stream:?}");
     }
     let status = node.settled().await;
-    assert_eq!(status.total_trades, 6);
+    assert_eq!(status.total_trades, 8);
     for trade in node.admin.trades(None, None, None).await.unwrap().trades {
         assert_eq!((trade.completion_tokens, trade.finish.as_str()), (3, "length"));
         assert!(node.admin.trade(&trade.trade_id).await.unwrap().verified);

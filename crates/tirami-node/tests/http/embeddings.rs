@@ -183,6 +183,21 @@ async fn a_client_that_leaves_stops_the_engine_and_owes_nothing() {
 }
 
 #[tokio::test]
+async fn texts_that_are_not_read_in_time_are_refused_and_cost_nothing() {
+    let node = TestNode::start(script(3, Duration::from_secs(3_600))).await;
+    let before = node.personal().balance(None).await.unwrap().effective_balance;
+    let late = EmbeddingsRequest { timeout_ms: Some(50), ..ask(texts(&["a", "b"])) };
+    let refused = node.personal().embeddings(&late).await.unwrap_err();
+    assert_eq!((refused.status(), refused.code()), (Some(504), Some("deadline_exceeded")));
+    let status = node.settled().await;
+    assert_eq!((status.open_holds, status.total_trades, status.engine.running), (0, 0, 0));
+    assert_eq!(node.personal().balance(None).await.unwrap().effective_balance, before);
+    let wrong = json!({"model": "fake", "input": "a", "timeout_ms": 0}).to_string();
+    let refused = node.post("/v1/embeddings", None, wrong).await;
+    assert_eq!(refused.json()["error"]["param"], "timeout_ms");
+}
+
+#[tokio::test]
 async fn an_engine_that_fails_is_said_and_nothing_is_charged() {
     let failing = FakeScript { fail_after: Some(0), ..quick() };
     let node = TestNode::start(failing).await;

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tirami_core::{ModelDigest, ModelShape};
 use tirami_infer::engine::{Conversation, Engine, ModelInfo, PrepareError, Prompt};
 use tirami_infer::fake::FakeScript;
 use tirami_infer::vocabulary::Vocabulary;
-use tirami_node::models::{Models, OpenAiEngine};
+use tirami_node::models::{Models, OpenAiEngine, There};
 use tirami_sdk::types::{ChatRequest, Limits, Scope};
 use tirami_sdk::upstream::Upstream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::oneshot;
 
-use crate::support::{TestNode, chat, script};
+use crate::support::{TestNode, chat, saying as says, script};
+use crate::tools::put_together;
 
 /// A vocabulary whose tokens are words with the blank after them.
 struct Words(ModelInfo);
@@ -60,39 +62,69 @@ impl Vocabulary for Words {
     fn token_bytes(&self, token: u32) -> Vec<u8> {
         vec![b'x'; token as usize]
     }
+
+    fn spelling(&self, token: u32) -> Option<Vec<u8>> {
+        Some(self.token_bytes(token))
+    }
+
+    fn begin_token(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A node, and one that sells its answers.
 async fn selling(script: FakeScript, key: Option<&str>, places: u32) -> (TestNode, TestNode) {
     let server = TestNode::start(script).await;
-    let buyer = server.agent("buyer", "100").await;
-    let own = server.key(Scope::Inference, Some(&buyer.did), Limits::default()).await;
-    let seller = seller_of(&server.url, key.unwrap_or(&own.key), places).await;
+    let seller = seller_for(&server, key, places).await;
     (server, seller)
 }
 
+async fn seller_for(server: &TestNode, key: Option<&str>, places: u32) -> TestNode {
+    let buyer = server.agent("buyer", "100").await;
+    let own = server.key(Scope::Inference, Some(&buyer.did), Limits::default()).await;
+    seller_of(&server.url, key.unwrap_or(&own.key), places).await
+}
+
 async fn seller_of(url: &str, key: &str, places: u32) -> TestNode {
+    patient_seller(url, key, (places, Duration::from_secs(300))).await
+}
+
+async fn patient_seller(url: &str, key: &str, (places, first): (u32, Duration)) -> TestNode {
     let upstream = Upstream::new(&format!("{url}/v1"), Some(key)).unwrap();
-    let engine = OpenAiEngine::new(words(), upstream, ("fake".to_owned(), places));
+    let there = There { name: "fake".to_owned(), places, first_within: first };
+    let engine = OpenAiEngine::new(words(), upstream, there);
     TestNode::serving(Models::from_iter([Arc::new(engine) as Arc<dyn Engine>])).await
 }
 
 /// A server that answers one request with these bytes, whatever is asked, and hangs up.
 async fn saying(answer: Vec<u8>) -> String {
+    hearing(answer).await.0
+}
+
+/// The same, and what it was asked.
+async fn hearing(answer: Vec<u8>) -> (String, oneshot::Receiver<Value>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let (heard, asked) = oneshot::channel();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let (mut head, mut some) = (Vec::new(), [0; 4_096]);
-        while !head.ends_with(b"}") {
+        let body = loop {
             let read = stream.read(&mut some).await.unwrap();
             head.extend_from_slice(some.get(..read).unwrap());
-        }
+            let text = String::from_utf8_lossy(&head);
+            let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
+            if let Some(body) = body.and_then(|body| serde_json::from_str(body).ok()) {
+                break body;
+            }
+        };
+        // Not every test asks.
+        let _ = heard.send(body);
         // Who has heard enough hangs up first.
         let _ = stream.write_all(&answer).await;
         let _ = stream.shutdown().await;
     });
-    url
+    (url, asked)
 }
 
 /// An answer of 200 with these events.
@@ -246,12 +278,7 @@ async fn a_client_that_leaves_stops_the_server_too_and_the_next_gets_its_place()
 #[tokio::test]
 async fn what_such_servers_do_not_have_in_common_is_refused_for_nothing() {
     let (server, seller) = selling(script(5, Duration::ZERO), None, 4).await;
-    let function = json!({"name": "f", "parameters": {"type": "object"}});
-    for more in [
-        json!({"logprobs": true, "top_logprobs": 2}),
-        json!({"logit_bias": {"5": 1}}),
-        json!({"tools": [{"type": "function", "function": function}]}),
-    ] {
+    for more in [json!({"logprobs": true, "top_logprobs": 2}), json!({"logit_bias": {"5": 1}})] {
         let raw = seller.post("/v1/chat/completions", None, body(more)).await;
         assert_eq!(raw.status, 400, "{raw:?}");
     }
@@ -265,6 +292,191 @@ async fn what_such_servers_do_not_have_in_common_is_refused_for_nothing() {
     assert_eq!(raw.await.status, 200);
     assert_eq!(seller.settled().await.total_trades, 1);
     assert_eq!(server.settled().await.total_trades, 1);
+}
+
+fn tool(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}})
+}
+
+/// What the server does with a call of `f` that has these arguments.
+fn calls(name: &str, arguments: &[&str]) -> Vec<u8> {
+    let delta = |function: Value| {
+        let call = json!({"index": 0, "id": "x", "type": "function", "function": function});
+        json!({"choices": [{"delta": {"content": null, "tool_calls": [call]}}]}).to_string()
+    };
+    let mut all = vec![delta(json!({"name": name, "arguments": ""}))];
+    all.extend(arguments.iter().map(|text| delta(json!({"arguments": text}))));
+    all.push(json!({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}).to_string());
+    all.push("[DONE]".to_owned());
+    events(&all.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn its_calls_of_tools_are_passed_on_whole_and_streamed_and_counted_as_text() {
+    const SAID: &str = "Let me see.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": \
+                        {\"city\": \"K\u{f6}ln \\\"}\\\"\", \"days\": [1, 2]}}\n</tool_call>\n\
+                        <tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>";
+    let server = TestNode::within(says(SAID), |_| ()).await;
+    let seller = seller_for(&server, None, 4).await;
+    let tools = json!({"tools": [tool("weather"), tool("now")], "max_tokens": 200});
+    let whole = seller.post("/v1/chat/completions", None, body(tools.clone())).await.json();
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{whole}");
+    assert_eq!(choice["message"]["content"], "Let me see.");
+    let functions = |calls: &Value| {
+        let calls = calls.as_array().unwrap().iter();
+        calls.map(|call| call["function"].clone()).collect::<Vec<_>>()
+    };
+    let wanted = [
+        json!({"name": "weather", "arguments": "{\"city\": \"K\u{f6}ln \\\"}\\\"\", \"days\": [1, 2]}"}),
+        json!({"name": "now", "arguments": "{}"}),
+    ];
+    assert_eq!(functions(&choice["message"]["tool_calls"]), wanted);
+    let mut streamed = tools;
+    streamed["stream"] = json!(true);
+    let streamed = seller.post("/v1/chat/completions", None, body(streamed)).await;
+    let (text, calls, finish) = put_together(&streamed.text).remove(0);
+    assert_eq!((text.as_str(), finish.as_str()), ("Let me see.", "tool_calls"));
+    assert_eq!(functions(&json!(calls)), wanted);
+    let status = seller.settled().await;
+    assert_eq!((status.total_trades, server.settled().await.total_trades), (2, 2));
+    let trades = seller.admin.trades(None, None, None).await.unwrap().trades;
+    assert_eq!(trades[0].completion_tokens, trades[1].completion_tokens);
+    assert!(trades[0].completion_tokens > 10, "{trades:?}");
+}
+
+#[tokio::test]
+async fn the_server_is_told_the_tools_the_calls_before_and_which_one_is_wanted() {
+    let (url, asked) = hearing(calls("f", &["{\"a\"", ": 1}"])).await;
+    let seller = seller_of(&url, "key", 4).await;
+    let called = |id: &str, name: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}});
+    let request = json!({
+        "max_tokens": 99,
+        "tools": [tool("f"), tool("g")],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "parallel_tool_calls": false,
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": null, "tool_calls": [called("1", "f"), called("2", "g")]},
+            {"role": "tool", "tool_call_id": "2", "content": "two"},
+            {"role": "tool", "tool_call_id": "1", "content": "one"},
+        ],
+    });
+    let answer = seller.post("/v1/chat/completions", None, body(request)).await.json();
+    let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+    assert_eq!(*call, json!({"name": "f", "arguments": "{\"a\": 1}"}), "{answer}");
+    let asked = asked.await.unwrap();
+    assert_eq!(asked["tool_choice"], json!({"type": "function", "function": {"name": "f"}}));
+    assert_eq!(asked["parallel_tool_calls"], false);
+    // What a server would do by itself is not left to it.
+    for (field, value) in [("top_p", json!(1.0)), ("min_p", json!(0.0)), ("top_k", json!(1 << 20))]
+    {
+        assert_eq!(asked[field], value, "{field}");
+    }
+    let names: Vec<&Value> =
+        asked["tools"].as_array().unwrap().iter().map(|tool| &tool["function"]["name"]).collect();
+    assert_eq!(names, ["f", "g"]);
+    let messages = &asked["messages"];
+    for (of, result, content) in [(0, 2, "one"), (1, 3, "two")] {
+        let id = &messages[1]["tool_calls"][of]["id"];
+        assert_eq!(
+            (&messages[result]["tool_call_id"], &messages[result]["content"]),
+            (id, &json!(content)),
+            "{messages}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_cannot_be_made_is_an_error_and_no_charge() {
+    for (answer, more) in [
+        (calls("f", &["{\"a\": "]), json!({})),
+        (calls("f", &["[1]"]), json!({})),
+        (calls("g", &["{}"]), json!({})),
+        (events(&[&adds("Well. "), "[DONE]"]), json!({"tool_choice": "required"})),
+    ] {
+        let told = String::from_utf8_lossy(&answer).into_owned();
+        let seller = seller_of(&saying(answer).await, "key", 4).await;
+        let mut request = json!({"tools": [tool("f")], "max_tokens": 99});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let raw = seller.post("/v1/chat/completions", None, body(request)).await;
+        assert_eq!((raw.status, raw.code().as_str()), (500, "engine_failed"), "{told}: {raw:?}");
+        let status = seller.settled().await;
+        assert_eq!((status.total_trades, status.open_holds), (0, 0), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn stop_texts_end_its_answers_here_and_which_one_it_was_is_told() {
+    let stop = json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}).to_string();
+    let answer = || events(&[&adds("one two th"), &adds("ree four "), &stop, "[DONE]"]);
+    let seller = seller_of(&saying(answer()).await, "key", 4).await;
+    let whole = seller.post("/v1/chat/completions", None, body(json!({"stop": ["six", "three"]})));
+    let whole = whole.await.json();
+    assert_eq!(whole["choices"][0]["message"]["content"], "one two ", "{whole}");
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    assert_eq!(whole["usage"]["completion_tokens"], 2);
+    let seller = seller_of(&saying(answer()).await, "key", 4).await;
+    let ask = json!({
+        "model": "sold", "max_tokens": 9, "stop_sequences": ["six", "three"],
+        "messages": [{"role": "user", "content": "hi"}],
+    });
+    let whole = seller.post("/v1/messages", None, ask.to_string()).await.json();
+    assert_eq!(
+        (&whole["stop_reason"], &whole["stop_sequence"]),
+        (&json!("stop_sequence"), &json!("three")),
+        "{whole}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_just_fits_has_ended_and_one_that_was_broken_off_has_failed() {
+    let ends = |word: &str| json!({"choices": [{"delta": {}, "finish_reason": word}]}).to_string();
+    let said = adds("one two ");
+    let answer = events(&[&said, &ends("stop"), "[DONE]"]);
+    let seller = seller_of(&saying(answer).await, "key", 4).await;
+    let whole = seller.personal().chat(&ask(2)).await.unwrap();
+    assert_eq!(whole.text(), "one two ");
+    assert_eq!(whole.choices[0].finish_reason, "stop");
+    let answer = events(&[&said, &ends("abort"), "[DONE]"]);
+    let seller = seller_of(&saying(answer).await, "key", 4).await;
+    let raw = seller.post("/v1/chat/completions", None, body(json!({"stream": true}))).await;
+    assert!(raw.text.contains("engine_failed"), "{raw:?}");
+    assert_eq!(seller.settled().await.total_trades, 1, "what was delivered is paid");
+}
+
+/// A server that sends this after its head and then nothing, and never hangs up.
+async fn standing_still(after: &str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let said = format!("{head}{after}");
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut rest, mut some) = (Vec::new(), [0; 4_096]);
+        while !rest.ends_with(b"}") {
+            let read = stream.read(&mut some).await.unwrap();
+            rest.extend_from_slice(some.get(..read).unwrap());
+        }
+        stream.write_all(said.as_bytes()).await.unwrap();
+        // Until the other side leaves.
+        let _ = stream.read_to_end(&mut rest).await;
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_has_failed_and_only_what_it_said_is_paid() {
+    for (said, words) in [("", 0), ("data: {\"choices\": []}\n\n", 0), ("text", 1)] {
+        let said = if words > 0 { format!("data: {}\n\n", adds("word ")) } else { said.to_owned() };
+        let url = standing_still(&said).await;
+        let seller = patient_seller(&url, "key", (4, Duration::from_secs(2))).await;
+        let raw = seller.post("/v1/chat/completions", None, body(json!({"stream": true}))).await;
+        assert!(raw.text.contains("engine_failed"), "{raw:?}");
+        assert_eq!(raw.text.matches("word ").count(), words, "{raw:?}");
+        let status = seller.settled().await;
+        assert_eq!((status.total_trades as usize, status.open_holds), (words, 0));
+    }
 }
 
 fn body(more: serde_json::Value) -> String {

@@ -1,20 +1,22 @@
 //! Jobs between nodes where one of them lies: test doubles that speak the protocol against real
 //! nodes.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::jobs_support::{Mesh, TestNode, ask, script};
-use crate::support::{SOON, until};
+use crate::support::{SOON, joining, until};
 use tirami_core::{
     Digest, JobId, MINUTE_MS, ModelDigest, ModelShape, PartyId, Ppm, SecretKey, Signed, Timestamp,
     Trm,
 };
+use tirami_infer::fake::FakeEngine;
 use tirami_kernel::mesh::{MeshInput, OwnOffer};
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::documents::{FinishReason, Order, Receipt, Voucher};
 use tirami_ledger::lattice::{Pay, PayItem, Transfer};
 use tirami_node::keys::KeyDir;
-use tirami_node::mesh::{IncomingJob, JobStream};
+use tirami_node::mesh::{IncomingJob, JobStream, MeshOptions};
 use tirami_proto::{JobRequest, Offer, ToConsumer, ToProvider, WireDocument};
 
 const MODEL: ModelDigest = ModelDigest::from_bytes([0xfa; 32]);
@@ -401,6 +403,65 @@ fn a_consumer_that_keeps_silent_is_claimed_held_back_and_refused_until_it_pays()
         accepted = consumer.send(consumer.sign(asked(3))).1;
         matches!(accepted, Some(ToConsumer::Accepted { .. }))
     });
+}
+
+#[test]
+fn a_provider_killed_in_the_middle_claims_its_last_voucher_from_a_silent_consumer() {
+    let mesh = Mesh::of(&[]);
+    let (node, witness, clock) = (mesh.add_user(), mesh.user(), &mesh.clock);
+    let start_in = |dir| {
+        let invite = witness.peer.node.invite().unwrap();
+        let options = MeshOptions { clock: clock.clock(), ..joining(invite) };
+        let engine = FakeEngine::new(script(4_000, Duration::ZERO));
+        TestNode::start_in(dir, options, Some(Arc::new(engine)))
+    };
+    let provider = start_in(tempfile::tempdir().unwrap());
+    let (party, id) = (node.party(), provider.party());
+    until("its offer is known", SOON, || {
+        node.peer.read(move |kernel| {
+            let mut known = kernel.mesh().providers(kernel.clock());
+            known.any(|one| one.connected && one.signal.serving && one.signal.provider == id)
+        })
+    });
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: id,
+        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
+    };
+    let order = consumer.sign(consumer.order(1));
+    let (mut stream, first) = consumer.send(order.clone());
+    let Some(ToConsumer::Accepted { window_tokens, .. }) = first else { panic!("{first:?}") };
+    // A token beyond the first window says that the voucher was taken.
+    let (mut tokens, mut signed) = (Vec::new(), false);
+    node.peer.block_on(async {
+        while tokens.len() <= window_tokens as usize {
+            match stream.receive.next().await {
+                Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
+                other => panic!("{other:?}"),
+            }
+            if tokens.len() >= 20 && !signed {
+                signed = true;
+                stream.send.send(&consumer.voucher(&order, 1, &tokens[..20])).await.unwrap();
+            }
+        }
+    });
+    assert_eq!(provider.served_running(), 1);
+    let dir = provider.killed();
+    drop(stream);
+
+    let provider = start_in(dir);
+    until("the job has ended", SOON, || provider.served_running() == 0);
+    clock.pass_ms(11 * MINUTE_MS);
+    let claimed = || {
+        let read = move |kernel: &tirami_kernel::Kernel| {
+            let claims = kernel.ledger().book().claims_against(party, kernel.clock());
+            claims.map(|(_, left)| left).collect::<Vec<_>>()
+        };
+        witness.peer.read(read)
+    };
+    until("the witness knows the claim", SOON, || !claimed().is_empty());
+    assert_eq!(claimed(), [SHAPE.work(0, 21).cost_ceil(Ppm::ONE)]);
 }
 
 #[test]

@@ -112,6 +112,20 @@ fn post(url: &str, request: &Value) -> (u16, Value) {
 }
 
 #[test]
+fn vectors_that_are_not_there_in_time_stop_the_provider_and_cost_nothing() {
+    let mesh = Mesh::of(&[script(3, Duration::from_secs(3_600))]);
+    let (user, provider) = (mesh.user(), mesh.provider(0));
+    let mut late = ask(&["abc"]);
+    late["timeout_ms"] = json!(500);
+    let (status, refused) = user.send(PATH, &late);
+    assert_eq!((status, &refused["error"]["code"]), (504, &json!("deadline_exceeded")));
+    until("the job has ended on both sides", SOON, || {
+        user.open_holds() == 0 && provider.served_running() == 0 && provider.running() == 0
+    });
+    assert_eq!((user.trades().len(), provider.trades().len()), (0, 0));
+}
+
+#[test]
 fn a_client_that_leaves_stops_the_provider_and_owes_nothing() {
     let mesh = Mesh::of(&[script(3, Duration::from_secs(3_600))]);
     let (user, provider) = (mesh.user(), mesh.provider(0));

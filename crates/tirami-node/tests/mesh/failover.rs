@@ -167,6 +167,7 @@ fn another_provider_goes_on_where_this_nodes_own_engine_fails_too() {
     assert!(others.contains(&killed));
     let answer = stream.rest();
     assert_eq!(answer.text, words(130), "{answer:?}");
+    assert!(answer.longest_pause < Duration::from_secs(5), "{:?}", answer.longest_pause);
     let parts = attempts(&answer);
     let by = |n: usize| parts[n]["provider"].as_str().unwrap().to_owned();
     assert_eq!(parts.len(), 3, "{parts:?}");
@@ -177,6 +178,39 @@ fn another_provider_goes_on_where_this_nodes_own_engine_fails_too() {
     let sum: u64 = parts.iter().map(|part| micro(&part["trm_cost"])).sum();
     assert_eq!(micro(&answer.info()["trm_cost"]), sum);
     assert_eq!(mesh.provider(0).open_holds(), 0);
+}
+
+/// Four red pixels.
+const PICTURE: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4\
+                       nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg==";
+
+#[test]
+fn an_answer_about_a_picture_goes_on_at_another_provider_which_reads_the_picture_too() {
+    let engine = || -> Arc<dyn Engine> {
+        Odd::with(60, 20, Troubles::new(&[]), |info| info.image_tokens_max = 8)
+    };
+    let mut mesh = Mesh::with(vec![engine(), engine()]);
+    mesh.generous();
+    let mut request = ask(100, true);
+    request["messages"][0]["content"] = json!([
+        {"type": "text", "text": "hi"},
+        {"type": "image_url", "image_url": {"url": PICTURE}},
+    ]);
+    let mut stream = Stream::open(mesh.user(), &request);
+    stream.until_words(10);
+    mesh.kill_running();
+    let answer = stream.rest();
+    assert_eq!(answer.text, words(60), "{answer:?}");
+    assert!(answer.longest_pause < Duration::from_secs(5), "{:?}", answer.longest_pause);
+    let parts = attempts(&answer);
+    assert_eq!(parts.len(), 2, "{parts:?}");
+    let made = |n: usize| parts[n]["completion_tokens"].as_u64().unwrap();
+    assert!(made(0) >= 10 && made(0) + made(1) == 60, "{parts:?}");
+    // The text's token and the picture's eight.
+    let usage = answer.chunks.iter().rfind(|chunk| chunk["usage"].is_object());
+    assert!(usage.is_none_or(|chunk| chunk["usage"]["prompt_tokens"] == 9), "{usage:?}");
+    assert!(mesh.user().trades().iter().any(|trade| trade["prompt_tokens"] == 9));
+    assert_eq!(mesh.user().open_holds(), 0);
 }
 
 #[test]

@@ -39,26 +39,29 @@ async fn flood(connection: &Connection, hello: &Message, frame: &[u8], until: In
 }
 
 /// Floods the node of `invite` with `frame` as the party of `key` until `until`, connecting again
-/// whenever it is sent away; gives messages and connections.
+/// whenever it is sent away; gives messages, connections, and how many of these ended with a
+/// goodbye.
 pub async fn flooding(
     key: SecretKey,
     invite: Invite,
     frame: Vec<u8>,
     until: Instant,
-) -> (u64, u64) {
+) -> (u64, u64, u64) {
     let endpoint = endpoint(&key, "127.0.0.1:0").await;
     let hello = Message::Hello(hello(&key, &invite));
-    let (mut sent, mut connections) = (0, 0);
+    let (mut sent, mut connections, mut goodbyes) = (0, 0, 0);
     while Instant::now() < until {
         if let Some(connection) = connect(&endpoint, &invite).await {
             connections += 1;
             sent += flood(&connection, &hello, &frame, until).await;
+            let ended = connection.close_reason().map(|reason| reason.to_string());
+            goodbyes += u64::from(ended.is_some_and(|reason| reason.contains("goodbye")));
             connection.close(0_u32.into(), b"");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     endpoint.close().await;
-    (sent, connections)
+    (sent, connections, goodbyes)
 }
 
 /// A frame that is no message.

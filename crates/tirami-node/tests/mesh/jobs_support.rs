@@ -118,6 +118,15 @@ impl TestNode {
         self.peer.block_on(handle.submit(actor, command)).unwrap()
     }
 
+    /// Lets it lend more than any test needs.
+    pub fn generous(&self) {
+        let policy = self.peer.read(|kernel| kernel.ledger().book().serving().clone());
+        let much = Trm::from_micro(1_000_000_000);
+        let (exposure_start, exposure_max) = (much, much);
+        let policy = ServingPolicy { exposure_start, exposure_max, jobs_max: 64, ..policy };
+        self.submit(Actor::Node, Command::SetServing(policy));
+    }
+
     /// Sends a chat; gives status and JSON.
     pub fn raw(&self, request: &Value) -> (u16, Value) {
         self.send("/v1/chat/completions", request)
@@ -292,20 +301,19 @@ impl Mesh {
 
     /// Lets every provider lend more than any test needs.
     pub fn generous(&self) {
-        for provider in self.providers.iter().flatten() {
-            let policy = provider.peer.read(|kernel| kernel.ledger().book().serving().clone());
-            let much = Trm::from_micro(1_000_000_000);
-            let (exposure_start, exposure_max) = (much, much);
-            let policy = ServingPolicy { exposure_start, exposure_max, jobs_max: 64, ..policy };
-            provider.submit(Actor::Node, Command::SetServing(policy));
-        }
+        self.providers.iter().flatten().for_each(TestNode::generous);
     }
 
     /// Another node without a model.
     pub fn add_user(&self) -> TestNode {
+        self.add_user_with(|_| {})
+    }
+
+    /// The same, with settings changed before its start.
+    pub fn add_user_with(&self, set: impl FnOnce(&mut tirami_node::config::Config)) -> TestNode {
         let invite = self.user().peer.node.invite().unwrap();
         let options = MeshOptions { clock: self.clock.clock(), ..joining(invite) };
-        let user = TestNode::start(options, None);
+        let user = TestNode::start_with(options, None, set);
         until("it is a member", SOON, || {
             user.peer.is_member() && !user.peer.line_of(user.party()).is_zero()
         });
@@ -370,7 +378,7 @@ pub struct Answer {
     pub chunks: Vec<Value>,
     pub text: String,
     pub done: bool,
-    /// The longest time in which no text came.
+    /// The longest time in which neither text nor the end came.
     pub longest_pause: Duration,
 }
 
@@ -413,6 +421,7 @@ impl Stream {
             };
             if data == "[DONE]" {
                 self.answer.done = true;
+                self.came();
                 continue;
             }
             let chunk: Value = serde_json::from_str(data).unwrap();
@@ -421,13 +430,18 @@ impl Stream {
             let text = text.into_iter().chain([&chunk["delta"]]).find_map(Value::as_str);
             if let Some(text) = text.filter(|text| !text.is_empty()) {
                 self.answer.text.push_str(text);
-                let pause = self.last_at.elapsed();
-                self.answer.longest_pause = self.answer.longest_pause.max(pause);
-                self.last_at = Instant::now();
+                self.came();
             }
             self.answer.chunks.push(chunk);
         }
         true
+    }
+
+    /// What the reader waits for has come.
+    fn came(&mut self) {
+        let pause = self.last_at.elapsed();
+        self.answer.longest_pause = self.answer.longest_pause.max(pause);
+        self.last_at = Instant::now();
     }
 
     /// Reads until so many words have come.
@@ -439,6 +453,7 @@ impl Stream {
 
     pub fn rest(mut self) -> Answer {
         while self.step() {}
+        self.came();
         self.answer
     }
 }

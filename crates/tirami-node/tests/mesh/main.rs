@@ -5,6 +5,7 @@
 mod cheats;
 mod deadline;
 mod doors;
+mod elsewhere;
 mod embeddings;
 mod engines;
 mod failover;

@@ -109,6 +109,37 @@ fn hours_places_and_the_electricity_are_kept() {
     assert_eq!(user.raw(&request).0, 503);
 }
 
+#[test]
+fn whom_the_settings_block_is_not_served_and_others_are() {
+    let mesh = Mesh::with(Vec::new());
+    let (user, blocked) = (mesh.user(), mesh.add_user());
+    let party = blocked.party();
+    let provider = mesh.add_provider(Odd::new(3, 0), |config| config.blocked_peers = vec![party]);
+    for node in [user, &blocked] {
+        until("it is known to serve", SOON, || known(node, &provider)["serving"] == true);
+    }
+    user.post(&only(&provider, 3));
+    let (status, error) = blocked.raw(&only(&provider, 3));
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("no_provider")), "{error}");
+    assert!(!provider.peer.sees(&blocked.peer));
+    assert_eq!(provider.trades().len(), 1);
+}
+
+#[test]
+fn whom_the_settings_trust_sees_what_is_for_trusted_ones_only() {
+    let mesh = Mesh::with(vec![Odd::new(3, 0)]);
+    let provider = mesh.provider(0).party();
+    let trusting = mesh.add_user_with(|config| config.trusted_peers = vec![provider]);
+    let other = mesh.add_user();
+    let mut request = ask(3, false);
+    request["provider"] = json!({"data": "trusted"});
+    let answer = trusting.post(&request);
+    assert_eq!(answer["x_tirami"]["provider"], provider.to_string(), "{answer}");
+    let (status, error) = other.raw(&request);
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("no_provider")), "{error}");
+    assert_eq!(mesh.provider(0).trades().len(), 1);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_machine_that_others_use_serves_nobody() {

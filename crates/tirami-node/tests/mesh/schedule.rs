@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tirami_infer::engine::Engine;
+use tirami_node::mesh::MeshOptions;
 
 use crate::engines::Odd;
 use crate::jobs_support::{Mesh, TestNode, ask, words};
-use crate::support::{SOON, until};
+use crate::support::{SOON, joining, on_loopback, until};
 
 const RERANKED: Duration = Duration::from_secs(60);
 
@@ -160,9 +161,52 @@ fn a_full_node_has_the_job_done_where_it_begins_sooner() {
     });
 }
 
+/// What `user` lists of `provider`.
+fn listed(user: &TestNode, provider: &Value) -> Option<Value> {
+    let list = user.get("/v1/tirami/providers");
+    let all = list["providers"].as_array().unwrap();
+    all.iter().find(|one| one["node_id"] == *provider).cloned()
+}
+
+#[test]
+fn a_providers_signal_tells_how_fast_it_was_once_it_has_given_a_long_answer() {
+    let mesh = Mesh::with(vec![Odd::new(150, 20)]);
+    let (user, party) = (mesh.user(), json!(mesh.provider(0).party().to_string()));
+    let speed = || {
+        let models = listed(user, &party).map(|one| one["models"].clone()).unwrap_or_default();
+        models[0]["tokens_per_second_milli"].as_u64()
+    };
+    assert_eq!(speed(), Some(0), "nothing is measured yet");
+    user.post(&ask(150, false));
+    until("what was measured is told", SOON, || speed().is_some_and(|speed| speed > 0));
+}
+
+#[test]
+fn a_provider_that_was_killed_leaves_every_list_and_nobody_tells_of_it_again() {
+    let mesh = Mesh::with(Vec::new());
+    let third = mesh.add_user();
+    let options = MeshOptions {
+        clock: mesh.clock.clock(),
+        ..joining(mesh.user().peer.node.invite().unwrap())
+    };
+    let provider = TestNode::start(options, Some(Odd::new(3, 0)));
+    let party = json!(provider.party().to_string());
+    for node in [mesh.user(), &third] {
+        until("it is listed", SOON, || listed(node, &party).is_some());
+    }
+    provider.kill();
+    // Whatever it was doing has ended.
+    std::thread::sleep(Duration::from_millis(500));
+    mesh.clock.pass_ms(60_000);
+    for _ in 0..50 {
+        assert_eq!(listed(&third, &party), None);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn a_node_without_model_and_provider_says_what_to_do() {
-    let user = TestNode::start(crate::support::on_loopback(), None);
+    let user = TestNode::start(on_loopback(), None);
     let (status, error) = user.raw(&ask(3, false));
     assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")));
     let message = error["error"]["message"].as_str().unwrap();

@@ -61,8 +61,9 @@ pub struct ChatRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<u32>,
-    /// Functions the model may call; at most 128. The arguments of a call always follow the
-    /// function's schema.
+    /// Functions the model may call; at most 128. The arguments of a call always are a JSON object
+    /// and follow the function's schema, unless the answer comes from a server elsewhere, which
+    /// `system_fingerprint` `openai` tells: then following it is that server's affair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<Tool>>,
     /// Whether functions are called: `auto`, the default, leaves it to the model; `none`,

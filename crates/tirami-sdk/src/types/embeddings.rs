@@ -23,6 +23,11 @@ pub struct EmbeddingsRequest {
     /// A name for the end user; nothing depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Milliseconds from the request's arrival after which the vectors are of no use, 1 to a day: a
+    /// request that is not answered by then is refused with `deadline_exceeded` and costs nothing.
+    /// Unset, there is no such end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u32>,
     /// Whom the requester wants to answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderWish>,

@@ -162,6 +162,24 @@ pub struct NodesReport {
 }
 
 impl NodesReport {
+    /// Why the run shows little: it handled fewer than `events` inputs, or a fault never happened.
+    pub fn shortfall(&self, events: u64) -> Option<String> {
+        let counts = &self.counts;
+        if counts.events < events {
+            return Some(format!(
+                "{} inputs were handled, {events} at least expected",
+                counts.events
+            ));
+        }
+        let faults = [
+            ("split", counts.splits),
+            ("power cut", counts.crashes),
+            ("failover", counts.failovers),
+        ];
+        let missing = faults.iter().find(|(_, times)| *times == 0);
+        missing.map(|(fault, _)| format!("the run went through no {fault}"))
+    }
+
     /// Bytes that a node sends because of one job answered.
     pub fn bytes_per_node_and_job(&self) -> u64 {
         self.cost.trade_bytes / self.nodes as u64 / self.cost.jobs.max(1)

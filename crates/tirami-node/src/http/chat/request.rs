@@ -177,7 +177,8 @@ pub(in crate::http) fn conversation(fields: &Map<String, Value>) -> Result<Conve
         return Err(wrong(&format!("messages has more than {MESSAGES_MAX} entries; shorten it")));
     }
     let messages = list.iter().enumerate().map(|(index, value)| message(index, value));
-    let messages = messages.collect::<Result<_, _>>()?;
+    let mut messages = messages.collect::<Result<Vec<_>, _>>()?;
+    tools::in_order(&mut messages);
     let conversation = Conversation { messages, tools: tools::read(fields)?.offered };
     if conversation.images().count() > IMAGES_MAX {
         let message = format!("the messages have more than {IMAGES_MAX} pictures; leave some out");
@@ -239,7 +240,9 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
             return Err(ApiError::invalid(&param, format!("{param} is missing; give it a text")));
         }
     };
-    Ok(Message { role: role.to_owned(), content, images, calls })
+    let result_of = present(fields, "tool_call_id").and_then(Value::as_str);
+    let call_id = result_of.filter(|_| role == "tool").map(str::to_owned);
+    Ok(Message { role: role.to_owned(), content, images, calls, call_id })
 }
 
 fn text_part(param: &str, value: &Value) -> Result<String, ApiError> {

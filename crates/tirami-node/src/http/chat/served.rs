@@ -1,7 +1,7 @@
 //! The request of another node's job, understood by the same rules as one that came by HTTP.
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Engine, Format, PrepareError, Prompt, Sampling};
+use tirami_infer::engine::{Engine, Format, PrepareError, Prompt, RawPrompt, Sampling};
 
 use super::request::{Ask, Kind, Subject};
 use crate::http::error::ApiError;
@@ -67,8 +67,11 @@ pub(super) fn prepare(
     let prompt = match subject {
         Subject::Chat(conversation) => engine.prepare(conversation)?,
         Subject::Raw(raw) => engine.prepare_raw(raw).map_err(|error| match &error {
-            PrepareError::Unsupported { .. } => {
+            PrepareError::Unsupported { .. } if matches!(raw, RawPrompt::Infill { .. }) => {
                 ApiError::unsupported("suffix", format!("{error}; leave suffix out"))
+            }
+            PrepareError::Unsupported { .. } => {
+                ApiError::unsupported("prompt", format!("{error}; ask it as a chat"))
             }
             _ => ApiError::from(error).param("prompt"),
         })?,

@@ -1,9 +1,9 @@
 //! Reads which tools a request offers and which of them have to be called.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Call, CallFormat};
+use tirami_infer::engine::{Call, CallFormat, Message};
 
 use super::request::{flag, present};
 use crate::http::error::ApiError;
@@ -214,6 +214,30 @@ fn choice(fields: &Map<String, Value>) -> Result<Choice<'_>, ApiError> {
     }
 }
 
+/// Puts results in the order of the calls they answer: a model sees no ids. What names no call of
+/// the turn before stays behind those that do.
+pub(super) fn in_order(messages: &mut [Message]) {
+    let mut asked = BTreeMap::new();
+    let mut at = 0;
+    while let Some(message) = messages.get(at) {
+        if message.role != "tool" {
+            let ids = message.calls.iter().map(|call| call.id.clone());
+            // Of two calls of one name the first is meant.
+            asked = ids.enumerate().map(|(place, id)| (id, place)).rev().collect();
+            at += 1;
+            continue;
+        }
+        let end = messages.iter().skip(at).position(|message| message.role != "tool");
+        let end = end.map_or(messages.len(), |length| at + length);
+        let place = |message: &Message| {
+            let id = message.call_id.as_ref();
+            id.and_then(|id| asked.get(id)).copied().unwrap_or(usize::MAX)
+        };
+        messages[at..end].sort_by_cached_key(place);
+        at = end;
+    }
+}
+
 /// The tools a message says were called, and whether it may say so.
 pub(super) fn calls(
     role: &str,
@@ -241,7 +265,8 @@ pub(super) fn calls(
         let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
         // Written anew, so that no escape hides what the template must not see.
         let arguments = serde_json::from_str::<Value>(arguments).ok()?.to_string();
-        Some(Call { name: name.to_owned(), arguments })
+        let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
+        Some(Call { id: id.to_owned(), name: name.to_owned(), arguments })
     };
     list.iter().map(call).collect::<Option<_>>().ok_or_else(|| {
         let message = format!(
@@ -337,6 +362,30 @@ mod tests {
         ] {
             assert_eq!(read(request.clone()).unwrap_err(), param, "{request}");
         }
+    }
+
+    #[test]
+    fn results_stand_in_the_order_of_their_calls() {
+        let call = |id: &str| Call { id: id.to_owned(), name: "f".into(), arguments: "{}".into() };
+        let asks = |ids: &[&str]| Message {
+            calls: ids.iter().map(|id| call(id)).collect(),
+            ..Message::new("assistant", "")
+        };
+        let result =
+            |id: &str| Message { call_id: Some(id.to_owned()), ..Message::new("tool", id) };
+        let mut messages = vec![
+            asks(&["1", "2", "3"]),
+            result("x"),
+            result("3"),
+            result("1"),
+            Message::new("user", "go on"),
+            asks(&["1", "2"]),
+            result("2"),
+            result("1"),
+        ];
+        in_order(&mut messages);
+        let order: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+        assert_eq!(order, ["", "1", "3", "x", "go on", "", "1", "2"]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tirami_sdk::types::{Embedding, EmbeddingVector, Embeddings, EmbeddingsUsage}
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::deadline::{Deadline, late};
 use super::job::{Charged, Job, Opening};
 use super::place::{self, Place};
 use super::{Head, broken, cancelled, created, engine_failed, mesh_error, no_provider};
@@ -58,10 +59,10 @@ pub(in crate::http) async fn embeddings(
     let body = json::body(request, &app.config).await?;
     let fields: Map<String, Value> = json::parse(&body)?;
     let (ask, wish) = (Ask::read(&fields)?, wish::read(&fields)?);
-    let keep = loaded::keep_alive(&fields)?;
+    let (keep, deadline) = (loaded::keep_alive(&fields)?, Deadline::read(&fields)?);
     let (reply, answer) = oneshot::channel();
     let jobs = app.jobs.clone();
-    jobs.spawn(Run { app, actor: caller.actor(), body, ask, wish, keep }.work(reply));
+    jobs.spawn(Run { app, actor: caller.actor(), body, ask, wish, keep, deadline }.work(reply));
     let embeddings = answer.await.map_err(|_| broken())??;
     // Millions of numbers are not written out while others wait for this thread.
     let written = tokio::task::spawn_blocking(move || json::ok(&embeddings));
@@ -77,6 +78,7 @@ struct Run {
     wish: Preferences,
     /// How long the model is to stay in memory afterwards.
     keep: Option<KeepAlive>,
+    deadline: Deadline,
 }
 
 /// Vectors that are there and charged.
@@ -105,7 +107,7 @@ impl Run {
 
     async fn here(&self, model: &Model, reply: &mut Reply) -> Result<Done, ApiError> {
         let app = &self.app;
-        let engine = app.models.lease(model, self.keep).await?;
+        let engine = self.deadline.bound(app.models.lease(model, self.keep)).await??;
         let (reading, ask) = (engine.clone(), self.ask.clone());
         let texts = tokio::task::spawn_blocking(move || ToEmbed::of(&*reading, &ask));
         let texts = texts.await.map_err(|_| broken())??;
@@ -113,6 +115,7 @@ impl Run {
             biased;
             () = app.cut.cancelled() => return Err(stopping()),
             () = reply.closed() => return Err(left()),
+            () = self.deadline.passed() => return Err(late()),
             place = Arc::clone(&app.readers).acquire_owned() => place.map_err(|_| broken())?,
         };
         let prompt_tokens = texts.prompt_tokens();
@@ -142,6 +145,7 @@ impl Run {
             () = app.cut.cancelled() => Err(stopping()),
             () = job.token.cancelled() => Err(cancelled()),
             () = reply.closed() => Err(left()),
+            () = self.deadline.passed() => Err(late()),
             read = reading => Ok(read),
         };
         match read {
@@ -198,13 +202,19 @@ impl Run {
                 left_early.cancel();
                 (Some(left()), embedding.as_mut().await)
             }
+            () = self.deadline.passed() => {
+                left_early.cancel();
+                (Some(late()), embedding.as_mut().await)
+            }
             embedded = &mut embedding => (None, embedded),
         };
-        let embedded = embedded.map_err(|error| mesh_error(&error))?;
-        let Some(Embedded { vectors, journeyed, served, provider, prompt_tokens }) = embedded
-        else {
-            return Err(error.unwrap_or_else(cancelled));
+        let embedded = match (embedded, error) {
+            (Ok(Some(embedded)), _) => embedded,
+            (_, Some(error)) => return Err(error),
+            (Ok(None), None) => return Err(cancelled()),
+            (Err(error), None) => return Err(mesh_error(&error)),
         };
+        let Embedded { vectors, journeyed, served, provider, prompt_tokens } = embedded;
         let head = Head {
             id: String::new(),
             created: created(),

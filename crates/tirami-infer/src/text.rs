@@ -4,7 +4,7 @@
 
 /// Turns a sequence's bytes into text that is certain.
 #[derive(Debug)]
-pub(super) struct AnswerText {
+pub struct AnswerText {
     stops: Vec<String>,
     /// Bytes of a character that is not complete.
     incomplete: Vec<u8>,
@@ -16,21 +16,22 @@ pub(super) struct AnswerText {
 
 /// What one token's bytes made certain.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Certain {
-    pub(super) text: String,
+pub struct Certain {
+    /// The text that no stop text can take back.
+    pub text: String,
     /// A stop text was met; the answer ends with `text`.
-    pub(super) stopped: bool,
+    pub stopped: bool,
 }
 
 impl AnswerText {
     /// An answer that ends before the first of `stops`; empty ones end nothing.
-    pub(super) fn new(stops: &[String]) -> Self {
+    pub fn new(stops: &[String]) -> Self {
         let stops = stops.to_vec();
         Self { stops, incomplete: Vec::new(), withheld: String::new(), met: None }
     }
 
     /// Takes the bytes of one token.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Certain {
+    pub fn push(&mut self, bytes: &[u8]) -> Certain {
         self.incomplete.extend_from_slice(bytes);
         let text = take_characters(&mut self.incomplete);
         self.withheld.push_str(&text);
@@ -46,12 +47,12 @@ impl AnswerText {
     }
 
     /// Which stop text was met, by its place among those given.
-    pub(super) fn met(&self) -> Option<u32> {
+    pub fn met(&self) -> Option<u32> {
         self.met
     }
 
     /// The text that was withheld, when no more tokens come.
-    pub(super) fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> String {
         let mut text = std::mem::take(&mut self.withheld);
         if !self.incomplete.is_empty() {
             text.push(char::REPLACEMENT_CHARACTER);

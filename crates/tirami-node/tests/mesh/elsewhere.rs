@@ -1,0 +1,114 @@
+//! A provider whose engine is a server elsewhere: its answers are sold through the mesh like any
+//! others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tirami_core::Trm;
+use tirami_infer::engine::{Conversation, Engine, ModelInfo, PrepareError, Prompt};
+use tirami_infer::fake::FakeEngine;
+use tirami_infer::vocabulary::Vocabulary;
+use tirami_ledger::book::ServingPolicy;
+use tirami_ledger::command::{Actor, Command};
+use tirami_node::models::{Models, OpenAiEngine, There};
+use tirami_sdk::upstream::Upstream;
+
+use crate::jobs_support::{Mesh, TestNode, ask, script, words};
+use crate::support::{SOON, on_loopback, until};
+
+/// The scripted engine's vocabulary, which is its model file's elsewhere.
+struct Spelled(FakeEngine);
+
+impl Vocabulary for Spelled {
+    fn model(&self) -> &ModelInfo {
+        self.0.model()
+    }
+
+    fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
+        self.0.prepare(conversation)
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
+        self.0.tokenize(text)
+    }
+
+    fn token_bytes(&self, token: u32) -> Vec<u8> {
+        self.0.token_bytes(token).unwrap()
+    }
+
+    fn spelling(&self, token: u32) -> Option<Vec<u8>> {
+        self.0.spelling(token).unwrap()
+    }
+
+    fn begin_token(&self) -> Option<u32> {
+        self.0.begin_token()
+    }
+}
+
+fn fake() -> FakeEngine {
+    FakeEngine::new(script(5, Duration::ZERO))
+}
+
+/// A node that sells the answers of `server` in a mesh, and one that asks there.
+fn sold(server: &TestNode) -> (Mesh, TestNode, TestNode) {
+    let upstream = Upstream::new(&format!("{}/v1", server.url), None).unwrap();
+    let there = There { name: "fake".to_owned(), places: 4, first_within: Duration::from_secs(30) };
+    let engine = OpenAiEngine::new(Arc::new(Spelled(fake())), upstream, there);
+    let mesh = Mesh::of(&[]);
+    let seller = mesh.add_serving(Models::from_iter([Arc::new(engine) as Arc<dyn Engine>]));
+    let user = mesh.add_user();
+    until("the offer is known", SOON, || {
+        user.get("/v1/models")["data"].as_array().is_some_and(|models| !models.is_empty())
+    });
+    (mesh, seller, user)
+}
+
+#[test]
+fn what_a_server_says_at_once_comes_in_frames_that_a_consumer_can_sign_for() {
+    let long = "9".repeat(1_500);
+    let engine = FakeEngine::new(script(1, Duration::ZERO)).saying(vec![long.clone()]);
+    let server = TestNode::start(on_loopback(), Some(Arc::new(engine)));
+    let (_mesh, seller, user) = sold(&server);
+    let policy = seller.peer.read(|kernel| kernel.ledger().book().serving().clone());
+    let much = Trm::from_micro(1_000_000_000);
+    let policy = ServingPolicy { exposure_start: much, exposure_max: much, ..policy };
+    seller.submit(Actor::Node, Command::SetServing(policy));
+    let answer = user.post(&ask(2_000, false));
+    assert_eq!(answer["choices"][0]["message"]["content"], long, "{answer}");
+    assert_eq!(answer["usage"]["completion_tokens"], 1_500);
+    assert_eq!((user.trades().len(), seller.trades().len()), (1, 1));
+}
+
+#[test]
+fn a_server_elsewhere_is_sold_and_paid_and_its_failure_costs_the_asker_nothing() {
+    let server = TestNode::start(on_loopback(), Some(Arc::new(fake())));
+    let (_mesh, seller, user) = sold(&server);
+
+    // A byte of text is a token of this vocabulary.
+    let tokens = words(5).len();
+    let whole = user.post(&ask(100, false));
+    assert_eq!(whole["choices"][0]["message"]["content"], words(5), "{whole}");
+    assert_eq!(whole["usage"]["completion_tokens"], tokens);
+    assert_eq!(whole["x_tirami"]["provider"], seller.party().to_string());
+    let streamed = crate::jobs_support::Stream::open(&user, &ask(100, true)).rest();
+    assert_eq!((streamed.text, streamed.done), (words(5), true));
+    let (bought, sold) = (user.trades(), seller.trades());
+    assert_eq!((bought.len(), sold.len(), server.trades().len()), (2, 2, 2), "{bought:?}");
+    for trade in &bought {
+        let same = sold.iter().find(|sold| sold["trade_id"] == trade["trade_id"]).unwrap();
+        for field in ["trm_amount", "completion_tokens", "receipt_id"] {
+            assert_eq!(trade[field], same[field], "{field}");
+        }
+        assert_eq!(trade["completion_tokens"], tokens);
+    }
+
+    server.kill();
+    let (status, error) = user.raw(&ask(100, false));
+    assert!(status >= 500 && error["error"]["code"].is_string(), "{status} {error}");
+    until("the job has ended on both sides", SOON, || {
+        user.open_holds() == 0 && seller.served_running() == 0
+    });
+    assert_eq!((user.trades().len(), seller.trades().len()), (2, 2));
+    assert_eq!(json!(user.trades()), json!(bought));
+}

@@ -1,0 +1,81 @@
+"""openai-python against a node whose engine is llama.cpp's own server.
+
+`cargo xtask test` starts both and sets OPENAI_BASE_URL, OPENAI_API_KEY and CLIENT_MODEL.
+"""
+
+import json
+import os
+
+import openai
+
+from client import CLOCK, QUESTION, WEATHER, a_stream_says_the_same_as_one_answer, ask, check_x_tirami
+from client import a_chat_is_answered_and_metered, a_stop_string_ends_the_answer_before_it, client
+
+
+def tools_are_offered_and_whatever_comes_of_it_is_well_formed():
+    question = [{"role": "user", "content": "What is the weather in Paris?"}]
+    options = {"tools": [WEATHER, CLOCK], "temperature": 0, "max_completion_tokens": 60}
+    choice = ask(question, **options).choices[0]
+    for call in choice.message.tool_calls or []:
+        json.loads(call.function.arguments)
+    assert choice.message.content or choice.message.tool_calls, choice
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris", "unit": "celsius"}'}}
+    turns = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "sunny"}]
+    after = ask(question + turns, tools=[WEATHER], max_tokens=24)
+    assert after.choices[0].finish_reason in ("stop", "length", "tool_calls"), after
+
+
+def a_call_that_the_server_was_told_to_make_is_made_or_costs_nothing():
+    """llama-server does not make every model keep to tool_choice."""
+    question = [{"role": "user", "content": "What is the weather in Paris?"}]
+    before = balance()
+    try:
+        choice = ask(question, tools=[CLOCK], tool_choice="required", temperature=0, max_tokens=60).choices[0]
+    except openai.InternalServerError as error:
+        assert error.body["code"] == "engine_failed", error.body
+        assert balance() == before, "nothing was delivered, and something was charged"
+        return
+    assert [call.function.name for call in choice.message.tool_calls][0] == "clock", choice
+
+
+def balance():
+    return client.get("/tirami/balance", cast_to=object)["effective_balance"]
+
+
+def a_schema_is_followed():
+    schema = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+    answer = ask(QUESTION, response_format=form, temperature=0, max_tokens=40)
+    assert json.loads(answer.choices[0].message.content)["city"] in ("Paris", "Rome"), answer
+
+
+def tokens_are_counted_with_the_models_own_vocabulary():
+    answer = ask(QUESTION, temperature=0, max_tokens=12)
+    assert 11 <= answer.usage.completion_tokens <= 12, answer.usage
+    assert answer.system_fingerprint == "openai", answer
+    check_x_tirami(answer.model_extra["x_tirami"])
+
+
+def what_such_servers_do_not_have_in_common_is_refused():
+    for options in ({"logprobs": True}, {"logit_bias": {"5": 1}}):
+        try:
+            ask(QUESTION, max_tokens=4, **options)
+        except openai.BadRequestError:
+            continue
+        raise AssertionError(f"{options} was not refused")
+
+
+if __name__ == "__main__":
+    assert client.models.retrieve(os.environ["CLIENT_MODEL"])
+    for check in (
+        a_chat_is_answered_and_metered,
+        a_stream_says_the_same_as_one_answer,
+        a_stop_string_ends_the_answer_before_it,
+        tools_are_offered_and_whatever_comes_of_it_is_well_formed,
+        a_call_that_the_server_was_told_to_make_is_made_or_costs_nothing,
+        a_schema_is_followed,
+        tokens_are_counted_with_the_models_own_vocabulary,
+        what_such_servers_do_not_have_in_common_is_refused,
+    ):
+        check()
+        print(f"  ok       openai-python {openai.__version__}, llama-server: {check.__name__}", flush=True)
