@@ -49,6 +49,8 @@ impl RustSource {
             .iter()
             .zip(words.iter().skip(1))
             .filter(|(word, _)| word.text == "fn")
+            // Otherwise it is the type of a function.
+            .filter(|(word, name)| self.code[word.at + 2..name.at].trim().is_empty())
             .filter_map(|(word, name)| {
                 let end = body_end(&self.code, name.at + name.text.len())?;
                 let line = 1 + self.code[..word.at].matches('\n').count();
@@ -216,6 +218,7 @@ mod tests {
     fn functions_are_measured_without_blank_lines_and_comments() {
         let text = "\
 trait T { fn declared(&self) -> [u8; 4]; }
+struct S { f: fn(&u8) -> u8 }
 
 fn first<F: Fn(u8) -> u8>(f: F) -> u8
 where
@@ -231,6 +234,6 @@ fn second() {}
         let functions = RustSource::read(text).functions();
         let measured: Vec<(&str, usize, usize)> =
             functions.iter().map(|f| (f.name.as_str(), f.line, f.code_lines)).collect();
-        assert_eq!(measured, [("first", 3, 7), ("second", 12, 1)]);
+        assert_eq!(measured, [("first", 4, 7), ("second", 13, 1)]);
     }
 }

@@ -247,7 +247,7 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
     while Instant::now() < until {
         let asked = Instant::now();
         let health = http.get(&url).timeout(Duration::from_secs(5));
-        let answer = runtime.block_on(health.send()).unwrap();
+        let answer = runtime.block_on(async { health.send().await }).unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         slowest = slowest.max(asked.elapsed());
         loud.push(wait());
