@@ -115,7 +115,8 @@ fn nobody_is_sponsored_for_a_wrong_number_the_challenge_of_another_key_or_an_old
         });
         codes.next()
     };
-    // Says it as a peer does, so that what follows from it is stored and done: a sponsor locks money.
+    // Says it as a peer does, so that what follows from it is stored and done; a sponsor locks
+    // money.
     let is_sponsored = |net: &mut Net, node: usize, message: Message| {
         let locked = |net: &Net| net.nodes[0].lattice().totals().locked;
         let before = locked(net);
