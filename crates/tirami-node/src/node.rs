@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,6 +122,9 @@ pub(crate) const REFERENCE_SHAPE: ModelShape = ModelShape {
     context_max: 8_192,
 };
 
+/// A node on its way to serving.
+pub type Starting = Pin<Box<dyn Future<Output = Result<RunningNode, StartError>> + Send>>;
+
 /// Starts nodes.
 #[derive(Debug, Clone, Copy)]
 pub struct Node;
@@ -131,8 +135,8 @@ impl Node {
     /// # Errors
     ///
     /// [`StartError`]; what was durable stays so.
-    pub async fn start(options: NodeOptions) -> Result<RunningNode, StartError> {
-        Self::start_with(options, |http| http).await
+    pub fn start(options: NodeOptions) -> Starting {
+        Self::start_with(options, |http| http)
     }
 
     /// As [`Node::start`], with other bounds of the HTTP interface than the production ones.
@@ -140,10 +144,23 @@ impl Node {
     /// # Errors
     ///
     /// [`StartError`]; what was durable stays so.
-    pub async fn start_with(
+    pub fn start_with(
         options: NodeOptions,
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
-    ) -> Result<RunningNode, StartError> {
+    ) -> Starting {
+        let loopback = options.bind.ip().to_canonical().is_loopback();
+        let http = bounds(HttpConfig::new(options.config.body_max_bytes, loopback));
+        Self::begun(options, http)
+    }
+
+    /// In one place and boxed: a future that is handed out as it is, with all that it holds, is
+    /// compiled again by everyone who awaits it, which takes minutes for a whole node.
+    #[inline(never)]
+    fn begun(options: NodeOptions, http: HttpConfig) -> Starting {
+        Box::pin(Self::run(options, http))
+    }
+
+    async fn run(options: NodeOptions, http: HttpConfig) -> Result<RunningNode, StartError> {
         crate::memory::return_large_blocks();
         let NodeOptions { data_dir, bind, models, config, mesh } = options;
         let first = models.first();
@@ -197,8 +214,6 @@ impl Node {
         let build = first.map_or_else(String::new, |one| one.info().build.clone());
         let metrics = Arc::new(Metrics::new(&build));
         add_metrics(&metrics, &store_stats, &driver_stats, &handle);
-        let loopback = api.ip().to_canonical().is_loopback();
-        let http = bounds(HttpConfig::new(config.body_max_bytes, loopback));
         let is_offered = models.all().iter().any(Model::is_offered);
         let provider = match &mesh {
             Some(mesh) if is_offered => {
@@ -281,7 +296,17 @@ impl RunningNode {
     /// # Errors
     ///
     /// The failure that stopped the store, if one did.
-    pub async fn shutdown(self) -> Result<(), StoreError> {
+    pub fn shutdown(self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>> {
+        self.ended()
+    }
+
+    /// Boxed for the same reason as a start.
+    #[inline(never)]
+    fn ended(self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>> {
+        Box::pin(self.end())
+    }
+
+    async fn end(self) -> Result<(), StoreError> {
         self.stop_http.cancel();
         if let Some(provider) = self.provider {
             provider.stop().await;
