@@ -12,7 +12,7 @@ from client import CLOCK, LONGER, QUESTION, WEATHER, a_stream_says_the_same_as_o
 from client import a_chat_is_answered_and_metered, a_stop_string_ends_the_answer_before_it, client
 
 
-def tools_are_offered_and_whatever_comes_of_it_is_well_formed():
+def a_chat_with_tools_calls_and_results_is_understood():
     question = [{"role": "user", "content": "What is the weather in Paris?"}]
     options = {"tools": [WEATHER, CLOCK], "temperature": 0, "max_completion_tokens": 60}
     choice = ask(question, **options).choices[0]
@@ -71,7 +71,7 @@ if __name__ == "__main__":
         a_chat_is_answered_and_metered,
         a_stream_says_the_same_as_one_answer,
         a_stop_string_ends_the_answer_before_it,
-        tools_are_offered_and_whatever_comes_of_it_is_well_formed,
+        a_chat_with_tools_calls_and_results_is_understood,
         a_call_that_the_server_was_told_to_make_is_made_or_costs_nothing,
         a_schema_is_followed,
         tokens_are_counted_with_the_models_own_vocabulary,

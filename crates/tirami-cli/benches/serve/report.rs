@@ -13,7 +13,7 @@ pub(crate) struct Row {
     pub(crate) beside: Vec<(String, f64)>,
     /// What it should be, and whether it is.
     pub(crate) target: Option<(String, bool)>,
-    /// Why, where it is not.
+    /// The likely cause, where it is not; no profile says so.
     pub(crate) why: &'static str,
 }
 
@@ -64,7 +64,7 @@ impl Table {
             text += &format!("| {part} | no figure | {why} | a figure | no |\n");
         }
         for row in self.rows.iter().filter(|row| row.met() == Some(false)) {
-            text += &format!("\n- Missed: {}: {}.", row.what, row.why);
+            text += &format!("\n- Missed: {}. Likely cause: {}.", row.what, row.why);
         }
         for note in &self.notes {
             text += &format!("\n- {note}.");
