@@ -445,6 +445,14 @@ async fn an_answer_that_just_fits_has_ended_and_one_that_was_broken_off_has_fail
     assert_eq!(seller.settled().await.total_trades, 1, "what was delivered is paid");
 }
 
+#[tokio::test]
+async fn its_tokens_are_spelled_with_the_models_own_vocabulary() {
+    let seller = seller_of("http://127.0.0.1:9", "key", 4).await;
+    let ask = json!({"model": "sold", "tokens": [3, 2]}).to_string();
+    let spelled = seller.post("/detokenize", None, ask).await;
+    assert_eq!((spelled.status, &spelled.json()["content"]), (200, &json!("xxxxx")), "{spelled:?}");
+}
+
 /// A server that sends this after its head and then nothing, and never hangs up.
 async fn standing_still(after: &str) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
