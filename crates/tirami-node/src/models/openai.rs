@@ -289,7 +289,9 @@ impl Answering {
         let _running = Place::take(&self.counters, |counters| &counters.running);
         let last = match self.answer().await {
             Ok(Some(finish)) => {
-                self.progress.stopped_by(self.text.met());
+                // One that was met beyond the room ended nothing.
+                let met = self.text.met().filter(|_| finish == Finish::Stop);
+                self.progress.stopped_by(met);
                 Piece::End { text: self.count.rest(), finish }
             }
             Ok(None) => return,
@@ -334,8 +336,8 @@ impl Answering {
             }
             // A call that is so much longer than the room cannot become whole.
             if self.told.open_bytes() > self.count.room_bytes() {
-                let rest = self.told.end(true)?;
-                return self.ends(&rest, Finish::Length).await;
+                let said = said + &self.told.end(true)?;
+                return self.ends(&said, Finish::Length).await;
             }
             if self.told.is_all() {
                 return self.ends(&said, finish.unwrap_or(Finish::Stop)).await;
