@@ -446,6 +446,30 @@ async fn an_answer_that_just_fits_has_ended_and_one_that_was_broken_off_has_fail
 }
 
 #[tokio::test]
+async fn what_there_is_room_for_is_handed_over_whatever_comes_after_it() {
+    // A call that is much longer than the room, in one piece with a text before it.
+    let function = json!({"name": "f", "arguments": format!("{{\"a\": \"{}", "x".repeat(400))});
+    let call = json!({"index": 0, "id": "x", "type": "function", "function": function});
+    let piece = json!({"choices": [{"delta": {"content": "Well. ", "tool_calls": [call]}}]});
+    let seller = seller_of(&saying(events(&[&piece.to_string()])).await, "key", 4).await;
+    let more = json!({"tools": [tool("f")], "max_tokens": 2});
+    let whole = seller.post("/v1/chat/completions", None, body(more)).await.json();
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "length", "{whole}");
+    assert!(choice["message"]["content"].as_str().unwrap().starts_with("Well."), "{whole}");
+    // A stop text beyond the room has ended nothing.
+    let answer = events(&[&adds("one two six "), "[DONE]"]);
+    let seller = seller_of(&saying(answer).await, "key", 4).await;
+    let ask = json!({
+        "model": "sold", "max_tokens": 1, "stop_sequences": ["six"],
+        "messages": [{"role": "user", "content": "hi"}],
+    });
+    let whole = seller.post("/v1/messages", None, ask.to_string()).await.json();
+    assert_eq!(whole["stop_reason"], "max_tokens", "{whole}");
+    assert_eq!(whole["stop_sequence"], Value::Null, "{whole}");
+}
+
+#[tokio::test]
 async fn its_tokens_are_spelled_with_the_models_own_vocabulary() {
     let seller = seller_of("http://127.0.0.1:9", "key", 4).await;
     let ask = json!({"model": "sold", "tokens": [3, 2]}).to_string();

@@ -144,8 +144,8 @@ impl Told {
 
     fn text(&mut self, text: &str, said: &mut String) -> Result<(), String> {
         let may_be_text = self.allowed.as_ref().is_none_or(|allowed| allowed.may_be_text);
-        // Some servers send line breaks between calls.
-        if !may_be_text && text.trim().is_empty() {
+        // Some servers send line breaks around calls.
+        if text.trim().is_empty() && (!may_be_text || self.open.is_some()) {
             return Ok(());
         }
         if !may_be_text {
@@ -306,7 +306,7 @@ mod tests {
             ),
             (
                 vec![text("Well."), part(0, "f", "{}"), part(1, "g", ""), text("\n")],
-                format!("Well.\n{}\n{}\n", call("f", "{}"), call("g", "{}")),
+                format!("Well.\n{}\n{}", call("f", "{}"), call("g", "{}")),
             ),
             // Another call, by its id or by its tool; and no other one.
             (
@@ -342,6 +342,8 @@ mod tests {
             all(format(&["f"], false, false), vec![part(0, "f", "{}"), part(1, "f", "{")], false);
         assert_eq!(one, Ok(call("f", "{}")));
         assert_eq!(all(auto(), vec![part(0, "f", "{}")], true), Ok(call("f", "{}")));
+        let after = all(auto(), vec![text("Well.\n\n"), part(0, "f", "{\"a\"")], true).unwrap();
+        assert_eq!(after, "Well.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\"");
         let cut = all(auto(), vec![part(0, "f", "{\"a\": [1")], true);
         let begun = call("f", "{\"a\": [1");
         assert_eq!(cut.as_ref(), Ok(&begun.strip_suffix("}\n</tool_call>").unwrap().to_owned()));
