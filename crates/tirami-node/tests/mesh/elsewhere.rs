@@ -17,6 +17,9 @@ use tirami_sdk::upstream::Upstream;
 use crate::jobs_support::{Mesh, TestNode, ask, script, words};
 use crate::support::{SOON, on_loopback, until};
 
+/// Answers the server gives at the same time: fewer than a node does by itself.
+const PLACES: u32 = 3;
+
 /// The scripted engine's vocabulary, which is its model file's elsewhere.
 struct Spelled(FakeEngine);
 
@@ -53,7 +56,8 @@ fn fake() -> FakeEngine {
 /// A node that sells the answers of `server` in a mesh, and one that asks there.
 fn sold(server: &TestNode) -> (Mesh, TestNode, TestNode) {
     let upstream = Upstream::new(&format!("{}/v1", server.url), None).unwrap();
-    let there = There { name: "fake".to_owned(), places: 4, first_within: Duration::from_secs(30) };
+    let name = "fake".to_owned();
+    let there = There { name, places: PLACES, first_within: Duration::from_secs(30) };
     let engine = OpenAiEngine::new(Arc::new(Spelled(fake())), upstream, there);
     let mesh = Mesh::of(&[]);
     let seller = mesh.add_serving(Models::from_iter([Arc::new(engine) as Arc<dyn Engine>]));
@@ -84,6 +88,9 @@ fn what_a_server_says_at_once_comes_in_frames_that_a_consumer_can_sign_for() {
 fn a_server_elsewhere_is_sold_and_paid_and_its_failure_costs_the_asker_nothing() {
     let server = TestNode::start(on_loopback(), Some(Arc::new(fake())));
     let (_mesh, seller, user) = sold(&server);
+
+    let providers = user.get("/v1/tirami/providers");
+    assert_eq!(providers["providers"][0]["slots"], PLACES, "{providers}");
 
     // A byte of text is a token of this vocabulary.
     let tokens = words(5).len();
