@@ -48,7 +48,9 @@ fn elsewhere(programs: &Path) -> Outcome<()> {
     let (name, gguf) = (literal(model::DEFAULT), literal(&gguf.to_string_lossy()));
     let config = format!(
         "[[engine]]\nkind = \"openai\"\nurl = \"http://127.0.0.1:{}/v1\"\n\
-         models = [{{ name = {name}, upstream = \"model\", gguf = {gguf} }}]\n",
+         models = [{{ name = {name}, upstream = \"model\", gguf = {gguf} }}, {{ name = \"told\", \
+         upstream = \"model\", context_tokens = 2048, \
+         shape = {{ parameters_active = 135_000_000 }} }}]\n",
         server.port
     );
     let node = NodeDir::with_config("elsewhere", &config)?.start_with(&["--no-model"])?;

@@ -10,8 +10,9 @@ use tirami_infer::download::Progress;
 use tirami_infer::gguf::GgufFile;
 use tirami_infer::llama::{LlamaFile, LlamaOptions, LlamaVocabulary, Projector};
 use tirami_infer::models::{ModelStore, StoreError};
-use tirami_node::config::{Config, Resolved};
-use tirami_node::models::{LeaseError, MODELS_MAX, Models, OPENAI_BUILD, OpenAiEngine, There};
+use tirami_infer::vocabulary::{ByteVocabulary, ToldModel, Vocabulary};
+use tirami_node::config::{Config, EngineModel, KnownBy, Resolved};
+use tirami_node::models::{LeaseError, MODELS_MAX, Models, OPENAI_BUILD, OpenAiEngine, Server};
 use tirami_sdk::upstream::Upstream;
 
 use crate::exit::{Exit, Failure};
@@ -79,32 +80,46 @@ pub(crate) async fn add_elsewhere(
         let key = engine.api_key_env.as_ref().map(|name| api_key(name)).transpose()?;
         let upstream = Upstream::new(&engine.url, key.as_deref())
             .map_err(|error| Failure::new(Exit::Config, error))?;
+        let first_within = Duration::from_secs(engine.first_text_seconds.into());
+        let server = Server::new(upstream, engine.jobs_max, first_within);
         for model in &engine.models {
-            let options = LlamaOptions {
-                // What the server holds is what counts; none has more than the model was made for.
-                context_tokens: nonzero(model.context_tokens).or(Some(u32::MAX)),
-                ..options(config, store, Some(model.name.clone()))
-            };
-            let path = model.gguf.clone();
-            let opening = tokio::task::spawn_blocking(move || {
-                LlamaVocabulary::open(&path, &options, OPENAI_BUILD)
-            });
-            let words = patiently(format!("reading {}", model.gguf.display()), opening)
-                .await
-                .map_err(|error| Failure::new(Exit::Model, format_args!("cannot read: {error}")))?
-                .map_err(|error| Failure::new(Exit::Model, error))?;
-            let there = There {
-                name: model.upstream.clone(),
-                places: engine.jobs_max,
-                first_within: Duration::from_secs(engine.first_text_seconds.into()),
-            };
-            let engine = OpenAiEngine::new(Arc::new(words), upstream.clone(), there);
+            let words = words(model, config, store).await?;
+            let engine = OpenAiEngine::new(words, server.clone(), &model.upstream);
             if !models.serve_engine(Arc::new(engine)) {
                 out.warn(format_args!("{} is served already, by its name or file", model.name));
             }
         }
     }
     Ok(())
+}
+
+/// What counts the tokens of a model that a server elsewhere computes.
+async fn words(
+    model: &EngineModel,
+    config: &Config,
+    store: &ModelStore,
+) -> Result<Arc<dyn Vocabulary>, Failure> {
+    let path = match &model.known_by {
+        KnownBy::Gguf(path) => path.clone(),
+        KnownBy::Shape(shape) => {
+            let (name, upstream) = (model.name.clone(), model.upstream.clone());
+            let told = ToldModel { name, upstream, shape: *shape };
+            return Ok(Arc::new(ByteVocabulary::new(told, OPENAI_BUILD)));
+        }
+    };
+    let options = LlamaOptions {
+        // What the server holds is what counts; none has more than the model was made for.
+        context_tokens: nonzero(model.context_tokens).or(Some(u32::MAX)),
+        ..options(config, store, Some(model.name.clone()))
+    };
+    let reading = format!("reading {}", path.display());
+    let opening =
+        tokio::task::spawn_blocking(move || LlamaVocabulary::open(&path, &options, OPENAI_BUILD));
+    let words = patiently(reading, opening)
+        .await
+        .map_err(|error| Failure::new(Exit::Model, format_args!("cannot read: {error}")))?
+        .map_err(|error| Failure::new(Exit::Model, error))?;
+    Ok(Arc::new(words))
 }
 
 fn api_key(name: &str) -> Result<String, Failure> {

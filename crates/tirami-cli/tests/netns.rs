@@ -139,6 +139,12 @@ impl Mesh {
                 println!("{machine} was answered by {provider:.8} within {took:.0?}");
             }
         }
+        // The list of peers says how far they are: the witness is behind the slow wire.
+        let (peers, witness) = (self.get(5, "/v1/tirami/peers"), self.party(WITNESS));
+        let peers = peers["peers"].as_array().cloned().unwrap_or_default();
+        let far = peers.iter().find(|peer| peer["node_id"] == witness.as_str());
+        let rtt_us = far.and_then(|peer| peer["rtt_us"].as_u64()).unwrap_or_default();
+        assert!(rtt_us >= 50_000, "{far:?}");
     }
 
     /// Three machines with the witness and two without: jobs go on, and all agree afterwards.

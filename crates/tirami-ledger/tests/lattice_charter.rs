@@ -19,7 +19,7 @@ const OWNERS: [&str; 3] = ["ann", "bob", "cat"];
 const AFTER: [&str; 4] = ["w3", "w4", "w5", "w6"];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     /// Four witnesses with a quorum of three, each with a lattice of its own; owners sign rivals;
     /// messages are lost and late; one witness forges. In the middle the witnesses change.
@@ -126,6 +126,52 @@ fn approvals_are_collected_until_they_are_a_quorum() {
     assert_eq!(observer.proposals().count(), 0);
     let stored = minicbor::to_vec(&*observer).unwrap();
     assert!(minicbor::decode::<Lattice>(&stored).unwrap() == *observer);
+}
+
+#[test]
+fn a_rival_that_only_acknowledgements_of_a_later_entry_cover_finds_its_place() {
+    let mut mesh = Mesh::begin();
+    // Four rivals of ann fill the slot at one node; the witnesses took a fifth, and one after it.
+    let chosen = mesh.write("ann", "w1", false).unwrap();
+    mesh.give_entry("w1", 0);
+    let after = mesh.write("ann", "w1", false).unwrap();
+    for _ in 0..4 {
+        let rival = mesh.write("ann", "w2", false).unwrap();
+        mesh.give_entry("seen", mesh.entries.len() - 1);
+        assert!(mesh.nodes["seen"].pending_entry(rival.id).is_some());
+    }
+    let seen = mesh.nodes.get_mut("seen").unwrap();
+    let full = seen.receive_entry(&chosen.bytes, chosen.signature).unwrap_err();
+    assert!(format!("{full:?}").starts_with("TooManyRivals"), "{full:?}");
+    let parked = seen.receive_entry(&after.bytes, after.signature).unwrap();
+    seen.absorb(parked);
+    for witness in ["w1", "w2", "w3"] {
+        let ack = Acknowledgement::sign(seen.mesh(), 1, after.id, &key(witness));
+        let events = seen.receive_acknowledgement(&ack).unwrap();
+        seen.absorb(events);
+    }
+    let covered = seen.receive_entry(&chosen.bytes, chosen.signature).unwrap();
+    seen.absorb(covered);
+    assert!(seen.final_entry(chosen.id).is_some() && seen.final_entry(after.id).is_some());
+}
+
+#[test]
+fn acknowledgements_under_two_charters_wait_for_their_entry_side_by_side() {
+    let mut mesh = Mesh::begin();
+    let entry = mesh.owner("ann").unwrap();
+    mesh.entries.clear();
+    mesh.propose();
+    mesh.deliver_everything();
+    let seen = mesh.nodes.get_mut("seen").unwrap();
+    assert_eq!(seen.charter().version, 2);
+    for (witness, version) in [("w1", 1), ("w2", 1), ("w4", 1), ("w4", 2)] {
+        let ack = Acknowledgement::sign(seen.mesh(), version, entry.id, &key(witness));
+        let events = seen.receive_acknowledgement(&ack).unwrap();
+        seen.absorb(events);
+    }
+    let events = seen.receive_entry(&entry.bytes, entry.signature).unwrap();
+    seen.absorb(events);
+    assert!(seen.final_entry(entry.id).is_some());
 }
 
 /// What the runs need to be worth anything: certificates under both charters, rivals that honest
@@ -330,7 +376,9 @@ impl Mesh {
     /// Everybody is reached again: approvals, entries and acknowledgements until nothing is new.
     fn deliver_everything(&mut self) {
         let names: Vec<&'static str> = self.nodes.keys().copied().collect();
-        loop {
+        // An entry is offered once more after the acknowledgements that came last.
+        let mut quiet = 0;
+        while quiet < 2 {
             let before = (self.acks.len(), self.finals());
             for name in ["w1", "w2", "w3"] {
                 self.approve(name);
@@ -352,9 +400,7 @@ impl Mesh {
             }
             self.acks.sort_by_key(|ack| (ack.entry, ack.charter_version, ack.witness));
             self.acks.dedup();
-            if before == (self.acks.len(), self.finals()) {
-                return;
-            }
+            quiet = if before == (self.acks.len(), self.finals()) { quiet + 1 } else { 0 };
         }
     }
 

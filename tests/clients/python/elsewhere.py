@@ -56,6 +56,17 @@ def tokens_are_counted_with_the_models_own_vocabulary():
     check_x_tirami(answer.model_extra["x_tirami"])
 
 
+def a_model_without_its_file_is_sold_by_its_shape_and_counted_by_bytes():
+    answer = client.chat.completions.create(model="told", messages=LONGER, temperature=0, max_tokens=12)
+    text = answer.choices[0].message.content
+    assert text and answer.usage.completion_tokens == -(-len(text.encode()) // 4), answer
+    assert answer.usage.prompt_tokens >= sum(len(m["content"]) for m in LONGER) // 4, answer.usage
+    # Two FLOP for each weight and token, a TRM for 10**9 of them.
+    tokens = answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert abs(answer.model_extra["x_tirami"]["trm_cost"] - tokens * 0.27) < 0.001, answer
+    assert client.models.retrieve("told").model_extra["x_tirami"]["context_tokens"] == 2048
+
+
 def what_such_servers_do_not_have_in_common_is_refused():
     for options in ({"logprobs": True}, {"logit_bias": {"5": 1}}):
         try:
@@ -75,6 +86,7 @@ if __name__ == "__main__":
         a_call_that_the_server_was_told_to_make_is_made_or_costs_nothing,
         a_schema_is_followed,
         tokens_are_counted_with_the_models_own_vocabulary,
+        a_model_without_its_file_is_sold_by_its_shape_and_counted_by_bytes,
         what_such_servers_do_not_have_in_common_is_refused,
     ):
         check()

@@ -26,8 +26,8 @@ pub(crate) async fn peers(global: &Global, args: PeersArgs, out: Output) -> Resu
     let list = connect(global, Need::Personal).await?.peers().await?;
     out.answer(&list, |out| {
         let rows: Vec<_> = list.peers.iter().map(peer).collect();
-        let head = ["node", "state", "address", "models", "owes TRM", "software"];
-        out.table(&head, &["owes TRM"], &rows);
+        let head = ["node", "state", "address", "RTT ms", "models", "owes TRM", "software"];
+        out.table(&head, &["RTT ms", "owes TRM"], &rows);
         let rows: Vec<_> = list.farewells.iter().take(FAREWELLS_SHOWN).map(farewell).collect();
         if !rows.is_empty() {
             out.line("");
@@ -75,6 +75,7 @@ fn peer(peer: &Peer) -> Vec<String> {
         output::short(&peer.node_id),
         state,
         peer.address.clone().unwrap_or_default(),
+        peer.rtt_us.map(|us| format!("{}.{}", us / 1_000, us % 1_000 / 100)).unwrap_or_default(),
         output::plain(&peer.models.join(" ")),
         peer.owes_trm.to_string(),
         output::plain(&peer.agent),

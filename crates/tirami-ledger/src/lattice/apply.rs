@@ -134,6 +134,9 @@ impl Lattice {
         }
         let Some(pending) = self.pending.entries.get_mut(&ack.entry) else {
             self.pending.keep_early(ack);
+            if self.early_proof(ack.entry).is_some() {
+                self.parking.judge_again(ack.entry);
+            }
             return;
         };
         let version = ack.charter_version;

@@ -49,9 +49,10 @@ pub(super) struct Pending {
     /// Those with a certificate whose predecessor is final.
     #[n(4)]
     pub(super) ready: BTreeSet<(Slot, DocumentId)>,
-    /// Acknowledgements of entries not known yet, by witness.
+    /// Acknowledgements of entries not known yet, by witness, entry and charter version: a witness
+    /// of two charters may have acknowledged under both.
     #[n(5)]
-    pub(super) early: BTreeMap<PublicKey, BTreeMap<DocumentId, (u32, Signature)>>,
+    pub(super) early: BTreeMap<PublicKey, BTreeMap<(DocumentId, u32), Signature>>,
 }
 
 impl Pending {
@@ -157,7 +158,7 @@ impl Pending {
     /// Keeps an acknowledgement of an entry not known yet.
     pub(super) fn keep_early(&mut self, ack: &Acknowledgement) {
         let of_witness = self.early.entry(ack.witness).or_default();
-        of_witness.insert(ack.entry, (ack.charter_version, ack.signature));
+        of_witness.insert((ack.entry, ack.charter_version), ack.signature);
         if of_witness.len() > EARLY_PER_WITNESS_MAX {
             of_witness.pop_first();
         }
@@ -165,16 +166,22 @@ impl Pending {
 
     /// The acknowledgements kept for `entry`.
     pub(super) fn early_of(&self, entry: DocumentId) -> impl Iterator<Item = Acknowledgement> {
-        self.early.iter().filter_map(move |(witness, kept)| {
-            let (charter_version, signature) = *kept.get(&entry)?;
-            Some(Acknowledgement { charter_version, entry, witness: *witness, signature })
+        self.early.iter().flat_map(move |(witness, kept)| {
+            kept.range((entry, 0)..=(entry, u32::MAX)).map(|((entry, charter_version), signature)| {
+                Acknowledgement {
+                    charter_version: *charter_version,
+                    entry: *entry,
+                    witness: *witness,
+                    signature: *signature,
+                }
+            })
         })
     }
 
     /// Forgets the acknowledgements kept for `entry`.
     pub(super) fn forget_early(&mut self, entry: DocumentId) {
         self.early.retain(|_, kept| {
-            kept.remove(&entry);
+            kept.retain(|(early, _), _| *early != entry);
             !kept.is_empty()
         });
     }
@@ -236,6 +243,13 @@ impl Parking {
             self.waiting.remove(&(parked.waits, number));
             self.ready.remove(&number);
         }
+    }
+
+    /// More is known of `entry`: if it is parked, it is judged again.
+    pub(super) fn judge_again(&mut self, entry: DocumentId) {
+        let (lowest, highest) = (Signature::from_bytes([0; 64]), Signature::from_bytes([255; 64]));
+        let parked = self.by_id.range((entry, lowest)..=(entry, highest));
+        self.ready.extend(parked.map(|(_, number)| *number));
     }
 
     /// What waited for `dependency` waits no longer.

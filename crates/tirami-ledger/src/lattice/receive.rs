@@ -60,7 +60,9 @@ impl Lattice {
                 // What it names may never come; its certificate will stand for that.
                 return Ok(Vec::new());
             }
-            return self.park(&read, bytes, None, waits);
+            // With the certificate it stands for what it waits for, beside any number of rivals.
+            let certificate = proof.as_ref().and_then(|proof| proof.certificate.as_ref());
+            return self.park(&read, bytes, certificate, waits);
         }
         self.weigh(read, self.charter(), proof)
     }
@@ -410,7 +412,7 @@ impl Lattice {
     }
 
     /// Acknowledgements that came before their entry, when they are a quorum.
-    fn early_proof(&self, id: DocumentId) -> Option<Proof> {
+    pub(super) fn early_proof(&self, id: DocumentId) -> Option<Proof> {
         let mut by_version = std::collections::BTreeMap::<u32, Vec<Acknowledgement>>::new();
         for ack in self.pending.early_of(id) {
             by_version.entry(ack.charter_version).or_default().push(ack);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tirami_core::ModelShape;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -25,9 +26,11 @@ const CONTEXT_TOKENS_MAX: u64 = 1 << 26;
 const TABLES_MAX: usize = 64;
 /// What such a table is, for messages and the reference page.
 pub(super) const ALLOWED: &str = "tables [[engine]] with kind = \"openai\", url, and models = [{ \
-                                  name, upstream, gguf }]; api_key_env, jobs_max, \
-                                  first_text_seconds, and context_tokens of a model may be left \
-                                  out";
+                                  name, upstream, gguf }] or, without the model's file, [{ name, \
+                                  upstream, shape = { parameters_active }, context_tokens }]; \
+                                  api_key_env, jobs_max, first_text_seconds, context_tokens of a \
+                                  model with its file, and layers and attention_width of a shape \
+                                  may be left out";
 
 /// A server that speaks OpenAI's chat completions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +54,20 @@ pub struct EngineModel {
     pub name: String,
     /// What the server calls it.
     pub upstream: String,
-    /// The model's file: its vocabulary counts tokens, its digest names the model, its shape says
-    /// what a token costs. The weights in it are not loaded.
-    pub gguf: PathBuf,
-    /// Tokens one conversation may hold at the server; 0 is as `context_tokens`.
+    /// What counts its tokens, names it and says what a token costs.
+    pub known_by: KnownBy,
+    /// Tokens one conversation may hold at the server; 0 is as many as the file says.
     pub context_tokens: u32,
+}
+
+/// What a node knows of a model that a server elsewhere computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KnownBy {
+    /// Its file: the vocabulary in it counts tokens, its digest names the model, its shape says
+    /// what a token costs. The weights in it are not loaded.
+    Gguf(PathBuf),
+    /// Its shape, as the owner says it: bytes of text are counted.
+    Shape(ModelShape),
 }
 
 /// Where a table stands.
@@ -123,16 +135,54 @@ impl At<'_> {
     }
 
     fn model(&self, fields: &DeTable<'_>, offset: usize) -> Result<EngineModel, ConfigError> {
-        self.only(fields, &["name", "upstream", "gguf", "context_tokens"])?;
+        self.only(fields, &["name", "upstream", "gguf", "shape", "context_tokens"])?;
         let text = |key: &str| {
             let text = string(fields, key).filter(|text| !text.is_empty());
             text.ok_or_else(|| self.wrong(offset, &format!("a model without `{key}`")))
         };
-        Ok(EngineModel {
-            name: text("name")?.to_owned(),
-            upstream: text("upstream")?.to_owned(),
-            gguf: of_home(Path::new(text("gguf")?), self.home, self.path.parent()),
-            context_tokens: self.number(fields, "context_tokens", (0, 0, CONTEXT_TOKENS_MAX))?,
+        let (name, upstream) = (text("name")?.to_owned(), text("upstream")?.to_owned());
+        let (known_by, context_tokens) = match (get(fields, "gguf"), get(fields, "shape")) {
+            (Some(_), Some(_)) => {
+                return Err(self.wrong(offset, "a model with both `gguf` and `shape`"));
+            }
+            (None, Some(DeValue::Table(shape))) => {
+                let context_max = self.number(fields, "context_tokens", (1, 0, CONTEXT_TOKENS_MAX))?;
+                if context_max == 0 {
+                    return Err(self.wrong(offset, "a model with a shape and no `context_tokens`"));
+                }
+                (KnownBy::Shape(self.shape(shape, offset, context_max)?), context_max)
+            }
+            (None, Some(_)) => return Err(self.wrong(offset, "a shape that is no table")),
+            (None, None) => {
+                return Err(self.wrong(offset, "a model without `gguf` or `shape`"));
+            }
+            (Some(_), None) => {
+                let gguf = of_home(Path::new(text("gguf")?), self.home, self.path.parent());
+                let tokens = self.number(fields, "context_tokens", (0, 0, CONTEXT_TOKENS_MAX))?;
+                (KnownBy::Gguf(gguf), tokens)
+            }
+        };
+        Ok(EngineModel { name, upstream, known_by, context_tokens })
+    }
+
+    fn shape(
+        &self,
+        fields: &DeTable<'_>,
+        offset: usize,
+        context_max: u32,
+    ) -> Result<ModelShape, ConfigError> {
+        self.only(fields, &["parameters_active", "layers", "attention_width"])?;
+        let number = |key, max| self.number(fields, key, (0, 0, u64::from(max)));
+        let parameters_active =
+            self.number(fields, "parameters_active", (1, 0, ModelShape::PARAMETERS_MAX))?;
+        if parameters_active == 0 {
+            return Err(self.wrong(offset, "a shape without `parameters_active`"));
+        }
+        Ok(ModelShape {
+            parameters_active,
+            layers: number("layers", ModelShape::LAYERS_MAX)?,
+            attention_width: number("attention_width", ModelShape::ATTENTION_WIDTH_MAX)?,
+            context_max,
         })
     }
 
@@ -146,14 +196,15 @@ impl At<'_> {
         Ok(())
     }
 
-    fn number(
+    /// The number `key` from `min` to `max`, or the usual one where nothing is said.
+    fn number<N: TryFrom<u64> + Default>(
         &self,
         fields: &DeTable<'_>,
         key: &str,
         (min, usual, max): (u64, u64, u64),
-    ) -> Result<u32, ConfigError> {
+    ) -> Result<N, ConfigError> {
         let Some(value) = spanned(fields, key) else {
-            return Ok(u32::try_from(usual).unwrap_or(u32::MAX));
+            return Ok(N::try_from(usual).unwrap_or_default());
         };
         let number = match value.get_ref() {
             DeValue::Integer(integer) => {
@@ -163,7 +214,7 @@ impl At<'_> {
         };
         number
             .filter(|number| (min..=max).contains(number))
-            .and_then(|number| u32::try_from(number).ok())
+            .and_then(|number| N::try_from(number).ok())
             .ok_or_else(|| {
                 let what = format!("a {key} that is no whole number from {min} to {max}");
                 self.wrong(value.span().start, &what)

@@ -25,7 +25,7 @@ use crate::models::{Bounds, machine_bytes};
 pub use crate::mesh::DnsOrigin;
 pub use crate::models::KeepAlive;
 pub use crate::owner::Hours;
-pub use engine::{EngineModel, EngineSetting};
+pub use engine::{EngineModel, EngineSetting, KnownBy};
 pub use error::ConfigError;
 pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
 pub use layer::Origin;

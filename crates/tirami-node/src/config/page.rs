@@ -11,9 +11,11 @@ const COMMENT_COLUMNS: usize = 88;
 /// What the tables `[[engine]]` do.
 const ENGINE_DOC: &str = "Servers elsewhere that speak OpenAI's chat completions, such as vLLM, \
                           SGLang, llama-server, Ollama or another node: this node sells their \
-                          answers as those of its own models. The model's file has to be at hand: \
-                          its vocabulary counts the tokens, its digest names the model; the \
-                          weights in it are not loaded. The API key comes from the variable \
+                          answers as those of its own models. Where the model's file is at hand, \
+                          gguf names it: its vocabulary counts the tokens, its digest names the \
+                          model, the weights in it are not loaded. Where it is not, shape says \
+                          what a token costs, and each four bytes of text are counted as a \
+                          token; the server's own count is never believed. The API key comes from the variable \
                           that api_key_env names. A server that gives no text for \
                           first_text_seconds, or after that for as long, a minute at most, has \
                           failed.";
@@ -24,7 +26,11 @@ url = \"http://10.0.0.2:8000/v1\"
 api_key_env = \"VLLM_API_KEY\"
 jobs_max = 16
 first_text_seconds = 300
-models = [{ name = \"qwen2.5:32b\", upstream = \"Qwen/Qwen2.5-32B\", gguf = \"~/qwen32b.gguf\" }]
+models = [
+  { name = \"qwen2.5:32b\", upstream = \"Qwen/Qwen2.5-32B\", gguf = \"~/qwen32b.gguf\" },
+  { name = \"big\", upstream = \"vendor/Big-70B\", context_tokens = 32768, shape = \
+    { parameters_active = 70_000_000_000, layers = 80, attention_width = 8192 } },
+]
 ";
 
 /// Variables that set no row of the table, with what they do.

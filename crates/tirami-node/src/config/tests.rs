@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tirami_core::ModelShape;
+
 use super::*;
 use crate::mesh::MeshOptions;
 
@@ -153,7 +155,7 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
     let model = EngineModel {
         name: "m".to_owned(),
         upstream: "M".to_owned(),
-        gguf: Path::new(HOME).join("m.gguf"),
+        known_by: KnownBy::Gguf(Path::new(HOME).join("m.gguf")),
         context_tokens: 512,
     };
     let mut engine = EngineSetting {
@@ -169,7 +171,30 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
     let least = whole.replace("jobs_max = 3\nfirst_text_seconds = 9\n", "");
     let least = least.replace(", context_tokens = 512", "");
     let least = least.replace("api_key_env = \"KEY\"\n", "");
-    assert_eq!(read(&least).unwrap().config.engines, [engine]);
+    assert_eq!(read(&least).unwrap().config.engines, [engine.clone()]);
+    // Without its file, by its shape.
+    let shape = "shape = { parameters_active = 70_000_000_000, layers = 80 }";
+    let shaped = whole.replace("gguf = \"~/m.gguf\"", shape);
+    let context_max = 512;
+    let told =
+        ModelShape { parameters_active: 70_000_000_000, layers: 80, attention_width: 0, context_max };
+    let read_models = &read(&shaped).unwrap().config.engines[0].models;
+    assert_eq!(read_models[0].known_by, KnownBy::Shape(told));
+    assert_eq!(read_models[0].context_tokens, 512);
+    for (said, instead, found) in [
+        (", context_tokens = 512", "", "no `context_tokens`"),
+        ("context_tokens = 512", "context_tokens = 0", "context_tokens that is no whole number"),
+        ("parameters_active = 70_000_000_000, ", "", "without `parameters_active`"),
+        ("70_000_000_000", "0", "parameters_active that is no whole number"),
+        ("70_000_000_000", "1125899906842625", "parameters_active that is no whole number"),
+        ("layers = 80", "layers = 65537", "layers that is no whole number"),
+        ("layers = 80", "heads = 80", "the key `heads`"),
+        (shape, "shape = 5", "a shape that is no table"),
+        ("shape =", "gguf = \"~/m.gguf\", shape =", "both `gguf` and `shape`"),
+    ] {
+        let error = read(&shaped.replace(said, instead)).unwrap_err().to_string();
+        assert!(error.contains("tirami.toml:8") && error.contains(found), "{instead}: {error}");
+    }
     for (said, instead, line, found) in [
         ("\"openai\"", "\"magic\"", 2, "kind = \"magic\""),
         ("kind = \"openai\"\n", "", 2, "a table without `kind`"),
@@ -182,6 +207,7 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
         ("upstream = \"M\", ", "", 8, "a model without `upstream`"),
         ("name = \"m\"", "name = \"\"", 8, "a model without `name`"),
         ("context_tokens", "context", 8, "the key `context`"),
+        ("gguf = \"~/m.gguf\", ", "", 8, "a model without `gguf` or `shape`"),
         ("[[engine]]", "[engine]", 2, "a value"),
     ] {
         let error = read(&whole.replace(said, instead)).unwrap_err().to_string();

@@ -27,11 +27,19 @@ pub(super) async fn peers(State(app): State<AppState>) -> Result<Response, ApiEr
     let peers = app.handle.read(|kernel, _| {
         let witnesses = witnesses(kernel);
         let peers = kernel.mesh().peers();
-        let peers = peers.map(|(party, known)| peer(kernel, &witnesses, (party, known)));
+        let peers =
+            peers.map(|(party, known)| (party, peer(kernel, &witnesses, (party, known))));
         let farewells = kernel.mesh().farewells().map(farewell);
         (peers.collect::<Vec<_>>(), farewells.collect())
     });
-    let (peers, farewells) = peers.await?;
+    let (mut peers, farewells) = peers.await?;
+    if let Some(mesh) = &app.mesh {
+        for (party, peer) in &mut peers {
+            let rtt = mesh.streams.rtt(*party);
+            peer.rtt_us = rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+    let peers: Vec<Peer> = peers.into_iter().map(|(_, peer)| peer).collect();
     Ok(json::ok(&PeerList { count: peers.len() as u64, peers, farewells }))
 }
 
@@ -74,6 +82,8 @@ fn peer(
         state: if known.is_open() { "open" } else { "introducing" }.to_owned(),
         outgoing: known.is_outgoing(),
         address: known.address().map(str::to_owned),
+        // Only the connection knows.
+        rtt_us: None,
         agent: known.agent().to_owned(),
         protocol_version: known.protocol(),
         features: features(known.features()),

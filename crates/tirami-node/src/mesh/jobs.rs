@@ -73,6 +73,11 @@ impl JobStreams {
         Self { shared }
     }
 
+    /// How long a round trip to `peer` takes; nothing while it is not connected.
+    pub(crate) fn rtt(&self, peer: PartyId) -> Option<Duration> {
+        self.shared.peers.accepted(peer).map(|connection| rtt_of(&connection))
+    }
+
     /// What other machines need to join the mesh of this node, on these terms.
     pub(crate) async fn invite(
         &self,

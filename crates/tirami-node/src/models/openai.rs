@@ -49,21 +49,28 @@ const UNCOUNTED_BYTES_MAX: usize = 2 * COUNTED_BYTES_MAX;
 /// A model that a server elsewhere computes.
 pub struct OpenAiEngine {
     vocabulary: Arc<dyn Vocabulary>,
-    upstream: Upstream,
-    there: There,
-    free: Arc<Semaphore>,
+    server: Server,
+    /// The server's own name of it.
+    name: String,
     counters: Arc<Counters>,
 }
 
-/// A model at its server.
-#[derive(Debug, Clone)]
-pub struct There {
-    /// The server's own name of it.
-    pub name: String,
-    /// Answers it gives at the same time.
-    pub places: u32,
-    /// How long it may take to the first text of an answer: it may have to load the model.
-    pub first_within: Duration,
+/// A server elsewhere. All of its models share its places.
+#[derive(Clone)]
+pub struct Server {
+    upstream: Upstream,
+    places: u32,
+    first_within: Duration,
+    free: Arc<Semaphore>,
+}
+
+impl Server {
+    /// A server that gives as many answers at the same time as it has `places`, and may take
+    /// `first_within` to the first text of one: it may have to load the model.
+    pub fn new(upstream: Upstream, places: u32, first_within: Duration) -> Self {
+        let free = Arc::new(Semaphore::new(places as usize));
+        Self { upstream, places, first_within, free }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,10 +82,9 @@ struct Counters {
 }
 
 impl OpenAiEngine {
-    /// An engine that asks `upstream` for its model.
-    pub fn new(vocabulary: Arc<dyn Vocabulary>, upstream: Upstream, there: There) -> Self {
-        let free = Arc::new(Semaphore::new(there.places as usize));
-        Self { vocabulary, upstream, there, free, counters: Arc::default() }
+    /// An engine that asks `server` for the model it calls `name`.
+    pub fn new(vocabulary: Arc<dyn Vocabulary>, server: Server, name: &str) -> Self {
+        Self { vocabulary, server, name: name.to_owned(), counters: Arc::default() }
     }
 
     fn request(&self, conversation: &Conversation, sampling: &Sampling) -> UpstreamChat {
@@ -89,7 +95,7 @@ impl OpenAiEngine {
         };
         let tools = calls.map_or(&[][..], |_| &conversation.tools);
         UpstreamChat {
-            model: self.there.name.clone(),
+            model: self.name.clone(),
             messages: messages(conversation),
             tools: tools.iter().filter_map(|tool| serde_json::from_str(tool).ok()).collect(),
             tool_choice: calls.map(|calls| told::choice(calls, tools.len())),
@@ -169,7 +175,7 @@ impl Engine for OpenAiEngine {
             return Err(unsupported(what));
         }
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
-        let queue_max = self.there.places.saturating_mul(QUEUED_PER_PLACE);
+        let queue_max = self.server.places.saturating_mul(QUEUED_PER_PLACE);
         let queued = Place::take(&self.counters, |counters| &counters.queued);
         let others = self.counters.queued.load(Ordering::Relaxed).saturating_sub(1);
         if others >= queue_max {
@@ -181,8 +187,8 @@ impl Engine for OpenAiEngine {
         progress.queued(others + 1);
         let answering = Answering {
             chat: self.request(conversation, &sampling),
-            upstream: self.upstream.clone(),
-            first_within: self.there.first_within,
+            upstream: self.server.upstream.clone(),
+            first_within: self.server.first_within,
             count: Count::new(Arc::clone(&self.vocabulary), sampling.completion_max),
             told: Told::new(&sampling.format),
             text: AnswerText::new(&sampling.stop),
@@ -191,7 +197,7 @@ impl Engine for OpenAiEngine {
             counters: Arc::clone(&self.counters),
             sender: sender.clone(),
         };
-        let free = Arc::clone(&self.free);
+        let free = Arc::clone(&self.server.free);
         runtime.spawn(async move {
             // A reader that has gone needs no answer: what runs for it is dropped, and with it the
             // connection.
@@ -209,9 +215,12 @@ impl Engine for OpenAiEngine {
     }
 
     fn load(&self) -> EngineLoad {
+        let running = self.counters.running.load(Ordering::Relaxed);
+        let free = u32::try_from(self.server.free.available_permits()).unwrap_or(u32::MAX);
         EngineLoad {
-            places: self.there.places,
-            running: self.counters.running.load(Ordering::Relaxed),
+            // What the server's other models take is no place of this one.
+            places: running.saturating_add(free).clamp(1, self.server.places),
+            running,
             queued: self.counters.queued.load(Ordering::Relaxed),
             completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),
             prompt_tokens_total: self.counters.prompt_tokens_total.load(Ordering::Relaxed),

@@ -11,7 +11,7 @@ use tirami_core::{ModelDigest, ModelShape};
 use tirami_infer::engine::{Conversation, Engine, ModelInfo, PrepareError, Prompt};
 use tirami_infer::fake::FakeScript;
 use tirami_infer::vocabulary::Vocabulary;
-use tirami_node::models::{Models, OpenAiEngine, There};
+use tirami_node::models::{Models, OpenAiEngine, Server};
 use tirami_sdk::types::{ChatRequest, Limits, Scope};
 use tirami_sdk::upstream::Upstream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,9 +24,13 @@ use crate::tools::put_together;
 struct Words(ModelInfo);
 
 fn words() -> Arc<Words> {
+    words_of("sold", 7)
+}
+
+fn words_of(name: &str, digest: u8) -> Arc<Words> {
     Arc::new(Words(ModelInfo {
-        name: "sold".to_owned(),
-        digest: ModelDigest::from_bytes([7; 32]),
+        name: name.to_owned(),
+        digest: ModelDigest::from_bytes([digest; 32]),
         shape: ModelShape {
             parameters_active: 2_000_000,
             layers: 2,
@@ -91,8 +95,7 @@ async fn seller_of(url: &str, key: &str, places: u32) -> TestNode {
 
 async fn patient_seller(url: &str, key: &str, (places, first): (u32, Duration)) -> TestNode {
     let upstream = Upstream::new(&format!("{url}/v1"), Some(key)).unwrap();
-    let there = There { name: "fake".to_owned(), places, first_within: first };
-    let engine = OpenAiEngine::new(words(), upstream, there);
+    let engine = OpenAiEngine::new(words(), Server::new(upstream, places, first), "fake");
     TestNode::serving(Models::from_iter([Arc::new(engine) as Arc<dyn Engine>])).await
 }
 
@@ -273,6 +276,28 @@ async fn a_client_that_leaves_stops_the_server_too_and_the_next_gets_its_place()
     assert_eq!(second.await.unwrap().unwrap().text(), "word word ");
     let status = server.settled().await;
     assert!(status.engine.completion_tokens_total < 400, "{status:?}");
+}
+
+#[tokio::test]
+async fn the_models_of_one_server_share_its_places() {
+    let server = TestNode::start(script(1_000, Duration::from_millis(20))).await;
+    let buyer = server.agent("buyer", "100").await;
+    let key = server.key(Scope::Inference, Some(&buyer.did), Limits::default()).await.key;
+    let upstream = Upstream::new(&format!("{}/v1", server.url), Some(&key)).unwrap();
+    let one_place = Server::new(upstream, 1, Duration::from_secs(300));
+    let engines = [words_of("sold", 7), words_of("other", 8)].map(|words| {
+        Arc::new(OpenAiEngine::new(words, one_place.clone(), "fake")) as Arc<dyn Engine>
+    });
+    let seller = TestNode::serving(Models::from_iter(engines)).await;
+    let mut running = seller.personal().chat_stream(&ask(1_000)).await.unwrap();
+    running.next().await.unwrap().unwrap();
+    let waits = body(json!({"model": "other", "timeout_ms": 300}));
+    let raw = seller.post("/v1/chat/completions", None, waits).await;
+    assert_eq!((raw.status, raw.code().as_str()), (504, "deadline_exceeded"), "{raw:?}");
+    drop(running);
+    let answered = body(json!({"model": "other", "max_tokens": 2}));
+    let raw = seller.post("/v1/chat/completions", None, answered).await;
+    assert_eq!(raw.status, 200, "{raw:?}");
 }
 
 #[tokio::test]

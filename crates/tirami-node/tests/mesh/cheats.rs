@@ -191,12 +191,18 @@ impl Consumer<'_> {
             resumed: Vec::new(),
         });
         let streams = self.node.peer.node.job_streams().unwrap();
-        self.node.peer.block_on(async {
-            let mut stream = streams.open(self.provider).await.unwrap();
-            stream.send.send(&request).await.unwrap();
-            let first = stream.receive.next().await.unwrap();
-            (stream, first)
-        })
+        let mut sent = None;
+        // On a machine that does other things a connection may be lost, and comes again.
+        until("the provider answers", SOON, || {
+            sent = self.node.peer.block_on(async {
+                let mut stream = streams.open(self.provider).await.ok()?;
+                stream.send.send(&request).await.ok()?;
+                let first = stream.receive.next().await.ok()?;
+                Some((stream, first))
+            });
+            sent.is_some()
+        });
+        sent.unwrap()
     }
 
     /// A voucher for `tokens` of an order.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tirami_core::Trm;
+use tirami_core::{ModelShape, Ppm, Trm};
 use tirami_infer::engine::{Conversation, Engine, ModelInfo, PrepareError, Prompt};
 use tirami_infer::fake::FakeEngine;
-use tirami_infer::vocabulary::Vocabulary;
+use tirami_infer::vocabulary::{ByteVocabulary, ToldModel, Vocabulary};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
-use tirami_node::models::{Models, OpenAiEngine, There};
+use tirami_node::models::{Models, OPENAI_BUILD, OpenAiEngine, Server};
 use tirami_sdk::upstream::Upstream;
 
 use crate::jobs_support::{Mesh, TestNode, ask, script, words};
@@ -55,10 +55,13 @@ fn fake() -> FakeEngine {
 
 /// A node that sells the answers of `server` in a mesh, and one that asks there.
 fn sold(server: &TestNode) -> (Mesh, TestNode, TestNode) {
+    sold_by(server, Arc::new(Spelled(fake())))
+}
+
+fn sold_by(server: &TestNode, words: Arc<dyn Vocabulary>) -> (Mesh, TestNode, TestNode) {
     let upstream = Upstream::new(&format!("{}/v1", server.url), None).unwrap();
-    let name = "fake".to_owned();
-    let there = There { name, places: PLACES, first_within: Duration::from_secs(30) };
-    let engine = OpenAiEngine::new(Arc::new(Spelled(fake())), upstream, there);
+    let at = Server::new(upstream, PLACES, Duration::from_secs(30));
+    let engine = OpenAiEngine::new(words, at, "fake");
     let mesh = Mesh::of(&[]);
     let seller = mesh.add_serving(Models::from_iter([Arc::new(engine) as Arc<dyn Engine>]));
     let user = mesh.add_user();
@@ -82,6 +85,36 @@ fn what_a_server_says_at_once_comes_in_frames_that_a_consumer_can_sign_for() {
     assert_eq!(answer["choices"][0]["message"]["content"], long, "{answer}");
     assert_eq!(answer["usage"]["completion_tokens"], 1_500);
     assert_eq!((user.trades().len(), seller.trades().len()), (1, 1));
+}
+
+#[test]
+fn a_model_whose_file_is_nowhere_is_sold_by_its_shape_and_the_bytes_of_its_text() {
+    let server = TestNode::start(on_loopback(), Some(Arc::new(fake())));
+    let shape = ModelShape {
+        parameters_active: 1_000_000,
+        layers: 0,
+        attention_width: 0,
+        context_max: 4_096,
+    };
+    let (name, upstream) = ("fake".to_owned(), "fake".to_owned());
+    let told = ToldModel { name, upstream, shape };
+    let (_mesh, seller, user) =
+        sold_by(&server, Arc::new(ByteVocabulary::new(told, OPENAI_BUILD)));
+    let answer = user.post(&ask(100, false));
+    assert_eq!(answer["choices"][0]["message"]["content"], words(5), "{answer}");
+    let completion = words(5).len().div_ceil(4) as u64;
+    assert_eq!(answer["usage"]["completion_tokens"], completion);
+    let prompt = answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    // Two FLOP for each weight and token, and nothing for attention that nobody told of.
+    let owed = shape.work(0, u32::try_from(prompt + completion).unwrap()).cost_ceil(Ppm::ONE);
+    let (bought, sold) = (user.trades(), seller.trades());
+    assert_eq!((bought.len(), sold.len()), (1, 1));
+    let paid: tirami_sdk::Amount = bought[0]["trm_amount"].to_string().parse().unwrap();
+    assert_eq!(paid.trm(), owed, "{bought:?}");
+    assert_eq!(bought[0]["trm_amount"], sold[0]["trm_amount"]);
+    let cut = user.post(&ask(2, false));
+    assert_eq!(cut["choices"][0]["message"]["content"], words(5)[..8], "{cut}");
+    assert_eq!(cut["choices"][0]["finish_reason"], "length");
 }
 
 #[test]

@@ -257,7 +257,10 @@ fn only_trusted_providers_see_what_asks_for_them() {
     let change = ServingChange { trusted, ..ServingChange::default() };
     block_on(admin(user).change_serving(&change)).unwrap();
     assert_eq!(user.raw(&request).0, 200);
-    assert_eq!(user.get("/v1/tirami/peers")["peers"][0]["trusted"], true);
+    let peer = user.get("/v1/tirami/peers")["peers"][0].clone();
+    assert_eq!(peer["trusted"], true);
+    let rtt_us = peer["rtt_us"].as_u64().unwrap();
+    assert!((1..10_000_000).contains(&rtt_us), "{peer}");
 }
 
 #[test]

@@ -161,6 +161,67 @@ fn a_full_node_has_the_job_done_where_it_begins_sooner() {
     });
 }
 
+/// Who answered, and why it was asked.
+fn asked(user: &TestNode, messages: &Value, wish: &Value) -> (Value, Vec<Value>) {
+    let mut request = ask(1, false);
+    request["messages"] = messages.clone();
+    request["provider"] = wish.clone();
+    let answer = user.post(&request);
+    let why = answer["x_tirami"]["route"]["why"].as_array().unwrap().clone();
+    (answer["x_tirami"]["provider"].clone(), why)
+}
+
+#[test]
+fn a_conversation_goes_on_where_it_began_because_its_beginning_is_cached_there() {
+    let mesh = Mesh::with(vec![Odd::new(1, 120), Odd::new(1, 120)]);
+    mesh.generous();
+    let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
+    let cached = json!("has the beginning of this prompt cached");
+    let mut talks = [0, 1].map(|n| (n, vec![json!({"role": "user", "content": format!("{n}")})]));
+    for (n, talk) in &talks {
+        assert_eq!(asked(user, &json!(talk), &json!({"only": [party(*n)]})).0, party(*n));
+    }
+    for turn in 0..3 {
+        for (n, talk) in &mut talks {
+            talk.push(json!({"role": "assistant", "content": "word "}));
+            talk.push(json!({"role": "user", "content": format!("turn {turn}")}));
+            let (who, why) = asked(user, &json!(talk), &json!({}));
+            assert_eq!(who, party(*n), "turn {turn}: {why:?}");
+            assert!(why.contains(&cached), "turn {turn}: {why:?}");
+        }
+    }
+    let (_, why) = asked(user, &json!([{"role": "user", "content": "new"}]), &json!({}));
+    assert!(!why.contains(&cached), "{why:?}");
+}
+
+#[test]
+fn now_and_then_a_job_goes_to_one_that_was_not_measured_lately_and_says_so() {
+    let mesh = Mesh::with(vec![Odd::new(1, 2), Odd::new(1, 80)]);
+    mesh.generous();
+    let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
+    let talk = json!([{"role": "user", "content": "hi"}]);
+    for n in [0, 1] {
+        assert_eq!(asked(user, &talk, &json!({"only": [party(n)]})).0, party(n));
+    }
+    mesh.clock.pass_ms(61_000);
+    until("both are heard of again", SOON, || {
+        [0, 1].into_iter().all(|n| {
+            let plan = json!({"model_id": "fake", "provider": {"only": [party(n)]}});
+            user.send("/v1/tirami/schedule", &plan).1["provider"] == party(n)
+        })
+    });
+    let learns = json!("not measured lately, tried to learn how it does");
+    let mut jobs = 0;
+    // One in twenty does; that none of 400 does has one chance in 10^9.
+    until("a job is used to learn", Duration::from_secs(120), || {
+        jobs += 1;
+        let (who, why) = asked(user, &talk, &json!({}));
+        assert_eq!(who == party(1), why.contains(&learns), "{who}: {why:?}");
+        assert!(jobs < 400, "none of {jobs} jobs was");
+        who == party(1)
+    });
+}
+
 /// What `user` lists of `provider`.
 fn listed(user: &TestNode, provider: &Value) -> Option<Value> {
     let list = user.get("/v1/tirami/providers");

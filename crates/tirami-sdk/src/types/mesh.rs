@@ -46,6 +46,8 @@ pub struct Peer {
     pub outgoing: bool,
     /// Where its connection comes from.
     pub address: Option<String>,
+    /// How long a round trip to it takes, in microseconds, as its connection measures.
+    pub rtt_us: Option<u64>,
     /// Name and version of its software, as it says.
     pub agent: String,
     /// The protocol version spoken with it; 0 before both sides agreed.
