@@ -148,6 +148,11 @@ impl CallReader {
         self.calls
     }
 
+    /// Whether a call has begun whose arguments are not whole.
+    pub const fn is_within_call(&self) -> bool {
+        matches!(self.state, State::Head | State::Arguments(_))
+    }
+
     /// Reads on.
     pub fn push(&mut self, text: &str) -> Vec<Said> {
         self.held.push_str(text);

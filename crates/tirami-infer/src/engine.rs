@@ -67,6 +67,12 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
+    /// Whether its tokens are those of the model itself. Where they only count text, they mean
+    /// nothing to anybody else.
+    fn has_vocabulary(&self) -> bool {
+        true
+    }
+
     /// The bytes of `token` as the vocabulary spells it, those of control tokens included; `None`
     /// for an id the model does not have.
     ///
@@ -573,6 +579,8 @@ pub enum Finish {
 pub struct EngineLoad {
     /// Generations that can hold a sequence at the same time; 0 where there is no such bound.
     pub places: u32,
+    /// Places that cannot be had because another model of the same server has them.
+    pub taken_by_others: u32,
     /// Generations that hold a sequence.
     pub running: u32,
     /// Generations that wait for one.

@@ -237,6 +237,7 @@ impl Engine for FakeEngine {
     fn load(&self) -> EngineLoad {
         EngineLoad {
             places: 0,
+            taken_by_others: 0,
             running: self.counters.running.load(Ordering::Relaxed),
             queued: 0,
             completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),

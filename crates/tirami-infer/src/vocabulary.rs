@@ -37,6 +37,11 @@ pub trait Vocabulary: Send + Sync + 'static {
 
     /// As [`crate::engine::Engine::begin_token`].
     fn begin_token(&self) -> Option<u32>;
+
+    /// As [`crate::engine::Engine::has_vocabulary`].
+    fn is_the_models(&self) -> bool {
+        true
+    }
 }
 
 /// A vocabulary for a model whose own is not at hand: each [`BYTES_PER_TOKEN`] bytes of text are a
@@ -142,6 +147,10 @@ impl Vocabulary for ByteVocabulary {
     fn begin_token(&self) -> Option<u32> {
         None
     }
+
+    fn is_the_models(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]
@@ -168,7 +177,8 @@ mod tests {
         {
             let tokens = words.tokenize(text).unwrap();
             assert_eq!(tokens.len(), count, "{text}");
-            let bytes: Vec<u8> = tokens.iter().flat_map(|token| words.token_bytes(*token)).collect();
+            let bytes: Vec<u8> =
+                tokens.iter().flat_map(|token| words.token_bytes(*token)).collect();
             assert_eq!(bytes, text.as_bytes());
         }
         for no_token in [u32::MAX, 0xffff_41ff, 0x41ff_4141] {
@@ -181,7 +191,8 @@ mod tests {
         let words = words("M", 64);
         let messages = vec![Message::new("user", "12345678")];
         let mut conversation = Conversation { messages, tools: Vec::new() };
-        let count = |conversation: &Conversation| words.prepare(conversation).map(|p| p.tokens.len());
+        let count =
+            |conversation: &Conversation| words.prepare(conversation).map(|p| p.tokens.len());
         assert_eq!(count(&conversation), Ok(2 + 2));
         conversation.tools.push("{\"type\": \"function\"}".to_owned());
         assert_eq!(count(&conversation), Ok(2 + 2 + 5));

@@ -91,3 +91,17 @@ fn what_can_be_computed_is_judged_all_the_same() {
     let refused = certified(&mut lattice, &much).unwrap_err();
     assert_eq!(refused, EntryRejection::BelowFloor { short_micro: 1_000_000 });
 }
+
+#[test]
+fn a_certificate_of_a_charter_nobody_knows_keeps_no_genuine_one_out() {
+    let mut lattice = light();
+    let [open, collect, gift] = run(&lattice);
+    certified(&mut lattice, &open).unwrap();
+    // Whoever pushes entries may push this: nobody can check it.
+    let bogus = certificate(&lattice, 99, gift.id, &["w1"]);
+    let parked = lattice.receive_certified(&gift.bytes, gift.signature, &bogus).unwrap();
+    lattice.absorb(parked);
+    certified(&mut lattice, &gift).unwrap();
+    plain(&mut lattice, &collect);
+    assert_eq!((lattice.final_count(), lattice.held()), (3, (0, 0)));
+}

@@ -11,7 +11,7 @@ mod jobs_support;
 #[path = "mesh/support.rs"]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -47,6 +47,8 @@ const ENTRY_BYTES: f64 = 60.0;
 /// trees included: 150 where it was asked for, 215 where it was done. Counted in the allocator, by
 /// the sizes of the trees' nodes, between the second and the fourth minute of such a load.
 const JOB_BYTES: f64 = 365.0;
+/// How long they remember one.
+const JOBS_KEPT: Duration = Duration::from_millis(tirami_ledger::book::CLAIM_WITHIN_MS);
 
 #[test]
 fn ten_nodes_at_full_load_lose_nothing_and_agree_at_the_end() {
@@ -153,11 +155,19 @@ fn run_load(nodes: &[TestNode], tally: &Arc<Tally>, load: Duration) -> Option<(f
     }
     let begun = Instant::now();
     let mut resident: Vec<(Duration, f64)> = Vec::new();
+    // How many answers there were when: ledgers forget jobs when their claim time has passed.
+    let mut answered: VecDeque<(Duration, u64)> = VecDeque::new();
+    let mut forgotten = 0;
     let mut told_at = Duration::ZERO;
     while begun.elapsed() < load {
         std::thread::sleep(Duration::from_millis(500));
         if let Some(mib) = resident_mib() {
-            let kept = kept_mib(nodes, tally);
+            let (elapsed, answers) = (begun.elapsed(), tally.answers());
+            answered.push_back((elapsed, answers));
+            while answered.front().is_some_and(|(at, _)| *at + JOBS_KEPT < elapsed) {
+                forgotten = answered.pop_front().map_or(forgotten, |(_, answers)| answers);
+            }
+            let kept = kept_mib(nodes, answers - forgotten);
             resident.push((begun.elapsed(), mib - kept));
             if begun.elapsed() >= told_at {
                 let at = begun.elapsed().as_secs();
@@ -182,10 +192,10 @@ fn run_load(nodes: &[TestNode], tally: &Arc<Tally>, load: Duration) -> Option<(f
 }
 
 /// What the ledgers of all nodes have to keep of what happened, in MiB.
-fn kept_mib(nodes: &[TestNode], tally: &Tally) -> f64 {
+fn kept_mib(nodes: &[TestNode], jobs: u64) -> f64 {
     let count = |node: &TestNode| node.peer.read(|kernel| kernel.ledger().lattice().final_count());
     let entries: usize = nodes.iter().map(count).sum();
-    (entries as f64 * ENTRY_BYTES + tally.answers() as f64 * JOB_BYTES) / f64::from(1 << 20)
+    (entries as f64 * ENTRY_BYTES + jobs as f64 * JOB_BYTES) / f64::from(1 << 20)
 }
 
 /// What came of the load.

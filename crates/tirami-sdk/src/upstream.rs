@@ -43,7 +43,8 @@ pub struct UpstreamChat {
     /// The messages, oldest first.
     pub messages: Vec<UpstreamMessage>,
     /// Completion tokens at most.
-    pub max_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
     /// 0 always takes the likeliest token.
     pub temperature: f32,
     /// Only the likeliest tokens that together have this probability.
@@ -115,6 +116,8 @@ impl Serialize for UpstreamCall {
 /// A piece of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpstreamPiece {
+    /// What the model thought before its text, where the server tells it apart.
+    pub thought: String,
     /// Text that was added.
     pub text: String,
     /// Calls of tools that began or went on.
@@ -327,6 +330,11 @@ struct Choice {
 struct Delta {
     #[serde(default)]
     content: Option<String>,
+    // vLLM and SGLang have one of these words, Ollama and OpenRouter the other; some have both.
+    #[serde(default)]
+    reasoning_content: Option<String>,
+    #[serde(default)]
+    reasoning: Option<String>,
     #[serde(default)]
     tool_calls: Option<Vec<CallDelta>>,
 }
@@ -368,8 +376,9 @@ fn piece(data: &str) -> Result<UpstreamPiece, String> {
     }
     let first = chunk.choices.into_iter().next();
     let read = |Choice { delta, finish_reason }| {
-        let Delta { content, tool_calls } = delta.unwrap_or_default();
+        let Delta { content, reasoning_content, reasoning, tool_calls } = delta.unwrap_or_default();
         UpstreamPiece {
+            thought: reasoning_content.or(reasoning).unwrap_or_default(),
             text: content.unwrap_or_default(),
             calls: tool_calls.into_iter().flatten().map(Into::into).collect(),
             // Some servers have an empty word until there is one.

@@ -163,6 +163,7 @@ impl Worker {
         let queued = shared.queue().count();
         EngineLoad {
             places: shared.places,
+            taken_by_others: 0,
             running: shared.running.load(Ordering::Relaxed),
             queued: u32::try_from(queued).unwrap_or(u32::MAX),
             completion_tokens_total: shared.completion_tokens_total.load(Ordering::Relaxed),

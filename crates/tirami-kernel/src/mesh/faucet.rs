@@ -156,8 +156,12 @@ impl Kernel {
     }
 
     pub(super) fn take_sponsor_refusal(&mut self, from: PartyId, reason: String) {
-        if self.mesh.search.with.is_some_and(|talk| talk.peer == from) {
+        let is_asked = self.mesh.search.with.is_some_and(|talk| talk.peer == from);
+        if is_asked {
             self.mesh.search.with = None;
+        }
+        // The registrar tells it unasked whom it does not enrol.
+        if is_asked || self.ledger.lattice().charter().registrar == from {
             self.mesh.search.refused = Some((from, reason));
         }
     }

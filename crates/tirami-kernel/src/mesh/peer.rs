@@ -27,6 +27,8 @@ pub struct Peer {
     pub(crate) welcomed: bool,
     /// Whether it showed the mesh's secret.
     pub(crate) invited: bool,
+    /// Whether it was told that it is not enrolled.
+    pub(crate) gets_no_line: bool,
     pub(crate) protocol: u16,
     /// Messages it may send. The node slows down a peer at half of this, so that only one whose
     /// node does not is charged.
@@ -66,6 +68,7 @@ impl Peer {
             hello: None,
             welcomed: false,
             invited: false,
+            gets_no_line: false,
             protocol: 0,
             frames: TokenBucket::new(2 * FRAMES_PER_SECOND, 2 * FRAMES_BURST, now),
             answers: TokenBucket::new(ANSWER_BYTES_PER_SECOND, ANSWER_BYTES_BURST, now),

@@ -4,13 +4,17 @@
 use std::collections::BTreeSet;
 
 use tirami_core::{DocumentId, PartyId};
-use tirami_ledger::command::Command;
+use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{Change, Enrol, Grant, Slot};
+use tirami_proto::Message;
 
 use crate::kernel::{Effects, Kernel};
 
 /// Characters of a party's id that name its owner when the registrar enrols it by itself.
 const LABEL_CHARACTERS: usize = 16;
+
+/// Why an invited peer is not enrolled, for programs.
+const INVITE_USED_UP: &str = "invite_used_up";
 
 /// Who is enrolled on the registrar's chain, an index that is rebuilt after a start. Only the
 /// registrar's node has it.
@@ -91,8 +95,8 @@ impl Kernel {
     }
 
     /// Enrols an invited party with the charter's default line, once, while the owner's invites
-    /// have a use left. Without room under the charter's `line_total` nothing happens: the
-    /// registrar's owner may enrol it by hand.
+    /// have a use left. Where they have none, or the charter's `line_total` has no room, it is
+    /// told why it gets no line: the registrar's owner may enrol it by hand.
     pub(super) fn enrol(&mut self, party: PartyId, effects: &mut Effects) {
         let (own, lattice) = (self.ledger.party(), self.ledger.lattice());
         if lattice.charter().registrar != own || lattice.chain(own).is_none() {
@@ -105,7 +109,9 @@ impl Kernel {
         let admission = self.mesh.settings.admission;
         let admission = admission.filter(|admission| self.clock < admission.expires_at);
         if admission.is_none_or(|admission| self.enrolled() >= admission.enrolled_max) {
-            return;
+            let reason = "the invite has no use left; ask the owner of the node that made it for \
+                          another one, or to run tirami mesh enrol";
+            return self.gets_no_line(party, INVITE_USED_UP, reason.to_owned(), effects);
         }
         let lattice = self.ledger.lattice();
         let changes = lattice.pending_of(own).map(|pending| pending.effect().change);
@@ -119,7 +125,30 @@ impl Kernel {
         let line = lattice.charter().params.line_default;
         let owner: String = party.to_string().chars().take(LABEL_CHARACTERS).collect();
         let kind = Enrol { party, owner, line }.into();
-        self.command(&Command::SignEntry { kind }, effects);
+        match self.decide(&Actor::Node, &Command::SignEntry { kind }) {
+            Ok((events, _)) => self.take(events, effects),
+            Err(rejection) => {
+                let reason = super::witness::sentence(&rejection.to_string());
+                self.gets_no_line(party, rejection.code(), reason, effects);
+            }
+        }
+    }
+
+    /// Tells an invited peer once why it is not enrolled, and notes it for the owner.
+    fn gets_no_line(
+        &mut self,
+        party: PartyId,
+        code: &'static str,
+        reason: String,
+        effects: &mut Effects,
+    ) {
+        let Some(peer) = self.mesh.peers.get_mut(&party) else { return };
+        if peer.is_open() && !peer.gets_no_line {
+            peer.gets_no_line = true;
+            effects.refused.push((party, code));
+            let code = code.to_owned();
+            effects.send.push((party, Message::SponsorRefused { code, reason }));
+        }
     }
 
     /// What could not be signed when it was due: enrolments of invited peers, the own first entry.

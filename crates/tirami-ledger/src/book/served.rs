@@ -29,6 +29,8 @@ pub const ORDER_AHEAD_MAX_MS: u64 = MINUTE_MS;
 pub const CLAIM_AHEAD_MAX_MS: u64 = DAY_MS + ORDER_AHEAD_MAX_MS;
 /// Served jobs that run or are not paid at most. About 1 KiB each.
 pub const SERVED_UNPAID_MAX: u32 = 16_384;
+/// Of them, those of one consumer: others always find room.
+pub const SERVED_UNPAID_PER_CONSUMER_MAX: u32 = SERVED_UNPAID_MAX / 4;
 /// Served jobs that are paid and whose claim time has not passed at most: a repeat of such an
 /// order is answered with its first result. About 215 bytes each.
 pub const SERVED_DONE_MAX: u32 = 1 << 18;
@@ -330,6 +332,10 @@ impl Served {
         if self.jobs.len() >= SERVED_UNPAID_MAX as usize {
             return full("jobs that are not paid", SERVED_UNPAID_MAX);
         }
+        let of_consumer = self.consumers.get(&consumer).map_or(0, |known| known.jobs);
+        if of_consumer >= SERVED_UNPAID_PER_CONSUMER_MAX {
+            return full("jobs that this consumer has not paid", SERVED_UNPAID_PER_CONSUMER_MAX);
+        }
         let makes_room = self.done_until.first().is_some_and(|(until, _)| *until <= now);
         if !makes_room && self.jobs.len() + self.done.len() >= SERVED_DONE_MAX as usize {
             return full("jobs whose claim time has not passed", SERVED_DONE_MAX);
@@ -582,5 +588,25 @@ impl Served {
             && self.done.len() <= SERVED_DONE_MAX as usize
             && self.consumers.len() <= CONSUMERS_MAX as usize
             && self.unknown.is_consistent()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_that_pays_nothing_leaves_room_for_others() {
+        let [debtor, other] = [1, 2].map(|byte| PartyId::from_bytes([byte; 32]));
+        let jobs = SERVED_UNPAID_PER_CONSUMER_MAX;
+        let mut served = Served::default();
+        served.policy.jobs_max = u32::MAX;
+        served.consumers.insert(debtor, Consumer { jobs, ..Consumer::default() });
+        let (now, max) = (Timestamp::from_ms(1), jobs);
+        let what = "jobs that this consumer has not paid";
+        assert_eq!(served.check_room(now, debtor), Err(OrderRefusal::TooMany { what, max }));
+        assert_eq!(served.check_room(now, other), Ok(()));
+        served.consumers.insert(debtor, Consumer { jobs: jobs - 1, ..Consumer::default() });
+        assert_eq!(served.check_room(now, debtor), Ok(()));
     }
 }

@@ -167,21 +167,25 @@ impl Pending {
     /// The acknowledgements kept for `entry`.
     pub(super) fn early_of(&self, entry: DocumentId) -> impl Iterator<Item = Acknowledgement> {
         self.early.iter().flat_map(move |(witness, kept)| {
-            kept.range((entry, 0)..=(entry, u32::MAX)).map(|((entry, charter_version), signature)| {
-                Acknowledgement {
+            kept.range((entry, 0)..=(entry, u32::MAX)).map(
+                |((entry, charter_version), signature)| Acknowledgement {
                     charter_version: *charter_version,
                     entry: *entry,
                     witness: *witness,
                     signature: *signature,
-                }
-            })
+                },
+            )
         })
     }
 
     /// Forgets the acknowledgements kept for `entry`.
     pub(super) fn forget_early(&mut self, entry: DocumentId) {
         self.early.retain(|_, kept| {
-            kept.retain(|(early, _), _| *early != entry);
+            let known = kept.range((entry, 0)..=(entry, u32::MAX));
+            let known: Vec<_> = known.map(|(key, _)| *key).collect();
+            for key in known {
+                kept.remove(&key);
+            }
             !kept.is_empty()
         });
     }
@@ -247,9 +251,14 @@ impl Parking {
 
     /// More is known of `entry`: if it is parked, it is judged again.
     pub(super) fn judge_again(&mut self, entry: DocumentId) {
+        let parked: Vec<u64> = self.copies(entry).collect();
+        self.ready.extend(parked);
+    }
+
+    /// The numbers under which `entry` is parked, one for each signature.
+    pub(super) fn copies(&self, entry: DocumentId) -> impl Iterator<Item = u64> + '_ {
         let (lowest, highest) = (Signature::from_bytes([0; 64]), Signature::from_bytes([255; 64]));
-        let parked = self.by_id.range((entry, lowest)..=(entry, highest));
-        self.ready.extend(parked.map(|(_, number)| *number));
+        self.by_id.range((entry, lowest)..=(entry, highest)).map(|(_, number)| *number)
     }
 
     /// What waited for `dependency` waits no longer.

@@ -39,15 +39,17 @@ impl Lattice {
         match self.parking.by_id.get(&(read.id, read.signature)) {
             // On resuming, the entry being judged is itself still there: it is parked anew.
             Some(number) if !self.parking.ready.contains(number) => {
+                // One whose certificate cannot be checked yet may be anything.
                 let held = self.parking.entries.get(number);
-                let better =
-                    certificate.is_some() && held.is_some_and(|held| held.certificate.is_none());
+                let better = charter.is_some() && held.is_some_and(|held| !self.is_proven(held));
                 if !better {
                     return Ok(events);
                 }
                 events.push(LatticeEvent::Unparked { number: *number });
             }
             Some(_) => {}
+            // One proof is enough of an entry, however often its owner signed it.
+            None if self.is_parked_proven(read.id) => return Ok(events),
             None => match self.room_to_park(read.entry.chain, charter.is_some() || covered) {
                 Some(room) => events.extend(room),
                 None => return Ok(events),
@@ -109,6 +111,12 @@ impl Lattice {
         }
         let has_room = of_chain < PARKED_PER_CHAIN_MAX && all < PARKED_UNPROVEN_MAX && !is_full;
         has_room.then_some(None)
+    }
+
+    /// Whether an entry is parked with a certificate that was checked, under any signature.
+    fn is_parked_proven(&self, id: DocumentId) -> bool {
+        let mut copies = self.parking.copies(id);
+        copies.any(|number| self.parking.entries.get(&number).is_some_and(|e| self.is_proven(e)))
     }
 
     /// Whether a parked entry's certificate was checked.

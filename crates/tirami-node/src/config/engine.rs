@@ -146,7 +146,8 @@ impl At<'_> {
                 return Err(self.wrong(offset, "a model with both `gguf` and `shape`"));
             }
             (None, Some(DeValue::Table(shape))) => {
-                let context_max = self.number(fields, "context_tokens", (1, 0, CONTEXT_TOKENS_MAX))?;
+                let context_max =
+                    self.number(fields, "context_tokens", (1, 0, CONTEXT_TOKENS_MAX))?;
                 if context_max == 0 {
                     return Err(self.wrong(offset, "a model with a shape and no `context_tokens`"));
                 }

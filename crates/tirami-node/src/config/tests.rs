@@ -176,8 +176,12 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
     let shape = "shape = { parameters_active = 70_000_000_000, layers = 80 }";
     let shaped = whole.replace("gguf = \"~/m.gguf\"", shape);
     let context_max = 512;
-    let told =
-        ModelShape { parameters_active: 70_000_000_000, layers: 80, attention_width: 0, context_max };
+    let told = ModelShape {
+        parameters_active: 70_000_000_000,
+        layers: 80,
+        attention_width: 0,
+        context_max,
+    };
     let read_models = &read(&shaped).unwrap().config.engines[0].models;
     assert_eq!(read_models[0].known_by, KnownBy::Shape(told));
     assert_eq!(read_models[0].context_tokens, 512);

@@ -27,8 +27,7 @@ pub(super) async fn peers(State(app): State<AppState>) -> Result<Response, ApiEr
     let peers = app.handle.read(|kernel, _| {
         let witnesses = witnesses(kernel);
         let peers = kernel.mesh().peers();
-        let peers =
-            peers.map(|(party, known)| (party, peer(kernel, &witnesses, (party, known))));
+        let peers = peers.map(|(party, known)| (party, peer(kernel, &witnesses, (party, known))));
         let farewells = kernel.mesh().farewells().map(farewell);
         (peers.collect::<Vec<_>>(), farewells.collect())
     });

@@ -102,7 +102,9 @@ fn here(
     let price = others.first().map_or(price, |(cheapest, _)| price.min(*cheapest));
     let mut capabilities = capabilities(embedding_width);
     // Tokens are cut where the model's file is.
-    capabilities.push("tokenize".to_owned());
+    if known.has_vocabulary() {
+        capabilities.push("tokenize".to_owned());
+    }
     ModelDetail {
         digest: model.digest.to_string(),
         architecture: model.architecture.clone(),

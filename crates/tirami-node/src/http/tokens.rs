@@ -62,6 +62,10 @@ async fn engine(app: &AppState, fields: &Map<String, Value>) -> Result<Lease, Ap
         Some(Value::String(model)) => chat::own(app, model)?,
         Some(_) => return Err(ApiError::invalid("model", "model must be a name as text")),
     };
+    if !model.has_vocabulary() {
+        let message = "the model's file is not at hand, so what its tokens are cannot be said";
+        return Err(ApiError::unsupported("model", message));
+    }
     Ok(app.models.lease(&model, loaded::keep_alive(fields)?).await?)
 }
 

@@ -61,7 +61,7 @@ pub use peers::{
     CONNECTIONS_MAX, INTRODUCING_MAX, INTRODUCING_PER_SOURCE_MAX, QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX,
 };
 pub use remembered::REMEMBERED_MAX;
-pub use serve::SERVED_STREAMS_MAX;
+pub use serve::{SERVED_STREAMS_MAX, WINDOW_TOKENS_MAX};
 pub use tirami_proto::{Invite, PeerAddress};
 
 pub(crate) use embed::{Embedded, embed};

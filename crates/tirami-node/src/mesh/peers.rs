@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::doors::Source;
 use crate::clock::now;
 
-/// Connections overall.
-pub const CONNECTIONS_MAX: usize = 256;
+/// Connections overall: as many as the kernel has peers, for every member of a mesh is connected
+/// to its witnesses.
+pub const CONNECTIONS_MAX: usize = tirami_kernel::mesh::PEERS_MAX;
 /// Frames that may wait for one peer.
 pub const QUEUE_FRAMES_MAX: usize = 4_096;
 /// Bytes that may wait for one peer.

@@ -39,7 +39,7 @@ pub const SERVED_STREAMS_MAX: usize = 256;
 pub(crate) use vectors::EMBEDDINGS_PATH;
 
 /// Tokens sent ahead of the vouchers at most, however far away the consumer is.
-const WINDOW_TOKENS_MAX: u32 = 256;
+pub const WINDOW_TOKENS_MAX: u32 = 256;
 /// A round trip counts as at most this long.
 const RTT_MAX: Duration = Duration::from_secs(1);
 /// How long a new stream may take to send its request.

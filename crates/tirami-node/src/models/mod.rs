@@ -176,6 +176,7 @@ impl Models {
     pub fn load(&self) -> EngineLoad {
         self.all().iter().map(Model::load).fold(EngineLoad::default(), |sum, load| EngineLoad {
             places: sum.places.saturating_add(load.places),
+            taken_by_others: sum.taken_by_others.saturating_add(load.taken_by_others),
             running: sum.running.saturating_add(load.running),
             queued: sum.queued.saturating_add(load.queued),
             completion_tokens_total: sum.completion_tokens_total + load.completion_tokens_total,

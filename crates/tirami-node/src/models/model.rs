@@ -98,6 +98,11 @@ impl Model {
         engine.map_or(self.0.info.image_tokens_max, |engine| engine.model().image_tokens_max)
     }
 
+    /// Whether its tokens are the model's own, as [`Engine::has_vocabulary`] says.
+    pub fn has_vocabulary(&self) -> bool {
+        self.is(|state| state.engine.as_ref().is_none_or(|engine| engine.has_vocabulary()))
+    }
+
     /// Memory it takes while it is loaded, in bytes; 0 for an engine outside of this machine's
     /// budget.
     pub fn memory_bytes(&self) -> u64 {

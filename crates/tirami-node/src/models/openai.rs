@@ -19,7 +19,9 @@ use tirami_infer::engine::{
 };
 use tirami_infer::text::AnswerText;
 use tirami_infer::vocabulary::Vocabulary;
-use tirami_sdk::upstream::{Upstream, UpstreamCall, UpstreamChat, UpstreamMessage};
+use tirami_sdk::upstream::{
+    Upstream, UpstreamCall, UpstreamChat, UpstreamError, UpstreamMessage, UpstreamPiece,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 use told::Told;
@@ -45,6 +47,11 @@ const TOP_K_ALL: u32 = 1 << 20;
 const TOKEN_BYTES_MAX: usize = 32;
 /// Bytes that may come without a token.
 const UNCOUNTED_BYTES_MAX: usize = 2 * COUNTED_BYTES_MAX;
+/// What stands around what a model thought before its text, as most models write it themselves.
+const THOUGHT: (&str, &str) = ("<think>\n", "\n</think>\n\n");
+/// How long a server that is full is left alone, at first and at most.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
+const FULL_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// A model that a server elsewhere computes.
 pub struct OpenAiEngine {
@@ -62,6 +69,7 @@ pub struct Server {
     places: u32,
     first_within: Duration,
     free: Arc<Semaphore>,
+    queued: Arc<AtomicU32>,
 }
 
 impl Server {
@@ -69,14 +77,14 @@ impl Server {
     /// `first_within` to the first text of one: it may have to load the model.
     pub fn new(upstream: Upstream, places: u32, first_within: Duration) -> Self {
         let free = Arc::new(Semaphore::new(places as usize));
-        Self { upstream, places, first_within, free }
+        Self { upstream, places, first_within, free, queued: Arc::default() }
     }
 }
 
 #[derive(Debug, Default)]
 struct Counters {
-    running: AtomicU32,
-    queued: AtomicU32,
+    running: Arc<AtomicU32>,
+    queued: Arc<AtomicU32>,
     completion_tokens_total: AtomicU64,
     prompt_tokens_total: AtomicU64,
 }
@@ -87,7 +95,16 @@ impl OpenAiEngine {
         Self { vocabulary, server, name: name.to_owned(), counters: Arc::default() }
     }
 
-    fn request(&self, conversation: &Conversation, sampling: &Sampling) -> UpstreamChat {
+    fn request(
+        &self,
+        conversation: &Conversation,
+        sampling: &Sampling,
+        prompt_tokens: u32,
+    ) -> UpstreamChat {
+        // Some servers refuse what does not fit by their own count, which may be a few tokens
+        // more. Without a number they go on as far as they can, and the answer is cut here.
+        let context = self.model().context_tokens;
+        let fits = prompt_tokens.saturating_add(sampling.completion_max) < context;
         let given = |number: f32, usual: f32| (!is_same(number, usual)).then_some(number);
         let calls = match &sampling.format {
             Format::Calls(calls) => Some(calls),
@@ -100,7 +117,7 @@ impl OpenAiEngine {
             tools: tools.iter().filter_map(|tool| serde_json::from_str(tool).ok()).collect(),
             tool_choice: calls.map(|calls| told::choice(calls, tools.len())),
             parallel_tool_calls: calls.and_then(|calls| (!calls.several).then_some(false)),
-            max_tokens: sampling.completion_max,
+            max_tokens: fits.then_some(sampling.completion_max),
             temperature: sampling.temperature,
             // Some servers leave tokens out unless they are told not to.
             top_p: Some(sampling.top_p),
@@ -150,6 +167,10 @@ impl Engine for OpenAiEngine {
         self.vocabulary.begin_token()
     }
 
+    fn has_vocabulary(&self) -> bool {
+        self.vocabulary.is_the_models()
+    }
+
     /// The server is told to follow the format. That the arguments of a call are a JSON object and
     /// its tool is one that was offered is seen to here; that they follow the tool's schema is the
     /// server's affair.
@@ -176,8 +197,8 @@ impl Engine for OpenAiEngine {
         }
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
         let queue_max = self.server.places.saturating_mul(QUEUED_PER_PLACE);
-        let queued = Place::take(&self.counters, |counters| &counters.queued);
-        let others = self.counters.queued.load(Ordering::Relaxed).saturating_sub(1);
+        let queued = [&self.counters.queued, &self.server.queued].map(Place::take);
+        let others = self.server.queued.load(Ordering::Relaxed).saturating_sub(1);
         if others >= queue_max {
             return Err(StartError::Busy { queued: others });
         }
@@ -185,14 +206,20 @@ impl Engine for OpenAiEngine {
         let progress = Arc::new(Progress::default());
         // In the server's queue too: it says nothing of it, and may have to load the model.
         progress.queued(others + 1);
+        let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let answering = Answering {
-            chat: self.request(conversation, &sampling),
+            chat: self.request(conversation, &sampling, prompt_tokens),
             upstream: self.server.upstream.clone(),
             first_within: self.server.first_within,
             count: Count::new(Arc::clone(&self.vocabulary), sampling.completion_max),
             told: Told::new(&sampling.format),
             text: AnswerText::new(&sampling.stop),
-            prompt_tokens: u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX),
+            thinks: match &sampling.format {
+                Format::Text => Some(false),
+                Format::Calls(calls) => calls.may_be_text.then_some(false),
+                Format::JsonObject | Format::JsonSchema(_) => None,
+            },
+            prompt_tokens,
             progress: Arc::clone(&progress),
             counters: Arc::clone(&self.counters),
             sender: sender.clone(),
@@ -218,8 +245,8 @@ impl Engine for OpenAiEngine {
         let running = self.counters.running.load(Ordering::Relaxed);
         let free = u32::try_from(self.server.free.available_permits()).unwrap_or(u32::MAX);
         EngineLoad {
-            // What the server's other models take is no place of this one.
-            places: running.saturating_add(free).clamp(1, self.server.places),
+            places: self.server.places,
+            taken_by_others: self.server.places.saturating_sub(free).saturating_sub(running),
             running,
             queued: self.counters.queued.load(Ordering::Relaxed),
             completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),
@@ -261,21 +288,18 @@ fn is_same(one: f32, other: f32) -> bool {
 }
 
 /// One more of what a counter counts, until it is dropped.
-struct Place {
-    counters: Arc<Counters>,
-    which: fn(&Counters) -> &AtomicU32,
-}
+struct Place(Arc<AtomicU32>);
 
 impl Place {
-    fn take(counters: &Arc<Counters>, which: fn(&Counters) -> &AtomicU32) -> Self {
-        which(counters).fetch_add(1, Ordering::Relaxed);
-        Self { counters: Arc::clone(counters), which }
+    fn take(counter: &Arc<AtomicU32>) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counter))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        (self.which)(&self.counters).fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -287,6 +311,9 @@ struct Answering {
     count: Count,
     told: Told,
     text: AnswerText,
+    /// Whether the server tells what the model thinks now; none where the answer has no room for
+    /// thoughts.
+    thinks: Option<bool>,
     prompt_tokens: u32,
     progress: Arc<Progress>,
     counters: Arc<Counters>,
@@ -295,7 +322,7 @@ struct Answering {
 
 impl Answering {
     async fn run(mut self) {
-        let _running = Place::take(&self.counters, |counters| &counters.running);
+        let _running = Place::take(&self.counters.running);
         let last = match self.answer().await {
             Ok(Some(finish)) => {
                 // One that was met beyond the room ended nothing.
@@ -313,9 +340,21 @@ impl Answering {
     async fn answer(&mut self) -> Result<Option<Finish>, String> {
         const LATE: &str = "the server gave no text for too long";
         let mut latest = Instant::now() + self.first_within;
-        let asked = timeout_at(latest, self.upstream.chat(&self.chat)).await;
-        let asked = asked.map_err(|_| LATE.to_owned())?;
-        let mut stream = asked.map_err(|error| error.to_string())?;
+        let mut pause = FULL_PAUSE;
+        let mut stream = loop {
+            let asked = timeout_at(latest, self.upstream.chat(&self.chat)).await;
+            match asked.map_err(|_| LATE.to_owned())? {
+                Ok(stream) => break stream,
+                // It is full, by others' requests too: this one waits as it would in its queue.
+                Err(UpstreamError::Refused { status: 429 | 503, .. })
+                    if Instant::now() + pause < latest =>
+                {
+                    tokio::time::sleep(pause).await;
+                    pause = FULL_PAUSE_MAX.min(2 * pause);
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        };
         let (mut finish, mut has_begun) = (None, false);
         loop {
             let piece = match timeout_at(latest, stream.next()).await {
@@ -339,8 +378,10 @@ impl Answering {
                 finish = finish.or(Some(finish_of(word)?));
             }
             let before = self.told.open_bytes();
+            let has_thought = !piece.thought.is_empty();
+            let piece = self.with_thoughts(piece);
             let said = self.told.push(piece)?;
-            if self.told.open_bytes() > before || !said.is_empty() {
+            if self.told.open_bytes() > before || !said.is_empty() || has_thought {
                 latest = Instant::now() + self.first_within.min(NEXT_WITHIN_MAX);
             }
             // A call that is so much longer than the room cannot become whole.
@@ -357,6 +398,26 @@ impl Answering {
                 Flow::Left => return Ok(None),
             }
         }
+    }
+
+    /// The piece with what the model thought as a part of its text, as a model's own answer here
+    /// has it: whoever pays for it gets it.
+    fn with_thoughts(&mut self, mut piece: UpstreamPiece) -> UpstreamPiece {
+        let Some(thinks) = &mut self.thinks else { return piece };
+        let mut text = String::new();
+        if !piece.thought.is_empty() {
+            if !*thinks {
+                text.push_str(THOUGHT.0);
+            }
+            text.push_str(&piece.thought);
+            *thinks = true;
+        }
+        if *thinks && !(piece.text.is_empty() && piece.calls.is_empty()) {
+            text.push_str(THOUGHT.1);
+            *thinks = false;
+        }
+        piece.text.insert_str(0, &text);
+        piece
     }
 
     /// Hands over the last text, and what waited for a stop text to go on.
@@ -385,9 +446,6 @@ impl Answering {
     /// Counts text and hands it over with its tokens, as far as there is room.
     async fn hand_over(&mut self, text: &str) -> Result<Flow, String> {
         for part in parts(text) {
-            if self.count.is_full() {
-                return Ok(Flow::Over(Finish::Length));
-            }
             let (tokens, text) = self.count.add(part)?;
             if !tokens.is_empty() && self.deliver(tokens, text).await.is_err() {
                 return Ok(Flow::Left);
@@ -498,6 +556,10 @@ impl Count {
         }
         self.tokens = all.len();
         self.room -= new.len();
+        if new.is_empty() {
+            // What still fits comes with the end.
+            return Ok((new, String::new()));
+        }
         Ok((new, self.rest()))
     }
 

@@ -279,6 +279,74 @@ async fn a_client_that_leaves_stops_the_server_too_and_the_next_gets_its_place()
 }
 
 #[tokio::test]
+async fn what_still_fits_is_handed_over_and_what_a_server_does_not_say_is_no_cut() {
+    let stop = json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}).to_string();
+    // The last word is longer than its first piece, and there is room for two words.
+    for (pieces, text, finish) in [
+        (vec!["one tw", "o "], "one two ", "stop"),
+        (vec!["one tw", "o three"], "one two ", "length"),
+    ] {
+        let mut said: Vec<String> = pieces.into_iter().map(adds).collect();
+        said.extend([stop.clone(), "[DONE]".to_owned()]);
+        let said: Vec<&str> = said.iter().map(String::as_str).collect();
+        let seller = seller_of(&saying(events(&said)).await, "key", 4).await;
+        let answer = seller.personal().chat(&ask(2)).await.unwrap();
+        assert_eq!((answer.text().len(), answer.choices[0].finish_reason.as_str()), (8, finish));
+        assert_eq!((answer.text().as_str(), answer.usage.completion_tokens), (text, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_asked_for_no_number_of_tokens_that_it_may_refuse_by_its_own_count() {
+    for (max_tokens, told) in [(json!(5), json!(5)), (json!(null), json!(null))] {
+        let (url, asked) = hearing(events(&[&adds("word "), "[DONE]"])).await;
+        let seller = seller_of(&url, "key", 4).await;
+        let raw =
+            seller.post("/v1/chat/completions", None, body(json!({"max_tokens": max_tokens})));
+        assert_eq!(raw.await.status, 200);
+        assert_eq!(asked.await.unwrap()["max_tokens"], told);
+    }
+}
+
+#[tokio::test]
+async fn what_a_model_thinks_is_part_of_its_answer_and_a_sign_of_life() {
+    let thinks = |word: &str, text: &str| json!({"choices": [{"delta": {word: text}}]}).to_string();
+    for word in ["reasoning", "reasoning_content"] {
+        let (one, more) = (thinks(word, "Hm "), thinks(word, "so "));
+        let said = events(&[&one, &more, &adds("word "), &adds("word "), "[DONE]"]);
+        let seller = seller_of(&saying(said).await, "key", 4).await;
+        let answer = seller.personal().chat(&ask(50)).await.unwrap();
+        assert_eq!(answer.text(), "<think>\nHm so \n</think>\n\nword word ");
+        // One that has to be JSON has no room for it.
+        let said = events(&[&one, &adds("{}"), "[DONE]"]);
+        let seller = seller_of(&saying(said).await, "key", 4).await;
+        let json = body(json!({"response_format": {"type": "json_object"}, "max_tokens": 50}));
+        let raw = seller.post("/v1/chat/completions", None, json).await;
+        assert_eq!(raw.json()["choices"][0]["message"]["content"], "{}", "{raw:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_full_is_asked_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let full = "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        for answer in [full.as_bytes().to_vec(), events(&[&adds("word "), "[DONE]"])] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // The request is small: what comes first is all of it.
+            let read = stream.read(&mut [0; 16_384]).await.unwrap();
+            assert!(read > 0);
+            stream.write_all(&answer).await.unwrap();
+            let _ = stream.shutdown().await;
+        }
+    });
+    let seller = seller_of(&url, "key", 4).await;
+    let answer = seller.personal().chat(&ask(9)).await.unwrap();
+    assert_eq!((answer.text().as_str(), seller.settled().await.total_trades), ("word ", 1));
+}
+
+#[tokio::test]
 async fn the_models_of_one_server_share_its_places() {
     let server = TestNode::start(script(1_000, Duration::from_millis(20))).await;
     let buyer = server.agent("buyer", "100").await;
@@ -294,6 +362,23 @@ async fn the_models_of_one_server_share_its_places() {
     let waits = body(json!({"model": "other", "timeout_ms": 300}));
     let raw = seller.post("/v1/chat/completions", None, waits).await;
     assert_eq!((raw.status, raw.code().as_str()), (504, "deadline_exceeded"), "{raw:?}");
+    // Its queue is one too: four may wait for its place, whatever their model is.
+    let client = seller.personal();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.chat(&ask(1)).await })
+        })
+        .collect();
+    while seller.admin.status().await.unwrap().engine.queued < 4 {
+        tokio::task::yield_now().await;
+    }
+    let one_more = seller.post("/v1/chat/completions", None, body(json!({"model": "other"})));
+    let raw = one_more.await;
+    assert_eq!((raw.status, raw.code().as_str()), (429, "engine_busy"), "{raw:?}");
+    for one in waiting {
+        one.abort();
+    }
     drop(running);
     let answered = body(json!({"model": "other", "max_tokens": 2}));
     let raw = seller.post("/v1/chat/completions", None, answered).await;

@@ -99,6 +99,19 @@ async fn calls_are_the_same_whole_and_streamed() {
     assert_eq!(choice["finish_reason"], "length", "{cut}");
     let begun = choice["message"]["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
     assert!(arguments.starts_with(begun) && !begun.is_empty(), "{begun}");
+    // A stop text within a call leaves one that nobody can make.
+    for stream in [false, true] {
+        let stopped = request(json!({"stop": ["K"], "stream": stream}));
+        let text = node.post(PATH, None, stopped.to_string()).await.text;
+        let finish = match stream {
+            true => put_together(&text)[0].2.clone(),
+            false => {
+                let whole: Value = serde_json::from_str(&text).unwrap();
+                whole["choices"][0]["finish_reason"].as_str().unwrap().to_owned()
+            }
+        };
+        assert_eq!(finish, "stop", "{text}");
+    }
     let none = request(json!({"tool_choice": "none"}));
     let none = node.post(PATH, None, none.to_string()).await.json();
     assert_eq!(none["choices"][0]["message"]["content"], TWO);

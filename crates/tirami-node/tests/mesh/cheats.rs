@@ -16,7 +16,7 @@ use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::documents::{FinishReason, Order, Receipt, Voucher};
 use tirami_ledger::lattice::{Pay, PayItem, Transfer};
 use tirami_node::keys::KeyDir;
-use tirami_node::mesh::{IncomingJob, JobStream, MeshOptions};
+use tirami_node::mesh::{IncomingJob, JobStream, MeshOptions, WINDOW_TOKENS_MAX};
 use tirami_proto::{JobRequest, Offer, ToConsumer, ToProvider, WireDocument};
 
 const MODEL: ModelDigest = ModelDigest::from_bytes([0xfa; 32]);
@@ -340,7 +340,8 @@ fn orders_of_other_meshes_and_keys_and_beyond_what_is_lent_are_refused_and_recor
 
 #[test]
 fn a_consumer_that_keeps_silent_is_claimed_held_back_and_refused_until_it_pays() {
-    let mesh = Mesh::of(&[script(40, Duration::ZERO)]);
+    // Longer than any window: the job is not over while there are vouchers to come.
+    let mesh = Mesh::of(&[script(4_000, Duration::ZERO)]);
     let node = mesh.add_user();
     let (provider, witness) = (mesh.provider(0), mesh.user());
     let (party, clock) = (node.party(), &mesh.clock);
@@ -484,6 +485,7 @@ fn a_consumer_that_signs_nothing_gets_one_window_and_keeps_no_engine_busy() {
     let order = consumer.sign(consumer.order(5));
     let (mut stream, first) = consumer.send(order.clone());
     let Some(ToConsumer::Accepted { window_tokens, .. }) = first else { panic!("{first:?}") };
+    assert!((1..=WINDOW_TOKENS_MAX).contains(&window_tokens));
     let receive = |stream: &mut JobStream, wanted: usize| {
         node.peer.block_on(async {
             let mut tokens = Vec::new();
@@ -499,8 +501,9 @@ fn a_consumer_that_signs_nothing_gets_one_window_and_keeps_no_engine_busy() {
     let mut tokens = receive(&mut stream, window_tokens as usize);
     std::thread::sleep(Duration::from_millis(500));
     let made = || provider.engine.as_ref().unwrap().load().completion_tokens_total;
-    // What the engine made ahead waits in its own bounded queue.
-    let ahead = u64::from(window_tokens) + tirami_infer::engine::PIECES_AHEAD_MAX as u64 + 1;
+    // The window grows with the time that a round trip takes; what the engine made ahead waits in
+    // its own bounded queue.
+    let ahead = u64::from(WINDOW_TOKENS_MAX) + tirami_infer::engine::PIECES_AHEAD_MAX as u64 + 1;
     assert!(made() <= ahead, "{}", made());
 
     // A voucher over what was not sent is worth nothing; a right one moves the window.

@@ -6,7 +6,7 @@ use tirami_core::SecretKey;
 use tirami_kernel::mesh::STRANGERS_MAX;
 use tirami_ledger::lattice::Keep;
 use tirami_node::mesh::{INTRODUCING_MAX, INTRODUCING_PER_SOURCE_MAX, MeshOptions};
-use tirami_proto::{Goodbye, GoodbyeCode, Hello, Message};
+use tirami_proto::{Goodbye, GoodbyeCode, Hello, Message, PROTOCOL, Welcome};
 use tirami_sdk::types::{Farewell, PeerList};
 
 use crate::raw::{Control, connect, endpoint, hello, introduced};
@@ -131,7 +131,17 @@ fn a_public_mesh_takes_strangers_up_to_its_bound_and_gives_them_no_line() {
                 _ => None,
             });
             match answer.await.unwrap() {
-                None => held.push((endpoint, control)),
+                None => {
+                    // Whoever does not say welcome in time is sent away again.
+                    let welcome = Welcome {
+                        protocol: PROTOCOL,
+                        features: 0,
+                        charters: Vec::new(),
+                        your_address: None,
+                    };
+                    assert!(control.send(&Message::Welcome(welcome)).await);
+                    held.push((endpoint, control));
+                }
                 Some(goodbye) => {
                     assert_eq!(goodbye.code, GoodbyeCode::TooMany);
                     assert!(goodbye.retry_after_ms > 0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::jobs_support::{Mesh, TestNode, ask, script};
-use crate::support::{SOON, until};
+use crate::support::{SOON, joining, on_loopback, until};
 use serde_json::{Value, json};
 use tirami_sdk::Client;
 use tirami_sdk::types::*;
@@ -106,6 +106,25 @@ fn both_see_each_other_and_who_would_answer() {
     for line in ["tirami_peers 1", "tirami_providers 1", "tirami_entries_behind 0"] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+}
+
+#[test]
+fn whoever_comes_with_an_invite_that_is_used_up_is_told_why_it_gets_no_line() {
+    let owner = TestNode::start(on_loopback(), None);
+    let few = InviteRequest { uses: Some(1), expires_in_s: None, renew: false };
+    let invite = block_on(admin(&owner).mesh_invite(&few)).unwrap();
+    assert_eq!(invite.enrolments_left, 1);
+    let invite: tirami_proto::Invite = invite.invite.parse().unwrap();
+    let first = TestNode::start(joining(invite.clone()), None);
+    until("the first one has a line", SOON, || !owner.peer.line_of(first.party()).is_zero());
+    let second = TestNode::start(joining(invite), None);
+    let charter = || block_on(admin(&second).mesh_charter()).unwrap();
+    until("the second one is told", SOON, || {
+        let told = charter().welcome.and_then(|welcome| welcome.refused);
+        told.is_some_and(|told| told.contains("no use left"))
+    });
+    until("its owner can see it", SOON, || owner.refused(second.party(), "invite_used_up") == 1);
+    assert!(owner.peer.line_of(second.party()).is_zero());
 }
 
 #[test]

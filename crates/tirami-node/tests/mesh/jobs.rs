@@ -127,12 +127,12 @@ fn a_call_through_a_peer_is_the_call_of_the_peer() {
 #[test]
 fn a_killed_provider_is_replaced_within_five_seconds_and_the_user_pays_once() {
     for at in [1, 10, 100] {
-        let mut mesh = Mesh::of(&two(script(130, Duration::from_millis(15))));
-        let mut stream = Stream::open(mesh.user(), &ask(200, true));
+        let mut mesh = Mesh::of(&two(script(400, Duration::from_millis(15))));
+        let mut stream = Stream::open(mesh.user(), &ask(500, true));
         stream.until_words(at);
         let killed = mesh.kill_running();
         let answer = stream.rest();
-        assert_eq!(answer.text, words(130), "killed at {at}");
+        assert_eq!(answer.text, words(400), "killed at {at}");
         assert!(answer.longest_pause < Duration::from_secs(5), "{:?}", answer.longest_pause);
         let info = answer.info();
         let attempts = info["route"]["attempts"].as_array().unwrap();

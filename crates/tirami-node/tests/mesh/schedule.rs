@@ -173,7 +173,7 @@ fn asked(user: &TestNode, messages: &Value, wish: &Value) -> (Value, Vec<Value>)
 
 #[test]
 fn a_conversation_goes_on_where_it_began_because_its_beginning_is_cached_there() {
-    let mesh = Mesh::with(vec![Odd::new(1, 120), Odd::new(1, 120)]);
+    let mesh = Mesh::with(vec![Odd::new(1, 600), Odd::new(1, 600)]);
     mesh.generous();
     let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
     let cached = json!("has the beginning of this prompt cached");
@@ -196,12 +196,12 @@ fn a_conversation_goes_on_where_it_began_because_its_beginning_is_cached_there()
 
 #[test]
 fn now_and_then_a_job_goes_to_one_that_was_not_measured_lately_and_says_so() {
-    let mesh = Mesh::with(vec![Odd::new(1, 2), Odd::new(1, 80)]);
+    let mesh = Mesh::with(vec![Odd::new(1, 2), Odd::new(1, 300)]);
     mesh.generous();
     let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
-    let talk = json!([{"role": "user", "content": "hi"}]);
+    let talk = |content: usize| json!([{"role": "user", "content": content.to_string()}]);
     for n in [0, 1] {
-        assert_eq!(asked(user, &talk, &json!({"only": [party(n)]})).0, party(n));
+        assert_eq!(asked(user, &talk(n), &json!({"only": [party(n)]})).0, party(n));
     }
     mesh.clock.pass_ms(61_000);
     until("both are heard of again", SOON, || {
@@ -215,10 +215,11 @@ fn now_and_then_a_job_goes_to_one_that_was_not_measured_lately_and_says_so() {
     // One in twenty does; that none of 400 does has one chance in 10^9.
     until("a job is used to learn", Duration::from_secs(120), || {
         jobs += 1;
-        let (who, why) = asked(user, &talk, &json!({}));
-        assert_eq!(who == party(1), why.contains(&learns), "{who}: {why:?}");
+        let (who, why) = asked(user, &talk(2), &json!({}));
+        let is_one = why.contains(&learns);
+        assert!(!is_one || who == party(1), "{who}: {why:?}");
         assert!(jobs < 400, "none of {jobs} jobs was");
-        who == party(1)
+        is_one
     });
 }
 

@@ -67,7 +67,9 @@ impl Choice {
 
     /// Why the answer ended, as the interface says it.
     fn finished(&self) -> Finished {
-        let has_calls = self.reader.as_ref().is_some_and(|reader| reader.calls() > 0);
+        // A stop text within a call leaves one that cannot be made.
+        let has_calls =
+            self.reader.as_ref().is_some_and(|of| of.calls() > 0 && !of.is_within_call());
         let reason = match finish_name(self.finish) {
             "stop" if has_calls => "tool_calls",
             name => name,

@@ -109,7 +109,8 @@ pub(in crate::http) async fn is_sooner_elsewhere(
 ) -> Result<bool, ApiError> {
     let Some(model) = app.models.by_digest(query.model) else { return Ok(false) };
     let load = model.load();
-    let is_full = load.places > 0 && load.running.saturating_add(load.queued) >= load.places;
+    let taken = load.running.saturating_add(load.queued).saturating_add(load.taken_by_others);
+    let is_full = load.places > 0 && taken >= load.places;
     if !is_full || app.mesh.is_none() || !query.preferences.allow_fallbacks {
         return Ok(false);
     }
