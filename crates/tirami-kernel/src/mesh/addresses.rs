@@ -1,6 +1,6 @@
 //! Where peers may be found, and which of them to dial next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tirami_core::{Digest, PartyId, Timestamp};
 use tirami_proto::{Goodbye, GoodbyeCode, PeerAddress, VIA_MAX, Via};
@@ -22,6 +22,8 @@ const UNWILLING_MS: u64 = 10 * 60_000;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Addresses {
     known: BTreeMap<PartyId, Known>,
+    /// Parties whose addresses are kept, however often they failed.
+    kept: BTreeSet<PartyId>,
 }
 
 #[derive(Debug, Clone)]
@@ -88,9 +90,16 @@ impl Addresses {
         }
     }
 
-    /// Forgets the address that failed most; configured ones are kept.
+    /// Keeps the addresses of these parties from now on. In a mesh with more nodes than there is
+    /// room for, a witness that was away would be the first one to be forgotten.
+    pub(crate) fn keep(&mut self, parties: impl Iterator<Item = PartyId>) {
+        self.kept = parties.collect();
+    }
+
+    /// Forgets the address that failed most; configured ones and those of witnesses are kept.
     fn forget_one(&mut self) -> bool {
-        let free = self.known.iter().filter(|(_, known)| !known.pinned);
+        let is_kept = |party: &PartyId| self.kept.contains(party);
+        let free = self.known.iter().filter(|(party, known)| !known.pinned && !is_kept(party));
         let worst = free.max_by_key(|(_, known)| (known.failures, known.rank)).map(|(p, _)| *p);
         worst.is_some_and(|party| self.known.remove(&party).is_some())
     }
@@ -175,11 +184,20 @@ mod tests {
         };
         let mut addresses = Addresses::default();
         addresses.add(own, &address(0), true);
-        for n in 1..2 * ADDRESSES_KNOWN_MAX {
+        // A witness that is away: it is dialled again and again in vain.
+        let witness = address(1).party();
+        addresses.keep([witness].into_iter());
+        addresses.add(own, &address(1), false);
+        for minute in 1..10 {
+            let now = Timestamp::from_ms(minute * 60_000);
+            assert!(addresses.due(now, 0, |_| false, |party| party == witness).len() >= 1);
+        }
+        for n in 2..2 * ADDRESSES_KNOWN_MAX {
             addresses.add(own, &address(n), false);
         }
         assert_eq!(addresses.known.len(), ADDRESSES_KNOWN_MAX);
         assert!(addresses.is_pinned(address(0).party()));
+        assert!(addresses.get(witness).is_some());
         for port in 1..100 {
             let via = vec![Via::Ip(([192, 0, 2, 1], port).into())];
             addresses.add(own, &PeerAddress { via, ..address(0) }, false);

@@ -407,7 +407,9 @@ impl Kernel {
 
     fn dial(&mut self, now: Timestamp, effects: &mut Effects) {
         let (own, key) = (self.ledger.party(), self.keys.node.public());
-        for witness in self.ledger.lattice().charter().witnesses.clone() {
+        let witnesses = self.ledger.lattice().charter().witnesses.clone();
+        self.mesh.addresses.keep(witnesses.iter().map(|witness| witness.party()));
+        for witness in witnesses {
             if witness != key && self.mesh.addresses.get(witness.party()).is_none() {
                 let address = PeerAddress { key: witness, via: Vec::new() };
                 self.mesh.addresses.add(own, &address, false);

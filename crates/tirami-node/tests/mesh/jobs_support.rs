@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -370,6 +371,27 @@ pub struct Stream {
     buffer: Vec<u8>,
     answer: Answer,
     last_at: Instant,
+    /// [`machine_busy`] at that time.
+    last_busy: Duration,
+}
+
+/// How much longer than it wanted a thread has slept in this process so far, in all: the machine
+/// had no time for it.
+fn machine_busy() -> Duration {
+    const NAP: Duration = Duration::from_millis(10);
+    static BUSY_US: AtomicU64 = AtomicU64::new(0);
+    static SLEEPER: Once = Once::new();
+    SLEEPER.call_once(|| {
+        std::thread::spawn(|| {
+            loop {
+                let begun = Instant::now();
+                std::thread::sleep(NAP);
+                let late = begun.elapsed().saturating_sub(NAP);
+                BUSY_US.fetch_add(late.as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+    });
+    Duration::from_micros(BUSY_US.load(Ordering::Relaxed))
 }
 
 /// What came of a stream.
@@ -378,7 +400,8 @@ pub struct Answer {
     pub chunks: Vec<Value>,
     pub text: String,
     pub done: bool,
-    /// The longest time in which neither text nor the end came.
+    /// The longest time in which neither text nor the end came, without the time in which the
+    /// machine was busy with other things.
     pub longest_pause: Duration,
 }
 
@@ -407,7 +430,9 @@ impl Stream {
         let bytes = bytes.map(|chunk| chunk.to_vec()).boxed();
         let last_at = Instant::now();
         let runtime = Arc::clone(&node.runtime);
-        Self { runtime, bytes, buffer: Vec::new(), answer: Answer::default(), last_at }
+        let last_busy = machine_busy();
+        let (buffer, answer) = (Vec::new(), Answer::default());
+        Self { runtime, bytes, buffer, answer, last_at, last_busy }
     }
 
     fn step(&mut self) -> bool {
@@ -439,9 +464,10 @@ impl Stream {
 
     /// What the reader waits for has come.
     fn came(&mut self) {
-        let pause = self.last_at.elapsed();
+        let busy = machine_busy();
+        let pause = self.last_at.elapsed().saturating_sub(busy.saturating_sub(self.last_busy));
         self.answer.longest_pause = self.answer.longest_pause.max(pause);
-        self.last_at = Instant::now();
+        (self.last_at, self.last_busy) = (Instant::now(), busy);
     }
 
     /// Reads until so many words have come.
