@@ -191,7 +191,7 @@ mod tests {
         for minute in 1..10 {
             let now = Timestamp::from_ms(minute * 60_000);
             let dialled = addresses.due(now, 0, |_| false, |party| party == witness);
-            assert_eq!(dialled.len(), 1);
+            assert!(dialled.iter().any(|address| address.party() == witness), "{minute}");
         }
         for n in 2..2 * ADDRESSES_KNOWN_MAX {
             addresses.add(own, &address(n), false);
