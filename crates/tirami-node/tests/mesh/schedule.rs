@@ -194,35 +194,6 @@ fn a_conversation_goes_on_where_it_began_because_its_beginning_is_cached_there()
     assert!(!why.contains(&cached), "{why:?}");
 }
 
-#[test]
-fn now_and_then_a_job_goes_to_one_that_was_not_measured_lately_and_says_so() {
-    let mesh = Mesh::with(vec![Odd::new(1, 2), Odd::new(1, 300)]);
-    mesh.generous();
-    let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
-    let talk = |content: usize| json!([{"role": "user", "content": content.to_string()}]);
-    for n in [0, 1] {
-        assert_eq!(asked(user, &talk(n), &json!({"only": [party(n)]})).0, party(n));
-    }
-    mesh.clock.pass_ms(61_000);
-    until("both are heard of again", SOON, || {
-        [0, 1].into_iter().all(|n| {
-            let plan = json!({"model_id": "fake", "provider": {"only": [party(n)]}});
-            user.send("/v1/tirami/schedule", &plan).1["provider"] == party(n)
-        })
-    });
-    let learns = json!("not measured lately, tried to learn how it does");
-    let mut jobs = 0;
-    // One in twenty does; that none of 400 does has one chance in 10^9.
-    until("a job is used to learn", Duration::from_secs(120), || {
-        jobs += 1;
-        let (who, why) = asked(user, &talk(2), &json!({}));
-        let is_one = why.contains(&learns);
-        assert!(!is_one || who == party(1), "{who}: {why:?}");
-        assert!(jobs < 400, "none of {jobs} jobs was");
-        is_one
-    });
-}
-
 /// What `user` lists of `provider`.
 fn listed(user: &TestNode, provider: &Value) -> Option<Value> {
     let list = user.get("/v1/tirami/providers");
