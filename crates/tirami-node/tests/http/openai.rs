@@ -338,7 +338,6 @@ async fn a_server_that_is_full_is_asked_again() {
             let read = stream.read(&mut [0; 16_384]).await.unwrap();
             assert!(read > 0);
             stream.write_all(&answer).await.unwrap();
-            let _ = stream.shutdown().await;
         }
     });
     let seller = seller_of(&url, "key", 4).await;
