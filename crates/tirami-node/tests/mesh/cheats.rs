@@ -349,7 +349,7 @@ fn a_consumer_that_keeps_silent_is_claimed_held_back_and_refused_until_it_pays()
         node: &node,
         key: key_of(&node),
         provider: provider.party(),
-        body: serde_json::to_vec(&ask(100, false)).unwrap(),
+        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
     };
     let order = consumer.sign(consumer.order(1));
     let (mut stream, first) = consumer.send(order.clone());
