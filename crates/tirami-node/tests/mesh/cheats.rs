@@ -229,6 +229,14 @@ impl Consumer<'_> {
     }
 }
 
+/// The most tokens that a consumer signed for at `provider`.
+fn vouched(provider: &TestNode) -> Option<u32> {
+    provider.peer.read(|kernel| {
+        let served = kernel.ledger().book().served().values();
+        served.filter_map(|job| job.voucher.map(|voucher| voucher.tokens)).max()
+    })
+}
+
 #[test]
 fn vectors_that_are_taken_and_not_signed_for_are_lost_with_their_consumer() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
@@ -438,21 +446,18 @@ fn a_provider_killed_in_the_middle_claims_its_last_voucher_from_a_silent_consume
     };
     let order = consumer.sign(consumer.order(1));
     let (mut stream, first) = consumer.send(order.clone());
-    let Some(ToConsumer::Accepted { window_tokens, .. }) = first else { panic!("{first:?}") };
-    // A token beyond the first window says that the voucher was taken.
-    let (mut tokens, mut signed) = (Vec::new(), false);
+    assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
+    let mut tokens = Vec::new();
     node.peer.block_on(async {
-        while tokens.len() <= window_tokens as usize {
+        while tokens.len() < 20 {
             match stream.receive.next().await {
                 Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
                 other => panic!("{other:?}"),
             }
-            if tokens.len() >= 20 && !signed {
-                signed = true;
-                stream.send.send(&consumer.voucher(&order, 1, &tokens[..20])).await.unwrap();
-            }
         }
+        stream.send.send(&consumer.voucher(&order, 1, &tokens[..20])).await.unwrap();
     });
+    until("the voucher is taken", SOON, || vouched(&provider) == Some(20));
     assert_eq!(provider.served_running(), 1);
     let dir = provider.killed();
     drop(stream);
@@ -532,13 +537,7 @@ fn a_consumer_that_signs_nothing_gets_one_window_and_keeps_no_engine_busy() {
     });
     let more = receive(&mut stream, 20);
     tokens.extend(more);
-    let vouched = || {
-        provider.peer.read(|kernel| {
-            let served = kernel.ledger().book().served().values();
-            served.filter_map(|job| job.voucher.map(|voucher| voucher.tokens)).max()
-        })
-    };
-    until("the right voucher counts", SOON, || vouched() == Some(20));
+    until("the right voucher counts", SOON, || vouched(provider) == Some(20));
 
     drop(stream);
     until("the engine rests", Duration::from_secs(3), || provider.running() == 0);

@@ -161,14 +161,15 @@ fn a_full_node_has_the_job_done_where_it_begins_sooner() {
     });
 }
 
-/// Who answered, and why it was asked.
-fn asked(user: &TestNode, messages: &Value, wish: &Value) -> (Value, Vec<Value>) {
+/// Who answered, why it was asked, and of how many it was one.
+fn asked(user: &TestNode, messages: &Value, wish: &Value) -> (Value, Vec<Value>, Value) {
     let mut request = ask(1, false);
     request["messages"] = messages.clone();
     request["provider"] = wish.clone();
     let answer = user.post(&request);
     let why = answer["x_tirami"]["route"]["why"].as_array().unwrap().clone();
-    (answer["x_tirami"]["provider"].clone(), why)
+    let candidates = answer["x_tirami"]["route"]["candidates"].clone();
+    (answer["x_tirami"]["provider"].clone(), why, candidates)
 }
 
 #[test]
@@ -185,13 +186,48 @@ fn a_conversation_goes_on_where_it_began_because_its_beginning_is_cached_there()
         for (n, talk) in &mut talks {
             talk.push(json!({"role": "assistant", "content": "word "}));
             talk.push(json!({"role": "user", "content": format!("turn {turn}")}));
-            let (who, why) = asked(user, &json!(talk), &json!({}));
+            let (who, why, _) = asked(user, &json!(talk), &json!({}));
             assert_eq!(who, party(*n), "turn {turn}: {why:?}");
             assert!(why.contains(&cached), "turn {turn}: {why:?}");
         }
     }
-    let (_, why) = asked(user, &json!([{"role": "user", "content": "new"}]), &json!({}));
+    let (_, why, _) = asked(user, &json!([{"role": "user", "content": "new"}]), &json!({}));
     assert!(!why.contains(&cached), "{why:?}");
+}
+
+#[test]
+fn now_and_then_a_job_goes_to_one_that_was_not_measured_lately_and_says_so() {
+    let mesh = Mesh::with(vec![Odd::new(1, 2), Odd::new(1, 300)]);
+    mesh.generous();
+    let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
+    let talk = |content: usize| json!([{"role": "user", "content": content.to_string()}]);
+    for n in [0, 1] {
+        assert_eq!(asked(user, &talk(n), &json!({"only": [party(n)]})).0, party(n));
+    }
+    let planned = |n: usize| {
+        let plan = json!({"model_id": "fake", "provider": {"only": [party(n)]}});
+        user.send("/v1/tirami/schedule", &plan).1
+    };
+    // How an answer went is noted after it was given.
+    until("both are measured", SOON, || {
+        [0, 1].iter().all(|n| planned(*n).to_string().contains("measured over 1 job"))
+    });
+    mesh.clock.pass_ms(61_000);
+    until("both are heard of again", SOON, || {
+        [0, 1].into_iter().all(|n| planned(n)["provider"] == party(n))
+    });
+    let learns = json!("not measured lately, tried to learn how it does");
+    let mut jobs = 0;
+    // One in twenty does; that none of 400 does has one chance in 10^9. After the jump of the clock
+    // a provider may be away for a while: a job with one candidate has no choice.
+    until("a job is used to learn", Duration::from_secs(120), || {
+        let (who, why, candidates) = asked(user, &talk(2), &json!({}));
+        let is_one = why.contains(&learns);
+        assert!(!is_one || who == party(1), "{who}: {why:?}");
+        jobs += u32::from(candidates == 2);
+        assert!(jobs < 400, "none of {jobs} jobs was: {why:?}");
+        is_one
+    });
 }
 
 /// What `user` lists of `provider`.
