@@ -86,7 +86,11 @@ pub(crate) async fn add_elsewhere(
             let words = words(model, config, store).await?;
             let engine = OpenAiEngine::new(words, server.clone(), &model.upstream);
             if !models.serve_engine(Arc::new(engine)) {
-                out.warn(format_args!("{} is served already, by its name or file", model.name));
+                out.warn(format_args!(
+                    "{} is left out: it is served already, by its name, file or shape, or is one \
+                     more than the {MODELS_MAX} a node serves",
+                    model.name
+                ));
             }
         }
     }

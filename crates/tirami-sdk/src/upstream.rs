@@ -378,7 +378,11 @@ fn piece(data: &str) -> Result<UpstreamPiece, String> {
     let read = |Choice { delta, finish_reason }| {
         let Delta { content, reasoning_content, reasoning, tool_calls } = delta.unwrap_or_default();
         UpstreamPiece {
-            thought: reasoning_content.or(reasoning).unwrap_or_default(),
+            thought: [reasoning_content, reasoning]
+                .into_iter()
+                .flatten()
+                .find(|thought| !thought.is_empty())
+                .unwrap_or_default(),
             text: content.unwrap_or_default(),
             calls: tool_calls.into_iter().flatten().map(Into::into).collect(),
             // Some servers have an empty word until there is one.

@@ -109,8 +109,8 @@ impl Kernel {
         let admission = self.mesh.settings.admission;
         let admission = admission.filter(|admission| self.clock < admission.expires_at);
         if admission.is_none_or(|admission| self.enrolled() >= admission.enrolled_max) {
-            let reason = "the invite has no use left; ask the owner of the node that made it for \
-                          another one, or to run tirami mesh enrol";
+            let reason = "the invite has expired or has no use left; ask the owner of the node that \
+                          made it for another one, or to run tirami mesh enrol";
             return self.gets_no_line(party, INVITE_USED_UP, reason.to_owned(), effects);
         }
         let lattice = self.ledger.lattice();

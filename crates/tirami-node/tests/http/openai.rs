@@ -310,7 +310,11 @@ async fn a_server_is_asked_for_no_number_of_tokens_that_it_may_refuse_by_its_own
 
 #[tokio::test]
 async fn what_a_model_thinks_is_part_of_its_answer_and_a_sign_of_life() {
-    let thinks = |word: &str, text: &str| json!({"choices": [{"delta": {word: text}}]}).to_string();
+    // Some servers have both words, one of them empty.
+    let thinks = |word: &str, text: &str| {
+        let delta = json!({"reasoning_content": "", word: text});
+        json!({"choices": [{"delta": delta}]}).to_string()
+    };
     for word in ["reasoning", "reasoning_content"] {
         let (one, more) = (thinks(word, "Hm "), thinks(word, "so "));
         let said = events(&[&one, &more, &adds("word "), &adds("word "), "[DONE]"]);
