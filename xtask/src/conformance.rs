@@ -1,5 +1,5 @@
 //! `cargo xtask conformance`: clients that others wrote, each call of theirs against a real node
-//! with the real model, as a table.
+//! with the real model, as a table; and two checks that take too long for `cargo xtask test`.
 //!
 //! A client's script prints a JSON object for each call; what it prints is shown as it comes and
 //! becomes a row of the table. Versions stand in files, and what is installed stays outside the
@@ -48,8 +48,12 @@ const CALLS: [&str; 15] = [
     "cancel",
 ];
 
-/// Random requests with tools, none of which may be answered with a malformed piece.
+/// Random requests with tools, none of which may be answered with a malformed piece: to a node with
+/// the scripted engine, and with the model.
 const RANDOM_REQUESTS: &str = "10000";
+const RANDOM_REQUESTS_MODEL: &str = "300";
+/// Completion tokens of each with the model, so that all of them take some minutes.
+const RANDOM_TOKENS: &str = "64";
 
 /// What came of one call of one client.
 struct Row {
@@ -82,11 +86,14 @@ pub(crate) fn conformance(as_json: bool) -> Outcome<()> {
             .env("OPENAI_BASE_URL", format!("http://{}/v1", node.admin.address))
             .env("OPENAI_API_KEY", &key)
             .env("BUDGET_API_KEY", &budget)
-            .env("CLIENT_MODEL", model::DEFAULT);
+            .env("CLIENT_MODEL", model::DEFAULT)
+            .env("CONFORMANCE_TOOL_REQUESTS", RANDOM_REQUESTS_MODEL)
+            .env("CONFORMANCE_TOOL_TOKENS", RANDOM_TOKENS);
         rows.extend(rows_of(command, script, as_json)?);
     }
     node.stop()?;
     random_tools()?;
+    same_tokens()?;
     let table = table(&rows);
     if !as_json {
         println!("\n{table}");
@@ -110,6 +117,15 @@ fn random_tools() -> Outcome<()> {
     let one = ["--test", "http", "random_request_with_tools", "--", "--nocapture"];
     let mut command = cargo(["test", "--release", "--workspace"]);
     crate::process::run(command.args(one).env("TIRAMI_TOOL_REQUESTS", RANDOM_REQUESTS))
+}
+
+/// The same requests alone, among others, from the cache and read back: `cargo xtask test` has
+/// fewer long prompts, and shorter answers.
+fn same_tokens() -> Outcome<()> {
+    let one = ["--test", "real_model", "twenty_prompts", "--", "--nocapture"];
+    let mut command = cargo(["test", "--release", "--workspace"]);
+    command.args(one).env("TIRAMI_TEST_LONG", "1").env("TIRAMI_TEST_MODEL", model::fetch()?);
+    crate::process::run(&mut command)
 }
 
 fn of(program: &Path, script: &PathBuf) -> Command {
@@ -208,7 +224,16 @@ fn page(table: &str) -> String {
          that client. The scripts and pins stand in `tests/clients/`.\n\n{table}\n\
          What the calls check: `stream` is the same text as one answer, with its usage; tools and \
          schemas are valid by their\nschema; `bad key` and `budget` raise the client's own \
-         exception; after `cancel`, which leaves a stream, the next\nrequest is answered at once.\n"
+         exception; after `cancel`, which leaves a stream that would go on\nfor much longer, the \
+         node says within two seconds that it answers nobody. openai-python refuses every answer \
+         that\nhas not the fields and types that it declares, except where its own declarations \
+         are not what OpenAI sends.\n\n\
+         `random tools` are {RANDOM_REQUESTS_MODEL} requests with random tools, streamed, at most \
+         {RANDOM_TOKENS} completion tokens each: every piece is well formed,\nand what is called \
+         is valid by its schema. The same run asked a node with the scripted engine \
+         {RANDOM_REQUESTS} such requests, and\ncompared with the model what a request is \
+         answered alone, among seven others, from the cache and read back: the same\ntokens, with \
+         the same log-probabilities to the bit.\n"
     )
 }
 

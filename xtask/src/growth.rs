@@ -70,14 +70,19 @@ const SIZES: [Size; 8] = [
     size(["3000", "own"], ["1", "30", "300000", "1"]),
 ];
 
-/// A figure of each run.
+/// A figure of each run that tells it.
 struct Figure {
     field: &'static str,
     row: &'static str,
 }
 
-const FIGURES: [Figure; 4] = [
+const FIGURES: [Figure; 6] = [
     Figure { field: "bytes_per_node_second", row: "bytes a node sends each second" },
+    Figure {
+        field: "gossip_bytes_per_node_second",
+        row: "bytes of gossip a node sends each second",
+    },
+    Figure { field: "sync_bytes_per_node_second", row: "bytes of sync a node sends each second" },
     Figure { field: "messages_per_node_second", row: "messages a node sends each second" },
     Figure { field: "bytes_per_node_job", row: "bytes a node sends for one job answered" },
     Figure { field: "converged_ms", row: "ms from a heal to the same knowledge" },
@@ -86,7 +91,8 @@ const FIGURES: [Figure; 4] = [
 /// One figure of all runs.
 struct Series {
     title: &'static str,
-    /// In each mode of [`MODES`]: nodes, and the figure of each run of that size, ascending.
+    /// In each mode of [`MODES`]: nodes, and the figure of each run of that size, ascending. A
+    /// size whose runs do not tell it is left out.
     modes: Vec<Vec<(u64, Vec<u64>)>>,
 }
 
@@ -178,7 +184,8 @@ fn series(runs: &[Json], figure: &Figure) -> Outcome<Series> {
     for mode in &MODES {
         let mut sizes = Vec::new();
         for size in SIZES.iter().filter(|size| size.keep == mode.name) {
-            let mut figures = figures(runs, size, figure.field)?;
+            let telling = runs.iter().filter(|run| run.at(figure.field).is_some());
+            let mut figures = figures(telling, size, figure.field)?;
             figures.sort_unstable();
             let nodes = size.nodes.parse().unwrap_or_default();
             if !figures.is_empty() {
@@ -190,7 +197,11 @@ fn series(runs: &[Json], figure: &Figure) -> Outcome<Series> {
     Ok(Series { title: figure.row, modes })
 }
 
-fn figures(runs: &[Json], size: &Size, field: &str) -> Outcome<Vec<u64>> {
+fn figures<'a>(
+    runs: impl IntoIterator<Item = &'a Json>,
+    size: &Size,
+    field: &str,
+) -> Outcome<Vec<u64>> {
     let mut figures = Vec::new();
     for run in runs {
         let is_of_size =
@@ -231,7 +242,11 @@ fn table(runs: &[Json], all: &[Series], mode: &Mode) -> Outcome<String> {
     for series in all {
         let modes = MODES.iter().zip(&series.modes).find(|(known, _)| known.name == mode.name);
         let sizes = modes.map(|(_, sizes)| sizes.as_slice()).unwrap_or_default();
-        rows.push(cells(series.title, sizes.iter().map(|(_, figures)| told(figures))));
+        let cell = |size: &&Size| {
+            let of_size = sizes.iter().find(|(nodes, _)| nodes.to_string() == size.nodes);
+            of_size.map_or_else(|| "–".to_owned(), |(_, figures)| told(figures))
+        };
+        rows.push(cells(series.title, measured.iter().map(cell)));
     }
     Ok(rows.join("\n") + "\n")
 }
@@ -276,10 +291,15 @@ mod tests {
 
     #[test]
     fn the_table_has_a_column_for_each_size_measured() {
+        // The larger mesh was measured without what it sends for gossip and for sync.
         let line = |nodes: u64, seed: u64| {
+            let parts = match nodes {
+                100 => "\"gossip_bytes_per_node_second\":70,\"sync_bytes_per_node_second\":20,",
+                _ => "",
+            };
             let run = format!(
                 "{{\"seed\":{seed},\"nodes\":{nodes},\"keep\":\"all\",\"events\":10,\
-                 \"jobs\":3,\"completed\":2,\
+                 \"jobs\":3,\"completed\":2,{parts}\
                  \"failed\":{},\"bytes_per_node_second\":{},\"messages_per_node_second\":4,\
                  \"bytes_per_node_job\":5,\"converged_ms\":6}}",
                 nodes / 300,
@@ -294,9 +314,11 @@ mod tests {
         assert!(table.starts_with("| nodes | 100 | 300 |\n|---|---|---|\n"), "{table}");
         assert!(table.contains("| all 4 | 2 of 3 |"), "{table}");
         assert!(table.contains("each second | 200 (100–200) | 100 |"), "{table}");
+        assert!(table.contains("gossip a node sends each second | 70 (70–70) | – |"), "{table}");
+        assert!(table.contains("sync a node sends each second | 20 (20–20) | – |"), "{table}");
         let picture = picture::draw(&all);
-        // Four panels with a line, and the key of two.
-        assert_eq!(picture.matches("<polyline").count(), 6);
+        // Six panels with a line, and the key of two.
+        assert_eq!(picture.matches("<polyline").count(), 8);
         assert!(SIZES.iter().any(|size| size.is_named("3000-own") && size.is_named("3000")));
     }
 }

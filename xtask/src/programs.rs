@@ -14,6 +14,8 @@ use crate::{Failure, Outcome};
 
 /// Programs that run at the same time.
 const LANES: usize = 2;
+/// How the line begins that a test writes to stderr when it cannot run on this machine.
+const SKIPPED: &str = "skipped: ";
 
 /// A test program that cargo built.
 pub(crate) struct Program {
@@ -23,37 +25,48 @@ pub(crate) struct Program {
     name: String,
 }
 
+/// What came of all programs.
+#[derive(Default)]
+pub(crate) struct Results {
+    pub(crate) count: TestCount,
+    /// The tests that count as passed and could not run on this machine, with the reason.
+    pub(crate) skipped: Vec<String>,
+    /// Lines that repeat the programs that failed.
+    failed: Vec<String>,
+}
+
 /// Runs all `programs` with the model at `model`, then the examples in the documentation. All
 /// programs run even when one fails; the failure names those that did.
-pub(crate) fn run(programs: Vec<Program>, model: &Path) -> Outcome<TestCount> {
+pub(crate) fn run(programs: Vec<Program>, model: &Path) -> Outcome<Results> {
     let total = programs.len();
     println!("  {total} programs, {LANES} at a time");
     let queue = Mutex::new(VecDeque::from(programs));
-    let results = Mutex::new((TestCount::default(), Vec::new()));
+    let results = Mutex::new(Results::default());
     thread::scope(|scope| {
         for _ in 0..LANES.min(total) {
             scope.spawn(|| {
                 while let Some(program) = next(&queue) {
-                    let (count, passed, output) = program.run(model);
+                    let ran = program.run(model);
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                     // Whole outputs, one after another.
-                    println!("{output}");
-                    results.0.add(count);
-                    if !passed {
-                        results.1.push(program.repeated_by(model));
+                    println!("{}", ran.shown);
+                    results.count.add(ran.count);
+                    results.skipped.extend(ran.skipped);
+                    if !ran.passed {
+                        results.failed.push(program.repeated_by(model));
                     }
                 }
             });
         }
     });
-    let (mut count, failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !failed.is_empty() {
-        let list = failed.join("\n  ");
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !results.failed.is_empty() {
+        let list = results.failed.join("\n  ");
         return Err(Failure::new(format!("these failed; repeat each with its line:\n  {list}")));
     }
     let mut examples = cargo(["test", "--release", "--workspace", "--doc"]);
-    count.add(run_watched(&mut examples)?);
-    Ok(count)
+    results.count.add(run_watched(&mut examples)?);
+    Ok(results)
 }
 
 fn next(queue: &Mutex<VecDeque<Program>>) -> Option<Program> {
@@ -91,6 +104,15 @@ fn program(line: &str) -> Outcome<Option<Program>> {
     Ok(Some(Program { path: path.into(), folder, name }))
 }
 
+/// What came of one program.
+struct Ran {
+    count: TestCount,
+    passed: bool,
+    skipped: Vec<String>,
+    /// What is to be shown.
+    shown: String,
+}
+
 impl Program {
     fn command(&self, model: &Path) -> Command {
         let mut command = Command::new(&self.path);
@@ -98,12 +120,16 @@ impl Program {
         command
     }
 
-    /// What it counted, whether all passed, and what is to be shown.
-    fn run(&self, model: &Path) -> (TestCount, bool, String) {
+    fn run(&self, model: &Path) -> Ran {
         let begun = Instant::now();
         let name = &self.name;
         match self.command(model).output() {
-            Err(error) => (TestCount::default(), false, format!("{name}: cannot run: {error}")),
+            Err(error) => Ran {
+                count: TestCount::default(),
+                passed: false,
+                skipped: Vec::new(),
+                shown: format!("{name}: cannot run: {error}"),
+            },
             Ok(out) => {
                 let said = String::from_utf8_lossy(&out.stdout);
                 let count = said.lines().fold(TestCount::default(), |mut count, line| {
@@ -112,11 +138,13 @@ impl Program {
                 });
                 let passed = out.status.success();
                 let errors = String::from_utf8_lossy(&out.stderr);
+                let skipped = skipped(name, &errors);
                 let errors = if passed { "" } else { errors.as_ref() };
                 let seconds = begun.elapsed().as_secs_f64();
                 let verdict = if passed { "" } else { ", FAILED" };
                 let head = format!("{name}, {seconds:.1} s{verdict}");
-                (count, passed, format!("{head}\n{}{errors}", said.trim_end()))
+                let shown = format!("{head}\n{}{errors}", said.trim_end());
+                Ran { count, passed, skipped, shown }
             }
         }
     }
@@ -127,9 +155,21 @@ impl Program {
     }
 }
 
+/// The notices among what the program `name` wrote to stderr.
+fn skipped(name: &str, errors: &str) -> Vec<String> {
+    let notices = errors.lines().filter_map(|line| line.strip_prefix(SKIPPED));
+    notices.map(|notice| format!("{name}, {notice}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_notices_of_skipped_tests_are_found_in_what_a_program_says() {
+        let errors = "a log line\nskipped: disk::is_full: no mount here\nwas skipped: no\n";
+        assert_eq!(skipped("a: store", errors), ["a: store, disk::is_full: no mount here"]);
+    }
 
     #[test]
     fn test_programs_are_found_among_cargos_messages() {

@@ -49,10 +49,14 @@ pub(crate) fn test() -> Outcome<()> {
     steps.step("demonstration", demo::walk_through)?;
     steps.step("simulation", simulate)?;
     steps.step("lints and documentation", lints_and_documentation)?;
-    let count = steps.step("tests", || programs::run(tests, &model))?;
+    let results = steps.step("tests", || programs::run(tests, &model))?;
     steps.summary();
-    let TestCount { passed, failed } = count;
+    let TestCount { passed, failed } = results.count;
     println!("\ntests: {passed} passed, {failed} failed");
+    if !results.skipped.is_empty() {
+        println!("of those that passed, skipped on this machine: {}", results.skipped.len());
+        results.skipped.iter().for_each(|notice| println!("  {notice}"));
+    }
     Ok(())
 }
 

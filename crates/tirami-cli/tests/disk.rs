@@ -1,9 +1,10 @@
 //! A full disk, made with a small file system of its own: one sentence, exit code 4, and after
 //! room was made everything that was acknowledged is there.
 #![cfg(target_os = "linux")]
-#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 mod common;
+#[path = "../../../tests/skipped.rs"]
+mod skipped;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Ran, tirami};
+use skipped::skipped;
 use tempfile::tempdir;
 
 /// How long the node may take to notice and end.
@@ -28,7 +30,7 @@ fn on_a_small_disk(program: &Command, dir: &Path, size: &str) -> Option<Command>
     };
     let may = within().arg("true").stderr(Stdio::null()).status();
     if !may.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this user may not mount a file system");
+        skipped("this user may not mount a file system");
         return None;
     }
     let mut command = within();

@@ -512,6 +512,60 @@ fn the_fields_that_choose_tokens_reach_the_model() {
     assert_eq!(refused["error"]["param"], "response_format", "{refused}");
 }
 
+/// OpenAI promises the schema's order, and a model that has to reason first reasons first.
+#[test]
+fn what_the_model_writes_follows_its_schemas_order() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let model = node.banner[1].strip_prefix("model: ").unwrap().split(' ').next().unwrap();
+    let ask = |fields: serde_json::Value| {
+        let mut body = serde_json::json!({
+            "model": model, "temperature": 0, "max_tokens": 120,
+            "messages": [{"role": "user", "content": "Is rain wet?"}],
+        });
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        post(&node, "/v1/chat/completions", &body)
+    };
+    let order = |text: &str, names: [&str; 2]| {
+        let at = names.map(|name| text.find(&format!("\"{name}\"")));
+        assert!(at[0].is_some() && at[0] < at[1], "{names:?} in {text}");
+    };
+    // As texts, so that nothing here can put them in another order.
+    let schema: serde_json::Value = serde_json::from_str(
+        r#"{"type": "object", "properties": {
+            "reasoning": {"type": "string", "maxLength": 30},
+            "answer": {"enum": ["yes", "no"]}
+        }, "required": ["reasoning", "answer"], "additionalProperties": false}"#,
+    )
+    .unwrap();
+    let format = serde_json::json!({"type": "json_schema", "json_schema": {"schema": schema}});
+    let answer = ask(serde_json::json!({"response_format": format}));
+    let said = answer["choices"][0]["message"]["content"].as_str().unwrap();
+    order(said, ["reasoning", "answer"]);
+
+    let schema: serde_json::Value = serde_json::from_str(
+        r#"{"type": "object", "properties": {
+            "zebra": {"type": "string", "maxLength": 12, "description": "an animal"},
+            "apple": {"type": "integer", "minimum": 1, "maximum": 9}
+        }, "required": ["zebra", "apple"], "additionalProperties": false}"#,
+    )
+    .unwrap();
+    let function = serde_json::json!({"name": "zoo", "parameters": schema});
+    let answer = ask(serde_json::json!({
+        "tools": [{"type": "function", "function": function}], "tool_choice": "required",
+        "parallel_tool_calls": false,
+    }));
+    let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+    order(call["arguments"].as_str().unwrap(), ["zebra", "apple"]);
+
+    // A share of nothing is the likeliest token, however hot.
+    let said = |fields: serde_json::Value| {
+        ask(fields)["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    let hot = serde_json::json!({"temperature": 2, "top_p": 0, "seed": -1});
+    assert_eq!(said(hot), said(serde_json::json!({})));
+}
+
 /// Two nodes: one with the model, which founded the mesh, and one without.
 #[test]
 fn the_commands_of_the_mesh_work_between_two_nodes() {
@@ -569,6 +623,40 @@ fn the_commands_of_the_mesh_work_between_two_nodes() {
     until("there is one witness", || {
         [&a, &b].iter().all(|node| charter(node)["witnesses"] == serde_json::json!([party(&a)]))
     });
+}
+
+/// The charter bounds what its registrar may grant, by hand and by invite.
+#[test]
+fn a_line_that_finds_no_room_is_refused_and_a_newcomer_is_told() {
+    let home = tempdir().unwrap();
+    let founder = Node::start_with(home.path(), "a", &["--no-model"]);
+    let mesh = |node: &Node| node.run(&["--json", "mesh"]).succeeds().json();
+    let enrol = |line: &str| {
+        let party = "11".repeat(32);
+        founder.run(&["mesh", "enrol", &party, "--owner", "Bea", "--line", line])
+    };
+    let left = || {
+        let refused = enrol("18446744073709");
+        refused.fails(7, " TRM to enrol; ask for less or change line_total");
+        assert!(refused.stdout.is_empty(), "{refused:?}");
+        let (_, left) = refused.stderr.split_once("the charter leaves ").unwrap();
+        left.split_once(' ').unwrap().0.to_owned()
+    };
+    let state = || mesh(&founder)["network"]["lattice_state_hash"].clone();
+    let (before, all) = (state(), left());
+    assert_eq!((state(), left()), (before, all.clone()), "what is refused changes nothing");
+    enrol(&all).succeeds();
+    assert_eq!(left(), "0");
+
+    let invite = founder.run(&["mesh", "invite"]).succeeds().stdout.clone();
+    let join = ["--no-model", "--join", invite.lines().last().unwrap()];
+    let newcomer = Node::start_with(home.path(), "b", &join);
+    until("the newcomer hears why it has no line", || {
+        let told = mesh(&newcomer)["charter"]["welcome"]["refused"].to_string();
+        told.contains("the charter leaves 0 TRM to enrol")
+    });
+    let shown = newcomer.run(&["mesh"]);
+    assert!(shown.succeeds().stdout.contains("the charter leaves 0 TRM"), "{shown:?}");
 }
 
 /// A public mesh whose faucet is shut: nobody knows the newcomer.

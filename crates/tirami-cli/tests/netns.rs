@@ -1,5 +1,5 @@
-//! Five real nodes on five machines: a slow wire that loses packets, a partition, restarts, and a
-//! machine that moves.
+//! Five real nodes on five machines: a slow wire between each two that loses packets, a partition,
+//! restarts, and a machine that moves.
 //!
 //! The machines are network namespaces, so this needs root and `ip`, and VXLAN or netem for the
 //! wire; without them it says so and does nothing.
@@ -11,24 +11,37 @@
 mod common;
 #[path = "netns/lab.rs"]
 mod lab;
+#[path = "../../../tests/skipped.rs"]
+mod skipped;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::Lab;
+use lab::{Lab, TRIPS};
 use serde_json::{Value, json};
+use skipped::skipped;
 
 /// The machine that founded the mesh, which is its witness and has the model.
 const WITNESS: usize = 1;
-/// The machine with the model on the other side of the wire.
+/// The machine with the model on the other side when the network is in two parts.
 const PROVIDER: usize = 4;
+/// The machine whose first tokens are measured.
+const CONSUMER: usize = 3;
 const ALL: [usize; 5] = [1, 2, 3, 4, 5];
 const TOKENS: u32 = 12;
 
 /// A little less than twice what the wire delays.
 const ROUND_TRIP_MIN: Duration = Duration::from_millis(55);
+/// Questions whose first token is measured, at each of two nodes.
+const FIRST_TOKENS: usize = 9;
+/// What a hop may add to the first token beside one round trip, and what a busy machine may.
+const HOP_MAX: Duration = Duration::from_millis(5);
+const BUSY_MAX: Duration = Duration::from_millis(40);
+// A second round trip is more than both.
+const _: () = assert!(HOP_MAX.as_millis() + BUSY_MAX.as_millis() < ROUND_TRIP_MIN.as_millis());
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const JOINED_WITHIN: Duration = Duration::from_secs(60);
 /// One answer, with a provider that turns out to be gone in between.
@@ -49,7 +62,7 @@ fn inside_a_namespace() {
 #[test]
 fn a_mesh_survives_a_slow_wire_a_partition_restarts_and_a_move() {
     if let Some(reason) = lab::refusal() {
-        println!("skipped: network namespaces need root and `ip` ({reason})");
+        skipped(format_args!("network namespaces need root and `ip` ({reason})"));
         return;
     }
     let home = tempfile::tempdir().unwrap();
@@ -57,15 +70,21 @@ fn a_mesh_survives_a_slow_wire_a_partition_restarts_and_a_move() {
     let lab = match Lab::new(doors.path()) {
         Ok(lab) => lab,
         Err(reason) => {
-            println!("skipped: {reason}");
+            skipped(reason);
             return;
         }
     };
-    let trip = lab.round_trip(WITNESS, PROVIDER);
-    println!("from one switch to the other and back: {trip:.1?}");
-    assert!(trip >= ROUND_TRIP_MIN, "the wire is said to be slow: {trip:?}");
+    let trip = [(WITNESS, PROVIDER), (WITNESS, 2), (CONSUMER, PROVIDER)].map(|(from, to)| {
+        let trips = lab.trips(from, to);
+        let (shortest, lost) = (trips.shortest, trips.lost);
+        println!("from {from} to {to} and back: {shortest:.1?}, {lost} of {TRIPS} were lost");
+        assert!(shortest >= ROUND_TRIP_MIN, "the wire is said to be slow: {shortest:?}");
+        assert!(lost > 0, "the wire is said to lose packets");
+        shortest
+    });
     let mut mesh = Mesh::start(home.path(), lab);
     mesh.both_providers_answer();
+    mesh.a_hop_costs_one_round_trip(trip[2]);
     mesh.same_state("after the first jobs");
     mesh.partition();
     mesh.rolling_restarts();
@@ -139,12 +158,29 @@ impl Mesh {
                 println!("{machine} was answered by {provider:.8} within {took:.0?}");
             }
         }
-        // The list of peers says how far they are: the witness is behind the slow wire.
+        // The list of peers says how far they are: each is behind a slow wire.
         let (peers, witness) = (self.get(5, "/v1/tirami/peers"), self.party(WITNESS));
         let peers = peers["peers"].as_array().cloned().unwrap_or_default();
         let far = peers.iter().find(|peer| peer["node_id"] == witness.as_str());
         let rtt_us = far.and_then(|peer| peer["rtt_us"].as_u64()).unwrap_or_default();
         assert!(rtt_us >= 50_000, "{far:?}");
+    }
+
+    /// The first token of another machine's answer comes a round trip later than at that machine.
+    fn a_hop_costs_one_round_trip(&self, trip: Duration) {
+        let provider = json!({"only": [self.party(PROVIDER)]});
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        // In turns, so that a busy machine slows both; the first of each fills caches.
+        for round in 0..=FIRST_TOKENS {
+            let asked = [(PROVIDER, &mut here), (CONSUMER, &mut there)];
+            for (machine, times) in asked {
+                let took = self.first_token(machine, &provider);
+                times.extend((round > 0).then_some(took));
+            }
+        }
+        let (here, there) = (lower_quartile(here), lower_quartile(there));
+        println!("first token at the provider: {here:.1?}, over a wire of {trip:.1?}: {there:.1?}");
+        assert!(there <= here + trip + HOP_MAX + BUSY_MAX, "{there:?}, {here:?} at the provider");
     }
 
     /// Three machines with the witness and two without: jobs go on, and all agree afterwards.
@@ -257,14 +293,38 @@ impl Mesh {
     }
 
     fn raw_ask(&self, machine: usize, provider: &Value) -> (u16, Value) {
-        let request = json!({
+        let request = self.request(TOKENS, provider);
+        self.call(machine, "POST", "/v1/chat/completions", &request.to_string())
+    }
+
+    fn request(&self, tokens: u32, provider: &Value) -> Value {
+        json!({
             "model": self.model,
             "messages": [{"role": "user", "content": "Name a colour."}],
-            "max_tokens": TOKENS,
+            "max_tokens": tokens,
             "temperature": 0,
             "provider": provider,
-        });
-        self.call(machine, "POST", "/v1/chat/completions", &request.to_string())
+        })
+    }
+
+    /// How long a stream of one token takes until that token's text.
+    fn first_token(&self, machine: usize, provider: &Value) -> Duration {
+        let mut request = self.request(1, provider);
+        request["stream"] = json!(true);
+        let begun = Instant::now();
+        let stream = self.send(machine, "POST", "/v1/chat/completions", &request.to_string());
+        let (mut first, mut said) = (None, String::new());
+        for line in BufReader::new(stream).lines().map(Result::unwrap) {
+            let chunk =
+                line.strip_prefix("data: ").and_then(|data| serde_json::from_str(data).ok());
+            let chunk: Value = chunk.unwrap_or_default();
+            let text = chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+            if !text.is_empty() {
+                first.get_or_insert_with(|| begun.elapsed());
+            }
+            said += &line;
+        }
+        first.unwrap_or_else(|| panic!("{machine} was told no token: {said}"))
     }
 
     fn get(&self, machine: usize, path: &str) -> Value {
@@ -275,6 +335,16 @@ impl Mesh {
 
     /// One request to the node of a machine, from inside of that machine.
     fn call(&self, machine: usize, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut answer = String::new();
+        self.send(machine, method, path, body).read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("{method} {path} at {machine}: {answer:?}"));
+        (status, serde_json::from_str(body).unwrap_or_else(|_| json!(body)))
+    }
+
+    /// Sends a request; what can be read then is its answer.
+    fn send(&self, machine: usize, method: &str, path: &str, body: &str) -> UnixStream {
         let mut stream = self.lab.connect(machine, self.node(machine).port).unwrap();
         stream.set_read_timeout(Some(ANSWERED_WITHIN * 2)).unwrap();
         let length = body.len();
@@ -284,12 +354,7 @@ impl Mesh {
              content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("{method} {path} at {machine}: {answer:?}"));
-        (status, serde_json::from_str(body).unwrap_or_else(|_| json!(body)))
+        stream
     }
 
     fn party(&self, machine: usize) -> String {
@@ -314,6 +379,11 @@ impl Mesh {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
+}
+
+fn lower_quartile(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 4]
 }
 
 fn provider_of(answer: &Value) -> &str {

@@ -1,5 +1,6 @@
-//! Serving with the real model, at the edge: whose turn it is, several models in one node, and the
-//! setting that gives up reproducible answers.
+//! Serving with the real model, at the edge: whose turn it is, several models in one node and in
+//! the memory they may take, guesses, layers for a GPU, and the setting that gives up reproducible
+//! answers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -42,6 +43,22 @@ fn answer(mut stream: TcpStream) -> Value {
     stream.read_to_string(&mut text).unwrap();
     let start = text.find('{').unwrap_or_else(|| panic!("{text}"));
     serde_json::from_str(&text[start..]).unwrap_or_else(|_| panic!("{text}"))
+}
+
+/// The models of a node.
+fn states(node: &Node) -> Vec<Value> {
+    let shown = node.run(&["--json", "models", "loaded"]).succeeds().json();
+    shown["models"].as_array().unwrap().clone()
+}
+
+fn name_of(state: &Value) -> String {
+    state["name"].as_str().unwrap().to_owned()
+}
+
+fn is_loaded(node: &Node, name: &str) -> bool {
+    let states = states(node);
+    let state = states.iter().find(|one| one["name"] == name);
+    state.unwrap_or_else(|| panic!("{name}: {states:?}"))["state"] == "loaded"
 }
 
 fn party(node: &Node) -> String {
@@ -138,18 +155,8 @@ fn one_node_loads_two_real_models_when_they_are_asked_for_and_unloads_what_rests
     renamed(&second);
     let args = ["--keep-alive", "0", "--model", second.to_str().unwrap()];
     let node = Node::start_with(home.path(), "data", &args);
-    let states = || node.run(&["--json", "models", "loaded"]).succeeds().json()["models"].clone();
-    let is_loaded = |name: &str| {
-        let states = states();
-        let state = states.as_array().unwrap().iter().find(|one| one["name"] == name);
-        state.unwrap_or_else(|| panic!("{name}: {states}"))["state"] == "loaded"
-    };
-    let names: Vec<String> = states()
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| one["name"].as_str().unwrap().to_owned())
-        .collect();
+    let is_loaded = |name: &str| is_loaded(&node, name);
+    let names: Vec<String> = states(&node).iter().map(name_of).collect();
     assert_eq!((names.len(), names[1].as_str()), (2, "second"), "{names:?}");
     let ask = |name: &str, keep: &str| {
         let answer = answer(sent(
@@ -184,6 +191,113 @@ fn one_node_loads_two_real_models_when_they_are_asked_for_and_unloads_what_rests
     ask("second", "0");
     until("it is unloaded when it rests", || !is_loaded("second"));
     ask(&names[0], "0");
+}
+
+#[test]
+fn a_model_that_rests_makes_room_for_another_and_one_that_is_used_does_not() {
+    let home = tempdir().unwrap();
+    let second = home.path().join("second.gguf");
+    renamed(&second);
+    let budget_mib = 224_u64;
+    let budget = budget_mib.to_string();
+    let args = ["--sequences", "1", "--context-tokens", "1024", "--memory-budget-mib", &budget];
+    let more = ["--model", second.to_str().unwrap()];
+    let node = Node::start_with(home.path(), "data", &[&args[..], &more].concat());
+    let first = name_of(&states(&node)[0]);
+    for state in states(&node) {
+        let mib = state["memory_bytes"].as_u64().unwrap() >> 20;
+        assert!((budget_mib / 2..budget_mib).contains(&mib), "one of them fits, not two: {state}");
+    }
+    let loaded = || (is_loaded(&node, &first), is_loaded(&node, "second"));
+    assert_eq!(loaded(), (true, false), "a start loads what fits");
+    let ask = |name: &str, more: Value| {
+        let mut asked = json!({
+            "model": name, "max_tokens": 4, "temperature": 0,
+            "messages": [{"role": "user", "content": "What is rain?"}],
+        });
+        asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        sent(&node, &asked)
+    };
+    for (name, expected) in [("second", (false, true)), (first.as_str(), (true, false))] {
+        let answer = answer(ask(name, json!({})));
+        assert_eq!((&answer["model"], loaded()), (&json!(name), expected), "{answer}");
+    }
+    // Without its end tokens the model goes on until nobody listens.
+    let endless = json!({
+        "stream": true, "max_tokens": 900, "logit_bias": {"0": -100, "2": -100},
+    });
+    let mut running = ask(&first, endless);
+    running.read_exact(&mut [0]).unwrap();
+    let refused = answer(ask("second", json!({})));
+    assert_eq!(refused["error"]["code"], "no_memory", "{refused}");
+    assert_eq!(loaded(), (true, false));
+    drop(running);
+    until("it rests", || answer(ask("second", json!({})))["model"] == "second");
+    assert_eq!(loaded(), (false, true));
+}
+
+/// Completion tokens that were guessed right, as the metrics say.
+fn guessed(node: &Node) -> u64 {
+    let (address, key) = (node.api.strip_prefix("http://").unwrap(), node.admin_key());
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\n\
+         Connection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let count = text.lines().find_map(|line| line.strip_prefix("tirami_guessed_tokens_total "));
+    count.unwrap_or_else(|| panic!("{text}")).trim().parse().unwrap()
+}
+
+#[test]
+fn an_answer_that_repeats_itself_is_guessed_and_counted_in_both_settings() {
+    let home = tempdir().unwrap();
+    for reproducible in ["true", "false"] {
+        let args = ["--reproducible", reproducible];
+        let node = Node::start_with(home.path(), reproducible, &args);
+        assert_eq!(guessed(&node), 0);
+        // The schema has the same line again and again. Each size of a guess is tried once, also
+        // on a machine on which none pays.
+        let line = json!({"const": "Red apples and green pears from the gardens of the north."});
+        let lines = json!({"type": "array", "items": line, "minItems": 8, "maxItems": 8});
+        let schema = json!({
+            "type": "object", "properties": {"lines": lines}, "required": ["lines"],
+            "additionalProperties": false,
+        });
+        let asked = json!({
+            "model": name_of(&states(&node)[0]), "max_tokens": 300, "temperature": 0,
+            "messages": [{"role": "user", "content": "Say it again and again."}],
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "lines", "strict": true, "schema": schema},
+            },
+        });
+        let answer = answer(sent(&node, &asked));
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        assert_eq!(text.matches("Red apples and green pears").count(), 8, "{answer}");
+        let (guessed, all) = (guessed(&node), answer["usage"]["completion_tokens"].as_u64());
+        assert!(guessed >= 2 && Some(guessed) < all, "{guessed} with {reproducible}: {answer}");
+    }
+}
+
+#[test]
+fn layers_for_a_gpu_are_a_number_or_left_to_the_node() {
+    let home = tempdir().unwrap();
+    for layers in ["0", "auto"] {
+        let node = Node::start_with(home.path(), layers, &["--gpu-layers", layers]);
+        let answer = node.run(&["chat", "--json", "--max-tokens", "4", "Hi"]).succeeds().json();
+        assert_eq!(answer["usage"]["completion_tokens"], 4, "{answer}");
+        // What auto is depends on the machine; none is the processor everywhere.
+        let build = answer["system_fingerprint"].as_str().unwrap();
+        assert!(layers == "auto" || build.contains(" cpu "), "{build}");
+    }
+    for wrong in ["many", "10001", "1.5"] {
+        let refused = Node::refused(home.path(), "refused", &["--gpu-layers", wrong]);
+        refused.fails(2, "it must be auto or a whole number up to 10000");
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! The template is the file's own Jinja program. It is given the messages and nothing of this
 //! machine, and it is stopped when it runs too long.
 
+mod json;
+
 use std::collections::{BTreeMap, HashSet};
 
 use minijinja::syntax::SyntaxConfig;
@@ -11,6 +13,7 @@ use minijinja::{Environment, Error, ErrorKind, context};
 
 use crate::calls::{self, CALL_BEGIN};
 use crate::engine::{Call, Conversation, Message, PrepareError};
+use json::{object, of_json};
 
 /// Bytes of a template.
 pub const TEMPLATE_BYTES_MAX: usize = 1 << 20;
@@ -70,6 +73,7 @@ impl ChatTemplate {
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_fuel(Some(TEMPLATE_FUEL));
         environment.set_recursion_limit(TEMPLATE_DEPTH_MAX);
+        environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -93,9 +97,8 @@ impl ChatTemplate {
         if !self.knows_calls && conversation.has_tools() {
             return self.render(&calls::as_text(conversation));
         }
-        let messages = conversation.messages.iter().map(message_value);
-        let messages = messages.collect::<Result<Vec<_>, _>>()?;
-        let tools = conversation.tools.iter().map(|tool| json_value(tool));
+        let messages = conversation.messages.iter().map(message_value).collect::<Vec<_>>();
+        let tools = conversation.tools.iter().map(|tool| tool_value(tool));
         let tools = tools.collect::<Result<Vec<_>, _>>()?;
         let tools = if tools.is_empty() { Value::from(()) } else { Value::from(tools) };
         let template = self.environment.get_template(NAME).map_err(refused)?;
@@ -111,48 +114,25 @@ impl ChatTemplate {
     }
 }
 
-fn message_value(message: &Message) -> Result<Value, PrepareError> {
-    let fields = [("role", &message.role), ("content", &message.content)];
-    let fields = fields.map(|(name, text)| (name.to_owned(), Value::from(text.as_str())));
-    let mut fields = BTreeMap::from(fields);
-    if !message.calls.is_empty() {
-        let calls = message.calls.iter().map(call_value).collect::<Result<Vec<_>, _>>()?;
-        fields.insert("tool_calls".to_owned(), Value::from(calls));
-    }
-    Ok(Value::from(fields))
+fn message_value(message: &Message) -> Value {
+    let texts = [("role", &message.role), ("content", &message.content)];
+    let texts = texts.map(|(name, text)| (name, Value::from(text.as_str())));
+    let calls = message.calls.iter().map(call_value).collect::<Vec<_>>();
+    let calls = (!calls.is_empty()).then(|| ("tool_calls", Value::from(calls)));
+    object(texts.into_iter().chain(calls))
 }
 
-fn call_value(call: &Call) -> Result<Value, PrepareError> {
-    let arguments = json_value(&call.arguments)?;
-    let function = context! { name => call.name.as_str(), arguments => arguments };
-    Ok(context! { type => "function", function => function })
+fn call_value(call: &Call) -> Value {
+    // Of an answer that was cut the arguments are a text like any other.
+    let arguments = serde_json::from_str(&call.arguments);
+    let arguments = arguments.map_or_else(|_| Value::from(call.arguments.as_str()), of_json);
+    let function = [("name", Value::from(call.name.as_str())), ("arguments", arguments)];
+    object([("type", Value::from("function")), ("function", object(function))])
 }
 
-fn json_value(text: &str) -> Result<Value, PrepareError> {
-    let value = serde_json::from_str::<serde_json::Value>(text);
-    let value = value.map_err(|_| PrepareError::Template {
-        reason: "the tools or their arguments are no JSON".to_owned(),
-    })?;
-    Ok(of_json(value))
-}
-
-fn of_json(value: serde_json::Value) -> Value {
-    use serde_json::Value as Json;
-    match value {
-        Json::Null => Value::from(()),
-        Json::Bool(flag) => Value::from(flag),
-        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(whole), _) => Value::from(whole),
-            (None, Some(whole)) => Value::from(whole),
-            (None, None) => Value::from(number.as_f64().unwrap_or_default()),
-        },
-        Json::String(text) => Value::from(text),
-        Json::Array(items) => Value::from(items.into_iter().map(of_json).collect::<Vec<_>>()),
-        Json::Object(fields) => {
-            let fields = fields.into_iter().map(|(name, value)| (name, of_json(value)));
-            Value::from(fields.collect::<BTreeMap<_, _>>())
-        }
-    }
+fn tool_value(tool: &str) -> Result<Value, PrepareError> {
+    let value = serde_json::from_str(tool).map(of_json);
+    value.map_err(|_| PrepareError::Template { reason: "the tools are no JSON".to_owned() })
 }
 
 fn first_line(error: &Error) -> String {
@@ -441,6 +421,31 @@ mod tests {
         assert_eq!(segments, [plain(before), quoted, plain("\"}</tool_call>;")]);
         let without = template.render(&chat(&[("user", "Hi")])).unwrap();
         assert_eq!(without, "user:Hi;");
+    }
+
+    #[test]
+    fn what_is_sent_keeps_its_order_and_is_not_escaped() {
+        let source = "{%- for tool in tools or [] %}{{ tool | tojson }};{% endfor %}\
+            {%- for message in messages %}{{ message | tojson }}\
+            {%- for call in message.tool_calls %}<tool_call>{{ call.function | tojson }}\
+            {%- for name in call.function.arguments %},{{ name }}{% endfor %}{% endfor %}{% endfor %}";
+        let template = ChatTemplate::new(Some(source), "", "").unwrap();
+        let call = |arguments: &str| {
+            let (id, name, arguments) = (String::new(), "f".to_owned(), arguments.to_owned());
+            let calls = vec![Call { id, name, arguments }];
+            let message = Message { calls, ..Message::new("assistant", "it's") };
+            let tools = vec![r#"{"zebra":"a < b & c","apple":"x"}"#.to_owned()];
+            template.render(&Conversation { messages: vec![message], tools }).unwrap()
+        };
+        let function = r#"{"name": "f", "arguments": {"z": 1, "a": 2}}"#;
+        let message = r#"{"role": "assistant", "content": "it's", "tool_calls": ["#;
+        let called = format!(r#"{message}{{"type": "function", "function": {function}}}]}}"#);
+        let tool = r#"{"zebra": "a < b & c", "apple": "x"}"#;
+        let expected = format!("{tool};{called}<tool_call>{function},z,a");
+        assert_eq!(call(r#"{"z":1,"a":2}"#), expected);
+        // Cut off, arguments are a text.
+        let cut = call(r#"{"z":"#);
+        assert!(cut.contains(r#"<tool_call>{"name": "f", "arguments": "{\"z\":"}"#), "{cut}");
     }
 
     #[test]

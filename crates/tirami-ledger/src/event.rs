@@ -428,6 +428,19 @@ pub enum BookEvent {
         #[n(3)]
         at: Timestamp,
     },
+    /// A claim gave way to one that is worth more.
+    #[n(42)]
+    ClaimOutweighed {
+        /// Who owes.
+        #[n(0)]
+        consumer: PartyId,
+        /// Whom.
+        #[n(1)]
+        provider: PartyId,
+        /// For what.
+        #[n(2)]
+        job: JobId,
+    },
     /// The node's faucet sponsored a newcomer.
     #[n(41)]
     StrangerSponsored {

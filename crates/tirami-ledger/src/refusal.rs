@@ -239,6 +239,12 @@ impl VoucherRefusal {
             Self::StreamDiffers => "voucher_stream_differs",
         }
     }
+
+    /// Whether an honest consumer could not have sent it, so that it counts against the sender.
+    /// One that restarted may send an earlier voucher again, and may have received less.
+    pub const fn is_peer_fault(&self) -> bool {
+        !matches!(self, Self::UnknownOrder | Self::Falls | Self::StreamDiffers)
+    }
 }
 
 /// Why a consumer refuses a receipt, in order of precedence. Only what was received is paid.

@@ -17,7 +17,7 @@ use tirami_ledger::refusal::ClaimRefusal;
 fn claim(
     mesh: &mut Mesh,
     (consumer, provider): (&str, &str),
-    job: &str,
+    (job, amount): (&str, u64),
     lasts_ms: u64,
 ) -> Result<Outcome, Rejection> {
     let order = Order {
@@ -35,7 +35,8 @@ fn claim(
         claim_by: mesh.now().plus_ms(lasts_ms),
     };
     let order = Signed::sign(mesh.mesh_id(), &key_of(consumer), order).unwrap();
-    let voucher = Voucher { order: order.id(), n: 0, amount: trm(2), tokens: 1, stream: stream(1) };
+    let voucher =
+        Voucher { order: order.id(), n: 0, amount: trm(amount), tokens: 1, stream: stream(1) };
     let voucher = Signed::sign(mesh.mesh_id(), &key_of(consumer), voucher).unwrap();
     let (order, voucher) = (SignedBytes::from(&order), SignedBytes::from(&voucher));
     mesh.run("w", &Command::ReceiveClaim { order, voucher })
@@ -45,22 +46,24 @@ fn claim(
 fn a_claim_lasts_no_longer_than_an_order_may_be_claimed() {
     let mut mesh = Mesh::quick(0);
     let longest = DAY_MS + 60_000;
-    let refused = claim(&mut mesh, ("c", "p"), "late", longest + 1);
+    let refused = claim(&mut mesh, ("c", "p"), ("late", 2), longest + 1);
     assert_eq!(refused, Err(Rejection::Claim(ClaimRefusal::Malformed)));
-    assert_eq!(claim(&mut mesh, ("c", "p"), "in time", longest), Ok(Outcome::Done));
+    assert_eq!(claim(&mut mesh, ("c", "p"), ("in time", 2), longest), Ok(Outcome::Done));
 }
 
 #[test]
-fn one_provider_does_not_fill_the_room_for_claims() {
+fn claims_against_who_has_nothing_give_way() {
     let mut mesh = Mesh::quick(0);
     for number in 0..PROVIDER_CLAIMS_MAX {
-        let consumer = if number % 2 == 0 { "c" } else { "x" };
-        let noted = claim(&mut mesh, (consumer, "p"), &number.to_string(), DAY_MS);
+        let noted = claim(&mut mesh, ("x", "p"), (&number.to_string(), 5), DAY_MS);
         assert_eq!(noted, Ok(Outcome::Done));
     }
-    let refused = claim(&mut mesh, ("c", "p"), "one more", DAY_MS);
-    let what = "claims of one provider";
-    let full = ClaimRefusal::TooMany { what, max: PROVIDER_CLAIMS_MAX };
-    assert_eq!(refused, Err(Rejection::Claim(full)));
-    assert_eq!(claim(&mut mesh, ("c", "q"), "one more", DAY_MS), Ok(Outcome::Done));
+    // Nobody enrolled x, so claims against it are worth nothing.
+    let refused = claim(&mut mesh, ("x", "p"), ("one more", 5), DAY_MS);
+    assert!(matches!(refused, Err(Rejection::Claim(ClaimRefusal::TooMany { .. }))), "{refused:?}");
+    assert_eq!(claim(&mut mesh, ("c", "p"), ("one more", 1), DAY_MS), Ok(Outcome::Done));
+    let (against, now) = (mesh.ledger("w").book(), mesh.now());
+    assert_eq!(against.claims_against(party_of("c"), now).count(), 1);
+    let kept = against.claims_against(party_of("x"), now).count();
+    assert_eq!(kept, PROVIDER_CLAIMS_MAX as usize - 1);
 }

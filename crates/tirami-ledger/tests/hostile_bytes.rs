@@ -119,7 +119,8 @@ fn changed_acknowledgements_are_refused() {
     };
     torture(2, &minicbor::to_vec(acknowledgement).unwrap(), |changed| {
         if let Ok(read) = minicbor::decode::<Acknowledgement>(changed) {
-            assert!(lattice.receive_acknowledgement(&read).is_err(), "nobody signed it");
+            let events = lattice.receive_acknowledgement(&read).unwrap_or_default();
+            assert!(events.is_empty(), "nobody signed it");
         }
         let _ = minicbor::decode::<Certificate>(changed);
     });

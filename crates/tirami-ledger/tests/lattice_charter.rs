@@ -7,12 +7,12 @@ mod lattice_world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lattice_world::{Sent, charter, found, key, party, sign, trm};
+use lattice_world::{Sent, certificate, charter, found, key, party, sign, trm};
 use proptest::prelude::*;
 use tirami_core::{DocumentId, SecretKey, Timestamp};
 use tirami_ledger::lattice::{
-    Acknowledgement, CharterApproval, CharterChange, CharterError, CharterProof, Enrol, Entry,
-    EntryKind, Lattice, Open, Rekey, Slot, Transfer,
+    Acknowledgement, Certificate, CharterApproval, CharterChange, CharterError, CharterProof,
+    Enrol, Entry, EntryKind, Lattice, Open, Rekey, Slot, Transfer,
 };
 
 const OWNERS: [&str; 3] = ["ann", "bob", "cat"];
@@ -129,7 +129,7 @@ fn approvals_are_collected_until_they_are_a_quorum() {
 }
 
 #[test]
-fn a_rival_that_only_acknowledgements_of_a_later_entry_cover_finds_its_place() {
+fn a_rival_that_only_the_certificate_of_a_later_entry_covers_finds_its_place() {
     let mut mesh = Mesh::begin();
     // Four rivals of ann fill the slot at one node; the witnesses took a fifth, and one after it.
     let chosen = mesh.write("ann", "w1", false).unwrap();
@@ -143,35 +143,21 @@ fn a_rival_that_only_acknowledgements_of_a_later_entry_cover_finds_its_place() {
     let seen = mesh.nodes.get_mut("seen").unwrap();
     let full = seen.receive_entry(&chosen.bytes, chosen.signature).unwrap_err();
     assert!(format!("{full:?}").starts_with("TooManyRivals"), "{full:?}");
-    let parked = seen.receive_entry(&after.bytes, after.signature).unwrap();
+    let taken = certificate(seen, 1, after.id, &["w1", "w2", "w3"]);
+    let parked = seen.receive_certified(&after.bytes, after.signature, &taken).unwrap();
     seen.absorb(parked);
-    for witness in ["w1", "w2", "w3"] {
-        let ack = Acknowledgement::sign(seen.mesh(), 1, after.id, &key(witness));
-        let events = seen.receive_acknowledgement(&ack).unwrap();
-        seen.absorb(events);
-    }
     let covered = seen.receive_entry(&chosen.bytes, chosen.signature).unwrap();
     seen.absorb(covered);
     assert!(seen.final_entry(chosen.id).is_some() && seen.final_entry(after.id).is_some());
 }
 
 #[test]
-fn acknowledgements_under_two_charters_wait_for_their_entry_side_by_side() {
+fn an_acknowledgement_of_an_unknown_entry_changes_nothing() {
     let mut mesh = Mesh::begin();
-    let entry = mesh.owner("ann").unwrap();
-    mesh.entries.clear();
-    mesh.propose();
-    mesh.deliver_everything();
-    let seen = mesh.nodes.get_mut("seen").unwrap();
-    assert_eq!(seen.charter().version, 2);
-    for (witness, version) in [("w1", 1), ("w2", 1), ("w4", 1), ("w4", 2)] {
-        let ack = Acknowledgement::sign(seen.mesh(), version, entry.id, &key(witness));
-        let events = seen.receive_acknowledgement(&ack).unwrap();
-        seen.absorb(events);
-    }
-    let events = seen.receive_entry(&entry.bytes, entry.signature).unwrap();
-    seen.absorb(events);
-    assert!(seen.final_entry(entry.id).is_some());
+    let entry = mesh.write("ann", "w1", false).unwrap();
+    let seen = &mesh.nodes["seen"];
+    let ack = Acknowledgement::sign(seen.mesh(), 1, entry.id, &key("w1"));
+    assert_eq!(seen.receive_acknowledgement(&ack), Ok(Vec::new()));
 }
 
 /// What the runs need to be worth anything: certificates under both charters, rivals that honest
@@ -335,6 +321,26 @@ impl Mesh {
         }
     }
 
+    /// What sync brings: entries with the certificates that the acknowledgements are.
+    fn give_certificates(&mut self, name: &str) {
+        let node = self.nodes.get_mut(name).unwrap();
+        for (_, sent) in &self.entries {
+            for version in [1, 2] {
+                let of_entry =
+                    |ack: &&Acknowledgement| (ack.entry, ack.charter_version) == (sent.id, version);
+                let acknowledgements: Vec<_> = self.acks.iter().filter(of_entry).copied().collect();
+                if acknowledgements.len() < 3 {
+                    continue;
+                }
+                let certificate = Certificate { acknowledgements };
+                let taken = node.receive_certified(&sent.bytes, sent.signature, &certificate);
+                if let Ok(events) = taken {
+                    node.absorb(events);
+                }
+            }
+        }
+    }
+
     fn acknowledge(&mut self, name: &'static str) {
         let node = self.nodes.get_mut(name).unwrap();
         let secret: SecretKey = key(name);
@@ -396,6 +402,7 @@ impl Mesh {
                 self.acks.sort_by_key(|ack| (ack.entry, ack.charter_version, ack.witness));
                 self.acks.dedup();
                 (0..self.acks.len()).for_each(|index| self.give_ack(name, index));
+                self.give_certificates(name);
                 self.acknowledge(name);
             }
             self.acks.sort_by_key(|ack| (ack.entry, ack.charter_version, ack.witness));

@@ -490,9 +490,14 @@ fn spread(lattice: &mut Lattice, set: &Written, acks: &[Acknowledgement]) {
             lattice.absorb(events);
         }
     }
-    for ack in acks {
-        if let Ok(events) = lattice.receive_acknowledgement(ack) {
-            lattice.absorb(events);
+    // What an acknowledgement makes final may let in the entry of one before it.
+    let mut finals = None;
+    while finals != Some(lattice.final_count()) {
+        finals = Some(lattice.final_count());
+        for ack in acks {
+            if let Ok(events) = lattice.receive_acknowledgement(ack) {
+                lattice.absorb(events);
+            }
         }
     }
 }

@@ -328,6 +328,7 @@ fn claims_and_policy() -> Vec<BookEvent> {
     vec![
         BookEvent::ClaimMade { job, at },
         BookEvent::ClaimNoted { consumer, provider, job, amount, claim_by: at, at },
+        BookEvent::ClaimOutweighed { consumer, provider, job },
         BookEvent::ReceiptRefused { job, provider, refusal: ReceiptRefusal::Tokens, at },
         BookEvent::ServingSet(ServingPolicy {
             exposure_start: amount,

@@ -17,7 +17,7 @@ use tirami_kernel::{Effects, Input, Kernel, RequestId};
 use tirami_ledger::command::{Command, Outcome};
 use tirami_ledger::event::Event;
 use tirami_ledger::{Ledger, Rejection};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -170,6 +170,10 @@ struct Batch {
     requests: usize,
 }
 
+/// Who asked for a command: who hears of its success at once, if any, and who hears of it when it
+/// is durable.
+type Asker = (Option<oneshot::Sender<Outcome>>, Reply);
+
 /// What wakes the task.
 enum First {
     Request(Request),
@@ -259,11 +263,12 @@ impl Driver {
     fn take(&mut self, request: Request, batch: &mut Batch) {
         batch.requests += 1;
         match request {
-            Request::Command { actor, command, reply } => {
+            Request::Command { actor, command, decided, reply } => {
                 self.requests_taken += 1;
                 let request = RequestId::new(self.requests_taken);
                 let command: Command = *command;
-                self.handle(Input::Command { request, actor, command }, Some(reply), batch);
+                let asker = Some((decided, reply));
+                self.handle(Input::Command { request, actor, command }, asker, batch);
             }
             Request::AddAgentKey { key, tell } => {
                 self.handle(Input::AddAgentKey(key), None, batch);
@@ -273,7 +278,7 @@ impl Driver {
         }
     }
 
-    fn handle(&mut self, input: Input, reply: Option<Reply>, batch: &mut Batch) {
+    fn handle(&mut self, input: Input, asker: Option<Asker>, batch: &mut Batch) {
         let started = Instant::now();
         let effects = self.kernel.handle(self.clock.now(), input);
         self.stats.decision_seconds.observe(started.elapsed().as_secs_f64());
@@ -308,7 +313,11 @@ impl Driver {
         serves.extend(serve.into_iter().filter_map(|one| Some((number(&one.peer)?, one))));
         connects.extend(connect);
         works.extend(work);
-        if let (Some(reply), Some((_, decided))) = (reply, decided) {
+        if let (Some((early, reply)), Some((_, decided))) = (asker, decided) {
+            if let (Some(early), Ok(outcome)) = (early, &decided) {
+                // Whoever does not wait any more does not need it.
+                drop(early.send(outcome.clone()));
+            }
             batch.tell.push(Box::new(move |durable| answer(reply, decided, durable)));
         }
     }

@@ -51,8 +51,17 @@ pub(crate) type Reply = oneshot::Sender<Result<Outcome, SubmitError>>;
 
 /// What is asked of the kernel's task.
 pub(crate) enum Request {
-    Command { actor: Actor, command: Box<Command>, reply: Reply },
-    AddAgentKey { key: SecretKey, tell: Tell },
+    /// A command; `decided` hears of its success before it is synced.
+    Command {
+        actor: Actor,
+        command: Box<Command>,
+        decided: Option<oneshot::Sender<Outcome>>,
+        reply: Reply,
+    },
+    AddAgentKey {
+        key: SecretKey,
+        tell: Tell,
+    },
     Read(Read),
 }
 
@@ -86,15 +95,50 @@ impl Handle {
         Self { requests, news, jobs, failure, party, mesh, owner: Arc::default() }
     }
 
-    /// Has a command decided. The answer comes after everything it changed is synced.
+    /// Has a command decided. It takes its place in the queue at once; the answer comes after
+    /// everything it changed is synced.
     ///
     /// # Errors
     ///
     /// [`SubmitError`]; only after [`SubmitError::Stopped`] is it unknown whether it was done.
-    pub async fn submit(&self, actor: Actor, command: Command) -> Result<Outcome, SubmitError> {
+    pub fn submit(
+        &self,
+        actor: Actor,
+        command: Command,
+    ) -> impl Future<Output = Result<Outcome, SubmitError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Command { actor, command: Box::new(command), reply })?;
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        let command = Box::new(command);
+        let sent = self.send(Request::Command { actor, command, decided: None, reply });
+        let handle = self.clone();
+        async move {
+            sent?;
+            answer.await.unwrap_or_else(|_| Err(handle.stopped()))
+        }
+    }
+
+    /// Has a command decided and does not wait for its sync, so that what nobody is told of yet
+    /// can begin meanwhile. A refusal comes as from [`Handle::submit`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::submit`].
+    pub(crate) async fn decide(
+        &self,
+        actor: Actor,
+        command: Command,
+    ) -> Result<(Outcome, Unsynced), SubmitError> {
+        let (decided, outcome) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
+        let (command, decided) = (Box::new(command), Some(decided));
+        self.send(Request::Command { actor, command, decided, reply })?;
+        let unsynced = Unsynced { answer, handle: self.clone() };
+        match outcome.await {
+            Ok(outcome) => Ok((outcome, unsynced)),
+            Err(_) => Err(match unsynced.synced().await {
+                Err(error) => error,
+                Ok(()) => self.stopped(),
+            }),
+        }
     }
 
     /// Has a command decided, however full the queue is: what ends a job must not be dropped
@@ -221,6 +265,23 @@ impl Handle {
         let reason = self.failure.borrow().clone();
         let reason = reason.unwrap_or_else(|| "the node is stopping; start it again".to_owned());
         SubmitError::Stopped { reason }
+    }
+}
+
+/// The sync of a decided command that nobody outside may hear of before.
+pub(crate) struct Unsynced {
+    answer: oneshot::Receiver<Result<Outcome, SubmitError>>,
+    handle: Handle,
+}
+
+impl Unsynced {
+    /// Waits until everything the command changed is synced.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`].
+    pub(crate) async fn synced(self) -> Result<(), SubmitError> {
+        self.answer.await.unwrap_or_else(|_| Err(self.handle.stopped())).map(drop)
     }
 }
 

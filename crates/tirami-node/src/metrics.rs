@@ -181,6 +181,9 @@ metrics! {
     engine_prompt_tokens: Gauge, "engine_prompt_tokens", None,
         "tirami_engine_prompt_tokens", "",
         "Prompt tokens the engines processed since the node started";
+    guessed_tokens: Counter, "guessed_tokens", None,
+        "tirami_guessed_tokens_total", "",
+        "Completion tokens that were guessed right, since the node started";
     model_loaded: Family<ModelLabels, Gauge>, "model_loaded", None,
         "tirami_model_loaded", "model", "1 while the model is in memory";
     model_memory: Family<ModelLabels, Gauge>, "model_memory", Some(Unit::Bytes),
@@ -331,6 +334,8 @@ impl Metrics {
         set(&self.engine_queued, engine.queued.into());
         set(&self.engine_completion_tokens, engine.completion_tokens_total);
         set(&self.engine_prompt_tokens, engine.prompt_tokens_total);
+        // Two who look at the same time may have read the sum in either order.
+        self.guessed_tokens.inner().fetch_max(engine.guessed_tokens_total, Ordering::Relaxed);
         set(&self.kernel_queued, queued as u64);
         set(&self.trades, readings.trades);
         set(&self.holds, readings.holds);

@@ -163,6 +163,36 @@ fn silent_streams_take_nobodys_place() {
     one.stop();
 }
 
+/// Members that send on the streams of jobs what is no request, or orders that are none.
+#[test]
+fn what_is_no_order_on_the_stream_of_a_job_ends_its_senders_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Peer::start(dir.path(), on_loopback());
+    let invite = one.node.invite().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (n, frame) in
+        [encode(&request(100)), malformed(), encode(&ToProvider::Cancel)].into_iter().enumerate()
+    {
+        let reason = runtime.block_on(async {
+            let key = SecretKey::from_seed([90 + n as u8; 32]);
+            let (_endpoint, control) = member(&key, &invite).await;
+            let sending = async {
+                while let Ok((mut send, mut receive)) = control.connection.open_bi().await {
+                    let sent = [&[STREAM_JOB][..], &frame].concat();
+                    // The other side may end the stream before it has read all of it.
+                    drop(send.write_all(&sent).await);
+                    drop(receive.read_to_end(1 << 20).await);
+                }
+            };
+            tokio::time::timeout(SOON, sending).await.expect("the connection ends");
+            control.connection.closed().await.to_string()
+        });
+        assert!(reason.contains("goodbye"), "frame {n}: {reason}");
+    }
+    runtime.shutdown_background();
+    one.stop();
+}
+
 const LONG_BYTES: usize = 6 << 20;
 
 /// Joins as a peer that is let in.

@@ -96,6 +96,15 @@ pub struct Likelihood {
     pub top: Vec<Likely>,
 }
 
+/// What is wrong with a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct InvalidRequest {
+    /// The field at fault, if it is one.
+    #[cbor(n(0), decode_with = "bounded::some_text::<_, CODE_BYTES_MAX>", nil = "bounded::none")]
+    pub param: Option<String>,
+}
+
 /// What the provider sends.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -125,6 +134,12 @@ pub enum ToConsumer {
         /// When it may be worth trying again.
         #[n(2)]
         retry_after_ms: Option<u64>,
+        /// Set where the request itself is at fault, so that no provider could serve it.
+        #[n(3)]
+        invalid: Option<InvalidRequest>,
+        /// The receipt of the first time, where the job was ordered and done before.
+        #[n(4)]
+        receipt: Option<WireDocument>,
     },
     /// The next tokens of the answer.
     #[n(2)]

@@ -32,9 +32,9 @@ pub use hello::{
     REASON_BYTES_MAX, Welcome, admission_fits, admission_proof, common_version,
 };
 pub use job::{
-    BODY_BYTES_MAX, JobRequest, LIKELIEST_MAX, LIKELIHOODS_PER_FRAME_MAX, Likelihood, Likely,
-    PATH_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX, TOKEN_BYTES_MAX, TOKENS_PER_FRAME_MAX,
-    ToConsumer, ToProvider, VECTOR_WIDTH_MAX,
+    BODY_BYTES_MAX, InvalidRequest, JobRequest, LIKELIEST_MAX, LIKELIHOODS_PER_FRAME_MAX,
+    Likelihood, Likely, PATH_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX, TOKEN_BYTES_MAX,
+    TOKENS_PER_FRAME_MAX, ToConsumer, ToProvider, VECTOR_WIDTH_MAX,
 };
 pub use limits::{
     BYTES_BURST, BYTES_PER_SECOND, FRAMES_BURST, FRAMES_PER_SECOND, Fault, PeerLimits,

@@ -21,7 +21,7 @@ mod party;
 mod report;
 mod world;
 
-pub use nodes::{Bug, Cost, NodesConfig, NodesCounts, NodesReport, run_nodes};
+pub use nodes::{Bug, Cost, Group, NodesConfig, NodesCounts, NodesReport, run_nodes};
 pub use report::{Counts, Failure, Report};
 
 /// A bug that a run plants into itself, to show that the checks find it.

@@ -163,7 +163,7 @@ fn in_order<R: Send>(
 fn nodes_json(report: &NodesReport, wall_ms: u128) -> String {
     let counts = &report.counts;
     format!(
-        r#"{{"seed":{},"nodes":{},"keep":"{}","liars":{},"witnesses":{},"dishonest":{},"events":{},"jobs":{},"completed":{},"failed":{},"excused":{},"paid":{},"converged_ms":{},"messages_per_node_second":{},"bytes_per_node_second":{},"bytes_per_node_job":{},"state":"{}","wall_ms":{wall_ms}}}"#,
+        r#"{{"seed":{},"nodes":{},"keep":"{}","liars":{},"witnesses":{},"dishonest":{},"events":{},"jobs":{},"completed":{},"failed":{},"excused":{},"paid":{},"converged_ms":{},"messages_per_node_second":{},"bytes_per_node_second":{},"gossip_bytes_per_node_second":{},"sync_bytes_per_node_second":{},"bytes_per_node_job":{},"state":"{}","wall_ms":{wall_ms}}}"#,
         report.seed,
         report.nodes,
         if report.keep == Keep::Own { "own" } else { "all" },
@@ -179,6 +179,8 @@ fn nodes_json(report: &NodesReport, wall_ms: u128) -> String {
         counts.converged_ms,
         report.messages_per_node_and_second(),
         report.bytes_per_node_and_second(),
+        report.gossip_bytes_per_node_and_second(),
+        report.sync_bytes_per_node_and_second(),
         report.bytes_per_node_and_job(),
         report.state,
     )
@@ -203,8 +205,8 @@ fn nodes_summary(total: &NodesCounts, wall_ms: u128) -> String {
         total.converged_ms,
         total.audits,
     )];
-    for (name, (messages, bytes)) in &total.sent {
-        lines.push(format!("  {name:<24} {messages:>9} messages {bytes:>12} bytes"));
+    for ((group, name), (messages, bytes)) in &total.sent {
+        lines.push(format!("  {group:<9} {name:<24} {messages:>9} messages {bytes:>12} bytes"));
     }
     for (name, times) in &total.kinds {
         lines.push(format!("  final: {name:<24} {times:>8}"));

@@ -17,10 +17,12 @@ mod provider;
 mod report;
 mod rest;
 mod tally;
+mod traffic;
 mod watch;
 mod world;
 
 pub use report::{Cost, NodesCounts, NodesReport};
+pub use traffic::Group;
 
 use tirami_ledger::lattice::Keep;
 

@@ -65,10 +65,17 @@ def budget():
         model=MODEL, messages=user(QUESTION), max_tokens=4), 403)
 
 
+# This client cannot forbid tokens; only a call of so many words follows its schema.
+WORDS = {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 900}
+ENDLESS = {"type": "object", "properties": {"words": WORDS}, "required": ["words"], "additionalProperties": False}
+ENDLESS_TOOL = {"name": "colours", "description": "Tells colours.", "input_schema": ENDLESS}
+
+
 def cancel():
-    with client.messages.stream(model=MODEL, messages=user(LONGER), max_tokens=2000) as stream:
-        next(iter(stream.text_stream))
-    quickly(lambda: ask(QUESTION, max_tokens=1))
+    asked = CALLED | {"tools": [ENDLESS_TOOL], "max_tokens": ENDLESS_TOKENS}
+    stream = client.messages.create(model=MODEL, messages=user(LONGER), stream=True, **asked)
+    next(event for event in stream if event.type == "content_block_delta")
+    frees_the_node(stream.close)
 
 
 tell("anthropic", anthropic.__version__, {

@@ -102,10 +102,9 @@ def budget():
 
 
 def cancel():
-    stream = model(max_completion_tokens=2000).stream(LONGER)
+    stream = model(max_completion_tokens=ENDLESS_TOKENS, logit_bias=ENDLESS_BIAS).stream(LONGER)
     next(chunk for chunk in stream if chunk.content)
-    stream.close()
-    quickly(lambda: model(max_completion_tokens=1).invoke(QUESTION))
+    frees_the_node(stream.close)
 
 
 tell("langchain-openai", version("langchain-openai"), {

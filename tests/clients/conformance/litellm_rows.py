@@ -103,10 +103,9 @@ def budget():
 
 
 def cancel():
-    stream = ask(LONGER, stream=True, max_tokens=2000)
+    stream = ask(LONGER, stream=True, max_tokens=ENDLESS_TOKENS, logit_bias=ENDLESS_BIAS)
     next(chunk for chunk in stream if chunk.choices[0].delta.content)
-    stream.completion_stream.close()
-    quickly(lambda: ask(QUESTION, max_tokens=1))
+    frees_the_node(stream.completion_stream.close)
 
 
 tell("LiteLLM", version("litellm"), {

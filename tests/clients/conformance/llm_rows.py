@@ -60,13 +60,13 @@ def budget():
 
 
 def cancel():
-    running = subprocess.Popen(
-        [PROGRAM, LONGER, "-m", "tirami", "-o", "max_tokens", "2000"], env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    assert running.stdout.read(1)
-    running.send_signal(signal.SIGINT)
-    running.wait(timeout=20)
-    quickly(lambda: llm(QUESTION, "-o", "max_tokens", "1"))
+    options = ("-o", "max_tokens", str(ENDLESS_TOKENS), "-o", "logit_bias", json.dumps(ENDLESS_BIAS))
+    asking = subprocess.Popen(
+        [PROGRAM, LONGER, "-m", "tirami", *options], env=ENVIRONMENT, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE)
+    assert asking.stdout.read(1)
+    frees_the_node(lambda: asking.send_signal(signal.SIGINT))
+    asking.wait(timeout=20)
 
 
 tell("llm", version("llm"), {

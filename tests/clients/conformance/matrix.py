@@ -9,6 +9,7 @@ import json
 import os
 import time
 import traceback
+import urllib.request
 
 BASE_URL = os.environ["OPENAI_BASE_URL"]
 API_KEY = os.environ["OPENAI_API_KEY"]
@@ -72,11 +73,31 @@ def refused(kind, call, status=None):
     raise AssertionError(f"expected {kind.__name__}")
 
 
-def quickly(call, seconds=10):
-    begun = time.monotonic()
-    call()
-    taken = time.monotonic() - begun
-    assert taken < seconds, f"the next request took {taken:.1f} s: it waited for the one that left"
+# What a request asks for that is to go on for as long as nobody ends it: many tokens, and none of
+# those with which the default model ends its answers.
+ENDLESS_TOKENS = 3000
+ENDLESS_BIAS = {"0": -100, "2": -100}
+# Seconds within which the node must have noticed that a client left.
+LEFT_SECONDS = 2
+
+
+def running():
+    """Requests that the node answers now, as it says itself."""
+    asked = urllib.request.Request(f"{BASE_URL}/tirami/status", headers={"Authorization": f"Bearer {API_KEY}"})
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with directly.open(asked, timeout=10) as answer:
+        return json.load(answer)["engine"]["running"]
+
+
+def frees_the_node(leave):
+    """The request whose client `leave` takes away would go on for long, and ends at once."""
+    time.sleep(LEFT_SECONDS)
+    assert running() == 1, "the answer ended by itself, so leaving it would show nothing"
+    left = time.monotonic()
+    leave()
+    while running() > 0:
+        assert time.monotonic() - left < LEFT_SECONDS, "the node still answers a client that left"
+        time.sleep(0.02)
 
 
 def tell(client, version, calls):

@@ -12,7 +12,10 @@ MODEL = os.environ["CLIENT_MODEL"]
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 LONGER = [{"role": "user", "content": "Describe a lighthouse in three sentences."}]
 
-client = openai.OpenAI(max_retries=0, timeout=120)
+# Every field of every answer has the type that the client declares for it.
+client = openai.OpenAI(max_retries=0, timeout=120, _strict_response_validation=True)
+# The client declares vectors as lists and asks for base64 without a format.
+loose = openai.OpenAI(max_retries=0, timeout=120)
 
 
 def ask(messages, **options):
@@ -217,7 +220,7 @@ def tools_are_called_with_valid_arguments():
 
 def texts_become_vectors():
     texts = ["The cat sleeps on the sofa.", "A kitten is sleeping on the couch.", "fn main() { 40 + 2 }"]
-    answer = client.embeddings.create(model=MODEL, input=texts)
+    answer = loose.embeddings.create(model=MODEL, input=texts)
     cat, kitten, code = [one.embedding for one in answer.data]
     likeness = lambda a, b: sum(x * y for x, y in zip(a, b, strict=True))
     assert abs(likeness(cat, cat) - 1) < 1e-3 and likeness(cat, kitten) > likeness(cat, code)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tirami_infer::engine::{Conversation, Engine as _, Message, Prompt};
-use tirami_infer::llama::{LlamaEngine, LlamaOptions};
+use tirami_infer::llama::{BareRun, BareSetting, LlamaEngine, LlamaOptions};
 
 use crate::client::system_of;
 use crate::picture::Curve;
@@ -15,6 +15,12 @@ use crate::servers::{Server, peers, tirami};
 pub(crate) const CONTEXT_TOKENS: u32 = 2_304;
 /// Streams each contender can run at once.
 pub(crate) const SEQUENCES: u32 = 32;
+
+/// The bare loops, with what they are called. The node is judged by the better one.
+pub(crate) const BARE: [(BareSetting, &str); 2] = [
+    (BareSetting::Engine, "bare loop, same setting"),
+    (BareSetting::Usual, "bare loop, llama.cpp's usual setting"),
+];
 
 /// Asked in different words by each stream, so that no answer's prompt is another's; long enough
 /// an answer follows.
@@ -61,6 +67,7 @@ pub(crate) struct Bench {
     /// Aggregate tokens per second by streams.
     pub(crate) curves: Vec<Curve>,
     servers: Option<Vec<Server>>,
+    quick: Option<Server>,
     asked: u32,
 }
 
@@ -80,6 +87,7 @@ impl Bench {
             table,
             curves: Vec::new(),
             servers: None,
+            quick: None,
             asked: 0,
         }
     }
@@ -88,7 +96,7 @@ impl Bench {
     pub(crate) fn servers(&mut self) -> Vec<Server> {
         let table = &mut self.table;
         let start = || {
-            let mut servers = vec![tirami(SEQUENCES, CONTEXT_TOKENS)];
+            let mut servers = vec![tirami(SEQUENCES, CONTEXT_TOKENS, true)];
             for peer in peers(SEQUENCES, CONTEXT_TOKENS) {
                 match peer {
                     Ok(server) => servers.push(server),
@@ -98,6 +106,27 @@ impl Bench {
             servers
         };
         self.servers.get_or_insert_with(start).clone()
+    }
+
+    /// The same, and last a node that promises no reproducible answers; started once.
+    pub(crate) fn contenders(&mut self) -> Vec<Server> {
+        let mut all = self.servers();
+        let quick = || tirami(SEQUENCES, CONTEXT_TOKENS, false);
+        all.push(self.quick.get_or_insert_with(quick).clone());
+        all
+    }
+
+    /// Runs a bare loop in each of the settings of [`BARE`]; `rates` gets what `rate` makes of it.
+    pub(crate) fn run_bare(
+        &self,
+        (prompts, tokens): (&[Prompt], u32),
+        rates: &mut [Vec<f64>; BARE.len()],
+        rate: impl Fn(&BareRun) -> f64,
+    ) {
+        for ((setting, _), rates) in BARE.into_iter().zip(rates) {
+            let run = self.engine.run_bare(prompts, tokens, setting).expect("a bare run");
+            rates.push(rate(&run));
+        }
     }
 
     /// A question that was not asked before and has a long answer.

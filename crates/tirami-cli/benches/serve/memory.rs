@@ -15,7 +15,7 @@ pub(crate) fn at_sixteen_streams(bench: &mut Bench) {
         ask_together(&server, &questions);
         server.resident_mib()
     };
-    let measured = weigh(tirami(STREAMS, CONTEXT_TOKENS));
+    let measured = weigh(tirami(STREAMS, CONTEXT_TOKENS, true));
     let peers = [llama_server, node_llama_cpp].map(|start| {
         let server = start(STREAMS, CONTEXT_TOKENS).ok()?;
         Some((server.name.to_owned(), weigh(server)))

@@ -26,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) model: String,
     /// Whether it answers several requests at the same time.
     pub(crate) batches: bool,
+    /// Whether it is a server of others, by which the node is judged.
+    pub(crate) is_peer: bool,
     process: Arc<Process>,
 }
 
@@ -53,7 +55,7 @@ impl Server {
 }
 
 /// A node with its ledger, limits that are never reached, and no mesh.
-pub(crate) fn tirami(sequences: u32, context_tokens: u32) -> Server {
+pub(crate) fn tirami(sequences: u32, context_tokens: u32, reproducible: bool) -> Server {
     let binary = std::env::var_os("TIRAMI_TEST_BINARY").expect("TIRAMI_TEST_BINARY is set");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut command = Command::new(binary);
@@ -69,6 +71,7 @@ pub(crate) fn tirami(sequences: u32, context_tokens: u32) -> Server {
         .args(["--sequences", &sequences.to_string()])
         .args(["--context-tokens", &context_tokens.to_string()])
         .args(["--threads", &threads().to_string()])
+        .args(["--reproducible", if reproducible { "true" } else { "false" }])
         .arg("--data-dir")
         .arg(dir.path())
         .stdout(Stdio::piped());
@@ -85,7 +88,8 @@ pub(crate) fn tirami(sequences: u32, context_tokens: u32) -> Server {
     let model = without_limits(&url, dir.path());
     let address = url.trim_start_matches("http://").to_owned();
     let process = Arc::new(Process { child, _dir: Some(dir) });
-    Server { name: "Tirami", address, model, batches: true, process }
+    let name = if reproducible { "Tirami" } else { "Tirami, not reproducible" };
+    Server { name, address, model, batches: true, is_peer: false, process }
 }
 
 /// Lifts the limits that guard people against programs that ask as fast as this one; gives the
@@ -139,6 +143,7 @@ fn listening(name: &'static str, mut command: Command, numbers: [u32; 3]) -> Ser
         address: format!("127.0.0.1:{port}"),
         model: "model".to_owned(),
         batches: true,
+        is_peer: true,
         process: Arc::new(Process { child, _dir: None }),
     }
 }
@@ -186,5 +191,6 @@ fn llama_cpp_python(context_tokens: u32) -> Result<Server, String> {
         std::thread::sleep(Duration::from_millis(50));
     }
     let model = "model".to_owned();
-    Ok(Server { name: "llama-cpp-python", address, model, batches: false, process })
+    let name = "llama-cpp-python";
+    Ok(Server { name, address, model, batches: false, is_peer: true, process })
 }

@@ -2,7 +2,7 @@
 
 use tirami_infer::llama::BareSetting;
 
-use crate::bench::Bench;
+use crate::bench::{BARE, Bench};
 use crate::client::ask;
 use crate::report::{Row, median};
 
@@ -13,30 +13,45 @@ const HISTORY_TOKENS: usize = 1_000;
 /// Tokens per second of one stream.
 pub(crate) fn decode(bench: &mut Bench) {
     let servers = bench.servers();
-    let mut bare = Vec::new();
+    let mut bare = [Vec::new(), Vec::new()];
     let mut rates = vec![Vec::new(); servers.len()];
     for _ in 0..bench.rounds {
         let question = bench.question();
         let prompts = [bench.prompt(&question)];
-        let run = bench.engine.run_bare(&prompts, DECODE_TOKENS, BareSetting::Engine);
-        bare.push(f64::from(DECODE_TOKENS - 1) / run.expect("a bare run").decode.as_secs_f64());
+        bench.run_bare((&prompts, DECODE_TOKENS), &mut bare, |run| {
+            f64::from(DECODE_TOKENS - 1) / run.decode.as_secs_f64()
+        });
         for (server, rates) in servers.iter().zip(&mut rates) {
             rates.push(ask(server, &[("user", &question)], DECODE_TOKENS).rate());
         }
     }
     let rates: Vec<f64> = rates.iter().map(|rates| median(rates)).collect();
-    let mut beside = vec![("bare loop".to_owned(), median(&bare))];
+    let (mut beside, best) = loops(&bare);
+    let met = rates[0] >= 0.98 * best && rates[1..].iter().all(|rate| rates[0] >= *rate);
     beside.extend(servers.iter().zip(&rates).skip(1).map(|(s, rate)| (s.name.to_owned(), *rate)));
-    let met = rates[0] >= 0.98 * beside[0].1 && beside[1..].iter().all(|b| rates[0] >= b.1);
     bench.table.push(Row {
         what: format!("decode over HTTP, one stream of {DECODE_TOKENS} tokens"),
         unit: "tokens/s",
         measured: rates[0],
         beside,
-        target: Some(("≥ 0.98 × bare, ≥ 1 × each peer".to_owned(), met)),
+        target: Some(("≥ 0.98 × better loop, ≥ 1 × each peer".to_owned(), met)),
         why: "one thread computes a token after the other, and between two of them it also \
-              samples, makes text and tells the streams, which a bare loop does not",
+              samples, makes text and tells the streams, which a bare loop does not; keys and \
+              values of two types, which keep answers the same bits, cost what the loop in \
+              llama.cpp's usual setting is quicker by, and `reproducible = false` is for who does \
+              not need that",
     });
+}
+
+/// What the bare loops did, to be shown, and the better of the figures.
+fn loops(rates: &[Vec<f64>; BARE.len()]) -> (Vec<(String, f64)>, f64) {
+    let shown: Vec<_> = BARE
+        .iter()
+        .zip(rates)
+        .map(|((_, name), rates)| ((*name).to_owned(), median(rates)))
+        .collect();
+    let best = shown.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+    (shown, best)
 }
 
 /// Tokens per second of an answer that repeats its question.
@@ -73,42 +88,34 @@ pub(crate) fn edit(bench: &mut Bench) {
 
 /// Prompt tokens per second until the first token is there.
 pub(crate) fn prompt(bench: &mut Bench) {
-    let servers = bench.servers();
+    let servers = bench.contenders();
     for tokens in PROMPTS {
-        let settings = [BareSetting::Engine, BareSetting::Usual];
         let mut bare = [Vec::new(), Vec::new()];
         let mut rates = vec![Vec::new(); servers.len()];
         for _ in 0..bench.rounds {
             let text = bench.text(tokens);
             let prompts = [bench.prompt(&text)];
             let count = prompts[0].tokens.len() as f64;
-            for (setting, bare) in settings.into_iter().zip(&mut bare) {
-                let run = bench.engine.run_bare(&prompts, 1, setting).expect("a bare run");
-                bare.push(count / run.prefill.as_secs_f64());
-            }
+            bench.run_bare((&prompts, 1), &mut bare, |run| count / run.prefill.as_secs_f64());
             for (server, rates) in servers.iter().zip(&mut rates) {
                 let answer = ask(server, &[("user", &text)], 1);
                 rates.push(count / (answer.first_ms() / 1e3));
             }
         }
         let rates: Vec<f64> = rates.iter().map(|rates| median(rates)).collect();
-        let names = ["bare loop, same setting", "bare loop, llama.cpp's usual setting"];
-        let mut beside: Vec<_> = names
-            .into_iter()
-            .zip(&bare)
-            .map(|(name, bare)| (name.to_owned(), median(bare)))
-            .collect();
-        let met = rates[0] >= 0.98 * beside[0].1;
-        let peers = servers.iter().zip(&rates).skip(1);
-        beside.extend(peers.map(|(server, rate)| (server.name.to_owned(), *rate)));
+        let (mut beside, best) = loops(&bare);
+        let met = rates[0] >= 0.98 * best;
+        let others = servers.iter().zip(&rates).skip(1);
+        beside.extend(others.map(|(server, rate)| (server.name.to_owned(), *rate)));
         bench.table.push(Row {
             what: format!("prompt of {tokens} tokens over HTTP, until its first answer token"),
             unit: "tokens/s",
             measured: rates[0],
             beside,
-            target: Some(("≥ 0.98 × bare".to_owned(), met)),
-            why: "one figure takes most of a minute, and a shared machine is not equally fast \
-                  meanwhile",
+            target: Some(("≥ 0.98 × better loop".to_owned(), met)),
+            why: "passes of 32 tokens, and keys and values of two types, keep answers the same \
+                  bits and cost what the loop in llama.cpp's usual setting is quicker by; \
+                  `reproducible = false` is for who does not need that",
         });
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A GGUF file under construction.
-struct Maker {
+pub(crate) struct Maker {
     keys: Vec<(String, Vec<u8>)>,
     tensors: Vec<(String, Vec<u64>, u32)>,
 }
@@ -12,19 +12,25 @@ fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-fn typed(kind: u32, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn typed(kind: u32, bytes: &[u8]) -> Vec<u8> {
     [&kind.to_le_bytes()[..], bytes].concat()
 }
 
-fn texts(items: &[&str]) -> Vec<u8> {
+pub(crate) fn texts(items: &[&str]) -> Vec<u8> {
+    let count = (items.len() as u64).to_le_bytes();
     let items = items.iter().flat_map(|item| text(item)).collect::<Vec<_>>();
-    let count = 3_u64.to_le_bytes();
     typed(9, &[&8_u32.to_le_bytes()[..], &count[..], &items].concat())
+}
+
+pub(crate) fn integers(items: &[u32]) -> Vec<u8> {
+    let count = (items.len() as u64).to_le_bytes();
+    let items = items.iter().flat_map(|item| item.to_le_bytes()).collect::<Vec<_>>();
+    typed(9, &[&5_u32.to_le_bytes()[..], &count[..], &items].concat())
 }
 
 impl Maker {
     /// A small complete model: two layers, width 8, three tokens.
-    fn model() -> Self {
+    pub(crate) fn model() -> Self {
         let mut maker = Self { keys: Vec::new(), tensors: Vec::new() };
         maker.set("general.architecture", typed(8, &text("llama")));
         maker.set("general.file_type", typed(4, &3_u32.to_le_bytes()));
@@ -43,9 +49,7 @@ impl Maker {
         maker.set("tokenizer.ggml.model", typed(8, &text("gpt2")));
         maker.set("tokenizer.ggml.tokens", texts(&["a", "b", "ab"]));
         maker.set("tokenizer.ggml.merges", texts(&["a b", "b a", "a a"]));
-        let kinds = [1_u32, 1, 3].map(u32::to_le_bytes).concat();
-        let kinds = [&5_u32.to_le_bytes()[..], &3_u64.to_le_bytes(), &kinds].concat();
-        maker.set("tokenizer.ggml.token_type", typed(9, &kinds));
+        maker.set("tokenizer.ggml.token_type", integers(&[1, 1, 3]));
         maker.tensors = vec![
             ("token_embd.weight".to_owned(), vec![8, 3], 0),
             ("output_norm.weight".to_owned(), vec![8], 0),
@@ -54,7 +58,7 @@ impl Maker {
         maker
     }
 
-    fn set(&mut self, key: &str, value: Vec<u8>) {
+    pub(crate) fn set(&mut self, key: &str, value: Vec<u8>) {
         self.keys.retain(|(other, _)| other != key);
         self.keys.push((key.to_owned(), value));
     }
@@ -67,7 +71,7 @@ impl Maker {
         self.tensors.push((name.to_owned(), dimensions.to_vec(), 0));
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = b"GGUF\x03\0\0\0".to_vec();
         bytes.extend((self.tensors.len() as u64).to_le_bytes());
         bytes.extend((self.keys.len() as u64).to_le_bytes());

@@ -2,7 +2,8 @@
 //!
 //! An answer that repeats parts of its prompt, as a summary or a corrected text does, is guessed
 //! from the last place where its newest tokens stand. Guesses are read in one pass with the newest
-//! token; a guess is kept only where the sampler chooses it, so the answer is the same as without.
+//! token; a guess is kept only where the sampler chooses it, so the answer is the same as without,
+//! as far as a token's logits are the same in a long pass and alone.
 //!
 //! Two figures decide how much is guessed. How often the lookup is right is known of every
 //! sequence without a single guess: what it would have said is compared with what came. What a pass

@@ -76,7 +76,8 @@ pub struct LlamaOptions {
     /// be checked. Without it long prompts are read faster, and a seed promises nothing.
     pub reproducible: bool,
     /// When answers that repeat what was said before are guessed from it and read several tokens
-    /// at a time. The answers are the same without.
+    /// at a time. In the reproducible setting the answers are the same bits without, and only what
+    /// was measured to keep them is guessed with; in the other one they are as likely.
     pub guesses: Guesses,
     /// Generations that may wait, up to [`QUEUE_MAX`].
     pub queue_max: u32,

@@ -75,7 +75,7 @@ impl<'a> Steps<'a> {
             places: (0..setting.sequences).map(|_| Place::default()).collect(),
             sequences: (0..setting.sequences).map(|_| None).collect(),
             pace: Pace::default(),
-            toll: Toll::new(if setting.reproducible && guesses_are_exact(model, &setting) {
+            toll: Toll::new(if can_guess(model, &setting) {
                 setting.guesses
             } else {
                 Guesses::Never
@@ -426,16 +426,18 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Whether an answer is surely the same with guesses: short passes were measured to give the same
-/// bits with the quantisation, and the newest tokens can be taken out of the cache without a trace.
-fn guesses_are_exact(model: &LlamaModel, setting: &Setting) -> bool {
+/// Whether tokens may be guessed: the newest ones can be taken out of the cache without a trace,
+/// and in the reproducible setting short passes were measured to give the same bits with the
+/// quantisation. In the other setting no bits are promised, and answers are as likely as without,
+/// because a guess is kept only where the sampler chooses it.
+fn can_guess(model: &LlamaModel, setting: &Setting) -> bool {
     let text = |key: &str| model.meta_val_str(key).ok();
     let file_type = text("general.file_type").and_then(|number| number.parse::<u32>().ok());
     let window = text("general.architecture")
         .and_then(|architecture| text(&format!("{architecture}.attention.sliding_window")));
     let is_measured = file_type.is_some_and(|file_type| EXACT_FILE_TYPES.contains(&file_type));
     let keeps_all = !model.is_recurrent() && !model.is_hybrid() && window.is_none();
-    is_measured && keeps_all && !setting.on_gpu()
+    keeps_all && (is_measured || !setting.reproducible) && !setting.on_gpu()
 }
 
 fn add(

@@ -274,3 +274,78 @@ impl Segment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use llama_cpp_2::model::params::LlamaModelParams;
+
+    use super::super::backend;
+    use super::*;
+    use crate::gguf::tests::{Maker, integers, texts, typed};
+
+    const BOS: u32 = 4;
+    /// None of them has a name that llama.cpp knows, so they mean what the metadata says.
+    const GAP_KEYS: [(&str, u32); 3] = [
+        ("tokenizer.ggml.fim_mid_token_id", 3),
+        ("tokenizer.ggml.fim_suf_token_id", 5),
+        ("tokenizer.ggml.fim_pre_token_id", 7),
+    ];
+
+    /// The words of a small file whose metadata names these tokens for a gap.
+    fn words(gap_keys: &[(&str, u32)]) -> (LlamaModel, Tokenizer) {
+        let mut maker = Maker::model();
+        let tokens = ["a", "b", "ab", "<3>", "<4>", "<5>", "<6>", "<7>", "Ċ"];
+        maker.set("tokenizer.ggml.tokens", texts(&tokens));
+        maker.set("tokenizer.ggml.token_type", integers(&[1, 1, 1, 3, 3, 3, 3, 3, 1]));
+        maker.set("tokenizer.ggml.merges", texts(&["a b"]));
+        maker.set("tokenizer.ggml.add_bos_token", typed(7, &[1]));
+        let ends = [("tokenizer.ggml.bos_token_id", BOS), ("tokenizer.ggml.eos_token_id", 6)];
+        for (key, token) in ends.iter().chain(gap_keys) {
+            maker.set(key, typed(4, &token.to_le_bytes()));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("words.gguf");
+        std::fs::write(&path, maker.bytes()).unwrap();
+        let only_words = LlamaModelParams::default().with_vocab_only(true);
+        let backend = backend::backend().unwrap();
+        let model = LlamaModel::load_from_file(backend, &path, &only_words).unwrap();
+        let tokenizer = Tokenizer::new(&model, None, 64).unwrap();
+        (model, tokenizer)
+    }
+
+    fn gap(before: &str, after: &str) -> RawPrompt {
+        RawPrompt::Infill { before: before.to_owned(), after: after.to_owned() }
+    }
+
+    #[test]
+    fn what_fills_a_gap_comes_after_the_texts_before_and_after_it() {
+        let (model, tokenizer) = words(&GAP_KEYS);
+        let [before, after] = ["aab", "b"].map(|text| tokenizer.tokenize_text(&model, text));
+        let [before, after] = [before.unwrap(), after.unwrap()];
+        assert_eq!((before.as_slice(), after.as_slice()), (&[0, 2][..], &[1][..]));
+        let prompt = tokenizer.prepare_raw(&model, &gap("aab", "b")).unwrap();
+        assert_eq!(prompt.tokens, [BOS, 7, 0, 2, 5, 1, 3]);
+        // A gap may stand at the beginning or at the end, and in nothing.
+        for (before, after, tokens) in [
+            ("", "b", &[BOS, 7, 5, 1, 3][..]),
+            ("b", "", &[BOS, 7, 1, 5, 3]),
+            ("", "", &[BOS, 7, 5, 3]),
+        ] {
+            let prompt = tokenizer.prepare_raw(&model, &gap(before, after)).unwrap();
+            assert_eq!(prompt.tokens, tokens);
+        }
+        let long = tokenizer.prepare_raw(&model, &gap(&"a".repeat(60), "b"));
+        let refused = PrepareError::ContextLength { prompt_tokens: 65, context_tokens: 64 };
+        assert_eq!(long, Err(refused));
+    }
+
+    #[test]
+    fn a_model_that_lacks_one_of_the_three_fills_no_gap() {
+        for lacking in 0..GAP_KEYS.len() {
+            let keys: Vec<_> = (0..3).filter(|at| *at != lacking).map(|at| GAP_KEYS[at]).collect();
+            let (model, tokenizer) = words(&keys);
+            let unable = PrepareError::Unsupported { what: "to fill a gap in a text" };
+            assert_eq!(tokenizer.prepare_raw(&model, &gap("a", "b")), Err(unable));
+        }
+    }
+}

@@ -55,3 +55,25 @@ fn an_answer_that_is_guessed_is_the_one_that_is_not() {
     assert_eq!(pieces(&guessing, &prompt, &sampling), alone);
     drop(other);
 }
+
+#[test]
+fn what_is_guessed_where_no_bits_are_promised_is_what_the_model_says() {
+    let options = LlamaOptions { reproducible: false, sequences: 2, ..small() };
+    let guessing = engine(&LlamaOptions { guesses: Guesses::Always, ..options });
+    let prompt = guessing.prepare(&chat(EDIT)).unwrap();
+    let answer = super::collect(guessing.start(prompt.clone(), greedy(90)).unwrap());
+    assert!(answer.text.contains("- red apples from the north\n"), "{}", answer.text);
+    let kept = guessing.load().guessed_tokens_total;
+    assert!(kept > 20, "{kept}");
+    // Read back, each token is the likeliest as far as bits may differ; nothing of a wrong guess
+    // stays in the cache, or those after it were not.
+    let scored = Sampling { top_logprobs: Some(1), scores_prompt: true, ..greedy(0) };
+    let given = Prompt::from([prompt.tokens.as_slice(), &answer.tokens].concat());
+    let mut generation = guessing.start(given, scored).unwrap();
+    while generation.pieces.blocking_recv().is_some() {}
+    let figures = generation.take_prompt_logprobs().split_off(prompt.tokens.len());
+    assert_eq!(figures.len(), answer.tokens.len());
+    for token in figures {
+        assert!(token.chosen.logprob >= token.top[0].logprob - 0.1, "{token:?}");
+    }
+}

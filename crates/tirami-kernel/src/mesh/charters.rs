@@ -2,19 +2,27 @@
 //!
 //! A witness approves nothing by itself: whoever may change the witnesses owns the mesh. A draft
 //! that came from a peer waits for [`Command::ApproveCharter`].
+//!
+//! A draft is not signed, so it goes from its author's node to that node's peers and no further:
+//! the connection says whose it is, and nobody can fill the mesh with drafts by another's hands.
+//! The first witness that approves it carries it on.
 
 use std::collections::BTreeMap;
 
-use tirami_core::{Digest, PartyId};
+use tirami_core::{DAY_MS, PartyId, Timestamp};
+use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
-use tirami_ledger::lattice::{Charter, CharterApproval, CharterProof};
+use tirami_ledger::lattice::{Charter, CharterApproval, CharterError, CharterProof};
 use tirami_proto::{CHARTERS_PER_FRAME_MAX, Fault, Message, WireCharter};
 
-use super::{Mesh, sync::fault_of};
+use super::{Mesh, Standing, sync::fault_of};
 use crate::kernel::{Effects, Kernel};
 
-/// Drafts of charters kept that no witness approved yet.
-pub const DRAFTS_MAX: usize = 4;
+/// Drafts of charters of other nodes kept that no witness approved yet, one of each node. At most
+/// 16 KiB each.
+pub const DRAFTS_MAX: usize = 64;
+/// How long a draft is kept, in milliseconds. Its author can draft it again.
+const DRAFT_LIFE_MS: u64 = DAY_MS;
 /// Entries that a new witness takes over from the witnesses before.
 const CARRIED_MAX: usize = 512;
 /// Bytes of charters in one answer after the first one.
@@ -22,14 +30,27 @@ const CHARTERS_BYTES_MAX: usize = 900 * 1024;
 /// The least time between two questions for charters to one peer.
 const ASK_MS_MIN: u64 = 1_000;
 
-/// Drafts by digest of their bytes.
-pub(crate) type Drafts = BTreeMap<Digest, Vec<u8>>;
+/// Drafts by who sent them, this node's own under its party.
+pub(crate) type Drafts = BTreeMap<PartyId, Draft>;
+
+/// A successor of the charter in force that nobody approved yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft {
+    bytes: Vec<u8>,
+    since: Timestamp,
+}
+
+impl Draft {
+    fn is_old(&self, now: Timestamp) -> bool {
+        now >= self.since.plus_ms(DRAFT_LIFE_MS)
+    }
+}
 
 impl Mesh {
     /// Successors of the charter in force that were proposed and that no witness approved yet, as
     /// bytes for [`Command::ApproveCharter`].
     pub fn charter_drafts(&self) -> impl Iterator<Item = &[u8]> {
-        self.drafts.values().map(Vec::as_slice)
+        self.drafts.values().map(|draft| draft.bytes.as_slice())
     }
 }
 
@@ -105,26 +126,61 @@ impl Kernel {
         }
     }
 
-    /// A draft that wants approvals. Passed on the first time it is seen.
+    /// A peer's draft, which wants approvals. Only a member's is kept, and only one that can follow
+    /// the charter in force.
     pub(super) fn take_draft(&mut self, from: PartyId, bytes: Vec<u8>, effects: &mut Effects) {
         let Ok(charter) = tirami_core::decode_body::<Charter>(&bytes) else {
             self.fault(from, Fault::Malformed, effects);
             return;
         };
-        if charter.version == self.ledger.lattice().charter().version.saturating_add(1) {
-            self.keep_draft(bytes, effects);
+        // A draft and the version that it would have followed pass each other on their way.
+        let next = self.ledger.lattice().charter().version.saturating_add(1);
+        if charter.version != next || self.standing(from, self.clock) < Standing::Member {
+            return;
+        }
+        match self.check_draft(&bytes) {
+            Ok(true) => self.keep_draft(from, bytes),
+            Ok(false) => {}
+            Err(_) => self.fault(from, Fault::Invalid, effects),
         }
     }
 
-    fn keep_draft(&mut self, bytes: Vec<u8>, effects: &mut Effects) {
-        let digest = Digest::of(&bytes);
-        if self.mesh.drafts.contains_key(&digest) || self.mesh.drafts.len() >= DRAFTS_MAX {
+    /// Whether a successor of the charter in force waits for its first approval.
+    fn check_draft(&self, bytes: &[u8]) -> Result<bool, Rejection> {
+        let receive = Command::ReceiveCharter { bytes: bytes.to_vec(), approvals: Vec::new() };
+        match self.decide(&Actor::Node, &receive) {
+            // All it lacks are approvals.
+            Err(Rejection::Charter(CharterError::TooFew { .. })) => Ok(true),
+            Err(rejection) => Err(rejection),
+            Ok(_) => Ok(false),
+        }
+    }
+
+    /// Keeps the last draft of each sender. Its own a node always keeps; of the others one that
+    /// finds no room is dropped, unless it is a witness's or a trusted party's: then the newest of
+    /// somebody who counts less makes room.
+    fn keep_draft(&mut self, sender: PartyId, bytes: Vec<u8>) {
+        self.forget_drafts();
+        let (own, now) = (self.ledger.party(), self.clock);
+        if self.mesh.drafts.get(&sender).is_some_and(|known| known.bytes == bytes) {
             return;
         }
-        for to in self.mesh.others() {
-            effects.send.push((to, Message::CharterProposal { bytes: bytes.clone() }));
+        let others = self.mesh.drafts.keys().filter(|party| **party != own).count();
+        let is_new = sender != own && !self.mesh.drafts.contains_key(&sender);
+        if is_new && others >= DRAFTS_MAX {
+            let needed = |party: PartyId| self.standing(party, now) == Standing::Needed;
+            let less = self.mesh.drafts.iter();
+            let less = less.filter(|(party, _)| **party != own && !needed(**party));
+            let newest = less.max_by_key(|(_, draft)| draft.since).map(|(party, _)| *party);
+            let Some(newest) = newest.filter(|_| needed(sender)) else { return };
+            self.mesh.drafts.remove(&newest);
         }
-        self.mesh.drafts.insert(digest, bytes);
+        self.mesh.drafts.insert(sender, Draft { bytes, since: now });
+    }
+
+    fn forget_drafts(&mut self) {
+        let now = self.clock;
+        self.mesh.drafts.retain(|_, draft| !draft.is_old(now));
     }
 
     /// A single approval of a successor that is known here.
@@ -143,13 +199,17 @@ impl Kernel {
     /// What an own command made: a draft to be proposed.
     pub(crate) fn charter_made(&mut self, outcome: &Outcome, effects: &mut Effects) {
         if let Outcome::Charter { bytes, approval: None } = outcome {
-            self.keep_draft(bytes.clone(), effects);
+            for to in self.mesh.others() {
+                effects.send.push((to, Message::CharterProposal { bytes: bytes.clone() }));
+            }
+            self.keep_draft(self.ledger.party(), bytes.clone());
         }
     }
 
-    /// Tells a peer of successors that are under way.
-    pub(super) fn tell_proposals(&self, to: PartyId, effects: &mut Effects) {
-        for bytes in self.mesh.drafts.values() {
+    /// Tells a peer of this node's own draft, and of successors that were approved.
+    pub(super) fn tell_proposals(&mut self, to: PartyId, effects: &mut Effects) {
+        self.forget_drafts();
+        if let Some(Draft { bytes, .. }) = self.mesh.drafts.get(&self.ledger.party()) {
             effects.send.push((to, Message::CharterProposal { bytes: bytes.clone() }));
         }
         let charters: Vec<WireCharter> = self.approved_successors();

@@ -50,6 +50,7 @@ impl Kernel {
             MeshInput::Worked { sponsor, challenge, nonce } => {
                 self.worked((sponsor, challenge), nonce, effects);
             }
+            MeshInput::Offended { peer, fault } => self.fault(peer, fault, effects),
             MeshInput::FirstContact(party) => self.first_contact(party, effects),
             MeshInput::AddPeer(address) => {
                 self.mesh.addresses.add(own, &address, true);

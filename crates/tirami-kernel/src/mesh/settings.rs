@@ -2,7 +2,7 @@
 
 use tirami_core::{Digest, PartyId, Ppm, Timestamp};
 use tirami_ledger::lattice::Keep;
-use tirami_proto::{Message, Offer, PeerAddress};
+use tirami_proto::{Fault, Message, Offer, PeerAddress};
 
 use super::faucet::Faucet;
 use crate::scheduler::Observation;
@@ -44,6 +44,13 @@ pub enum MeshInput {
     FirstContact(PartyId),
     /// What came of a job at a provider; the next ranking counts it.
     Observed(Observation),
+    /// A peer did something wrong outside the control stream: with a job's stream, say.
+    Offended {
+        /// Who.
+        peer: PartyId,
+        /// What.
+        fault: Fault,
+    },
     /// What came of the work of [`crate::Effects::work`].
     Worked {
         /// For whom it was done.

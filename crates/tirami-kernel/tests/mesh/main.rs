@@ -8,6 +8,7 @@
 )]
 
 mod charter;
+mod drafts;
 mod faucet;
 mod finality;
 mod harness;

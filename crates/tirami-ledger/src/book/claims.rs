@@ -144,31 +144,54 @@ impl Claims {
         known.is_some_and(|known| known.amount >= amount)
     }
 
-    pub(super) fn check_room(
+    /// The claims that give way to a new one of which `left` is to pay, and of which `means` says
+    /// what each consumer could pay.
+    ///
+    /// Where there is no room, the claim that is worth least gives way to one that is worth more: a
+    /// claim is worth what is left of it, but no more than its consumer could pay. So nobody keeps
+    /// the claims of others out with consumers that have nothing, or with small sums.
+    pub(super) fn room(
         &self,
-        (consumer, provider): (PartyId, PartyId),
+        (consumer, claimed): (PartyId, Claimed),
+        left: Trm,
         now: Timestamp,
-    ) -> Result<(), ClaimRefusal> {
-        let lasting = |(_, claim): &(&Claimed, &NotedClaim)| now < claim.claim_by;
-        let against = self.by_consumer.get(&consumer).into_iter().flatten();
-        if against.filter(lasting).count() >= CONSUMER_CLAIMS_MAX as usize {
-            let what = "claims against one consumer";
-            return Err(ClaimRefusal::TooMany { what, max: CONSUMER_CLAIMS_MAX });
+        means: impl Fn(PartyId) -> Trm,
+    ) -> Result<Vec<(PartyId, Claimed)>, ClaimRefusal> {
+        let claims = self.by_consumer.get(&consumer);
+        if claims.is_some_and(|claims| claims.contains_key(&claimed)) {
+            return Ok(Vec::new());
         }
-        let all = self.by_consumer.values().flatten().filter(lasting);
-        let (mut count, mut of_provider) = (0, 0);
-        for ((claimant, _), _) in all {
-            count += 1;
-            of_provider += u32::from(*claimant == provider);
+        let worth = left.min(means(consumer));
+        let mut all = Vec::with_capacity(self.count as usize);
+        for debtor in self.by_consumer.keys() {
+            let means = means(*debtor);
+            let known = self.known(*debtor, now);
+            all.extend(known.map(|(claimed, claim)| (claim.left().min(means), *debtor, claimed)));
         }
-        if of_provider >= PROVIDER_CLAIMS_MAX {
-            let what = "claims of one provider";
-            return Err(ClaimRefusal::TooMany { what, max: PROVIDER_CLAIMS_MAX });
+        let against = |(_, debtor, _): &(Trm, PartyId, Claimed)| *debtor == consumer;
+        let by = |(_, _, (provider, _)): &(Trm, PartyId, Claimed)| *provider == claimed.0;
+        let mut gone = Vec::new();
+        outweigh(
+            &mut all,
+            &mut gone,
+            worth,
+            (CONSUMER_CLAIMS_MAX, "claims against one consumer"),
+            against,
+        )?;
+        outweigh(&mut all, &mut gone, worth, (PROVIDER_CLAIMS_MAX, "claims of one provider"), by)?;
+        outweigh(&mut all, &mut gone, worth, (CLAIMS_MAX, "claims"), |_| true)?;
+        Ok(gone)
+    }
+
+    /// Forgets a claim that gave way to another.
+    pub(super) fn forget(&mut self, consumer: PartyId, claimed: Claimed) {
+        let Some(claims) = self.by_consumer.get_mut(&consumer) else { return };
+        if claims.remove(&claimed).is_some() {
+            self.count = self.count.saturating_sub(1);
         }
-        if count >= CLAIMS_MAX {
-            return Err(ClaimRefusal::TooMany { what: "claims", max: CLAIMS_MAX });
+        if claims.is_empty() {
+            self.by_consumer.remove(&consumer);
         }
-        Ok(())
     }
 
     pub(super) fn note(
@@ -235,11 +258,7 @@ impl Claims {
         let Some(claim) = claims.get_mut(&claimed) else { return };
         claim.paid = claim.paid.saturating_add(amount);
         if claim.paid >= claim.amount {
-            claims.remove(&claimed);
-            self.count = self.count.saturating_sub(1);
-        }
-        if claims.is_empty() {
-            self.by_consumer.remove(&consumer);
+            self.forget(consumer, claimed);
         }
     }
 
@@ -265,6 +284,26 @@ impl Claims {
                     && self.sizes.contains(&(payments.count(), *consumer))
             })
     }
+}
+
+/// Takes the claim that is worth least out of `all`, and into `gone`, if those that are `among` are
+/// as many as may be; refuses where none of them is worth less than `worth`.
+fn outweigh(
+    all: &mut Vec<(Trm, PartyId, Claimed)>,
+    gone: &mut Vec<(PartyId, Claimed)>,
+    worth: Trm,
+    (max, what): (u32, &'static str),
+    among: impl Fn(&(Trm, PartyId, Claimed)) -> bool,
+) -> Result<(), ClaimRefusal> {
+    let those = all.iter().enumerate().filter(|(_, claim)| among(claim));
+    if those.clone().count() < max as usize {
+        return Ok(());
+    }
+    let least = those.min_by_key(|(_, claim)| **claim).filter(|(_, claim)| claim.0 < worth);
+    let (at, _) = least.ok_or(ClaimRefusal::TooMany { what, max })?;
+    let (_, debtor, claimed) = all.swap_remove(at);
+    gone.push((debtor, claimed));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -301,5 +340,52 @@ mod tests {
         assert!(claims.paid(friend, (provider, job(0))).is_zero(), "its own oldest gave way");
         assert_eq!(claims.remembered as usize, PAYMENTS_REMEMBERED_MAX);
         assert!(claims.is_consistent());
+    }
+
+    #[test]
+    fn where_claims_are_too_many_the_least_worth_gives_way() {
+        let now = Timestamp::from_ms(1);
+        let claim_by = now.plus_ms(1_000);
+        let number = |id: PartyId| u64::from(id.as_bytes()[0]);
+        // Consumers from 100 on have nothing; the others can pay as much as their number.
+        let means = |id: PartyId| Trm::from_micro(number(id) % 100 * u64::from(number(id) < 100));
+        let of = |provider: u8, n: u32| (party(provider), job(n));
+        let one = |micro| Trm::from_micro(micro);
+        let note = |claims: &mut Claims, debtor: u8, claimed: Claimed, micro: u64| {
+            let room = claims.room((party(debtor), claimed), one(micro), now, means)?;
+            for (debtor, claimed) in &room {
+                claims.forget(*debtor, *claimed);
+            }
+            claims.note(now, (party(debtor), claimed), (one(micro), claim_by));
+            assert!(claims.is_consistent());
+            Ok::<_, ClaimRefusal>(room)
+        };
+        let refused = |what, max| Err(ClaimRefusal::TooMany { what, max });
+        let mut claims = Claims::default();
+        // Sixteen keys with nothing fill everything.
+        for n in 0..CLAIMS_MAX {
+            let (debtor, provider) = (100 + (n / 256) as u8, 200 + (n / 256) as u8);
+            assert_eq!(note(&mut claims, debtor, of(provider, n), 50), Ok(Vec::new()));
+        }
+        // One more of theirs finds no room, whatever it says; one against somebody with means does.
+        let more = note(&mut claims, 150, of(250, 0), 1 << 40);
+        assert_eq!(more, refused("claims", CLAIMS_MAX));
+        let honest = note(&mut claims, 7, of(9, 0), 5);
+        assert_eq!(honest, Ok(vec![(party(100), of(200, 0))]));
+        // A consumer's friends do not hold its place with small claims.
+        for n in 1..CONSUMER_CLAIMS_MAX {
+            assert_eq!(note(&mut claims, 7, of(20, n), 1).map(|gone| gone.len()), Ok(1));
+        }
+        let what = "claims against one consumer";
+        assert_eq!(note(&mut claims, 7, of(9, 1), 1), refused(what, CONSUMER_CLAIMS_MAX));
+        assert_eq!(note(&mut claims, 7, of(9, 1), 3), Ok(vec![(party(7), of(20, 1))]));
+        // A higher voucher of a claimed job takes no room.
+        assert_eq!(note(&mut claims, 7, of(9, 1), 4), Ok(Vec::new()));
+        // A provider's least gives way to its own.
+        for n in 1_000..1_002 {
+            assert_eq!(note(&mut claims, 8, of(20, n), 2).map(|gone| gone.len()), Ok(1));
+        }
+        let what = "claims of one provider";
+        assert_eq!(note(&mut claims, 8, of(20, 2_000), 1), refused(what, PROVIDER_CLAIMS_MAX));
     }
 }

@@ -53,6 +53,9 @@ impl Book {
                 let claim = (*consumer, (*provider, *job));
                 self.claims.note(self.clock, claim, (*amount, *claim_by));
             }
+            BookEvent::ClaimOutweighed { consumer, provider, job } => {
+                self.claims.forget(*consumer, (*provider, *job));
+            }
             BookEvent::ReceiptRefused { provider, at, .. } => {
                 self.tell_time(*at);
                 self.debts.count_cheat(*provider);
@@ -193,12 +196,15 @@ impl Book {
         Some(known.owed)
     }
 
-    pub(crate) fn check_claim_room(
+    /// The claims that give way to a new one: see [`Claims::room`](super::claims::Claims::room).
+    pub(crate) fn claim_room(
         &self,
-        (consumer, provider): (PartyId, PartyId),
+        claim: (PartyId, Claimed),
+        left: Trm,
         now: Timestamp,
-    ) -> Result<(), ClaimRefusal> {
-        self.claims.check_room((consumer, provider), now)
+        means: impl Fn(PartyId) -> Trm,
+    ) -> Result<Vec<(PartyId, Claimed)>, ClaimRefusal> {
+        self.claims.room(claim, left, now, means)
     }
 
     /// Those of [`Book::claims_against`] that have been known so long that `consumer` could have

@@ -2,8 +2,10 @@
 //! is risked with whom.
 //!
 //! A consumer's *owed* is the sum over its jobs that are not paid: a running one counts with its
-//! maximum, an ended one with what is due. What was lost with a consumer counts for ever, unless
-//! it pays after all, so the exposure bounds the sum of all losses with it.
+//! maximum, an ended one with what is due. What was lost with a consumer counts until it pays
+//! after all, or has paid much else: of each job paid in full and in time [`LOST_BACK`] is taken
+//! off. So all that is ever lost with a consumer is at most its exposure and that share of what it
+//! paid.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +22,9 @@ use super::serving::ServingPolicy;
 use crate::documents::{Claim, FinishReason, SignedBytes};
 use crate::event::{BookEvent, ServedAccepted, ServedFinished};
 use crate::refusal::OrderRefusal;
+
+#[cfg(test)]
+mod tests;
 
 /// A served job that is not paid so long after its end is claimed, in milliseconds (MONEY §8).
 pub const DUN_MS: u64 = 10 * MINUTE_MS;
@@ -38,6 +43,10 @@ pub const SERVED_DONE_MAX: u32 = 1 << 18;
 pub const CONSUMERS_MAX: u32 = 10_000;
 /// Completion tokens that a provider may send ahead of the vouchers, at least (MONEY §8).
 pub const WINDOW_TOKENS: u32 = 32;
+/// The share of what a consumer pays that is taken off what was lost with it, rounded down for each
+/// job that it pays in full before a claim is made: one part in a hundred. To take one more part
+/// without paying it has to pay a hundred first.
+const LOST_BACK: Ppm = Ppm::new(10_000);
 /// Jobs of [`SERVED_DONE_MAX`] that one more job forgets at most when their time has passed.
 const FORGOTTEN_PER_JOB: usize = 2;
 
@@ -111,6 +120,14 @@ pub struct ServedEnd {
     /// When.
     #[n(2)]
     pub at: Timestamp,
+    /// What was sent beyond what is due and is not paid. It was lost with the consumer at the end.
+    #[cbor(n(3), default, skip_if = "nothing")]
+    pub unsigned: Trm,
+}
+
+/// Jobs from before the field keep their bytes.
+fn nothing(amount: &Trm) -> bool {
+    amount.is_zero()
 }
 
 impl ServedJob {
@@ -215,6 +232,16 @@ pub struct Consumer {
     /// Of these, jobs whose claim was made.
     #[n(5)]
     pub claimed: u32,
+}
+
+impl Consumer {
+    /// Takes at most `amount` off what was lost, and with it off what is owed.
+    fn recover(&mut self, amount: Trm) {
+        let back = amount.min(self.lost);
+        self.lost = self.lost.saturating_sub(back);
+        self.owed = self.owed.saturating_sub(back);
+        self.defaulted &= !self.lost.is_zero();
+    }
 }
 
 /// All that a node does for others.
@@ -448,11 +475,15 @@ impl Served {
             return;
         };
         let before = served.owed();
-        let end = ServedEnd { due: finished.amount, receipt: finished.receipt, at: finished.at };
+        let due = finished.amount;
+        // Paid before the end was known, by a voucher that did not come.
+        let ahead = served.paid.saturating_sub(due);
+        let unsigned = finished.unsigned.saturating_sub(ahead);
+        let end = ServedEnd { due, receipt: finished.receipt, at: finished.at, unsigned };
         served.end = Some(end);
         let after = served.owed();
         // What was sent and nobody signed for stays taken for the day.
-        let unused = served.max_amount.saturating_sub(end.due).saturating_sub(finished.unsigned);
+        let unused = served.max_amount.saturating_sub(due).saturating_sub(unsigned);
         if !served.enrolled {
             self.unknown.give_back(served.at, unused);
         }
@@ -465,6 +496,7 @@ impl Served {
             let owed = known.owed.saturating_sub(before).saturating_add(after);
             known.owed = owed.saturating_add(finished.unsigned);
             known.lost = known.lost.saturating_add(finished.unsigned);
+            known.recover(ahead);
         }
         if !end.due.is_zero() {
             self.jobs_served = self.jobs_served.saturating_add(1);
@@ -472,15 +504,13 @@ impl Served {
         self.close_if_settled(job);
     }
 
-    /// A final payment. What names no job that is waited for pays off what was lost.
+    /// A final payment. What names no job that is waited for, and what is more than is due for the
+    /// job, pays off what was lost.
     pub(super) fn pay(&mut self, job: JobId, consumer: PartyId, amount: Trm) {
         let served = self.jobs.get_mut(&job).filter(|served| served.consumer == consumer);
         let Some(served) = served else {
             if let Some(known) = self.consumers.get_mut(&consumer) {
-                let back = amount.min(known.lost);
-                known.lost = known.lost.saturating_sub(back);
-                known.owed = known.owed.saturating_sub(back);
-                known.defaulted &= !known.lost.is_zero();
+                known.recover(amount);
             }
             self.earned = self.earned.saturating_add(amount);
             return;
@@ -489,8 +519,19 @@ impl Served {
         served.paid = served.paid.saturating_add(amount);
         let after = served.owed();
         self.earned = self.earned.saturating_add(amount);
+        // While it runs nobody knows what is due.
+        let mut beyond = Trm::ZERO;
+        if let Some(end) = &mut served.end {
+            beyond = amount.saturating_sub(before.saturating_sub(after));
+            let signed_late = beyond.min(end.unsigned);
+            end.unsigned = end.unsigned.saturating_sub(signed_late);
+            if !served.enrolled {
+                self.unknown.give_back(served.at, signed_late);
+            }
+        }
         if let Some(known) = self.consumers.get_mut(&consumer) {
             known.owed = known.owed.saturating_sub(before).saturating_add(after);
+            known.recover(beyond);
         }
         self.close_if_settled(job);
     }
@@ -528,6 +569,10 @@ impl Served {
             known.lost = known.lost.saturating_add(short);
             let in_full = short.is_zero() && !end.due.is_zero();
             known.settled = known.settled.saturating_add(u32::from(in_full));
+            // Who took what it had signed for pays back all of it.
+            if in_full && !served.claimed && !known.defaulted {
+                known.recover(end.due.mul_floor(LOST_BACK));
+            }
         }
         if !served.enrolled {
             self.unknown.give_back(served.at, end.due.saturating_sub(short));
@@ -588,25 +633,5 @@ impl Served {
             && self.done.len() <= SERVED_DONE_MAX as usize
             && self.consumers.len() <= CONSUMERS_MAX as usize
             && self.unknown.is_consistent()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_consumer_that_pays_nothing_leaves_room_for_others() {
-        let [debtor, other] = [1, 2].map(|byte| PartyId::from_bytes([byte; 32]));
-        let jobs = SERVED_UNPAID_PER_CONSUMER_MAX;
-        let mut served = Served::default();
-        served.policy.jobs_max = u32::MAX;
-        served.consumers.insert(debtor, Consumer { jobs, ..Consumer::default() });
-        let (now, max) = (Timestamp::from_ms(1), jobs);
-        let what = "jobs that this consumer has not paid";
-        assert_eq!(served.check_room(now, debtor), Err(OrderRefusal::TooMany { what, max }));
-        assert_eq!(served.check_room(now, other), Ok(()));
-        served.consumers.insert(debtor, Consumer { jobs: jobs - 1, ..Consumer::default() });
-        assert_eq!(served.check_room(now, debtor), Ok(()));
     }
 }

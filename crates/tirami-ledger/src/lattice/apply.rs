@@ -70,11 +70,6 @@ impl Lattice {
         let (acks, certified) = (std::collections::BTreeMap::new(), None);
         let (entry, effect) = (entry.clone(), effect.clone());
         self.pending.insert(id, PendingEntry { entry, effect, after, acks, certified, lost });
-        let early: Vec<Acknowledgement> = self.pending.early_of(id).collect();
-        self.pending.forget_early(id);
-        for ack in early {
-            self.add_ack(&ack);
-        }
         self.parking.release(Dependency::Known(id));
     }
 
@@ -89,7 +84,6 @@ impl Lattice {
         let after = state.after(id, entry.entry().balance, effect);
         let slot = entry.entry().slot();
         self.pending.remove(id);
-        self.pending.forget_early(id);
         let (charter_version, signers) = proof;
         let entry = entry.entry();
         self.shared.add(Arrival { id, entry, effect, after, charter_version, signers });
@@ -133,10 +127,6 @@ impl Lattice {
             return;
         }
         let Some(pending) = self.pending.entries.get_mut(&ack.entry) else {
-            self.pending.keep_early(ack);
-            if self.early_proof(ack.entry).is_some() {
-                self.parking.judge_again(ack.entry);
-            }
             return;
         };
         let version = ack.charter_version;

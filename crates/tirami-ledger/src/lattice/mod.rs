@@ -67,8 +67,7 @@ pub use kinds::{
 pub use locks::{Grant, WELCOMES_MAX, Welcome};
 pub use partial::{Keep, Place};
 pub use pending::{
-    CHAIN_HELD_MAX, EARLY_PER_WITNESS_MAX, HELD_MAX, OWN_HELD_MAX, PARKED_PER_CHAIN_MAX,
-    PARKED_UNPROVEN_MAX, RIVALS_MAX,
+    CHAIN_HELD_MAX, HELD_MAX, OWN_HELD_MAX, PARKED_PER_CHAIN_MAX, PARKED_UNPROVEN_MAX, RIVALS_MAX,
 };
 pub use rejection::{AcknowledgeRefusal, CutRejection, EntryRejection};
 pub use state::{

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
-use tirami_core::{DocumentId, PartyId, PublicKey, Signature, Trm};
+use tirami_core::{DocumentId, PartyId, Signature, Trm};
 
 use super::certificate::{Acknowledgement, Certificate};
 use super::state::{Dependency, ParkedEntry, PendingEntry, Slot};
@@ -25,8 +25,6 @@ pub const PARKED_PER_CHAIN_MAX: usize = 16;
 pub const PARKED_UNPROVEN_MAX: usize = 512;
 /// The most entries held for one slot: two prove that the owner signed twice.
 pub const RIVALS_MAX: usize = 4;
-/// The most acknowledgements kept of one witness for entries not known yet.
-pub const EARLY_PER_WITNESS_MAX: usize = 1024;
 
 const LOWEST: DocumentId = DocumentId::from_bytes([0; 32]);
 const HIGHEST: DocumentId = DocumentId::from_bytes([255; 32]);
@@ -49,10 +47,6 @@ pub(super) struct Pending {
     /// Those with a certificate whose predecessor is final.
     #[n(4)]
     pub(super) ready: BTreeSet<(Slot, DocumentId)>,
-    /// Acknowledgements of entries not known yet, by witness, entry and charter version: a witness
-    /// of two charters may have acknowledged under both.
-    #[n(5)]
-    pub(super) early: BTreeMap<PublicKey, BTreeMap<(DocumentId, u32), Signature>>,
 }
 
 impl Pending {
@@ -155,41 +149,6 @@ impl Pending {
         }
     }
 
-    /// Keeps an acknowledgement of an entry not known yet.
-    pub(super) fn keep_early(&mut self, ack: &Acknowledgement) {
-        let of_witness = self.early.entry(ack.witness).or_default();
-        of_witness.insert((ack.entry, ack.charter_version), ack.signature);
-        if of_witness.len() > EARLY_PER_WITNESS_MAX {
-            of_witness.pop_first();
-        }
-    }
-
-    /// The acknowledgements kept for `entry`.
-    pub(super) fn early_of(&self, entry: DocumentId) -> impl Iterator<Item = Acknowledgement> {
-        self.early.iter().flat_map(move |(witness, kept)| {
-            kept.range((entry, 0)..=(entry, u32::MAX)).map(
-                |((entry, charter_version), signature)| Acknowledgement {
-                    charter_version: *charter_version,
-                    entry: *entry,
-                    witness: *witness,
-                    signature: *signature,
-                },
-            )
-        })
-    }
-
-    /// Forgets the acknowledgements kept for `entry`.
-    pub(super) fn forget_early(&mut self, entry: DocumentId) {
-        self.early.retain(|_, kept| {
-            let known = kept.range((entry, 0)..=(entry, u32::MAX));
-            let known: Vec<_> = known.map(|(key, _)| *key).collect();
-            for key in known {
-                kept.remove(&key);
-            }
-            !kept.is_empty()
-        });
-    }
-
     /// The acknowledgements of an entry under one charter, as a certificate.
     pub(super) fn certificate(&self, id: DocumentId, version: u32) -> Certificate {
         let acks = self.entries.get(&id).map(|pending| &pending.acks);
@@ -247,12 +206,6 @@ impl Parking {
             self.waiting.remove(&(parked.waits, number));
             self.ready.remove(&number);
         }
-    }
-
-    /// More is known of `entry`: if it is parked, it is judged again.
-    pub(super) fn judge_again(&mut self, entry: DocumentId) {
-        let parked: Vec<u64> = self.copies(entry).collect();
-        self.ready.extend(parked);
     }
 
     /// The numbers under which `entry` is parked, one for each signature.

@@ -41,16 +41,14 @@ impl Lattice {
         if self.shared.is_final_at(read.id, slot) {
             return Ok(Vec::new());
         }
-        // Acknowledgements that came before the entry may be a certificate already.
-        let proof = self.early_proof(read.id);
-        if proof.is_none() && self.pending.entries.contains_key(&read.id) {
+        if self.pending.entries.contains_key(&read.id) {
             return Ok(Vec::new());
         }
-        let proof = proof.or_else(|| self.covered(read.id));
+        let proof = self.covered(read.id);
         match (&proof, self.final_at(slot)) {
             (None, Some(known)) => return self.double_signed_below(read, known),
-            (Some(proof), Some(_)) if self.shared.is_aged(slot) => {
-                return self.unroll_for(&read, bytes, proof.certificate.as_ref());
+            (Some(_), Some(_)) if self.shared.is_aged(slot) => {
+                return self.unroll_for(&read, bytes, None);
             }
             _ => {}
         }
@@ -60,9 +58,7 @@ impl Lattice {
                 // What it names may never come; its certificate will stand for that.
                 return Ok(Vec::new());
             }
-            // With the certificate it stands for what it waits for, beside any number of rivals.
-            let certificate = proof.as_ref().and_then(|proof| proof.certificate.as_ref());
-            return self.park(&read, bytes, certificate, waits);
+            return self.park(&read, bytes, None, waits);
         }
         self.weigh(read, self.charter(), proof)
     }
@@ -108,8 +104,8 @@ impl Lattice {
         self.weigh(read, charter, Some(proof))
     }
 
-    /// What receiving an acknowledgement would change; changes nothing. Nothing when it is known.
-    /// One that comes before its entry is kept for it.
+    /// What receiving an acknowledgement would change; changes nothing. Nothing when it is known,
+    /// and when its entry is not: who asked for it has the entry, and all others get certificates.
     ///
     /// # Errors
     ///
@@ -124,11 +120,8 @@ impl Lattice {
         let record = record.ok_or(EntryRejection::MissingCharter { version })?;
         let witness = ack.witness;
         record.charter.witness_bit(&witness).ok_or(EntryRejection::NotAWitness { witness })?;
-        let known = match self.pending.entries.get(&ack.entry) {
-            Some(pending) => pending.acks.contains_key(&(version, witness)),
-            None => self.pending.early_of(ack.entry).any(|early| early == *ack),
-        };
-        if known || self.shared.finals.contains_key(&ack.entry) {
+        let pending = self.pending.entries.get(&ack.entry);
+        if pending.is_none_or(|pending| pending.acks.contains_key(&(version, witness))) {
             return Ok(Vec::new());
         }
         ack.verify(self.mesh).map_err(|_| EntryRejection::BadAcknowledgement { witness })?;
@@ -409,24 +402,6 @@ impl Lattice {
             return Err(taken);
         }
         Ok(vec![LatticeEvent::DoubleSigned { known, rival: read.into_signed() }])
-    }
-
-    /// Acknowledgements that came before their entry, when they are a quorum.
-    pub(super) fn early_proof(&self, id: DocumentId) -> Option<Proof> {
-        let mut by_version = std::collections::BTreeMap::<u32, Vec<Acknowledgement>>::new();
-        for ack in self.pending.early_of(id) {
-            by_version.entry(ack.charter_version).or_default().push(ack);
-        }
-        by_version.into_iter().find_map(|(version, acknowledgements)| {
-            let charter = &self.charters.get(&version)?.charter;
-            let bits = acknowledgements.iter().filter_map(|ack| charter.witness_bit(&ack.witness));
-            let signers: u32 = bits.sum();
-            (signers.count_ones() >= u32::from(charter.quorum)).then_some(Proof {
-                version,
-                signers,
-                certificate: Some(Certificate { acknowledgements }),
-            })
-        })
     }
 }
 

@@ -27,30 +27,30 @@ impl Lattice {
         waits: Dependency,
     ) -> Result<Vec<LatticeEvent>, EntryRejection> {
         let mut events = Vec::with_capacity(2);
+        let version = certificate.and_then(Certificate::charter_version);
+        let charter = version.and_then(|version| self.charters.get(&version));
+        // On resuming, the entry being judged is itself still there: it is parked anew.
+        let known = self.parking.by_id.get(&(read.id, read.signature));
+        let held = known.filter(|number| !self.parking.ready.contains(number));
+        let held = held.and_then(|number| self.parking.entries.get(number));
+        // One whose certificate cannot be checked yet may be anything.
+        if held.is_some_and(|held| charter.is_none() || self.is_proven(held)) {
+            return Ok(events);
+        }
         let covered = certificate.is_none() && self.covered(read.id).is_some();
         if !self.is_by_its_chain(read, certificate.is_some() || covered)? {
             return Ok(events);
         }
-        let version = certificate.and_then(Certificate::charter_version);
-        let charter = version.and_then(|version| self.charters.get(&version));
         if let (Some(certificate), Some(record)) = (certificate, charter) {
             certificate.check(self.mesh, &record.charter, read.id)?;
         }
-        match self.parking.by_id.get(&(read.id, read.signature)) {
-            // On resuming, the entry being judged is itself still there: it is parked anew.
-            Some(number) if !self.parking.ready.contains(number) => {
-                // One whose certificate cannot be checked yet may be anything.
-                let held = self.parking.entries.get(number);
-                let better = charter.is_some() && held.is_some_and(|held| !self.is_proven(held));
-                if !better {
-                    return Ok(events);
-                }
-                events.push(LatticeEvent::Unparked { number: *number });
-            }
-            Some(_) => {}
+        match (known, held) {
+            (_, Some(held)) => events.push(LatticeEvent::Unparked { number: held.number }),
+            (Some(_), None) => {}
             // One proof is enough of an entry, however often its owner signed it.
-            None if self.is_parked_proven(read.id) => return Ok(events),
-            None => match self.room_to_park(read.entry.chain, charter.is_some() || covered) {
+            (None, None) if self.is_parked_proven(read.id) => return Ok(events),
+            (None, None) => match self.room_to_park(read.entry.chain, charter.is_some() || covered)
+            {
                 Some(room) => events.extend(room),
                 None => return Ok(events),
             },

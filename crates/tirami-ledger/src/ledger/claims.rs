@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tirami_core::{DocumentId, Signed, Timestamp, Trm, decode_body};
+use tirami_core::{DocumentId, PartyId, Signed, Timestamp, Trm, decode_body};
 
 use super::jobs::record;
 use super::{Decision, Keyring, Ledger};
@@ -55,9 +55,21 @@ impl Ledger {
         if self.book.knows_claim(consumer, (provider, job), amount) {
             return Ok(Decision { events: Vec::new(), outcome: Outcome::Done });
         }
-        self.book.check_claim_room((consumer, provider), now)?;
+        let left = amount.saturating_sub(self.book.paid_for(consumer, (provider, job)));
+        let means = |party| self.means(party);
+        let outweighed = self.book.claim_room((consumer, (provider, job)), left, now, means)?;
+        let gone =
+            |(consumer, (provider, job))| BookEvent::ClaimOutweighed { consumer, provider, job };
         let noted = BookEvent::ClaimNoted { consumer, provider, job, amount, claim_by, at: now };
-        Ok(Decision::done([noted]))
+        Ok(Decision::done(outweighed.into_iter().map(gone).chain([noted])))
+    }
+
+    /// What a party could pay by its final entries: its line and what it has.
+    fn means(&self, party: PartyId) -> Trm {
+        let lattice = &self.lattice;
+        let balance = lattice.chain(party).map_or(0, |chain| chain.balance());
+        let room = i128::from(balance) + lattice.line(party).signed();
+        Trm::from_micro(u64::try_from(room.max(0)).unwrap_or(u64::MAX))
     }
 
     fn proven_claim(

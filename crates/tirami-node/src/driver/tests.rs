@@ -123,6 +123,34 @@ async fn a_store_that_fails_stops_everything_with_its_sentence() {
     assert_eq!(numbers(dir.path()), (0..acknowledged).collect::<Vec<_>>());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_decided_ahead_of_its_sync_is_acknowledged_by_its_sync_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = running(dir.path(), 40);
+    let handle = running.handle.clone();
+    let void = Command::VoidJob { job: JobId::from_bytes([7; 16]), failed: false };
+    let refused = handle.decide(Actor::Node, void).await.map(|(outcome, _)| outcome);
+    assert!(matches!(refused, Err(SubmitError::Rejected(_))), "{refused:?}");
+    let mut acknowledged = 0;
+    let error = loop {
+        let decided = handle.decide(Actor::Node, numbered(acknowledged)).await;
+        let synced = match decided {
+            Ok((outcome, unsynced)) => {
+                assert_eq!(outcome, Outcome::Done);
+                unsynced.synced().await
+            }
+            Err(error) => Err(error),
+        };
+        match synced {
+            Ok(()) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, SubmitError::Stopped { .. }), "{error}");
+    assert!(matches!(running.stop().await, Err(StoreError::Full { .. })));
+    assert_eq!(numbers(dir.path()), (0..acknowledged).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn a_full_queue_is_said_at_once_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();

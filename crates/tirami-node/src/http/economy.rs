@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::guard::Caller;
 use super::query::{Asked, Parameters, Segment};
 use super::views::{self, AnswerCost};
-use super::{AppState, chat, json};
+use super::{AppState, chat, json, length};
 use crate::store::{self, TRADES_PAGE_MAX, TradeFilter};
 
 /// Trades of a page when nobody says how many.
@@ -207,7 +207,9 @@ pub(super) async fn estimate(
     )?);
     let conversation = chat::conversation(&fields)?;
     let engine = app.models.lease(&model, None).await?;
-    let (prompt, room) = chat::prepare_chat(&engine, conversation, asked).await?;
+    let (prompt, room) = chat::prepare_chat(&engine, conversation, asked)
+        .await
+        .map_err(|error| length::called(error, length::field(chat::Kind::Chat, &fields)))?;
     let model = engine.model();
     let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
     let start = StartJob {

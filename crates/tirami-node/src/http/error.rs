@@ -68,6 +68,21 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, INVALID, "invalid_request", message)
     }
 
+    /// 400: a provider found the request invalid and says so in its own words. What is no code or
+    /// no name of a field is left out.
+    pub(crate) fn of_provider(code: &str, message: &str, param: Option<&str>) -> Self {
+        let is_name = |text: &&str| {
+            let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.[]".contains(&byte);
+            !text.is_empty() && text.bytes().all(is_part)
+        };
+        let mut error = Self::malformed(message);
+        if let Some(code) = Some(code).filter(is_name) {
+            error.0.body.error.code = Some(code.to_owned());
+        }
+        error.0.body.error.param = param.filter(is_name).map(str::to_owned);
+        error
+    }
+
     /// 400: OpenAI has this field and it would change the answer, but it is not built here.
     pub(crate) fn unsupported(param: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, INVALID, "unsupported_parameter", message).param(param)

@@ -12,6 +12,7 @@ mod error;
 mod guard;
 mod json;
 mod keys;
+mod length;
 mod loaded;
 mod mesh;
 mod messages;

@@ -20,7 +20,7 @@ use tirami_ledger::Rejection;
 use tirami_ledger::book::Terms;
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
-use tirami_proto::{Offer, WireDocument};
+use tirami_proto::{InvalidRequest, Offer, WireDocument};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,8 @@ const KNOWN_PAUSE: Duration = Duration::from_millis(250);
 const REFUSED_MS: u64 = 2_000;
 /// Providers that may take part in one answer at most: each of them is paid for its prompt.
 pub(super) const ATTEMPTS_MAX: usize = 4;
+/// Providers that have to find a request invalid before no other one is asked.
+const INVALID_MAX: usize = 2;
 /// Refusals told at most.
 const REFUSALS_TOLD_MAX: usize = 4;
 
@@ -103,6 +105,9 @@ pub(crate) enum RouteError {
         /// What the job may cost at most.
         max_amount: Trm,
     },
+    /// Providers found the request itself invalid.
+    #[error("{}", .0.message)]
+    Invalid(Invalid),
     /// No provider can or wants to.
     #[error("{message}")]
     NoProvider {
@@ -120,6 +125,17 @@ pub(crate) enum RouteError {
         /// Why no other goes on.
         reason: String,
     },
+}
+
+/// What is wrong with a request, in the words of a provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Invalid {
+    /// Which rule refuses it, for programs.
+    pub(crate) code: String,
+    /// Why, for people.
+    pub(crate) message: String,
+    /// The field at fault, if it is one.
+    pub(crate) param: Option<String>,
 }
 
 /// What a job across providers came to.
@@ -312,6 +328,8 @@ pub(super) struct Journey {
     last: Option<JobId>,
     parts: Vec<Part>,
     refusals: BTreeMap<PartyId, String>,
+    /// What those said that found the request itself invalid.
+    invalid: Vec<(PartyId, Invalid)>,
 }
 
 impl Journey {
@@ -330,6 +348,7 @@ impl Journey {
             last: None,
             parts: Vec::new(),
             refusals: BTreeMap::new(),
+            invalid: Vec::new(),
             ask,
         }
     }
@@ -585,7 +604,8 @@ impl Journey {
         let lease = engine.lease().await?;
         let Some(kind) = Kind::at(self.ask.path) else {
             let (code, message) = ("unknown_path", "this node's engine does not go on with it");
-            return Err(Unbegun::Refused { code: code.to_owned(), message: message.to_owned() });
+            let (code, message) = (code.to_owned(), message.to_owned());
+            return Err(Unbegun::Refused { code, message, invalid: None });
         };
         let request = (kind, self.ask.body.clone());
         let asked = OwnEngine::understood(&lease, request, given).await?;
@@ -608,6 +628,7 @@ impl Journey {
             for (candidate, offer) in ranked {
                 match self.attempt(&candidate, &offer).await {
                     Ok(attempt) => {
+                        self.observe_wrong().await;
                         self.why = candidate.why.iter().map(ToString::to_string).collect();
                         return Ok((attempt, offer));
                     }
@@ -621,6 +642,15 @@ impl Journey {
                     }
                     Err(other) => unknown |= self.refused(candidate.provider, other).await,
                 }
+                if self.invalid.len() >= INVALID_MAX {
+                    break;
+                }
+            }
+            if let Some((_, invalid)) = self.invalid.first()
+                && (self.invalid.len() >= INVALID_MAX || self.invalid.len() == self.refusals.len())
+                && !unknown
+            {
+                return Err(RouteError::Invalid(invalid.clone()));
             }
             if let Some(error) = unaffordable {
                 return Err(RouteError::Book(error));
@@ -635,11 +665,19 @@ impl Journey {
     /// Notes that a provider does not take the job; whether it may when it has heard more.
     async fn refused(&mut self, provider: PartyId, why: Unbegun) -> bool {
         let (message, outcome) = match why {
-            Unbegun::Refused { code, message } => {
+            Unbegun::Refused { code, message, invalid } => {
                 tracing::debug!(%provider, code, message, "an order was refused");
                 if matches!(code.as_str(), "order_unknown_consumer" | "order_stale_head") {
                     self.refusals.insert(provider, message);
                     return true;
+                }
+                if let Some(InvalidRequest { param }) = invalid {
+                    // The caller's mistake is held against no provider, or one caller would keep
+                    // all others from it.
+                    self.query.tried.insert(provider);
+                    self.refusals.insert(provider, message.clone());
+                    self.invalid.push((provider, Invalid { code, message, param }));
+                    return false;
                 }
                 (message, Observed::Refused { retry_after_ms: REFUSED_MS })
             }
@@ -650,6 +688,14 @@ impl Journey {
         self.refusals.insert(provider, message);
         observe(&self.client.handle, provider, outcome).await;
         false
+    }
+
+    /// Another provider takes the request: those that found it invalid are left alone for a while.
+    async fn observe_wrong(&mut self) {
+        for (provider, _) in core::mem::take(&mut self.invalid) {
+            let outcome = Observed::Refused { retry_after_ms: REFUSED_MS };
+            observe(&self.client.handle, provider, outcome).await;
+        }
     }
 
     fn why_none(&self, refusal: &str) -> String {

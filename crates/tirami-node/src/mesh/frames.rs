@@ -3,9 +3,10 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use crate::clock::now;
 use bytes::Bytes;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, VarInt};
-use tirami_proto::{Frame, FrameError, Frames, encode};
+use tirami_proto::{Frame, FrameError, Frames, TokenBucket, encode};
 
 /// Bytes read at once; what a stranger announces is not believed beyond that.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -38,6 +39,27 @@ pub(super) struct Open;
 
 impl Gate for Open {
     async fn admit(&mut self, _: usize) {}
+}
+
+/// Frames that the consumer of a running job may send each second: far more than it has to sign.
+const JOB_FRAMES_PER_SECOND: u32 = 4_096;
+
+/// Lets a job's frames through no faster than that; what comes faster waits in its own stream.
+#[derive(Debug)]
+pub(super) struct Pace(TokenBucket);
+
+impl Pace {
+    pub(super) fn of_job() -> Self {
+        Self(TokenBucket::new(JOB_FRAMES_PER_SECOND, JOB_FRAMES_PER_SECOND, now()))
+    }
+}
+
+impl Gate for Pace {
+    async fn admit(&mut self, _: usize) {
+        while let Err(wait_ms) = self.0.take(1, now()) {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
+    }
 }
 
 /// The writing half. Sending waits while the other side does not read.

@@ -14,6 +14,8 @@ use super::frames::Gate;
 pub const REQUEST_BYTES_PER_PEER_MAX: usize = 2 * JOB_FRAME_BYTES_MAX;
 /// The same of all peers together.
 pub const REQUEST_BYTES_MAX: usize = 16 * JOB_FRAME_BYTES_MAX;
+/// A frame takes at least so much room: of what is no request only so many are looked at.
+const FRAME_BYTES_MIN: usize = 4 * 1024;
 /// Streams of one peer whose request is awaited or looked at; the next wait for their turn, so that
 /// whoever opens streams and says nothing is in nobody's way but its own.
 pub const REQUESTS_PER_PEER_MAX: usize = 8;
@@ -80,7 +82,7 @@ impl Room {
 
 impl Gate for Room {
     async fn admit(&mut self, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(bytes.max(FRAME_BYTES_MIN)).unwrap_or(u32::MAX);
         for room in [Arc::clone(&self.own.bytes), Arc::clone(&self.all)] {
             self.take(room, bytes).await;
         }
@@ -121,6 +123,12 @@ mod tests {
             turns.push(room(1).await);
         }
         assert_eq!(intake.peers.lock().unwrap().len(), 1, "nobody is remembered");
+        let (mut full, mut frames) = (intake.room(peer(3)).await, 0);
+        while timeout(Duration::from_millis(20), full.admit(1)).await.is_ok() {
+            frames += 1;
+        }
+        assert_eq!(frames, REQUEST_BYTES_PER_PEER_MAX / FRAME_BYTES_MIN, "small frames count too");
+        drop(full);
         let turn = || async { timeout(Duration::from_millis(20), room(1)).await.is_ok() };
         assert!(!turn().await);
         turns.pop();

@@ -65,7 +65,7 @@ pub use serve::{SERVED_STREAMS_MAX, WINDOW_TOKENS_MAX};
 pub use tirami_proto::{Invite, PeerAddress};
 
 pub(crate) use embed::{Embedded, embed};
-pub(crate) use failover::{Journeyed, MeshAsk, MeshJob, Part, RouteError, Started, begin};
+pub(crate) use failover::{Invalid, Journeyed, MeshAsk, MeshJob, Part, RouteError, Started, begin};
 pub(crate) use invite::{Terms, admission};
 pub(crate) use join::ask as ask_to_join;
 pub(crate) use offer::Offering;
@@ -287,6 +287,11 @@ impl Mesh {
     /// The node's key and where it can be reached.
     pub(crate) fn address(&self) -> PeerAddress {
         self.shared.own_address()
+    }
+
+    /// Reads the node's store.
+    pub(crate) fn reader(&self) -> StoreReader {
+        self.shared.reader.clone()
     }
 
     /// What another machine needs to join. The registrar enrols as many as by default, from a

@@ -181,8 +181,7 @@ impl OwnAttempt {
             stream: stream_digest(&self.tokens[..self.delivered as usize]),
             prompt_tokens: None,
         };
-        let handle = self.handle.clone();
-        self.signing = Some(Box::pin(async move { handle.submit(Actor::Node, command).await }));
+        self.signing = Some(Box::pin(self.handle.submit(Actor::Node, command)));
     }
 
     /// Ends the job and charges `delivered` tokens; nothing delivered, nothing owed.
@@ -256,7 +255,7 @@ fn note(vouched: &mut u32, signed: Result<Outcome, SubmitError>) {
 }
 
 fn refused(code: &str, message: &str) -> Unbegun {
-    Unbegun::Refused { code: code.to_owned(), message: message.to_owned() }
+    Unbegun::Refused { code: code.to_owned(), message: message.to_owned(), invalid: None }
 }
 
 fn count(tokens: &[u32]) -> u32 {

@@ -182,6 +182,8 @@ struct Table {
     dialling: BTreeSet<PartyId>,
     logged: TokenBucket,
     closed: bool,
+    /// [`CONNECTIONS_MAX`], outside tests.
+    links_max: usize,
 }
 
 impl Peers {
@@ -190,7 +192,8 @@ impl Peers {
         let (errands, wanted) = mpsc::channel(DIALS_MAX);
         let logged = TokenBucket::new(LOGGED_PER_SECOND, LOGGED_BURST, now());
         let (links, dialling) = (BTreeMap::new(), BTreeSet::new());
-        let table = Mutex::new(Table { links, dialling, logged, closed: false });
+        let links_max = CONNECTIONS_MAX;
+        let table = Mutex::new(Table { links, dialling, logged, closed: false, links_max });
         (Arc::new(Self { own, table, errands, numbers: AtomicU64::new(1) }), wanted)
     }
 
@@ -421,7 +424,7 @@ impl Table {
                 self.send_away(*oldest);
             }
         }
-        if self.links.len() < CONNECTIONS_MAX {
+        if self.links.len() < self.links_max {
             return Ok(());
         }
         let least = self.links.iter().min_by_key(|(_, link)| {
@@ -456,5 +459,63 @@ impl Link {
         if self.queue.end(goodbye).is_err() {
             Close::Goodbye(code).now(&self.connection);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tirami_core::SecretKey;
+    use tirami_proto::ALPN;
+
+    use super::super::endpoint::{dialled, open, own_address};
+    use super::super::finding::Finding;
+    use super::*;
+
+    fn party(number: u8) -> PartyId {
+        PartyId::from_bytes([number; 32])
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_whoever_counts_more_gets_that_of_whoever_counts_least() {
+        let [here, there] = [1, 2].map(|seed| SecretKey::from_seed([seed; 32]));
+        let (bind, finding) = (([127, 0, 0, 1], 0).into(), Finding::default());
+        let (here, _) = open(&here, bind, &finding).await.unwrap();
+        let (there, relays) = open(&there, bind, &finding).await.unwrap();
+        let address = dialled(&own_address(&here, &[]), &relays).unwrap();
+        let arrives = async { here.accept().await.unwrap().await.unwrap() };
+        let (connection, _dialled) = tokio::join!(arrives, there.connect(address, ALPN));
+
+        let (peers, _errands) = Peers::new(party(0));
+        peers.table().links_max = 2;
+        let enter = |number: u8, standing| {
+            let entered = peers.enter((party(number), standing, Source::Relay), &connection, false);
+            let links: Vec<PartyId> = peers.table().links.keys().copied().collect();
+            (entered, links)
+        };
+        let full = || Some(Close::Goodbye(GoodbyeCode::TooMany));
+        let (stranger, _) = enter(1, Standing::Stranger);
+        let (member, links) = enter(2, Standing::Member);
+        assert_eq!(links, [party(1), party(2)]);
+        let (mut stranger, member) = (stranger.ok().unwrap(), member.ok().unwrap());
+        member.accepted.store(true, Ordering::Release);
+
+        let (refused, links) = enter(3, Standing::Stranger);
+        assert_eq!((refused.err(), links), (full(), vec![party(1), party(2)]));
+        let (later, links) = enter(4, Standing::Member);
+        assert_eq!(links, [party(2), party(4)], "a member pushes out a stranger");
+        let heard = stranger.parcels.try_recv();
+        assert!(matches!(heard, Ok(Parcel::Last(_, GoodbyeCode::TooMany))));
+        for standing in [Standing::Refused(1), Standing::Stranger, Standing::Member] {
+            let (refused, links) = enter(5, standing);
+            assert_eq!((refused.err(), links), (full(), vec![party(2), party(4)]), "{standing:?}");
+        }
+        // Of two members the one that this node has not accepted yet.
+        let (witness, links) = enter(6, Standing::Needed);
+        assert_eq!(links, [party(2), party(6)], "a witness pushes out a member");
+        let (last, links) = enter(7, Standing::Needed);
+        assert_eq!(links, [party(6), party(7)]);
+        let (refused, links) = enter(8, Standing::Needed);
+        assert_eq!((refused.err(), links), (full(), vec![party(6), party(7)]));
+        drop((stranger, member, later, witness, last));
     }
 }

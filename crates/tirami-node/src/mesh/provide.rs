@@ -78,9 +78,18 @@ impl Provider {
         tasks.spawn(stop.clone().run_until_cancelled_owned(offering.run()));
         if let Some(incoming) = mesh.incoming_jobs() {
             let (stop, served) = (stop.clone(), tasks.clone());
+            let reader = mesh.reader();
             let (intake, readers) = (Intake::new(), Arc::new(Semaphore::new(READERS_MAX)));
-            let server =
-                Server { handle, models, halted: word, stop, tasks: served, intake, readers };
+            let server = Server {
+                handle,
+                reader,
+                models,
+                halted: word,
+                stop,
+                tasks: served,
+                intake,
+                readers,
+            };
             tasks.spawn(server.run(incoming));
         }
         Ok(Self { stop, tasks })

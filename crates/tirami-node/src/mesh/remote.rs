@@ -18,10 +18,11 @@ use tirami_ledger::Rejection;
 use tirami_ledger::book::START_WITHIN_MS;
 use tirami_ledger::command::{Actor, Command, OrderJob, Outcome, StartJob};
 use tirami_ledger::documents::{FinishReason, Voucher};
-use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
+use tirami_proto::{InvalidRequest, JobRequest, ToConsumer, ToProvider, WireDocument};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::frames::Open;
 use super::serve::{BEAT, frames};
 use super::source::ordered;
 use super::{FrameSender, JobStreams, likelihood, stream_digest};
@@ -45,6 +46,9 @@ const PREFILL_MAX: Duration = Duration::from_secs(60);
 const PREFILL_TOKEN: Duration = Duration::from_millis(100);
 /// How long one token may take where nobody else is better.
 const TOKEN_MAX: Duration = Duration::from_secs(60);
+/// Frames without a token that are believed before the clock is asked: a provider sends one in each
+/// [`BEAT`], and none of them may keep the clock from being asked at all.
+const EMPTY_FRAMES_MAX: u32 = 64;
 /// How long a job may wait in a provider's queue: its order is to begin by then.
 const QUEUED_MAX: Duration = Duration::from_millis(START_WITHIN_MS);
 /// Frames that wait to be sent to a provider at most.
@@ -81,7 +85,7 @@ pub(super) enum Unbegun {
     /// A person has to agree first.
     Approval { approval: u64, expires_at: Timestamp, max_amount: Trm },
     /// The provider refused.
-    Refused { code: String, message: String },
+    Refused { code: String, message: String, invalid: Option<InvalidRequest> },
     /// The provider did not answer.
     Lost { reason: String },
 }
@@ -166,6 +170,8 @@ pub(super) struct Attempt {
     /// How long a token may take, once the first one came.
     patience: Duration,
     prefill: Prefill,
+    /// Frames without a token since the last one with some.
+    empty_frames: u32,
     prefix: Option<Digest>,
 }
 
@@ -269,6 +275,7 @@ impl Attempt {
             token_at: now,
             patience: STALL_MAX,
             prefill: Prefill::new(now),
+            empty_frames: 0,
             prefix: wanted.prefix,
         })
     }
@@ -292,6 +299,10 @@ impl Attempt {
                 frame = self.frames.next() => {
                     if let Some(next) = self.heard(frame) {
                         return next;
+                    }
+                    self.empty_frames += 1;
+                    if self.empty_frames > EMPTY_FRAMES_MAX && self.deadline() <= Instant::now() {
+                        return self.overdue();
                     }
                 }
                 () = sleep_until(deadline) => return self.overdue(),
@@ -384,6 +395,7 @@ impl Attempt {
                 self.token_at = self.heard_at;
                 self.patience = STALL_MAX;
                 self.first_at.get_or_insert(self.heard_at);
+                self.empty_frames = 0;
                 self.tokens.extend_from_slice(&tokens);
                 let logprobs = likelihoods.into_iter().map(likelihood::heard).collect();
                 Some(Next::Tokens { tokens, text, logprobs })
@@ -422,8 +434,7 @@ impl Attempt {
             stream: stream_digest(&self.tokens[..self.delivered as usize]),
             prompt_tokens: Some(self.prompt_tokens),
         };
-        let handle = self.handle.clone();
-        self.signing = Some(Box::pin(async move { handle.submit(Actor::Node, command).await }));
+        self.signing = Some(Box::pin(self.handle.submit(Actor::Node, command)));
     }
 
     fn signed(&mut self, signed: Result<Outcome, SubmitError>) {
@@ -589,14 +600,16 @@ async fn open(client: &Client, provider: PartyId, request: JobRequest) -> Result
         client.streams.open(provider).await.map_err(|error| lost(error.to_string()))?;
     let request = ToProvider::Request(request);
     stream.send.send(&request).await.map_err(|error| lost(error.to_string()))?;
-    let mut frames = frames(stream.receive).boxed();
+    let mut frames = frames(stream.receive, Open).boxed();
     match frames.next().await {
         Some(ToConsumer::Accepted { prompt_tokens, window_tokens, .. }) => {
             let (outgoing, waiting) = mpsc::channel(OUTGOING_MAX);
             tokio::spawn(write(stream.send, waiting));
             Ok(Opened { outgoing, frames, prompt_tokens, window: window_tokens.max(1) })
         }
-        Some(ToConsumer::Refused { code, message, .. }) => Err(Unbegun::Refused { code, message }),
+        Some(ToConsumer::Refused { code, message, invalid, .. }) => {
+            Err(Unbegun::Refused { code, message, invalid })
+        }
         Some(_) => Err(lost("it did not answer the order".to_owned())),
         None => Err(lost("its connection ended".to_owned())),
     }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use tirami_core::{
-    Checked, Digest, JobId, ModelDigest, PartyId, PublicKey, Signature, Timestamp, decode_body,
+    Checked, Digest, DocumentId, JobId, ModelDigest, PartyId, PublicKey, Signature, Timestamp,
+    decode_body,
 };
 use tirami_infer::engine::{
     Finish, Generation, Piece, Prompt, Sampling, StartError, TokenLogprobs,
@@ -20,19 +21,24 @@ use tirami_kernel::Kernel;
 use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{AcceptOrder, Actor, Command, FinishJob, Outcome};
-use tirami_ledger::documents::{FinishReason, Order};
+use tirami_ledger::documents::{FinishReason, Order, SignedBytes};
 use tirami_ledger::refusal::OrderRefusal;
-use tirami_proto::{JobRequest, LIKELIHOODS_PER_FRAME_MAX, ToConsumer, ToProvider, WireDocument};
+use tirami_proto::{
+    Fault, InvalidRequest, JobRequest, LIKELIHOODS_PER_FRAME_MAX, ToConsumer, ToProvider,
+    WireDocument,
+};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::frames::{Gate, Pace, StreamError};
 use super::intake::Intake;
 use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{ApiError, Asked, Kind, understand};
 use crate::models::{Lease, Model, Models};
+use crate::store::StoreReader;
 
 /// Streams of jobs served at the same time, whatever the ledger would take.
 pub const SERVED_STREAMS_MAX: usize = 256;
@@ -46,6 +52,13 @@ const RTT_MAX: Duration = Duration::from_secs(1);
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// How long a consumer may take to sign for what it received, or to read what is sent.
 const VOUCHER_WITHIN: Duration = Duration::from_secs(60);
+/// How much longer a consumer may keep its place for each token it signed for, while others wait
+/// for one.
+const VOUCHED_TOKEN: Duration = Duration::from_millis(250);
+/// Vouchers of a job that may be refused before the job ends.
+const VOUCHERS_REFUSED_MAX: u32 = 8;
+/// Frames of one stream that are read without giving way to others.
+const FRAMES_AT_ONCE: u32 = 64;
 /// A stream without news says so often that it is alive.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// How long a consumer that has to go elsewhere may take to sign for what it received.
@@ -64,6 +77,7 @@ const RETRY_AFTER_MS: u64 = 1_000;
 /// Serves what other nodes order.
 pub(crate) struct Server {
     pub(crate) handle: Handle,
+    pub(crate) reader: StoreReader,
     pub(crate) models: Models,
     /// Whether the owner wants nobody served: paused, or the kill switch.
     pub(crate) halted: watch::Receiver<bool>,
@@ -96,10 +110,14 @@ impl Server {
             let request = receive.next_through(&mut room).await;
             (room, request)
         };
-        let Ok((room, Ok(Some(ToProvider::Request(request))))) =
-            timeout(REQUEST_WITHIN, reading).await
-        else {
-            return send.abort();
+        let (room, request) = match timeout(REQUEST_WITHIN, reading).await {
+            Ok((room, Ok(Some(ToProvider::Request(request))))) => (room, request),
+            other => {
+                if matches!(other, Ok((_, Ok(Some(_)) | Err(StreamError::Frame(_))))) {
+                    self.offended(peer, Fault::Malformed).await;
+                }
+                return send.abort();
+            }
         };
         // Only who says what it wants takes a place.
         let Ok(_place) = places.try_acquire() else {
@@ -107,20 +125,21 @@ impl Server {
             // One that does not take even this sees its stream end.
             return drop(timeout(TURN_AWAY_WITHIN, send.send(&full)).await);
         };
+        let job = decode_body::<Order>(&request.order.bytes).ok().map(|order| order.job);
         if request.path == EMBEDDINGS_PATH {
             let begun = self.begin_reading(request).await;
             drop(room);
-            let frames = pin!(frames(receive));
+            let frames = pin!(frames(receive, Pace::of_job()));
             return match begun {
                 Ok((begun, accepted)) => {
                     self.deliver_vectors((peer, &accepted), begun, send, frames).await;
                 }
-                Err(refusal) => self.refuse(peer, send, refusal).await,
+                Err(refusal) => self.refuse((peer, job), send, refusal).await,
             };
         }
         let begun = self.begin(request).await;
         drop(room);
-        let frames = pin!(frames(receive));
+        let frames = pin!(frames(receive, Pace::of_job()));
         match begun {
             Ok(begun) => {
                 let accepted = begun.accepted();
@@ -130,13 +149,24 @@ impl Server {
                 }
                 serving.run(frames).await;
             }
-            Err(refusal) => self.refuse(peer, send, refusal).await,
+            Err(refusal) => self.refuse((peer, job), send, refusal).await,
         }
     }
 
-    async fn refuse(&self, peer: PartyId, mut send: FrameSender<ToConsumer>, refusal: Refusal) {
-        let Refusal { code, told } = refusal;
+    async fn refuse(
+        &self,
+        (peer, job): (PartyId, Option<JobId>),
+        mut send: FrameSender<ToConsumer>,
+        refusal: Refusal,
+    ) {
+        let Refusal { code, mut told, fault, first } = refusal;
+        if let ToConsumer::Refused { receipt, .. } = &mut *told {
+            *receipt = self.receipt(job, first).await;
+        }
         tracing::debug!(%peer, ?told, "an order was refused");
+        if let Some(fault) = fault {
+            self.offended(peer, fault).await;
+        }
         self.handle.owner().refusals().note(&self.handle, peer, code).await;
         drop(send.send(&told).await);
         send.finish();
@@ -178,9 +208,10 @@ impl Server {
         sampling.seed = order.seed;
         sampling.completion_max = completion_max.saturating_add(resumed_tokens);
         let build = engine.model().build.clone();
-        let generation = self.started(engine, job, (prompt, sampling)).await?;
+        let generation = self.started(&engine, job, (prompt, sampling)).await?;
         let start_by = order.start_by;
-        Ok(Begun { job, prompt_tokens, completion_max, window, build, start_by, generation })
+        let counts = (prompt_tokens, completion_max, window);
+        Ok(Begun { job, counts, build, start_by, generation, engine })
     }
 
     /// The order of a request, and what is known of its signer.
@@ -244,7 +275,26 @@ impl Server {
         tracing::debug!(%job, %error, "a voucher was refused");
         if let SubmitError::Rejected(rejection) = error {
             self.handle.owner().refusals().note(&self.handle, peer, rejection.code()).await;
+            if let Rejection::Voucher(refusal) = rejection
+                && refusal.is_peer_fault()
+            {
+                self.offended(peer, Fault::Invalid).await;
+            }
         }
+    }
+
+    /// The receipt of a job that was ordered before.
+    async fn receipt(&self, job: Option<JobId>, first: Option<DocumentId>) -> Option<WireDocument> {
+        let read = self.reader.document(job?, first?).await;
+        let found = read.inspect_err(|error| tracing::warn!(%error, "a receipt cannot be read"));
+        let SignedBytes { bytes, signature } = found.ok()??;
+        Some(WireDocument { bytes, signature })
+    }
+
+    /// Counts against a peer what no honest one sends; too much of it ends its connection.
+    async fn offended(&self, peer: PartyId, fault: Fault) {
+        // A kernel that has stopped counts nothing.
+        drop(self.handle.mesh_input(MeshInput::Offended { peer, fault }).await);
     }
 
     /// Learns where the consumer's chain stands, for a node that does not keep all of them: what
@@ -279,7 +329,7 @@ impl Server {
 
     async fn started(
         &self,
-        engine: Lease,
+        engine: &Lease,
         job: JobId,
         (prompt, sampling): (Prompt, Sampling),
     ) -> Result<Generation, Refusal> {
@@ -317,21 +367,18 @@ impl core::fmt::Debug for Server {
 /// A job whose order is taken.
 struct Begun {
     job: JobId,
-    prompt_tokens: u32,
-    completion_max: u32,
-    window: u32,
+    /// Prompt tokens, completion tokens at most, and the window.
+    counts: (u32, u32, u32),
     build: String,
     start_by: Timestamp,
     generation: Generation,
+    engine: Lease,
 }
 
 impl Begun {
     const fn accepted(&self) -> ToConsumer {
-        ToConsumer::Accepted {
-            prompt_tokens: self.prompt_tokens,
-            completion_max: self.completion_max,
-            window_tokens: self.window,
-        }
+        let (prompt_tokens, completion_max, window_tokens) = self.counts;
+        ToConsumer::Accepted { prompt_tokens, completion_max, window_tokens }
     }
 }
 
@@ -364,6 +411,14 @@ struct Serving<'a> {
     beat_at: Instant,
     /// Until then a voucher has to come, when the window is used up.
     patience: Instant,
+    /// Since when the consumer is asked to sign, and how long it took in all with its window used
+    /// up.
+    asked_at: Instant,
+    waited: Duration,
+    /// Vouchers of it that the ledger refused.
+    refused: u32,
+    /// Keeps the model in memory, and knows who waits for a place.
+    engine: Lease,
 }
 
 impl<'a> Serving<'a> {
@@ -378,11 +433,11 @@ impl<'a> Serving<'a> {
             server,
             peer,
             job: begun.job,
-            prompt_tokens: begun.prompt_tokens,
+            prompt_tokens: begun.counts.0,
             generation: Some(begun.generation),
             send,
             rtt: rtt.min(RTT_MAX),
-            window: begun.window,
+            window: begun.counts.2,
             build: begun.build,
             start_by: begun.start_by,
             sent: Vec::new(),
@@ -392,6 +447,10 @@ impl<'a> Serving<'a> {
             waiting: None,
             beat_at: now + BEAT,
             patience: now + VOUCHER_WITHIN,
+            asked_at: now,
+            waited: Duration::ZERO,
+            refused: 0,
+            engine: begun.engine,
         }
     }
 
@@ -400,16 +459,16 @@ impl<'a> Serving<'a> {
         loop {
             let has_room = self.unvouched() < self.window();
             let deadline = if has_room { self.beat_at } else { self.beat_at.min(self.patience) };
+            // The frames come last: the window ends what goes before them, and nothing would end
+            // frames that come without a pause.
             tokio::select! {
                 biased;
                 reason = &mut halt => return self.fail(reason, frames).await,
-                frame = frames.next() => match frame {
-                    Some(ToProvider::Voucher(voucher)) => self.offered(voucher),
-                    Some(ToProvider::Cancel | ToProvider::Request(_)) | None => {
+                taken = taken(&mut self.taking) => {
+                    if self.took(taken).await.is_err() {
                         return self.abandon().await;
                     }
-                },
-                taken = taken(&mut self.taking) => self.took(taken).await,
+                }
                 piece = next_piece(&mut self.generation), if has_room => match piece {
                     Some(Piece::Delta { tokens, text, logprobs }) => {
                         if self.tokens(tokens, text, &logprobs).await.is_err() {
@@ -429,12 +488,18 @@ impl<'a> Serving<'a> {
                         let reason = "it was not begun by the time that its order names";
                         return self.fail(reason, frames).await;
                     }
-                    let is_late = !has_room && self.patience <= Instant::now();
+                    let is_late = !has_room && self.is_late();
                     let working = self.working();
                     if is_late || self.say(&working).await.is_err() {
                         return self.abandon().await;
                     }
                 }
+                frame = frames.next() => match frame {
+                    Some(ToProvider::Voucher(voucher)) => self.offered(voucher),
+                    Some(ToProvider::Cancel | ToProvider::Request(_)) | None => {
+                        return self.abandon().await;
+                    }
+                },
             }
         }
     }
@@ -481,7 +546,8 @@ impl<'a> Serving<'a> {
         logprobs: &[TokenLogprobs],
     ) -> Result<(), Gone> {
         if self.unvouched() == 0 {
-            self.patience = Instant::now() + VOUCHER_WITHIN;
+            self.asked_at = Instant::now();
+            self.patience = self.asked_at + VOUCHER_WITHIN;
         }
         self.first_at.get_or_insert_with(Instant::now);
         // What is on its way counts: the consumer may sign for it before this call returns.
@@ -534,27 +600,54 @@ impl<'a> Serving<'a> {
         self.taking = Some(Box::pin(taking));
     }
 
-    async fn took(&mut self, (tokens, taken): (u32, Result<Outcome, SubmitError>)) {
+    /// What the ledger said of a voucher. A consumer of which it refused too many is as good as
+    /// gone.
+    async fn took(
+        &mut self,
+        (tokens, taken): (u32, Result<Outcome, SubmitError>),
+    ) -> Result<(), Gone> {
         self.taking = None;
         match taken {
             // The same word again buys no more time.
             Ok(_) if tokens > self.vouched => {
+                let now = Instant::now();
+                if self.unvouched() >= self.window {
+                    self.waited += now.duration_since(self.asked_at);
+                }
                 self.vouched = tokens;
-                self.patience = Instant::now() + VOUCHER_WITHIN;
+                (self.asked_at, self.patience) = (now, now + VOUCHER_WITHIN);
             }
             Ok(_) => {}
-            Err(error) => self.server.voucher_refused((self.peer, self.job), &error).await,
+            Err(error) => {
+                self.refused += 1;
+                self.server.voucher_refused((self.peer, self.job), &error).await;
+            }
+        }
+        if self.refused >= VOUCHERS_REFUSED_MAX {
+            return Err(Gone);
         }
         if let Some(next) = self.waiting.take() {
             self.offered(next);
         }
+        Ok(())
     }
 
     async fn all_taken(&mut self) {
         while self.taking.is_some() {
             let taken = taken(&mut self.taking).await;
-            self.took(taken).await;
+            if self.took(taken).await.is_err() {
+                return;
+            }
         }
+    }
+
+    /// Whether a consumer whose window is used up has kept its place for too long without signing,
+    /// or by signing too slowly while others wait for it.
+    fn is_late(&self) -> bool {
+        let now = Instant::now();
+        let waited = self.waited + now.duration_since(self.asked_at);
+        let may_wait = VOUCHER_WITHIN + VOUCHED_TOKEN * self.vouched;
+        self.patience <= now || (waited > may_wait && self.engine.load().queued > 0)
     }
 
     /// The answer is complete: the receipt goes with its last text.
@@ -565,7 +658,9 @@ impl<'a> Serving<'a> {
             .unwrap_or_default();
         while self.waiting.is_some() {
             let taken = taken(&mut self.taking).await;
-            self.took(taken).await;
+            if self.took(taken).await.is_err() {
+                return self.abandon().await;
+            }
         }
         let finish = match finish {
             Finish::Stop => FinishReason::Stop,
@@ -639,16 +734,22 @@ impl<'a> Serving<'a> {
     }
 }
 
-/// The frames of a stream until it ends or breaks. Waiting for the next one can be given up.
+/// The frames of a stream, let through at `gate`, until it ends or breaks. Waiting for the next
+/// one can be given up.
 pub(super) fn frames<T: tirami_proto::Frame + Send>(
     receive: FrameReceiver<T>,
+    gate: impl Gate,
 ) -> impl Stream<Item = T> + Send
 where
     FrameReceiver<T>: Send,
 {
-    futures_util::stream::unfold(receive, |mut receive| async move {
-        match receive.next().await {
-            Ok(frame) => frame.map(|frame| (frame, receive)),
+    futures_util::stream::unfold((receive, gate, 0_u32), |(mut receive, mut gate, n)| async move {
+        if n % FRAMES_AT_ONCE == FRAMES_AT_ONCE - 1 {
+            // A stream that always has a frame lets others run.
+            tokio::task::yield_now().await;
+        }
+        match receive.next_through(&mut gate).await {
+            Ok(frame) => frame.map(|frame| (frame, (receive, gate, n.wrapping_add(1)))),
             Err(error) => {
                 tracing::debug!(%error, "the stream of a job broke");
                 None
@@ -700,9 +801,12 @@ struct Refusal {
     /// Text of the program, never of a peer.
     code: &'static str,
     told: Box<ToConsumer>,
+    /// What the sender did that no honest one does.
+    fault: Option<Fault>,
+    /// The receipt of the first time, where the job was ordered before.
+    first: Option<DocumentId>,
 }
 
-/// What a caller by HTTP would be told.
 /// The request as the engine runs it.
 async fn understood(engine: &Lease, kind: Kind, body: Vec<u8>) -> Result<Asked, Refusal> {
     let engine = engine.clone();
@@ -713,11 +817,16 @@ async fn understood(engine: &Lease, kind: Kind, body: Vec<u8>) -> Result<Asked, 
         .map_err(|error| not_understood(&error))
 }
 
+/// What a caller by HTTP would be told.
 fn not_understood(error: &ApiError) -> Refusal {
+    let at_fault = error.status().is_client_error();
     let error = &error.body().error;
     let mut refusal = refused("invalid_request", &error.message, false);
-    if let (ToConsumer::Refused { code, .. }, Some(known)) = (&mut *refusal.told, &error.code) {
-        code.clone_from(known);
+    if let ToConsumer::Refused { code, invalid, .. } = &mut *refusal.told {
+        if let Some(known) = &error.code {
+            code.clone_from(known);
+        }
+        *invalid = at_fault.then(|| InvalidRequest { param: error.param.clone() });
     }
     refusal
 }
@@ -730,13 +839,25 @@ fn refused(code: &'static str, message: &str, is_transient: bool) -> Refusal {
     }
     message.truncate(end);
     let retry_after_ms = is_transient.then_some(RETRY_AFTER_MS);
-    let told = ToConsumer::Refused { code: code.to_owned(), message, retry_after_ms };
-    Refusal { code, told: Box::new(told) }
+    let told = ToConsumer::Refused {
+        code: code.to_owned(),
+        message,
+        retry_after_ms,
+        invalid: None,
+        receipt: None,
+    };
+    Refusal { code, told: Box::new(told), fault: None, first: None }
 }
 
 impl From<OrderRefusal> for Refusal {
     fn from(refusal: OrderRefusal) -> Self {
-        refused(refusal.code(), &refusal.to_string(), refusal.is_transient())
+        let fault = refusal.is_peer_fault().then_some(Fault::Invalid);
+        let refused = refused(refusal.code(), &refusal.to_string(), refusal.is_transient());
+        let first = match refusal {
+            OrderRefusal::Replayed { receipt, .. } => receipt,
+            _ => None,
+        };
+        Self { fault, first, ..refused }
     }
 }
 

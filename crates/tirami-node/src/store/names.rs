@@ -84,6 +84,7 @@ pub(super) const fn book(event: &BookEvent) -> (&'static str, Option<Timestamp>)
         E::ServedLapsed { at, .. } => ("served_lapsed", Some(*at)),
         E::ClaimMade { at, .. } => ("claim_made", Some(*at)),
         E::ClaimNoted { at, .. } => ("claim_noted", Some(*at)),
+        E::ClaimOutweighed { .. } => ("claim_outweighed", None),
         E::ReceiptRefused { at, .. } => ("receipt_refused", Some(*at)),
         E::Refused { at, .. } => ("refused", Some(*at)),
         E::StrangerSponsored { at, .. } => ("stranger_sponsored", Some(*at)),

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
-use tirami_core::{AgentId, DocumentId, Flop, JobId, ModelDigest, PartyId, Timestamp, Trm};
-use tirami_ledger::documents::FinishReason;
+use tirami_core::{
+    AgentId, DocumentId, Flop, JobId, ModelDigest, PartyId, Signature, Timestamp, Trm,
+};
+use tirami_ledger::documents::{FinishReason, SignedBytes};
 use tirami_ledger::event::{DocumentRecord, Event};
 
 use super::journal::unsigned;
@@ -118,6 +120,19 @@ impl StoreReader {
         self.blocking(move |shared, db| shared.trade(db, id)).await
     }
 
+    /// The bytes and the signature of a document of a job; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the file cannot be read.
+    pub async fn document(
+        &self,
+        job: JobId,
+        id: DocumentId,
+    ) -> Result<Option<SignedBytes>, StoreError> {
+        self.blocking(move |shared, db| shared.document(db, job, id)).await
+    }
+
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Shared, &Connection) -> Result<T, StoreError> + Send + 'static,
@@ -145,6 +160,8 @@ const TRADE: &str = "
     WHERE trade = ?1 ORDER BY trades.n LIMIT 1";
 const DOCUMENTS: &str = "
     SELECT n, kind, id, job, body, signature FROM documents WHERE job = ?1 ORDER BY n LIMIT ?2";
+const DOCUMENT: &str = "
+    SELECT body, signature FROM documents WHERE job = ?1 AND id = ?2 LIMIT 1";
 
 impl Shared {
     fn connection(&self) -> Result<Connection, StoreError> {
@@ -161,6 +178,24 @@ impl Shared {
         if idle.len() < CONNECTIONS_MAX {
             idle.push(db);
         }
+    }
+
+    fn document(
+        &self,
+        db: &Connection,
+        job: JobId,
+        id: DocumentId,
+    ) -> Result<Option<SignedBytes>, StoreError> {
+        let read = || -> rusqlite::Result<Option<(Vec<u8>, [u8; 64])>> {
+            let mut statement = db.prepare_cached(DOCUMENT)?;
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            statement.query_row((job.as_bytes(), id.as_bytes()), row).optional()
+        };
+        let found = read().map_err(|error| StoreError::sqlite(&self.path, error))?;
+        Ok(found.map(|(bytes, signature)| SignedBytes {
+            bytes,
+            signature: Signature::from_bytes(signature),
+        }))
     }
 
     fn trades(&self, db: &Connection, filter: TradeFilter) -> Result<Page<TradeRow>, StoreError> {

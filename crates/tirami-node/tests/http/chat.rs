@@ -79,20 +79,20 @@ fn golden(text: &str) -> String {
     lines.join("\n")
 }
 
-const HEAD: &str = r#""created":0,"id":"ID","model":"fake","object":"chat.completion.chunk","system_fingerprint":"fake""#;
+const HEAD: &str = r#""id":"ID","object":"chat.completion.chunk","created":0,"model":"fake","system_fingerprint":"fake""#;
 
 #[tokio::test]
 async fn a_stream_is_what_openais_clients_expect() {
     let node = TestNode::start(script(2, Duration::ZERO)).await;
-    let chunk = |choices: &str, more: &str| format!("{{\"choices\":{choices},{HEAD}{more}}}");
+    let chunk = |choices: &str, more: &str| format!("{{{HEAD},\"choices\":{choices}{more}}}");
     let delta = |delta: &str, finish: &str| {
-        format!(r#"[{{"delta":{delta},"finish_reason":{finish},"index":0}}]"#)
+        format!(r#"[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]"#)
     };
     let info =
-        r#","x_tirami":["effective_balance","flops","provider","route","trade_id","trm_cost"]"#;
-    let first = chunk(&delta(r#"{"content":"","role":"assistant"}"#, "null"), "");
+        r#","x_tirami":["trm_cost","effective_balance","provider","trade_id","flops","route"]"#;
+    let first = chunk(&delta(r#"{"role":"assistant","content":""}"#, "null"), "");
     let word = chunk(&delta(r#"{"content":"word "}"#, "null"), "");
-    let usage = r#","usage":{"completion_tokens":2,"prompt_tokens":1,"total_tokens":3}"#;
+    let usage = r#","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}"#;
     for (options, tail) in [
         (json!({}), vec![chunk(&delta("{}", "\"stop\""), info)]),
         (
@@ -110,6 +110,29 @@ async fn a_stream_is_what_openais_clients_expect() {
         expected.extend(tail);
         expected.push("[DONE]".to_owned());
         assert_eq!(golden(&raw.text), expected.join("\n"));
+    }
+}
+
+#[tokio::test]
+async fn every_number_that_openai_takes_is_taken() {
+    let node = TestNode::start(quick()).await;
+    for (field, value) in [
+        ("seed", json!(-1)),
+        ("seed", json!(1_u64 << 32)),
+        ("seed", json!(i64::MIN)),
+        ("seed", json!(u64::MAX)),
+        ("top_p", json!(0)),
+    ] {
+        for (path, subject) in [("/v1/chat/completions", "messages"), ("/v1/completions", "prompt")]
+        {
+            let said = match subject {
+                "messages" => json!([{"role": "user", "content": "hi"}]),
+                _ => json!("hi"),
+            };
+            let body = json!({"model": "fake", "max_tokens": 2, subject: said, field: value});
+            let raw = node.post(path, None, body.to_string()).await;
+            assert_eq!(raw.status, 200, "{body}: {raw:?}");
+        }
     }
 }
 

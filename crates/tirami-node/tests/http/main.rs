@@ -14,6 +14,7 @@ mod malformed;
 mod messages;
 mod models;
 mod openai;
+mod order;
 mod quote;
 mod random_tools;
 mod responses;

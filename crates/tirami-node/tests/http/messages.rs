@@ -165,6 +165,26 @@ async fn calls_are_blocks_and_their_results_go_back() {
 }
 
 #[tokio::test]
+async fn an_answer_that_the_request_begins_is_refused_and_still_counted() {
+    let node = TestNode::start(script(3, Duration::ZERO)).await;
+    let begun = |content: Value| {
+        let user = json!({"role": "user", "content": "hi"});
+        request(json!({"messages": [user, {"role": "assistant", "content": content}]}))
+    };
+    for content in [json!("{"), json!([{"type": "text", "text": "{"}])] {
+        let raw = node.post(PATH, None, begun(content.clone())).await;
+        assert_eq!((raw.status, raw.code().as_str()), (400, "unsupported_parameter"), "{raw:?}");
+        assert!(
+            raw.text.contains("messages[1]") && raw.text.contains("message of user"),
+            "{raw:?}"
+        );
+        let count = node.post("/v1/messages/count_tokens", None, begun(content)).await;
+        assert_eq!(count.json(), json!({"input_tokens": 1}), "{count:?}");
+    }
+    assert_eq!(node.settled().await.total_trades, 0);
+}
+
+#[tokio::test]
 async fn every_refusal_has_anthropics_envelope() {
     let node = TestNode::start(script(3, Duration::ZERO)).await;
     let told = |raw: &Raw| {

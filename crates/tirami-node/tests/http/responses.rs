@@ -198,3 +198,33 @@ async fn what_cannot_be_done_is_refused_and_what_breaks_off_fails_in_its_form() 
     let trades = node.admin.trades(None, None, None).await.unwrap().trades;
     assert_eq!((trades.len(), trades[0].completion_tokens), (1, 2));
 }
+
+#[tokio::test]
+async fn a_length_beyond_the_context_is_named_as_the_request_names_it() {
+    let node = TestNode::start(script(3, Duration::ZERO)).await;
+    for stream in [false, true] {
+        let long = json!({"max_output_tokens": 5_000, "stream": stream});
+        let raw = node.post(PATH, None, request(long)).await;
+        let error = raw.json()["error"].clone();
+        assert_eq!((raw.status, error["param"].as_str()), (400, Some("max_output_tokens")));
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("max_output_tokens must be at most 4096"), "{message}");
+    }
+    for field in ["max_tokens", "max_completion_tokens"] {
+        let long = json!({"messages": [{"role": "user", "content": "hi"}], field: 5_000});
+        let raw = node.post("/v1/tirami/estimate", None, long.to_string()).await;
+        assert_eq!((raw.status, raw.json()["error"]["param"].as_str()), (400, Some(field)));
+    }
+    // What limits leave room for is named so too.
+    let limits = Limits { request_max_trm: Some(crate::support::cost(20)), ..Limits::default() };
+    let agent = node.agent("payer", "100").await;
+    let key = node.key(Scope::Inference, Some(&agent.did), limits).await.key;
+    let raw = node.post(PATH, Some(&key), request(json!({"max_output_tokens": 21}))).await;
+    let error = raw.json()["error"].clone();
+    assert_eq!(
+        (raw.code().as_str(), error["param"].as_str()),
+        ("request_limit", Some("max_output_tokens"))
+    );
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("set max_output_tokens to at most 20"), "{message}");
+}

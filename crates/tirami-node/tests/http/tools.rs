@@ -154,3 +154,48 @@ async fn an_answer_of_calls_alone_has_no_content_and_its_results_are_taken() {
         assert_eq!(raw.json()["error"]["param"], param);
     }
 }
+
+#[tokio::test]
+async fn an_agents_many_tools_are_taken_with_all_that_describes_them() {
+    let node = start(saying("Well.")).await;
+    let property = json!({"type": "string", "title": "T", "description": "what it is for"});
+    let tools = |count: usize| {
+        let tool = |n: usize| {
+            // 57 values, of which 30 bind an answer.
+            let properties: serde_json::Map<String, Value> =
+                (0..12).map(|n| (format!("p{n}"), property.clone())).collect();
+            let parameters = json!({
+                "type": "object", "title": "T", "description": "D", "$comment": "C",
+                "properties": properties, "required": ["p0", "p1"],
+            });
+            json!({"type": "function",
+                   "function": {"name": format!("tool_{n}"), "parameters": parameters}})
+        };
+        request(json!({"tools": (0..count).map(tool).collect::<Vec<_>>()})).to_string()
+    };
+    let many = node.post(PATH, None, tools(40)).await;
+    assert_eq!(many.status, 200, "{many:?}");
+    assert_eq!(node.post(PATH, None, tools(128)).await.status, 200);
+    let words: Vec<usize> = (0..6_000).collect();
+    let large = json!({"type": "object", "properties": {"a": {"enum": words}}});
+    let large = json!({"type": "function", "function": {"name": "f", "parameters": large}});
+    let refused = node.post(PATH, None, request(json!({"tools": [large]})).to_string()).await;
+    assert_eq!((refused.status, refused.code().as_str()), (400, "invalid_value"));
+    assert_eq!(refused.json()["error"]["param"], "tools[0].function.parameters");
+}
+
+#[tokio::test]
+async fn a_call_that_was_cut_goes_back_as_it_came() {
+    let node = start(saying("Well.")).await;
+    for arguments in ["{\"city\": \"Pa", "", "not JSON", "{}"] {
+        let call = json!({"id": "1", "type": "function",
+                          "function": {"name": "weather", "arguments": arguments}});
+        let messages = json!([
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "the call was cut off"},
+        ]);
+        let raw = node.post(PATH, None, request(json!({"messages": messages})).to_string()).await;
+        assert_eq!(raw.status, 200, "{arguments}: {raw:?}");
+    }
+}

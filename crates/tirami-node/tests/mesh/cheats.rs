@@ -295,9 +295,25 @@ fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
     assert_eq!(consumer.code(forged), "order_bad_signature");
 
     let order = consumer.sign(consumer.order(4));
-    let (_stream, first) = consumer.send(order.clone());
+    let (mut stream, first) = consumer.send(order.clone());
     assert!(matches!(first, Some(ToConsumer::Accepted { prompt_tokens: 1, .. })), "{first:?}");
-    assert_eq!(consumer.code(order), "order_replayed");
+    assert_eq!(consumer.code(order.clone()), "order_replayed");
+    // Whoever missed the end of it gets its receipt by asking again, also with another order.
+    let receipt = node.peer.block_on(async {
+        loop {
+            if let Some(ToConsumer::End { receipt, .. }) = stream.receive.next().await.unwrap() {
+                break receipt;
+            }
+        }
+    });
+    for again in [order, consumer.sign(Order { seed: 8, ..consumer.order(4) })] {
+        match consumer.send(again).1 {
+            Some(ToConsumer::Refused { code, receipt: first, .. }) => {
+                assert_eq!((code.as_str(), first), ("order_replayed", Some(receipt.clone())));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 
     // Every reason is kept for the owner, with who tried.
     let provider = mesh.provider(0);
@@ -547,4 +563,59 @@ fn a_consumer_that_signs_nothing_gets_one_window_and_keeps_no_engine_busy() {
         served.filter_map(|job| job.end.map(|end| end.due)).max()
     });
     assert_eq!(due, Some(SHAPE.work(0, 21).cost_ceil(Ppm::ONE)));
+}
+
+#[test]
+fn a_consumer_that_floods_its_job_keeps_nobody_waiting_and_loses_it() {
+    let mesh = Mesh::of(&[script(4_000, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let provider = mesh.provider(0);
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: provider.party(),
+        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
+    };
+    let order = consumer.sign(consumer.order(1));
+    let (stream, first) = consumer.send(order.clone());
+    assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
+    let JobStream { mut send, mut receive } = stream;
+    let mut tokens = Vec::new();
+    node.peer.block_on(async {
+        while tokens.len() < 20 {
+            match receive.next().await {
+                Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
+                other => panic!("{other:?}"),
+            }
+        }
+        // The same word again and again buys nothing, and the provider still says that it lives.
+        let again = consumer.voucher(&order, 1, &tokens[..20]);
+        let mut alive = 0;
+        let reading = async {
+            while alive < 3 {
+                let frame = receive.next().await.unwrap();
+                alive += u32::from(matches!(frame, Some(ToConsumer::Working { .. })));
+            }
+        };
+        let flooding = async {
+            loop {
+                send.send(&again).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            () = flooding => {}
+            () = tokio::time::sleep(SOON) => {}
+        }
+        assert_eq!(alive, 3, "the flood left the provider no time for a word");
+        // Vouchers that no honest consumer signs end the job.
+        let ended = async { while let Ok(Some(_)) = receive.next().await {} };
+        let wrong = consumer.voucher(&order, 2, &tokens[..1].repeat(3_000));
+        let flooding = async { while send.send(&wrong).await.is_ok() {} };
+        let both = async { tokio::join!(ended, flooding) };
+        tokio::time::timeout(SOON, both).await.expect("the job ends");
+    });
+    until("the engine rests", SOON, || provider.running() == 0);
+    until("the job has ended", SOON, || provider.served_running() == 0);
+    assert!(provider.refused(node.party(), "voucher_more_than_sent") > 0);
 }

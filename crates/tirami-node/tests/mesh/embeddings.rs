@@ -69,7 +69,7 @@ fn vectors_of_a_peer_are_those_of_the_peer_and_both_list_the_same_trade() {
     // What a peer cannot read is said, and nothing is paid.
     let wide = json!({"model": "fake", "input": "a", "dimensions": 9});
     let (status, refusal) = user.send(PATH, &wide);
-    assert_eq!((status, &refusal["error"]["code"]), (503, &json!("no_provider")));
+    assert_eq!((status, &refusal["error"]["param"]), (400, &json!("dimensions")));
     let message = refusal["error"]["message"].as_str().unwrap();
     assert!(message.contains("dimensions must be at most 8"), "{message}");
     assert_eq!((user.trades().len(), user.open_holds()), (3, 0));

@@ -1,5 +1,8 @@
 //! How nodes find each other, and whom that cannot make them speak to.
 
+#[path = "../../../../tests/skipped.rs"]
+mod skipped;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -202,7 +205,7 @@ fn members_in_one_local_network_find_each_other_by_themselves() {
     };
     let possible = unshare(network).output();
     if !possible.as_ref().is_ok_and(|output| output.status.success()) {
-        println!("skipped: a network of its own needs unshare and ip: {possible:?}");
+        skipped::skipped(format_args!("a network of its own needs unshare and ip: {possible:?}"));
         return;
     }
     let started = Instant::now();

@@ -42,7 +42,7 @@ fn a_continued_text_through_a_peer_is_the_text_of_the_peer() {
     assert!(ids(&mine).iter().all(|id| ids(&theirs).contains(id)), "{mine:?} {theirs:?}");
     // What the provider refuses is told, and nothing is owed for it.
     let (status, refused) = user.send(path, &completion(&json!({"prompt": [70_000]})));
-    assert_eq!(status, 503, "{refused}");
+    assert_eq!(status, 400, "{refused}");
     assert!(refused.to_string().contains("tokens of the model"), "{refused}");
     assert_eq!((user.trades().len(), user.open_holds()), (8, 0));
 }

@@ -84,12 +84,23 @@ fn a_stream_through_a_peer_is_the_stream_of_the_peer() {
     let sum: u64 = attempts.iter().map(|one| micro(&one["trm_cost"])).sum();
     assert_eq!((attempts.len(), micro(&info["trm_cost"])), (3, sum));
     assert_eq!(info["trade_ids"].as_array().unwrap().len(), 3);
-    for wrong in [json!({"model": "other"}), json!({"messages": []}), json!({"max_tokens": 0})] {
+    // The last one only the provider knows to be wrong: its context is shorter.
+    for wrong in [
+        json!({"model": "other"}),
+        json!({"messages": []}),
+        json!({"max_tokens": 0}),
+        json!({"max_tokens": 5_000}),
+    ] {
         let mut request = ask(5, true);
         request.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
         let (here, there) = (mesh.user().raw(&request), mesh.provider(0).raw(&request));
         assert_eq!(here.0, there.0, "{request}");
-        assert_eq!(here.1["error"]["code"], there.1["error"]["code"], "{request}");
+        for field in ["code", "param", "type"] {
+            assert_eq!(here.1["error"][field], there.1["error"][field], "{request}");
+        }
+        // One caller's mistake keeps no other from the only provider.
+        assert_eq!(mesh.user().raw(&ask(5, false)).0, 200, "after {request}");
+        assert_eq!(mesh.user().open_holds(), 0);
     }
 }
 

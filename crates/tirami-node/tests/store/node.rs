@@ -1,5 +1,9 @@
 //! A whole node: its first start, killed anywhere, and every start after it.
 
+#[cfg(target_os = "linux")]
+#[path = "../../../../tests/skipped.rs"]
+mod skipped;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -168,7 +172,7 @@ fn a_disk_that_fills_up_under_a_serving_node_stops_it_with_a_sentence() {
     use tirami_sdk::types::ChatRequest;
     let dir = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(dir.path()) else {
-        println!("skipped: this user may not mount a small file system");
+        skipped::skipped("this user may not mount a file system");
         return;
     };
     let data = &disk.0.join("data");

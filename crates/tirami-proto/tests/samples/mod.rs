@@ -7,9 +7,9 @@ use tirami_core::{
     Signature, Signed, Timestamp,
 };
 use tirami_proto::{
-    FinalEntry, Goodbye, GoodbyeCode, Head, Hello, Invite, JobRequest, Likelihood, Likely, Message,
-    Offer, PeerAddress, PriceSignal, ToConsumer, ToProvider, Welcome, WireCharter, WireClaim,
-    WireDocument, WireEntry, WirePlace, WireSlot, admission_proof,
+    FinalEntry, Goodbye, GoodbyeCode, Head, Hello, InvalidRequest, Invite, JobRequest, Likelihood,
+    Likely, Message, Offer, PeerAddress, PriceSignal, ToConsumer, ToProvider, Welcome, WireCharter,
+    WireClaim, WireDocument, WireEntry, WirePlace, WireSlot, admission_proof,
 };
 
 /// The mesh of all samples.
@@ -242,6 +242,22 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
         code: "exposure".to_owned(),
         message: "the provider waits for earlier jobs to be paid".to_owned(),
         retry_after_ms,
+        invalid: None,
+        receipt: None,
+    };
+    let invalid = |param: Option<&str>| ToConsumer::Refused {
+        code: "context_length_exceeded".to_owned(),
+        message: "the context is shorter".to_owned(),
+        retry_after_ms: None,
+        invalid: Some(InvalidRequest { param: param.map(str::to_owned) }),
+        receipt: None,
+    };
+    let replayed = ToConsumer::Refused {
+        code: "order_replayed".to_owned(),
+        message: "the job was ordered before".to_owned(),
+        retry_after_ms: None,
+        invalid: None,
+        receipt: Some(document(4)),
     };
     let text = "hello".to_owned();
     let tokens = |likelihoods| ToConsumer::Tokens {
@@ -264,6 +280,9 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
         ("accepted", accepted),
         ("refused", refused(None)),
         ("refused-for-now", refused(Some(1_500))),
+        ("refused-invalid", invalid(None)),
+        ("refused-invalid-field", invalid(Some("max_tokens"))),
+        ("refused-replayed", replayed),
         ("tokens", plain),
         ("tokens-likelihoods", likelihoods),
         ("end", end(None)),

@@ -427,7 +427,7 @@ impl World {
 
     /// Sends a frame to the provider of a job, unless the stream breaks.
     fn send_to_provider(&mut self, stream: u64, frame: ToProvider) -> Result<(), String> {
-        self.count_sent("job", encode(&frame).len());
+        self.count_job_frame(encode(&frame).len());
         if let Some(at) = self.frame_arrives(stream, 0) {
             self.plan_at(at, Task::ToProvider { stream, frame: Box::new(frame) });
         }
@@ -443,7 +443,7 @@ impl World {
     }
 
     pub(super) fn send_to_consumer(&mut self, stream: u64, frame: ToConsumer) {
-        self.count_sent("job", encode(&frame).len());
+        self.count_job_frame(encode(&frame).len());
         if let Some(at) = self.frame_arrives(stream, 1) {
             self.plan_at(at, Task::ToConsumer { stream, frame: Box::new(frame) });
         }

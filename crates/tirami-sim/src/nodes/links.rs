@@ -8,6 +8,7 @@ use tirami_kernel::Input;
 use tirami_kernel::mesh::PeerEvent;
 use tirami_proto::{CONTROL_FRAME_BYTES_MAX, Frames, Message, encode};
 
+use super::traffic::{Group, Kind, kind_of};
 use super::world::{Task, World};
 
 /// Of 1 000 messages, so many are lost, doubled and overtaken in a storm.
@@ -72,11 +73,11 @@ impl World {
         if !self.links.is_open(from, to) {
             return Ok(());
         }
-        let bytes = encode(message);
+        let (bytes, kind) = (encode(message), kind_of(message));
         if bytes.len() > CONTROL_FRAME_BYTES_MAX + 4 {
-            return Err(format!("node {from} sends a {} that fits no frame", kind(message)));
+            return Err(format!("node {from} sends a {} that fits no frame", kind.1));
         }
-        self.count_sent(kind(message), bytes.len());
+        self.count_sent(kind, bytes.len());
         let storm = self.links.storm;
         let roll = if storm { self.dice.below(1_000) } else { 1_000 };
         if roll < LOST || !self.links.reaches(from, to) {
@@ -104,7 +105,12 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn count_sent(&mut self, kind: &'static str, bytes: usize) {
+    /// Counts a frame of a job.
+    pub(super) fn count_job_frame(&mut self, bytes: usize) {
+        self.count_sent((Group::Trade, "job"), bytes);
+    }
+
+    fn count_sent(&mut self, kind: Kind, bytes: usize) {
         let (messages, sum) = self.counts.sent.entry(kind).or_default();
         *messages += 1;
         *sum += bytes as u64;
@@ -238,27 +244,4 @@ impl World {
 /// Where a node can be reached.
 pub(super) fn via(node: usize) -> String {
     format!("10.{}.{}.{}:3001", node / 65_536, node / 256 % 256, node % 256)
-}
-
-fn kind(message: &Message) -> &'static str {
-    match message {
-        Message::Hello(_) => "hello",
-        Message::Welcome(_) => "welcome",
-        Message::Goodbye(_) => "goodbye",
-        Message::Entry(_) => "entry",
-        Message::Acknowledgement(_) => "acknowledgement",
-        Message::EntryRefused { .. } => "entry_refused",
-        Message::Finals { .. } => "finals",
-        Message::Summary { .. } => "summary",
-        Message::WantHeads { .. } => "want_heads",
-        Message::Heads { .. } => "heads",
-        Message::WantRange { .. } => "want_range",
-        Message::Announce(_) => "announce",
-        Message::WantPeers | Message::Peers(_) => "peers",
-        Message::Claim(_) => "claim",
-        Message::WantHighest { .. } | Message::Highest { .. } => "highest",
-        Message::WantCut { .. } | Message::Cut { .. } => "cut",
-        Message::DoubleSign { .. } => "double_sign",
-        _ => "other",
-    }
 }

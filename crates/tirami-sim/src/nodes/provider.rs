@@ -115,7 +115,13 @@ impl World {
 
     fn refuse(&mut self, stream: u64, code: &str) {
         let (code, message) = (code.to_owned(), String::new());
-        let refused = ToConsumer::Refused { code, message, retry_after_ms: Some(2_000) };
+        let refused = ToConsumer::Refused {
+            code,
+            message,
+            retry_after_ms: Some(2_000),
+            invalid: None,
+            receipt: None,
+        };
         self.send_to_consumer(stream, refused);
     }
 

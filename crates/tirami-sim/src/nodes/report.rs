@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use tirami_core::Digest;
 use tirami_ledger::lattice::Keep;
 
-/// Messages that there are because of trade: jobs, entries, and who tells whom of them.
-const OF_TRADE: [&str; 6] = ["job", "entry", "acknowledgement", "heads", "want_range", "finals"];
+use super::traffic::{Group, Kind};
 
 /// What a stretch of trade cost all nodes together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,8 +17,12 @@ pub struct Cost {
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Of them, those of messages that there are because of trade.
+    /// Of them, those of [`Group::Trade`].
     pub trade_bytes: u64,
+    /// Of them, those of [`Group::Gossip`].
+    pub gossip_bytes: u64,
+    /// Of them, those of [`Group::Sync`].
+    pub sync_bytes: u64,
     /// Jobs answered.
     pub jobs: u64,
 }
@@ -32,6 +35,8 @@ impl Cost {
             messages: self.messages - before.messages,
             bytes: self.bytes - before.bytes,
             trade_bytes: self.trade_bytes - before.trade_bytes,
+            gossip_bytes: self.gossip_bytes - before.gossip_bytes,
+            sync_bytes: self.sync_bytes - before.sync_bytes,
             jobs: self.jobs - before.jobs,
         }
     }
@@ -43,7 +48,7 @@ pub struct NodesCounts {
     /// Inputs handled by kernels.
     pub events: u64,
     /// Messages and job frames sent, and their bytes on the wire, by what they are.
-    pub sent: BTreeMap<&'static str, (u64, u64)>,
+    pub sent: BTreeMap<Kind, (u64, u64)>,
     /// Messages and frames that were lost.
     pub lost: u64,
     /// Power cuts.
@@ -85,8 +90,8 @@ impl NodesCounts {
     /// Adds the figures of another run.
     pub fn add(&mut self, other: &Self) {
         self.events += other.events;
-        for (name, (messages, bytes)) in &other.sent {
-            let both = self.sent.entry(name).or_default();
+        for (kind, (messages, bytes)) in &other.sent {
+            let both = self.sent.entry(*kind).or_default();
             both.0 += messages;
             both.1 += bytes;
         }
@@ -118,10 +123,16 @@ impl NodesCounts {
     /// What was sent so far, and how many jobs are answered.
     pub(super) fn cost(&self) -> Cost {
         let mut cost = Cost { jobs: self.completed, ..Cost::default() };
-        for (name, (messages, bytes)) in &self.sent {
+        for ((group, _), (messages, bytes)) in &self.sent {
             cost.messages += messages;
             cost.bytes += bytes;
-            cost.trade_bytes += if OF_TRADE.contains(name) { *bytes } else { 0 };
+            match group {
+                Group::Trade => cost.trade_bytes += bytes,
+                Group::Gossip => cost.gossip_bytes += bytes,
+                Group::Sync => cost.sync_bytes += bytes,
+                // The rest of all bytes.
+                Group::Handshake => {}
+            }
         }
         cost
     }
@@ -180,14 +191,26 @@ impl NodesReport {
         missing.map(|(fault, _)| format!("the run went through no {fault}"))
     }
 
-    /// Bytes that a node sends because of one job answered.
+    /// Bytes that a node sends because of one job answered: those of trade and of sync. Rounded
+    /// down, as are the figures below.
     pub fn bytes_per_node_and_job(&self) -> u64 {
-        self.cost.trade_bytes / self.nodes as u64 / self.cost.jobs.max(1)
+        let bytes = self.cost.trade_bytes + self.cost.sync_bytes;
+        bytes / self.nodes as u64 / self.cost.jobs.max(1)
     }
 
     /// Bytes that a node sends each second, for trade and everything else.
     pub fn bytes_per_node_and_second(&self) -> u64 {
         self.per_node_and_second(self.cost.bytes)
+    }
+
+    /// Bytes of gossip that a node sends each second of virtual time.
+    pub fn gossip_bytes_per_node_and_second(&self) -> u64 {
+        self.per_node_and_second(self.cost.gossip_bytes)
+    }
+
+    /// Bytes of sync that a node sends each second of virtual time.
+    pub fn sync_bytes_per_node_and_second(&self) -> u64 {
+        self.per_node_and_second(self.cost.sync_bytes)
     }
 
     /// Messages that a node sends each second.
@@ -208,7 +231,7 @@ impl fmt::Display for NodesReport {
             "seed {}: {} nodes, {} liars, {} of {} witnesses dishonest, {} connections, {} s virtual, {} events, {} crashes, \
              {} splits, {} lost, {} jobs ({} completed, {} failed, {} excused), {} failovers, \
              {} paid, {} entries final, {} ms to converge, {} ms to settle, {} messages/node/s, \
-             {} B/node/s, {} B/node/job, state {}",
+             {} B/node/s ({} of gossip, {} of sync), {} B/node/job, state {}",
             self.seed,
             self.nodes,
             self.liars,
@@ -231,8 +254,40 @@ impl fmt::Display for NodesReport {
             counts.settled_ms,
             self.messages_per_node_and_second(),
             self.bytes_per_node_and_second(),
+            self.gossip_bytes_per_node_and_second(),
+            self.sync_bytes_per_node_and_second(),
             self.bytes_per_node_and_job(),
             self.state,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_counted_by_what_their_messages_are_for() {
+        let sent = [
+            ((Group::Trade, "job"), (2, 100)),
+            ((Group::Trade, "entry"), (1, 20)),
+            ((Group::Gossip, "announce"), (3, 4_000)),
+            ((Group::Sync, "heads"), (4, 600)),
+            ((Group::Handshake, "hello"), (1, 50)),
+        ];
+        let counts = NodesCounts { sent: sent.into(), completed: 7, ..NodesCounts::default() };
+        let expected = Cost {
+            ms: 0,
+            messages: 11,
+            bytes: 4_770,
+            trade_bytes: 120,
+            gossip_bytes: 4_000,
+            sync_bytes: 600,
+            jobs: 7,
+        };
+        assert_eq!(counts.cost(), expected);
+        let mut twice = counts.clone();
+        twice.add(&counts);
+        assert_eq!(twice.cost().since(counts.cost(), 5), Cost { ms: 5, ..expected });
     }
 }

@@ -139,6 +139,14 @@ impl Choices {
         Self { all, turn: 0 }
     }
 
+    /// Waits until the orders are durable, so that answers may be handed over.
+    pub(super) async fn synced(&mut self) -> Result<(), ApiError> {
+        for choice in &mut self.all {
+            choice.job.synced().await?;
+        }
+        Ok(())
+    }
+
     /// What comes next, and of which answer; none when all have ended. Waiting for it can be given
     /// up without loss.
     pub(super) async fn next(&mut self) -> Option<(usize, Step)> {

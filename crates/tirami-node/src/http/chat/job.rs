@@ -11,7 +11,7 @@ use tokio::runtime;
 use tokio::task::JoinHandle;
 
 use super::quote::{self, Hint, Quote};
-use crate::handle::{Handle, JobToken, SubmitError};
+use crate::handle::{Handle, JobToken, SubmitError, Unsynced};
 use crate::http::error::ApiError;
 use crate::mesh::{Journeyed, Part, stream_digest};
 
@@ -25,6 +25,8 @@ pub(super) struct Job {
     open: Option<Open>,
     /// Cancelled when the kernel orders the job to end.
     pub(super) token: JobToken,
+    /// The sync of the order, until it was waited for.
+    unsynced: Option<Unsynced>,
     vouched: u32,
     voucher: Option<JoinHandle<()>>,
 }
@@ -107,7 +109,8 @@ impl Charged {
 
 impl Job {
     /// Holds the maximum and signs the order. Where the request names no maximum, the completion
-    /// is as long as limits and TRM leave room for; `start` then says how long.
+    /// is as long as limits and TRM leave room for; `start` then says how long. The engine may
+    /// begin at once; nobody is told anything before [`Job::synced`] or the job's end.
     pub(super) async fn open(
         handle: Handle,
         actor: Actor,
@@ -122,10 +125,10 @@ impl Job {
             start.completion_max = quote.share(start, sharing).await?;
         }
         let mut tries = 0;
-        let outcome = loop {
+        let (outcome, unsynced) = loop {
             tries += 1;
-            let error = match handle.submit(actor.clone(), Command::StartJob(start.clone())).await {
-                Ok(outcome) => break outcome,
+            let error = match handle.decide(actor.clone(), Command::StartJob(start.clone())).await {
+                Ok(decided) => break decided,
                 Err(error) => error,
             };
             if is_named {
@@ -140,6 +143,7 @@ impl Job {
             start.completion_max = room;
         };
         if let Outcome::ApprovalPending { approval, expires_at, max_amount } = outcome {
+            unsynced.synced().await?;
             let hint = if is_named { quote.room(start).await } else { Hint::default() };
             let error = approval_required(approval.get(), expires_at.ms(), max_amount);
             return Err(hint.on(error));
@@ -159,7 +163,16 @@ impl Job {
             delivered: 0,
             cached_tokens: 0,
         };
-        Ok(Self { open: Some(open), token, vouched: 0, voucher: None })
+        let unsynced = Some(unsynced);
+        Ok(Self { open: Some(open), token, unsynced, vouched: 0, voucher: None })
+    }
+
+    /// Waits until hold and order are durable.
+    pub(super) async fn synced(&mut self) -> Result<(), ApiError> {
+        match self.unsynced.take() {
+            Some(unsynced) => Ok(unsynced.synced().await?),
+            None => Ok(()),
+        }
     }
 
     /// Notes how many of the prompt's tokens the engine had in its cache.
@@ -192,10 +205,11 @@ impl Job {
             prompt_tokens: None,
             stream: first_digest(&open.tokens, open.delivered),
         };
-        let handle = open.handle.clone();
+        // In the queue before the job's end is.
+        let signing = open.handle.submit(Actor::Node, command);
         self.voucher = Some(tokio::spawn(async move {
             // The next voucher is cumulative, so a lost one costs nothing.
-            if let Err(error) = handle.submit(Actor::Node, command).await {
+            if let Err(error) = signing.await {
                 tracing::debug!(?error, "a voucher was not signed");
             }
         }));
@@ -207,7 +221,6 @@ impl Job {
         delivered: u32,
         finish: FinishReason,
     ) -> Result<Charged, ApiError> {
-        self.wait_for_voucher().await;
         let Some(mut open) = self.open.take() else {
             return Err(gone());
         };
@@ -236,19 +249,11 @@ impl Job {
 
     /// Ends a job of which nothing was delivered.
     pub(super) async fn void(mut self, failed: bool) {
-        self.wait_for_voucher().await;
         let Some(open) = self.open.take() else { return };
         let command = Command::VoidJob { job: open.job, failed };
         match open.handle.insist(Actor::Node, command).await {
             Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => {}
             Err(error) => tracing::error!(job = %open.job, ?error, "a job could not be ended"),
-        }
-    }
-
-    async fn wait_for_voucher(&mut self) {
-        if let Some(task) = self.voucher.take() {
-            // A voucher that could not be signed is no reason not to end the job.
-            let _ = task.await;
         }
     }
 }
@@ -308,12 +313,8 @@ impl Drop for Job {
             0 => Command::VoidJob { job: open.job, failed: false },
             _ => open.finish_command(FinishReason::Cancelled),
         };
-        let voucher = self.voucher.take();
         let handle = open.handle.clone();
         open.runtime.spawn(async move {
-            if let Some(task) = voucher {
-                let _ = task.await;
-            }
             if let Err(error) = handle.insist(Actor::Node, command).await {
                 tracing::debug!(?error, "a dropped job was not ended; its hold expires");
             }

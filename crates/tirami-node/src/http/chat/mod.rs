@@ -46,7 +46,7 @@ use tirami_sdk::types::{Route, RouteAttempt, TiramiInfo, Usage};
 use super::error::ApiError;
 use super::guard::Caller;
 use super::{AppState, json, wish};
-use crate::mesh::{self, MeshAsk, Part, RouteError, Started};
+use crate::mesh::{self, Invalid, MeshAsk, Part, RouteError, Started};
 use crate::models::{Lease, Model};
 use choices::{Choice, Choices};
 use deadline::{Deadline, late};
@@ -644,6 +644,9 @@ fn mesh_error(error: &RouteError) -> ApiError {
         RouteError::Book(error) => error.clone().into(),
         RouteError::Approval { approval, expires_at, max_amount } => {
             job::approval_required(*approval, expires_at.ms(), *max_amount)
+        }
+        RouteError::Invalid(Invalid { code, message, param }) => {
+            ApiError::of_provider(code, message, param.as_deref())
         }
         RouteError::NoProvider { message } => no_provider(message.clone()),
         RouteError::Lost { .. } => {

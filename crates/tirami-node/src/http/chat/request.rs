@@ -153,7 +153,7 @@ impl Ask {
             completion_max: number(fields, "max_tokens", completion_min, u32::MAX)?,
             sampling: sampling(fields)?,
             tools: Vec::new(),
-            seed: number(fields, "seed", 0, u32::MAX)?,
+            seed: seed(fields)?,
             choices: number(fields, "n", 1, CHOICES_MAX)?.unwrap_or(1),
             echo: false,
             stream,
@@ -372,6 +372,19 @@ pub(in crate::http) fn number(
     }
 }
 
+/// The sampler's seed: of a whole number of 64 bits, with a sign or without, the lowest 32. So a
+/// number from 0 to 2³² − 1 is the seed itself, and −1 is 2³² − 1.
+fn seed(fields: &Map<String, Value>) -> Result<Option<u32>, ApiError> {
+    let Some(value) = present(fields, "seed") else {
+        return Ok(None);
+    };
+    let number = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
+    let lowest = number.and_then(|number| u32::try_from(number & u64::from(u32::MAX)).ok());
+    lowest
+        .map(Some)
+        .ok_or_else(|| ApiError::invalid("seed", "seed must be a whole number of at most 64 bits"))
+}
+
 pub(super) fn real(
     fields: &Map<String, Value>,
     name: &str,
@@ -437,6 +450,24 @@ mod tests {
     }
 
     #[test]
+    fn every_seed_of_64_bits_is_one_and_those_of_32_are_themselves() {
+        for (given, seed) in [
+            ("0", 0),
+            ("7", 7),
+            ("4294967295", u32::MAX),
+            ("4294967296", 0),
+            ("4294967303", 7),
+            ("-1", u32::MAX),
+            ("-9223372036854775808", 0),
+            ("9223372036854775807", u32::MAX),
+            ("18446744073709551615", u32::MAX),
+        ] {
+            let ask = read(&format!(r#"{{{HI},"seed":{given}}}"#)).unwrap();
+            assert_eq!(ask.seed, Some(seed), "{given}");
+        }
+    }
+
+    #[test]
     fn content_may_come_in_parts_and_developer_is_system() {
         let ask = read(
             r#"{"model":"m","messages":[{"role":"developer","content":[
@@ -480,10 +511,11 @@ mod tests {
             (format!(r#"{{{hi},"temperature":-0.1}}"#), "temperature: temperature must be"),
             (format!(r#"{{{hi},"temperature":2.1}}"#), "temperature: "),
             (format!(r#"{{{hi},"temperature":"hot"}}"#), "temperature: "),
-            (format!(r#"{{{hi},"top_p":0}}"#), "top_p: "),
+            (format!(r#"{{{hi},"top_p":-0.1}}"#), "top_p: "),
             (format!(r#"{{{hi},"top_p":1.1}}"#), "top_p: "),
-            (format!(r#"{{{hi},"seed":-1}}"#), "seed: "),
-            (format!(r#"{{{hi},"seed":4294967296}}"#), "seed: "),
+            (format!(r#"{{{hi},"seed":1.5}}"#), "seed: seed must be"),
+            (format!(r#"{{{hi},"seed":"1"}}"#), "seed: "),
+            (format!(r#"{{{hi},"seed":18446744073709551616}}"#), "seed: "),
             (format!(r#"{{{hi},"stop":7}}"#), "stop: "),
             (format!(r#"{{{hi},"stop":[""]}}"#), "stop: "),
             (format!(r#"{{{hi},"stop":{:?}}}"#, vec!["x"; 17]), "stop: "),

@@ -24,6 +24,15 @@ impl Running {
         }
     }
 
+    /// Waits until the order is durable, so that answers may be handed over.
+    pub(super) async fn synced(&mut self) -> Result<(), ApiError> {
+        match self {
+            Self::Here(job) => job.synced().await,
+            // It was before another node heard of it.
+            Self::Mesh(_) => Ok(()),
+        }
+    }
+
     /// Notes how many of the prompt's tokens the engine had in its cache.
     pub(super) fn cached(&mut self, cached_tokens: u32) {
         if let Self::Here(job) = self {

@@ -10,10 +10,11 @@ use crate::http::error::ApiError;
 
 /// What the request asks of the sampler; length, seed and log-probabilities are not decided here.
 pub(super) fn sampling(fields: &Map<String, Value>) -> Result<Sampling, ApiError> {
-    let share = |name| {
-        real(fields, name, |value| value > 0.0 && value <= 1.0, "above 0 and at most 1")
-            .map(|share| share.unwrap_or(1.0))
-    };
+    // The smallest share still has the likeliest token in it.
+    let top_p = real(fields, "top_p", |value| (0.0..=1.0).contains(&value), "from 0 to 1")?
+        .map_or(1.0, |share| share.max(f32::MIN_POSITIVE));
+    let share = |value| value > 0.0 && value <= 1.0;
+    let typical_p = real(fields, "typical_p", share, "above 0 and at most 1")?;
     let penalty = |name| {
         real(fields, name, |value| (-2.0..=2.0).contains(&value), "from -2 to 2")
             .map(Option::unwrap_or_default)
@@ -25,10 +26,10 @@ pub(super) fn sampling(fields: &Map<String, Value>) -> Result<Sampling, ApiError
     let repeat_penalty = real(fields, "repeat_penalty", repeat, "above 0 and at most 2")?;
     Ok(Sampling {
         temperature: temperature.unwrap_or(1.0),
-        top_p: share("top_p")?,
+        top_p,
         top_k: number(fields, "top_k", 0, u32::MAX)?.unwrap_or(0),
         min_p: min_p.unwrap_or_default(),
-        typical_p: share("typical_p")?,
+        typical_p: typical_p.unwrap_or(1.0),
         presence_penalty: penalty("presence_penalty")?,
         frequency_penalty: penalty("frequency_penalty")?,
         repeat_penalty: repeat_penalty.unwrap_or(1.0),
@@ -108,12 +109,28 @@ mod tests {
     }
 
     #[test]
+    fn a_share_of_nothing_is_the_likeliest_token() {
+        let least = read(r#"{"top_p":0}"#).unwrap().top_p;
+        assert!(least > 0.0 && least < 1e-30, "{least}");
+    }
+
+    #[test]
+    fn a_schema_keeps_the_order_of_its_keys() {
+        let schema = r#"{"type":"object","properties":{"zebra":{},"apple":{}}}"#;
+        let read = read(&format!(
+            r#"{{"response_format":{{"type":"json_schema","json_schema":{{"schema":{schema}}}}}}}"#
+        ));
+        assert_eq!(read.unwrap().format, Format::JsonSchema(schema.to_owned()));
+    }
+
+    #[test]
     fn every_number_out_of_its_range_is_named() {
         for (json, param) in [
             (r#"{"presence_penalty":2.1}"#, "presence_penalty"),
             (r#"{"frequency_penalty":-2.1}"#, "frequency_penalty"),
             (r#"{"repeat_penalty":0}"#, "repeat_penalty"),
             (r#"{"min_p":1.1}"#, "min_p"),
+            (r#"{"top_p":-0.1}"#, "top_p"),
             (r#"{"typical_p":0}"#, "typical_p"),
             (r#"{"logit_bias":[]}"#, "logit_bias"),
             (r#"{"logit_bias":{"a":1}}"#, "logit_bias"),

@@ -5,7 +5,7 @@ use tirami_infer::engine::{Engine, Format, PrepareError, Prompt, RawPrompt, Samp
 
 use super::request::{Ask, Kind, Subject};
 use crate::http::error::ApiError;
-use crate::http::json;
+use crate::http::{json, length};
 
 /// A request that the engine can run.
 pub(crate) struct Asked {
@@ -33,7 +33,8 @@ pub(crate) fn understand(engine: &dyn Engine, kind: Kind, body: &[u8]) -> Result
         let message = "a job of another node continues one text; order one for each";
         return Err(ApiError::invalid(kind.field(), message));
     };
-    let (prompt, completion_max) = prepare(engine, subject, ask.completion_max)?;
+    let (prompt, completion_max) = prepare(engine, subject, ask.completion_max)
+        .map_err(|error| length::called(error, length::field(kind, &fields)))?;
     let sampling = Sampling { completion_max, ..ask.sampling };
     Ok(Asked { prompt, sampling, completion_max })
 }

@@ -40,13 +40,19 @@ pub(super) async fn answer(run: Run) -> Result<Response, ApiError> {
 }
 
 async fn work(run: Run, opened: oneshot::Sender<Result<FrameStream, ApiError>>) {
-    let Begun { app, choices, head, form, deadline, asked_at } = match run.begin_in_time().await {
+    let Begun { app, mut choices, head, form, deadline, asked_at } = match run.begin_in_time().await
+    {
         Ok(begun) => begun,
         Err(error) => {
             let _ = opened.send(Err(error));
             return;
         }
     };
+    if let Err(error) = choices.synced().await {
+        choices.void(false).await;
+        let _ = opened.send(Err(error));
+        return;
+    }
     let (frames, body) = frames(app.config.stall_max, choices.all.len());
     if opened.send(Ok(body)).is_err() {
         choices.void(false).await;

@@ -14,8 +14,28 @@ const TOOLS_MAX: usize = 128;
 const NAME_BYTES_MAX: usize = 64;
 /// Depth of a tool's schema at most, its references followed.
 const DEPTH_MAX: usize = 48;
-/// Values in the schemas of a request's tools at most, their references followed.
-const VALUES_MAX: usize = 2_000;
+/// Values in the schemas of all tools of a request at most, their references followed; [`NOTES`]
+/// are not counted.
+const VALUES_MAX: usize = 6_000;
+/// Bytes of text in these schemas at most, notes included.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+/// What of a schema tells the model something and binds no answer, or was followed already.
+const NOTES: [&str; 14] = [
+    "$anchor",
+    "$comment",
+    "$defs",
+    "$id",
+    "$schema",
+    "default",
+    "definitions",
+    "deprecated",
+    "description",
+    "example",
+    "examples",
+    "readOnly",
+    "title",
+    "writeOnly",
+];
 
 /// The tools of a request.
 #[derive(Debug, Default)]
@@ -34,6 +54,8 @@ struct Tool<'a> {
     description: Option<&'a str>,
     /// A schema without references.
     parameters: Value,
+    /// The same without notes: what a call follows.
+    followed: Value,
 }
 
 /// Which tools have to be called.
@@ -78,7 +100,7 @@ impl Tool<'_> {
         format!(
             "{{\"type\":\"object\",\"properties\":{{\"name\":{{\"const\":\"{}\"}},\"arguments\":{}}},\
              \"required\":[\"name\",\"arguments\"],\"additionalProperties\":false}}",
-            self.name, self.parameters
+            self.name, self.followed
         )
     }
 
@@ -106,7 +128,8 @@ fn tools(fields: &Map<String, Value>) -> Result<Vec<Tool<'_>>, ApiError> {
             return Err(ApiError::invalid("tools", message));
         }
     };
-    let (mut names, mut left) = (BTreeSet::new(), VALUES_MAX);
+    let mut names = BTreeSet::new();
+    let mut left = Left { values: VALUES_MAX, text_bytes: TEXT_BYTES_MAX };
     let mut tools = Vec::with_capacity(list.len());
     for (index, value) in list.iter().enumerate() {
         let at = format!("tools[{index}]");
@@ -120,7 +143,7 @@ fn tools(fields: &Map<String, Value>) -> Result<Vec<Tool<'_>>, ApiError> {
     Ok(tools)
 }
 
-fn tool<'a>(at: &str, value: &'a Value, left: &mut usize) -> Result<Tool<'a>, ApiError> {
+fn tool<'a>(at: &str, value: &'a Value, left: &mut Left) -> Result<Tool<'a>, ApiError> {
     let wrong = |field: &str, what: &str| {
         let param = format!("{at}{field}");
         let message = format!("{param} {what}");
@@ -163,36 +186,105 @@ fn tool<'a>(at: &str, value: &'a Value, left: &mut usize) -> Result<Tool<'a>, Ap
     schema.insert("type".to_owned(), "object".into());
     let root = Value::Object(schema.clone());
     schema.retain(|name, _| !matches!(name.as_str(), "$defs" | "definitions" | "$schema"));
-    let parameters = inlined(&Value::Object(schema), &root, DEPTH_MAX, left);
-    let parameters = parameters.map_err(|what| wrong(".function.parameters", what))?;
-    Ok(Tool { name, description, parameters })
+    let parameters = inlined(&Value::Object(schema), Part::Schema, (&root, DEPTH_MAX), left);
+    let parameters = parameters.map_err(|what| wrong(".function.parameters", &what))?;
+    let followed = without_notes(&parameters, Part::Schema);
+    Ok(Tool { name, description, parameters, followed })
+}
+
+/// What the schemas of a request's tools may still have.
+struct Left {
+    values: usize,
+    text_bytes: usize,
+}
+
+impl Left {
+    /// Takes a value off; false where there is no room for it.
+    fn takes(&mut self, value: &Value, part: Part) -> bool {
+        let text_bytes = match value {
+            Value::String(text) => text.len(),
+            Value::Object(fields) => fields.keys().map(String::len).sum(),
+            _ => 0,
+        };
+        let values = self.values.checked_sub(usize::from(part != Part::Note));
+        let text_bytes = self.text_bytes.checked_sub(text_bytes);
+        let Some((values, text_bytes)) = values.zip(text_bytes) else { return false };
+        *self = Self { values, text_bytes };
+        true
+    }
+}
+
+/// What a part of a schema is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// A schema, or a list of them.
+    Schema,
+    /// Schemas under names that are not of JSON schema.
+    Named,
+    /// Plain data, such as the values of an `enum`.
+    Data,
+    /// What binds no answer.
+    Note,
+}
+
+impl Part {
+    /// What stands under `name` in it.
+    fn under(self, name: &str) -> Self {
+        match (self, name) {
+            (Self::Schema, name) if NOTES.contains(&name) => Self::Note,
+            (Self::Schema, "properties" | "patternProperties" | "dependentSchemas") => Self::Named,
+            (Self::Schema, "const" | "dependentRequired" | "enum" | "required") => Self::Data,
+            (Self::Schema | Self::Named, _) => Self::Schema,
+            (Self::Data | Self::Note, _) => self,
+        }
+    }
 }
 
 /// The schema with what its references lead to in their places: it becomes a part of another one,
 /// in which they would lead elsewhere.
 fn inlined(
     node: &Value,
-    root: &Value,
-    depth: usize,
-    left: &mut usize,
-) -> Result<Value, &'static str> {
-    let large = "is too large, too deep, or refers to itself; make it simpler";
-    let depth = depth.checked_sub(1).ok_or(large)?;
-    *left = left.checked_sub(1).ok_or(large)?;
+    part: Part,
+    (root, depth): (&Value, usize),
+    left: &mut Left,
+) -> Result<Value, String> {
+    let Some(depth) = depth.checked_sub(1).filter(|_| left.takes(node, part)) else {
+        return Err(format!(
+            "is too large, too deep, or refers to itself: all tools together have at most \
+             {VALUES_MAX} values, descriptions and the like not counted, and {TEXT_BYTES_MAX} bytes \
+             of text; make it simpler"
+        ));
+    };
     match node {
-        Value::Array(items) => items.iter().map(|item| inlined(item, root, depth, left)).collect(),
+        Value::Array(items) => {
+            items.iter().map(|item| inlined(item, part, (root, depth), left)).collect()
+        }
         Value::Object(fields) => {
-            if let Some(Value::String(place)) = fields.get("$ref") {
+            if let (Part::Schema, Some(Value::String(place))) = (part, fields.get("$ref")) {
                 let target = place.strip_prefix('#').and_then(|place| root.pointer(place));
                 let target = target.ok_or("has a $ref that leads to nothing in it")?;
-                return inlined(target, root, depth, left);
+                return inlined(target, part, (root, depth), left);
             }
             let inline = |(name, value): (&String, &Value)| {
-                inlined(value, root, depth, left).map(|value| (name.clone(), value))
+                let value = inlined(value, part.under(name), (root, depth), left)?;
+                Ok((name.clone(), value))
             };
             fields.iter().map(inline).collect::<Result<Map<_, _>, _>>().map(Value::Object)
         }
         plain => Ok(plain.clone()),
+    }
+}
+
+/// The part of a schema that an answer follows.
+fn without_notes(node: &Value, part: Part) -> Value {
+    match node {
+        Value::Array(items) => items.iter().map(|item| without_notes(item, part)).collect(),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| (name, value, part.under(name)));
+            let bound = fields.filter(|(_, _, part)| *part != Part::Note);
+            bound.map(|(name, value, part)| (name.clone(), without_notes(value, part))).collect()
+        }
+        plain => plain.clone(),
     }
 }
 
@@ -263,8 +355,10 @@ pub(super) fn calls(
         let name = value.pointer("/function/name")?.as_str()?;
         let arguments = value.pointer("/function/arguments")?.as_str()?;
         let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-        // Written anew, so that no escape hides what the template must not see.
-        let arguments = serde_json::from_str::<Value>(arguments).ok()?.to_string();
+        // Written anew, so that no escape hides what the template must not see. What is no JSON,
+        // as the arguments of an answer that was cut, is a text whose escapes nobody reads.
+        let written = serde_json::from_str::<Value>(arguments).map(|value| value.to_string());
+        let arguments = written.unwrap_or_else(|_| arguments.to_owned());
         let id = value.get("id").and_then(Value::as_str).unwrap_or_default();
         Some(Call { id: id.to_owned(), name: name.to_owned(), arguments })
     };
@@ -337,6 +431,51 @@ mod tests {
     }
 
     #[test]
+    fn what_binds_no_answer_is_told_to_the_model_and_is_not_followed() {
+        let property = json!({"type": "string", "title": "T", "description": "D", "default": "x"});
+        let schema = json!({
+            "title": "Args", "type": "object", "$comment": "c",
+            // Names that somebody gave are no words of JSON schema.
+            "properties": {"title": property, "default": {"enum": [{"title": 1}]},
+                           "list": {"type": "array", "items": property}},
+            "required": ["title"], "examples": [{"title": "x"}],
+        });
+        let tools = read(json!({"tools": [named("a", schema.clone())]})).unwrap();
+        assert!(tools.offered[0].contains(&schema.to_string()), "{}", tools.offered[0]);
+        let followed = json!({
+            "type": "object",
+            "properties": {"title": {"type": "string"}, "default": {"enum": [{"title": 1}]},
+                           "list": {"type": "array", "items": {"type": "string"}}},
+            "required": ["title"],
+        });
+        let schema = tools.format.unwrap().schema;
+        assert!(schema.contains(&format!("\"arguments\":{followed}}}")), "{schema}");
+    }
+
+    #[test]
+    fn the_tools_of_a_request_share_one_bound_that_notes_do_not_count_for() {
+        let properties = |count: usize, text: &str| {
+            let property = json!({"type": "string", "description": text, "title": text});
+            let all = (0..count).map(|n| (format!("p{n}"), property.clone()));
+            json!({"properties": all.collect::<Map<_, _>>()})
+        };
+        // Three more for the schema, its type and its properties.
+        let fits = (VALUES_MAX / 2 - 3) / 2;
+        for (of_one, of_other, text, fit) in [
+            (fits, fits, "d", true),
+            (fits, fits + 2, "d", false),
+            (1, 1, &*"d".repeat(TEXT_BYTES_MAX / 4 - 100), true),
+            (1, 1, &*"d".repeat(TEXT_BYTES_MAX / 4), false),
+        ] {
+            let tools =
+                [named("a", properties(of_one, text)), named("b", properties(of_other, text))];
+            let read = read(json!({"tools": tools})).map(drop);
+            let refused = Err("tools[1].function.parameters".to_owned());
+            assert_eq!(read, if fit { Ok(()) } else { refused }, "{of_one} {of_other}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let one = named("a", Value::Null);
         let itself = json!({"properties": {"a": {"$ref": "#"}}});
@@ -401,12 +540,14 @@ mod tests {
         let hidden = read("assistant", call("{\"a\": \"\\u003c|im_end|>\"}")).unwrap();
         assert_eq!(hidden[0].arguments, "{\"a\":\"<|im_end|>\"}");
         assert_eq!(read("assistant", call("")).unwrap()[0].arguments, "{}");
+        let ordered = read("assistant", call("{\"zebra\": 1, \"apple\": 2}")).unwrap();
+        assert_eq!(ordered[0].arguments, "{\"zebra\":1,\"apple\":2}");
+        let cut = read("assistant", call("{\"a\": \"\\u003c")).unwrap();
+        assert_eq!(cut[0].arguments, "{\"a\": \"\\u003c");
         assert!(read("tool", json!({"tool_call_id": "1"})).unwrap().is_empty());
-        for (role, message) in [
-            ("assistant", call("{\"a\":")),
-            ("user", call("{}")),
-            ("assistant", json!({"tool_calls": [{"id": "1"}]})),
-        ] {
+        for (role, message) in
+            [("user", call("{}")), ("assistant", json!({"tool_calls": [{"id": "1"}]}))]
+        {
             assert_eq!(read(role, message).unwrap_err(), "messages[0].tool_calls");
         }
         assert_eq!(read("tool", json!({})).unwrap_err(), "messages[0].tool_call_id");

@@ -42,7 +42,7 @@ pub(super) fn chat(
     if let Some(user) = present(fields, "metadata").and_then(|of| of.get("user_id")) {
         chat.insert("user".to_owned(), user.clone());
     }
-    chat.insert("messages".to_owned(), messages(fields)?.into());
+    chat.insert("messages".to_owned(), messages(fields, is_run)?.into());
     tools(fields, &mut chat)?;
     Ok(chat)
 }
@@ -75,7 +75,7 @@ fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn messages(fields: &Map<String, Value>) -> Result<Vec<Value>, ApiError> {
+fn messages(fields: &Map<String, Value>, is_run: bool) -> Result<Vec<Value>, ApiError> {
     let wrong = |message: &str| ApiError::invalid("messages", message);
     let list = match present(fields, "messages") {
         Some(Value::Array(list)) if !list.is_empty() => list,
@@ -89,6 +89,15 @@ fn messages(fields: &Map<String, Value>) -> Result<Vec<Value>, ApiError> {
     }
     for (index, message) in list.iter().enumerate() {
         add(&mut all, &format!("messages[{index}]"), message)?;
+    }
+    // The chat would take it for a finished turn, and begin another one.
+    if is_run && list.last().is_some_and(|last| last["role"] == "assistant") {
+        let at = format!("messages[{}]", list.len() - 1);
+        let message = format!(
+            "{at} is the assistant's, and an answer that is begun is not gone on with here; end \
+             with a message of user"
+        );
+        return Err(ApiError::unsupported(&at, message));
     }
     Ok(all)
 }
@@ -344,6 +353,8 @@ mod tests {
         let image = json!([{"role": "user", "content": [{"type": "image", "source": {}}]}]);
         let result = json!([{"role": "user", "content": [{"type": "tool_result"}]}]);
         let called = json!([{"role": "user", "content": [{"type": "tool_use"}]}]);
+        let begun = json!([{"role": "user", "content": "hi"},
+                           {"role": "assistant", "content": "{"}]);
         for (more, param) in [
             (json!({"max_tokens": null}), "max_tokens"),
             (json!({"messages": null}), "messages"),
@@ -354,6 +365,7 @@ mod tests {
             (json!({"messages": image}), "messages[0].content[0].source"),
             (json!({"messages": result}), "messages[0].content[0].tool_use_id"),
             (json!({"messages": called}), "messages[0].content[0]"),
+            (json!({"messages": begun}), "messages[1]"),
             (json!({"system": 7}), "system"),
             (json!({"system": [{"type": "image"}]}), "system[0]"),
             (json!({"temperature": 1.5}), "temperature"),

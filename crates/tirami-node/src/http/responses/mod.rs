@@ -16,7 +16,7 @@ use super::chat::{self, Kind, present};
 use super::error::ApiError;
 use super::guard::Caller;
 use super::query::Segment;
-use super::{AppState, json, views};
+use super::{AppState, json, length, views};
 use crate::responses::{Kept, ResponsesError};
 use form::ResponsesForm;
 use request::Asked;
@@ -38,7 +38,8 @@ pub(super) async fn create(
     let form = |_: &chat::Ask, _| -> Box<dyn Form> {
         Box::new(ResponsesForm::new(base, conversation, keeper))
     };
-    chat::answer(app, &caller, (Kind::Chat, &written(&chat)), form).await
+    let answer = chat::answer(app, &caller, (Kind::Chat, &written(&chat)), form).await;
+    answer.map_err(|error| length::called(error, "max_output_tokens"))
 }
 
 /// The chat that an answer ended.
