@@ -94,3 +94,37 @@ fn a_node_that_slept_is_used_again_within_ten_seconds() {
     println!("used again {took:?} after it woke");
     until("and the third sees it", Duration::from_secs(10), || sees(&third, &asleep));
 }
+
+/// The charter bounds what its registrar may grant, by hand and by invite.
+#[test]
+fn a_line_that_finds_no_room_is_refused_and_a_newcomer_is_told() {
+    let home = tempdir().unwrap();
+    let founder = Node::start_with(home.path(), "a", &["--no-model"]);
+    let mesh = |node: &Node| node.run(&["--json", "mesh"]).succeeds().json();
+    let enrol = |line: &str| {
+        let party = "11".repeat(32);
+        founder.run(&["mesh", "enrol", &party, "--owner", "Bea", "--line", line])
+    };
+    let left = || {
+        let refused = enrol("18446744073709");
+        refused.fails(7, " TRM to enrol; ask for less or change line_total");
+        assert!(refused.stdout.is_empty(), "{refused:?}");
+        let (_, left) = refused.stderr.split_once("the charter leaves ").unwrap();
+        left.split_once(' ').unwrap().0.to_owned()
+    };
+    let state = || mesh(&founder)["network"]["lattice_state_hash"].clone();
+    let (before, all) = (state(), left());
+    assert_eq!((state(), left()), (before, all.clone()), "what is refused changes nothing");
+    enrol(&all).succeeds();
+    assert_eq!(left(), "0");
+
+    let invite = invite(&founder);
+    let join = ["--no-model", "--join", &invite];
+    let newcomer = Node::start_with(home.path(), "b", &join);
+    until("the newcomer hears why it has no line", SOON, || {
+        let told = mesh(&newcomer)["charter"]["welcome"]["refused"].to_string();
+        told.contains("the charter leaves 0 TRM to enrol")
+    });
+    let shown = newcomer.run(&["mesh"]);
+    assert!(shown.succeeds().stdout.contains("the charter leaves 0 TRM"), "{shown:?}");
+}

@@ -625,40 +625,6 @@ fn the_commands_of_the_mesh_work_between_two_nodes() {
     });
 }
 
-/// The charter bounds what its registrar may grant, by hand and by invite.
-#[test]
-fn a_line_that_finds_no_room_is_refused_and_a_newcomer_is_told() {
-    let home = tempdir().unwrap();
-    let founder = Node::start_with(home.path(), "a", &["--no-model"]);
-    let mesh = |node: &Node| node.run(&["--json", "mesh"]).succeeds().json();
-    let enrol = |line: &str| {
-        let party = "11".repeat(32);
-        founder.run(&["mesh", "enrol", &party, "--owner", "Bea", "--line", line])
-    };
-    let left = || {
-        let refused = enrol("18446744073709");
-        refused.fails(7, " TRM to enrol; ask for less or change line_total");
-        assert!(refused.stdout.is_empty(), "{refused:?}");
-        let (_, left) = refused.stderr.split_once("the charter leaves ").unwrap();
-        left.split_once(' ').unwrap().0.to_owned()
-    };
-    let state = || mesh(&founder)["network"]["lattice_state_hash"].clone();
-    let (before, all) = (state(), left());
-    assert_eq!((state(), left()), (before, all.clone()), "what is refused changes nothing");
-    enrol(&all).succeeds();
-    assert_eq!(left(), "0");
-
-    let invite = founder.run(&["mesh", "invite"]).succeeds().stdout.clone();
-    let join = ["--no-model", "--join", invite.lines().last().unwrap()];
-    let newcomer = Node::start_with(home.path(), "b", &join);
-    until("the newcomer hears why it has no line", || {
-        let told = mesh(&newcomer)["charter"]["welcome"]["refused"].to_string();
-        told.contains("the charter leaves 0 TRM to enrol")
-    });
-    let shown = newcomer.run(&["mesh"]);
-    assert!(shown.succeeds().stdout.contains("the charter leaves 0 TRM"), "{shown:?}");
-}
-
 /// A public mesh whose faucet is shut: nobody knows the newcomer.
 #[test]
 fn a_stranger_begins_with_the_line_that_a_member_sponsors_from_the_command_line() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tirami_core::DocumentId;
 use tirami_ledger::command::Command;
-use tirami_ledger::lattice::{Entry, EntryKind, Lattice};
+use tirami_ledger::lattice::{EntryKind, Lattice};
 
 use crate::network::Message;
 use crate::world::World;
@@ -45,15 +45,7 @@ impl World {
         let mut messages: Vec<Message> = finals
             .filter_map(|(id, _)| {
                 let (bytes, signature) = archive.finals.get(id)?.clone();
-                // Half of the certificates come whole, the others in pieces; whole where the slot
-                // is taken by rivals, among which pieces find no place.
-                let body = tirami_core::decode_body::<Entry>(&bytes).ok()?;
-                let taken = lacks.pending_of(body.chain).any(|pending| {
-                    pending.entry().entry().seq == body.seq && pending.entry().id() != *id
-                });
-                let whole = archive.certificates.get(id);
-                let whole = whole.filter(|_| taken || id.as_bytes()[0].is_multiple_of(2));
-                Some(match whole.cloned() {
+                Some(match archive.certificates.get(id).cloned() {
                     Some(certificate) => Message::Certified { bytes, signature, certificate },
                     None => Message::Proof { acks: archive.acks_of(*id), bytes, signature },
                 })

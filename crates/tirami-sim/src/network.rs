@@ -12,7 +12,7 @@ pub(crate) enum Message {
     Entry { bytes: Vec<u8>, signature: Signature },
     /// A witness's promise.
     Acknowledgement(Acknowledgement),
-    /// An entry and the acknowledgements known of it: a certificate, if they are a quorum.
+    /// An entry and the acknowledgements known of it, which are no certificate.
     Proof { acks: Vec<Acknowledgement>, bytes: Vec<u8>, signature: Signature },
     /// An entry and its certificate.
     Certified { bytes: Vec<u8>, signature: Signature, certificate: Certificate },

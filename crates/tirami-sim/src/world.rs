@@ -399,8 +399,8 @@ impl World {
                 commands.push(Command::ReceiveEntry { bytes, signature });
             }
             Message::Proof { acks, bytes, signature } => {
-                commands.extend(acks.into_iter().map(receive));
                 commands.push(Command::ReceiveEntry { bytes, signature });
+                commands.extend(acks.into_iter().map(receive));
             }
             Message::Certified { bytes, signature, certificate } => {
                 commands.push(Command::ReceiveCertified { bytes, signature, certificate })

@@ -4,7 +4,8 @@
 use tirami_core::PartyId;
 use tokio_util::sync::CancellationToken;
 
-use super::failover::{ATTEMPTS_MAX, Journey, Journeyed, MeshAsk, RouteError, Served, none};
+use super::ask::{Journeyed, MeshAsk, RouteError, Served};
+use super::failover::{ATTEMPTS_MAX, Journey, none};
 use super::remote::{Client, Read, WantedVectors};
 
 /// Vectors that are there and charged.

@@ -6,19 +6,17 @@
 //!           ─taken──►         ─vouchers─►
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tirami_core::{
-    Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm, Timestamp, Trm,
-};
+use tirami_core::{Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm, Trm};
 use tirami_infer::engine::{Finish, Generation, PIECES_AHEAD_MAX, Piece, Progress};
 use tirami_kernel::Kernel;
-use tirami_kernel::scheduler::{Candidate, NO_DICE, Observed, Preferences, Query};
+use tirami_kernel::scheduler::{Candidate, NO_DICE, Observed, Query};
 use tirami_ledger::Rejection;
 use tirami_ledger::book::Terms;
-use tirami_ledger::command::{Actor, StartJob};
+use tirami_ledger::command::StartJob;
 use tirami_ledger::documents::FinishReason;
 use tirami_proto::{InvalidRequest, Offer, WireDocument};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,15 +24,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::ask::{Invalid, Journeyed, MeshAsk, Part, RouteError, Served, UNNAMED_MAX};
 use super::own::{OwnAttempt, OwnEngine};
 use super::remote::{Attempt, Charge, Client, Next, Unbegun, Wanted, observe};
 use super::source::Source;
 use crate::handle::{JobToken, SubmitError};
 use crate::http::{Kind, payer};
 
-/// Completion tokens ordered at most where the request names no maximum: providers lend new
-/// consumers little.
-pub(crate) const UNNAMED_MAX: u32 = 4_096;
 /// An order that limits or TRM have no room for is not made shorter than this.
 const SHORTEST: u32 = 16;
 /// Providers that do not know this node's chain yet are asked again for so long.
@@ -50,120 +46,6 @@ const INVALID_MAX: usize = 2;
 /// Refusals told at most.
 const REFUSALS_TOLD_MAX: usize = 4;
 
-/// What is asked of the mesh.
-#[derive(Debug, Clone)]
-pub(crate) struct MeshAsk {
-    pub(crate) actor: Actor,
-    /// The HTTP request's path and body.
-    pub(crate) path: &'static str,
-    pub(crate) body: Vec<u8>,
-    pub(crate) model: ModelDigest,
-    /// The model's shape, where this node has the model.
-    pub(crate) shape: Option<ModelShape>,
-    pub(crate) seed: u32,
-    /// Prompt tokens that are paid for at most.
-    pub(crate) prompt_max: u32,
-    /// Prompt tokens as far as they can be guessed.
-    pub(crate) prompt_guess: u32,
-    /// Completion tokens at most, if the request says so.
-    pub(crate) completion_max: Option<u32>,
-    pub(crate) preferences: Preferences,
-    /// Digests of the conversation's beginnings, the longest first.
-    pub(crate) prefixes: Vec<Digest>,
-    /// This node's own engine, where it has the model and the request lets it answer.
-    pub(crate) own: Option<OwnEngine>,
-}
-
-impl MeshAsk {
-    /// What the scheduler is asked.
-    pub(crate) fn query(&self) -> Query {
-        Query {
-            model: self.model,
-            shape: self.shape,
-            prompt_tokens: self.prompt_guess,
-            completion_tokens: self.completion_max.unwrap_or(UNNAMED_MAX),
-            prefixes: self.prefixes.clone(),
-            tried: BTreeSet::new(),
-            preferences: self.preferences.clone(),
-        }
-    }
-}
-
-/// Why no provider answers, or none can go on.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum RouteError {
-    /// This node's own book refuses.
-    #[error(transparent)]
-    Book(SubmitError),
-    /// A person has to agree first.
-    #[error("the request waits for the owner's word")]
-    Approval {
-        /// The entry in the queue.
-        approval: u64,
-        /// When it lapses.
-        expires_at: Timestamp,
-        /// What the job may cost at most.
-        max_amount: Trm,
-    },
-    /// Providers found the request itself invalid.
-    #[error("{}", .0.message)]
-    Invalid(Invalid),
-    /// No provider can or wants to.
-    #[error("{message}")]
-    NoProvider {
-        /// Why, provider by provider.
-        message: String,
-    },
-    /// The provider was lost in the middle of the answer and no other can go on.
-    #[error(
-        "the provider was lost in the middle of the answer and no other one can go on with it; \
-         {charged} TRM were charged for what was delivered, nothing else; ask again: {reason}"
-    )]
-    Lost {
-        /// What was charged.
-        charged: Trm,
-        /// Why no other goes on.
-        reason: String,
-    },
-}
-
-/// What is wrong with a request, in the words of a provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Invalid {
-    /// Which rule refuses it, for programs.
-    pub(crate) code: String,
-    /// Why, for people.
-    pub(crate) message: String,
-    /// The field at fault, if it is one.
-    pub(crate) param: Option<String>,
-}
-
-/// What a job across providers came to.
-#[derive(Debug, Clone)]
-pub(crate) struct Journeyed {
-    /// The last trade.
-    pub(crate) trade: DocumentId,
-    pub(crate) flop: Flop,
-    pub(crate) amount: Trm,
-    pub(crate) available: Trm,
-    /// Each provider's part, in order.
-    pub(crate) parts: Vec<Part>,
-    /// Providers that could have answered.
-    pub(crate) candidates: u32,
-}
-
-/// One provider's part of an answer.
-#[derive(Debug, Clone)]
-pub(crate) struct Part {
-    pub(crate) charge: Charge,
-    /// Why it was chosen.
-    pub(crate) why: Vec<String>,
-    /// Whether this node's own engine made it.
-    pub(crate) here: bool,
-    /// Whether it went on with an answer, so that its prompt was read before.
-    pub(crate) repeats: bool,
-}
-
 /// A job whose first provider has taken it.
 pub(crate) struct Started {
     pub(crate) job: MeshJob,
@@ -172,14 +54,6 @@ pub(crate) struct Started {
     pub(crate) id: JobId,
     pub(crate) provider: PartyId,
     pub(crate) prompt_tokens: u32,
-}
-
-/// The model that answers.
-#[derive(Debug, Clone)]
-pub(crate) struct Served {
-    pub(crate) name: String,
-    pub(crate) model: ModelDigest,
-    pub(crate) build: String,
 }
 
 /// The HTTP side's hold on a journey. Dropping it ends the job with what was delivered last.

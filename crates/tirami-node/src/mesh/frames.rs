@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use crate::clock::now;
 use bytes::Bytes;
+use futures_util::Stream;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, VarInt};
 use tirami_proto::{Frame, FrameError, Frames, TokenBucket, encode};
 
 /// Bytes read at once; what a stranger announces is not believed beyond that.
 const CHUNK_BYTES: usize = 16 * 1024;
+/// Frames of one stream that are read without giving way to others.
+const FRAMES_AT_ONCE: u32 = 64;
 /// How long the rest of a frame may take once it has begun.
 const FRAME_WITHIN: Duration = Duration::from_secs(30);
 
@@ -181,4 +184,28 @@ impl<T: Frame> FrameReceiver<T> {
     pub fn stop(&mut self) {
         drop(self.stream.stop(VarInt::from_u32(0)));
     }
+}
+
+/// The frames of a stream, let through at `gate`, until it ends or breaks. Waiting for the next
+/// one can be given up.
+pub(super) fn frames<T: Frame + Send>(
+    receive: FrameReceiver<T>,
+    gate: impl Gate,
+) -> impl Stream<Item = T> + Send
+where
+    FrameReceiver<T>: Send,
+{
+    futures_util::stream::unfold((receive, gate, 0_u32), |(mut receive, mut gate, n)| async move {
+        if n % FRAMES_AT_ONCE == FRAMES_AT_ONCE - 1 {
+            // A stream that always has a frame lets others run.
+            tokio::task::yield_now().await;
+        }
+        match receive.next_through(&mut gate).await {
+            Ok(frame) => frame.map(|frame| (frame, (receive, gate, n.wrapping_add(1)))),
+            Err(error) => {
+                tracing::debug!(%error, "the stream of a job broke");
+                None
+            }
+        }
+    })
 }

@@ -9,6 +9,7 @@
 //! kernel ◄─────── Handle::peer_input ◄─limits─── control stream ◄─ peer
 //! ```
 
+mod ask;
 mod control;
 mod doors;
 mod embed;
@@ -64,8 +65,9 @@ pub use remembered::REMEMBERED_MAX;
 pub use serve::{SERVED_STREAMS_MAX, WINDOW_TOKENS_MAX};
 pub use tirami_proto::{Invite, PeerAddress};
 
+pub(crate) use ask::{Invalid, Journeyed, MeshAsk, Part, RouteError};
 pub(crate) use embed::{Embedded, embed};
-pub(crate) use failover::{Invalid, Journeyed, MeshAsk, MeshJob, Part, RouteError, Started, begin};
+pub(crate) use failover::{MeshJob, Started, begin};
 pub(crate) use invite::{Terms, admission};
 pub(crate) use join::ask as ask_to_join;
 pub(crate) use offer::Offering;

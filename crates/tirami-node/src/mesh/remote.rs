@@ -22,8 +22,8 @@ use tirami_proto::{InvalidRequest, JobRequest, ToConsumer, ToProvider, WireDocum
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::frames::Open;
-use super::serve::{BEAT, frames};
+use super::frames::{Open, frames};
+use super::serve::BEAT;
 use super::source::ordered;
 use super::{FrameSender, JobStreams, likelihood, stream_digest};
 use crate::handle::{Handle, JobToken, SubmitError};

@@ -3,42 +3,38 @@
 //! The engine works no further than one window beyond what the consumer signed for. Whatever ends
 //! a stream frees the engine at once; what is owed then is what the highest voucher says.
 
+mod running;
 mod vectors;
 
-use core::pin::{Pin, pin};
+use core::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
 use tirami_core::{
     Checked, Digest, DocumentId, JobId, ModelDigest, PartyId, PublicKey, Signature, Timestamp,
     decode_body,
 };
-use tirami_infer::engine::{
-    Finish, Generation, Piece, Prompt, Sampling, StartError, TokenLogprobs,
-};
+use tirami_infer::engine::{Generation, Prompt, Sampling, StartError};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::MeshInput;
 use tirami_ledger::Rejection;
-use tirami_ledger::command::{AcceptOrder, Actor, Command, FinishJob, Outcome};
-use tirami_ledger::documents::{FinishReason, Order, SignedBytes};
+use tirami_ledger::command::{AcceptOrder, Actor, Command, Outcome};
+use tirami_ledger::documents::{Order, SignedBytes};
 use tirami_ledger::refusal::OrderRefusal;
-use tirami_proto::{
-    Fault, InvalidRequest, JobRequest, LIKELIHOODS_PER_FRAME_MAX, ToConsumer, ToProvider,
-    WireDocument,
-};
+use tirami_proto::{Fault, InvalidRequest, JobRequest, ToConsumer, ToProvider, WireDocument};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::frames::{Gate, Pace, StreamError};
+use super::frames::{Pace, StreamError, frames};
 use super::intake::Intake;
-use super::{FrameReceiver, FrameSender, IncomingJob, likelihood, stream_digest};
+use super::{FrameSender, IncomingJob};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{ApiError, Asked, Kind, understand};
 use crate::models::{Lease, Model, Models};
 use crate::store::StoreReader;
+use running::{Begun, Serving};
 
 /// Streams of jobs served at the same time, whatever the ledger would take.
 pub const SERVED_STREAMS_MAX: usize = 256;
@@ -46,19 +42,10 @@ pub(crate) use vectors::EMBEDDINGS_PATH;
 
 /// Tokens sent ahead of the vouchers at most, however far away the consumer is.
 pub const WINDOW_TOKENS_MAX: u32 = 256;
-/// A round trip counts as at most this long.
-const RTT_MAX: Duration = Duration::from_secs(1);
 /// How long a new stream may take to send its request.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// How long a consumer may take to sign for what it received, or to read what is sent.
 const VOUCHER_WITHIN: Duration = Duration::from_secs(60);
-/// How much longer a consumer may keep its place for each token it signed for, while others wait
-/// for one.
-const VOUCHED_TOKEN: Duration = Duration::from_millis(250);
-/// Vouchers of a job that may be refused before the job ends.
-const VOUCHERS_REFUSED_MAX: u32 = 8;
-/// Frames of one stream that are read without giving way to others.
-const FRAMES_AT_ONCE: u32 = 64;
 /// A stream without news says so often that it is alive.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// How long a consumer that has to go elsewhere may take to sign for what it received.
@@ -364,414 +351,6 @@ impl core::fmt::Debug for Server {
     }
 }
 
-/// A job whose order is taken.
-struct Begun {
-    job: JobId,
-    /// Prompt tokens, completion tokens at most, and the window.
-    counts: (u32, u32, u32),
-    build: String,
-    start_by: Timestamp,
-    generation: Generation,
-    engine: Lease,
-}
-
-impl Begun {
-    const fn accepted(&self) -> ToConsumer {
-        let (prompt_tokens, completion_max, window_tokens) = self.counts;
-        ToConsumer::Accepted { prompt_tokens, completion_max, window_tokens }
-    }
-}
-
-/// The consumer is gone, or does not read.
-struct Gone;
-
-type Taking = Pin<Box<dyn Future<Output = (u32, Result<Outcome, SubmitError>)> + Send>>;
-
-/// One job on its way to its consumer.
-struct Serving<'a> {
-    server: &'a Server,
-    peer: PartyId,
-    job: JobId,
-    prompt_tokens: u32,
-    generation: Option<Generation>,
-    send: FrameSender<ToConsumer>,
-    rtt: Duration,
-    window: u32,
-    build: String,
-    /// Until then the engine has to begin.
-    start_by: Timestamp,
-    /// Ids of all tokens that were sent.
-    sent: Vec<u32>,
-    first_at: Option<Instant>,
-    /// Tokens that the consumer signed for, durably.
-    vouched: u32,
-    /// The voucher that the ledger looks at, and the newest one after it.
-    taking: Option<Taking>,
-    waiting: Option<WireDocument>,
-    beat_at: Instant,
-    /// Until then a voucher has to come, when the window is used up.
-    patience: Instant,
-    /// Since when the consumer is asked to sign, and how long it took in all with its window used
-    /// up.
-    asked_at: Instant,
-    waited: Duration,
-    /// Vouchers of it that the ledger refused.
-    refused: u32,
-    /// Keeps the model in memory, and knows who waits for a place.
-    engine: Lease,
-}
-
-impl<'a> Serving<'a> {
-    fn new(
-        (server, peer): (&'a Server, PartyId),
-        begun: Begun,
-        send: FrameSender<ToConsumer>,
-        rtt: Duration,
-    ) -> Self {
-        let now = Instant::now();
-        Self {
-            server,
-            peer,
-            job: begun.job,
-            prompt_tokens: begun.counts.0,
-            generation: Some(begun.generation),
-            send,
-            rtt: rtt.min(RTT_MAX),
-            window: begun.counts.2,
-            build: begun.build,
-            start_by: begun.start_by,
-            sent: Vec::new(),
-            first_at: None,
-            vouched: 0,
-            taking: None,
-            waiting: None,
-            beat_at: now + BEAT,
-            patience: now + VOUCHER_WITHIN,
-            asked_at: now,
-            waited: Duration::ZERO,
-            refused: 0,
-            engine: begun.engine,
-        }
-    }
-
-    async fn run(mut self, mut frames: Pin<&mut impl Stream<Item = ToProvider>>) {
-        let mut halt = pin!(self.server.halt());
-        loop {
-            let has_room = self.unvouched() < self.window();
-            let deadline = if has_room { self.beat_at } else { self.beat_at.min(self.patience) };
-            // The frames come last: the window ends what goes before them, and nothing would end
-            // frames that come without a pause.
-            tokio::select! {
-                biased;
-                reason = &mut halt => return self.fail(reason, frames).await,
-                taken = taken(&mut self.taking) => {
-                    if self.took(taken).await.is_err() {
-                        return self.abandon().await;
-                    }
-                }
-                piece = next_piece(&mut self.generation), if has_room => match piece {
-                    Some(Piece::Delta { tokens, text, logprobs }) => {
-                        if self.tokens(tokens, text, &logprobs).await.is_err() {
-                            return self.abandon().await;
-                        }
-                    }
-                    Some(Piece::End { text, finish }) => return self.finish(text, finish).await,
-                    failed => {
-                        if let Some(Piece::Failed { reason }) = failed {
-                            tracing::warn!(reason, "the engine failed");
-                        }
-                        return self.fail("the model's engine failed", frames).await;
-                    }
-                },
-                () = sleep_until(deadline) => {
-                    if self.waits_too_long().await {
-                        let reason = "it was not begun by the time that its order names";
-                        return self.fail(reason, frames).await;
-                    }
-                    let is_late = !has_room && self.is_late();
-                    let working = self.working();
-                    if is_late || self.say(&working).await.is_err() {
-                        return self.abandon().await;
-                    }
-                }
-                frame = frames.next() => match frame {
-                    Some(ToProvider::Voucher(voucher)) => self.offered(voucher),
-                    Some(ToProvider::Cancel | ToProvider::Request(_)) | None => {
-                        return self.abandon().await;
-                    }
-                },
-            }
-        }
-    }
-
-    /// Whether it still waits in the queue after its order's time to begin.
-    async fn waits_too_long(&mut self) -> bool {
-        if !self.waits() {
-            return false;
-        }
-        let now = self.server.handle.read(|_, now| now).await;
-        // It may have begun while the time was asked for.
-        now.is_ok_and(|now| now > self.start_by) && self.waits()
-    }
-
-    fn waits(&self) -> bool {
-        self.generation.as_ref().is_some_and(|waiting| waiting.place_in_queue() > 0)
-    }
-
-    /// That the job is not forgotten, and how far it is.
-    fn working(&self) -> ToConsumer {
-        let of = |told: fn(&Generation) -> u32| self.generation.as_ref().map_or(0, told);
-        let read = of(Generation::read_tokens);
-        ToConsumer::Working { read, place_in_queue: of(Generation::place_in_queue) }
-    }
-
-    fn unvouched(&self) -> u32 {
-        count(&self.sent).saturating_sub(self.vouched)
-    }
-
-    /// Tokens that may be sent ahead of the vouchers: what the ledger says, or what the engine
-    /// makes in two round trips.
-    fn window(&self) -> u32 {
-        let sent = u128::from(count(&self.sent));
-        let elapsed = self.first_at.map_or(0, |first| first.elapsed().as_millis()).max(1);
-        let in_flight = sent * 2 * self.rtt.as_millis() / elapsed;
-        let in_flight = u32::try_from(in_flight).unwrap_or(u32::MAX).min(WINDOW_TOKENS_MAX);
-        if self.first_at.is_some() { self.window.max(in_flight) } else { self.window }
-    }
-
-    async fn tokens(
-        &mut self,
-        tokens: Vec<u32>,
-        text: String,
-        logprobs: &[TokenLogprobs],
-    ) -> Result<(), Gone> {
-        if self.unvouched() == 0 {
-            self.asked_at = Instant::now();
-            self.patience = self.asked_at + VOUCHER_WITHIN;
-        }
-        self.first_at.get_or_insert_with(Instant::now);
-        // What is on its way counts: the consumer may sign for it before this call returns.
-        self.sent.extend_from_slice(&tokens);
-        let mut likelihoods: Vec<_> = logprobs.iter().map(likelihood::told).collect();
-        // The last frame has the text; an engine makes one token at a time, so it is the only one.
-        let mut tokens = tokens;
-        while likelihoods.len() > LIKELIHOODS_PER_FRAME_MAX {
-            let rest = likelihoods.split_off(LIKELIHOODS_PER_FRAME_MAX);
-            let later = tokens.split_off(LIKELIHOODS_PER_FRAME_MAX.min(tokens.len()));
-            let (text, likelihoods_now) = (String::new(), likelihoods);
-            self.say(&ToConsumer::Tokens { tokens, text, likelihoods: likelihoods_now }).await?;
-            (tokens, likelihoods) = (later, rest);
-        }
-        self.say(&ToConsumer::Tokens { tokens, text, likelihoods }).await
-    }
-
-    /// Sends a frame; waits while the consumer does not read, but not for ever.
-    async fn say(&mut self, frame: &ToConsumer) -> Result<(), Gone> {
-        self.beat_at = Instant::now() + BEAT;
-        let stop = self.server.stop.clone();
-        let sent = tokio::select! {
-            biased;
-            sent = timeout(VOUCHER_WITHIN, self.send.send(frame)) => sent,
-            () = stop.cancelled() => return Err(Gone),
-        };
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Gone),
-        }
-    }
-
-    /// Has the ledger look at a voucher. They are cumulative, so the newest is enough.
-    fn offered(&mut self, voucher: WireDocument) {
-        if self.taking.is_some() {
-            self.waiting = Some(voucher);
-            return;
-        }
-        let tokens = decode_body::<tirami_ledger::documents::Voucher>(&voucher.bytes)
-            .map_or(0, |voucher| voucher.tokens);
-        let known = self.sent.len().min(tokens as usize);
-        let command = Command::TakeVoucher {
-            bytes: voucher.bytes,
-            signature: voucher.signature,
-            stream: stream_digest(&self.sent[..known]),
-            sent: count(&self.sent),
-        };
-        let handle = self.server.handle.clone();
-        let taking = async move { (tokens, handle.insist(Actor::Node, command).await) };
-        self.taking = Some(Box::pin(taking));
-    }
-
-    /// What the ledger said of a voucher. A consumer of which it refused too many is as good as
-    /// gone.
-    async fn took(
-        &mut self,
-        (tokens, taken): (u32, Result<Outcome, SubmitError>),
-    ) -> Result<(), Gone> {
-        self.taking = None;
-        match taken {
-            // The same word again buys no more time.
-            Ok(_) if tokens > self.vouched => {
-                let now = Instant::now();
-                if self.unvouched() >= self.window {
-                    self.waited += now.duration_since(self.asked_at);
-                }
-                self.vouched = tokens;
-                (self.asked_at, self.patience) = (now, now + VOUCHER_WITHIN);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                self.refused += 1;
-                self.server.voucher_refused((self.peer, self.job), &error).await;
-            }
-        }
-        if self.refused >= VOUCHERS_REFUSED_MAX {
-            return Err(Gone);
-        }
-        if let Some(next) = self.waiting.take() {
-            self.offered(next);
-        }
-        Ok(())
-    }
-
-    async fn all_taken(&mut self) {
-        while self.taking.is_some() {
-            let taken = taken(&mut self.taking).await;
-            if self.took(taken).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Whether a consumer whose window is used up has kept its place for too long without signing,
-    /// or by signing too slowly while others wait for it.
-    fn is_late(&self) -> bool {
-        let now = Instant::now();
-        let waited = self.waited + now.duration_since(self.asked_at);
-        let may_wait = VOUCHER_WITHIN + VOUCHED_TOKEN * self.vouched;
-        self.patience <= now || (waited > may_wait && self.engine.load().queued > 0)
-    }
-
-    /// The answer is complete: the receipt goes with its last text.
-    async fn finish(mut self, text: String, finish: Finish) {
-        let ended = self.generation.take();
-        let (cached, stop) = ended
-            .map(|generation| (generation.cached_tokens(), generation.stopped_by()))
-            .unwrap_or_default();
-        while self.waiting.is_some() {
-            let taken = taken(&mut self.taking).await;
-            if self.took(taken).await.is_err() {
-                return self.abandon().await;
-            }
-        }
-        let finish = match finish {
-            Finish::Stop => FinishReason::Stop,
-            Finish::Length => FinishReason::Length,
-        };
-        let report = FinishJob {
-            job: self.job,
-            cached_tokens: cached.min(self.prompt_tokens),
-            completion_tokens: count(&self.sent),
-            output: stream_digest(&self.sent),
-            build: core::mem::take(&mut self.build),
-            finish,
-        };
-        // The last voucher comes to the ledger before the end; both become durable together.
-        let (server, whose) = (self.server, (self.peer, self.job));
-        let last = async {
-            if let Some(taking) = &mut self.taking {
-                let (_, taken) = taking.await;
-                if let Err(error) = taken {
-                    server.voucher_refused(whose, &error).await;
-                }
-            }
-        };
-        let end = self.server.end(Command::FinishServed(report));
-        let (_, ended) = futures_util::future::join(last, end).await;
-        self.taking = None;
-        let receipt = match ended {
-            Some(Outcome::JobServed { receipt: Some(receipt), .. }) => {
-                WireDocument { bytes: receipt.bytes().to_vec(), signature: receipt.signature() }
-            }
-            // Nothing was delivered, nothing is owed.
-            Some(Outcome::JobServed { receipt: None, .. }) => no_receipt(),
-            _ => return self.send.abort(),
-        };
-        let end = ToConsumer::End { text, finish: finish as u8, receipt, stop };
-        if self.say(&end).await.is_ok() {
-            self.close().await;
-        }
-    }
-
-    /// The consumer can go on elsewhere, and may sign for what it received so far.
-    async fn fail(mut self, reason: &str, mut frames: Pin<&mut impl Stream<Item = ToProvider>>) {
-        self.generation = None;
-        let failed = ToConsumer::Failed { reason: reason.to_owned() };
-        let told = timeout(LAST_VOUCHER_WITHIN, self.send.send(&failed)).await;
-        if matches!(told, Ok(Ok(()))) {
-            self.send.finish();
-            let signing = async {
-                while let Some(ToProvider::Voucher(voucher)) = frames.next().await {
-                    self.offered(voucher);
-                }
-            };
-            // Without it the voucher before it counts.
-            drop(timeout(LAST_VOUCHER_WITHIN, signing).await);
-        }
-        self.abandon().await;
-    }
-
-    /// The consumer is gone: the engine is freed at once, and its highest voucher is due.
-    async fn abandon(mut self) {
-        self.generation = None;
-        self.all_taken().await;
-        let (job, sent) = (self.job, count(&self.sent));
-        self.server.end(Command::AbandonServed { job, sent }).await;
-        self.close().await;
-    }
-
-    async fn close(mut self) {
-        self.send.finish();
-        drop(timeout(FLUSH_WITHIN, self.send.flushed()).await);
-    }
-}
-
-/// The frames of a stream, let through at `gate`, until it ends or breaks. Waiting for the next
-/// one can be given up.
-pub(super) fn frames<T: tirami_proto::Frame + Send>(
-    receive: FrameReceiver<T>,
-    gate: impl Gate,
-) -> impl Stream<Item = T> + Send
-where
-    FrameReceiver<T>: Send,
-{
-    futures_util::stream::unfold((receive, gate, 0_u32), |(mut receive, mut gate, n)| async move {
-        if n % FRAMES_AT_ONCE == FRAMES_AT_ONCE - 1 {
-            // A stream that always has a frame lets others run.
-            tokio::task::yield_now().await;
-        }
-        match receive.next_through(&mut gate).await {
-            Ok(frame) => frame.map(|frame| (frame, (receive, gate, n.wrapping_add(1)))),
-            Err(error) => {
-                tracing::debug!(%error, "the stream of a job broke");
-                None
-            }
-        }
-    })
-}
-
-async fn taken(taking: &mut Option<Taking>) -> (u32, Result<Outcome, SubmitError>) {
-    match taking {
-        Some(taking) => taking.await,
-        None => core::future::pending().await,
-    }
-}
-
-async fn next_piece(generation: &mut Option<Generation>) -> Option<Piece> {
-    match generation {
-        Some(generation) => generation.pieces.recv().await,
-        None => core::future::pending().await,
-    }
-}
-
 /// An order's signature, and what is known of who signed it.
 struct Signer {
     checked: Checked,
@@ -789,11 +368,6 @@ fn scope(consumer: PartyId) -> u64 {
 
 fn count(tokens: &[u32]) -> u32 {
     u32::try_from(tokens.len()).unwrap_or(u32::MAX)
-}
-
-/// What stands in place of a receipt for a job that delivered nothing.
-fn no_receipt() -> WireDocument {
-    WireDocument { bytes: Vec::new(), signature: Signature::from_bytes([0; 64]) }
 }
 
 /// Why an order is not served; nothing is owed.

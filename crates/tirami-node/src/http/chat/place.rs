@@ -22,10 +22,8 @@ const RAW_TOKENS: usize = 16;
 /// Bytes that a template may write around a call, and around all tools together.
 const CALL_BYTES: usize = 128;
 const TOOLS_TOKENS: usize = 2_048;
-/// How many times longer JSON may become when a template writes it out in its own way, and what a
-/// character becomes that means something in HTML.
+/// How many times longer JSON may become when a template writes it out in its own way.
 const WRITTEN_OUT: usize = 2;
-const ESCAPED_BYTES: usize = 6;
 /// Bytes of a token, for a guess.
 const TOKEN_BYTES: usize = 4;
 /// Beginnings of a conversation by which a provider is found that has them cached.
@@ -230,8 +228,7 @@ fn of_raw(raw: &RawPrompt) -> (usize, usize) {
 
 /// The most bytes JSON may be in a prompt.
 fn written_out(json: &str) -> usize {
-    let escaped = json.bytes().filter(|byte| b"<>&'".contains(byte)).count();
-    WRITTEN_OUT * json.len() + ESCAPED_BYTES * escaped
+    WRITTEN_OUT * json.len()
 }
 
 /// Digests of the conversation's beginnings, the longest first.

@@ -14,9 +14,12 @@ const TOOLS_MAX: usize = 128;
 const NAME_BYTES_MAX: usize = 64;
 /// Depth of a tool's schema at most, its references followed.
 const DEPTH_MAX: usize = 48;
-/// Values in the schemas of all tools of a request at most, their references followed; [`NOTES`]
-/// are not counted.
-const VALUES_MAX: usize = 6_000;
+/// Values in the schemas of all tools of a request at most, their references followed, as many as
+/// the engine makes a grammar of; [`NOTES`] are not counted.
+const VALUES_MAX: usize = 2_000;
+/// Values around the tools in what the engine is given, and around each of them.
+const ALL_TOOLS_VALUES: usize = 2;
+const TOOL_VALUES: usize = 9;
 /// Bytes of text in these schemas at most, notes included.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 /// What of a schema tells the model something and binds no answer, or was followed already.
@@ -129,7 +132,8 @@ fn tools(fields: &Map<String, Value>) -> Result<Vec<Tool<'_>>, ApiError> {
         }
     };
     let mut names = BTreeSet::new();
-    let mut left = Left { values: VALUES_MAX, text_bytes: TEXT_BYTES_MAX };
+    let values = VALUES_MAX - ALL_TOOLS_VALUES;
+    let mut left = Left { values, text_bytes: TEXT_BYTES_MAX };
     let mut tools = Vec::with_capacity(list.len());
     for (index, value) in list.iter().enumerate() {
         let at = format!("tools[{index}]");
@@ -186,6 +190,7 @@ fn tool<'a>(at: &str, value: &'a Value, left: &mut Left) -> Result<Tool<'a>, Api
     schema.insert("type".to_owned(), "object".into());
     let root = Value::Object(schema.clone());
     schema.retain(|name, _| !matches!(name.as_str(), "$defs" | "definitions" | "$schema"));
+    left.values = left.values.saturating_sub(TOOL_VALUES);
     let parameters = inlined(&Value::Object(schema), Part::Schema, (&root, DEPTH_MAX), left);
     let parameters = parameters.map_err(|what| wrong(".function.parameters", &what))?;
     let followed = without_notes(&parameters, Part::Schema);
@@ -251,8 +256,8 @@ fn inlined(
     let Some(depth) = depth.checked_sub(1).filter(|_| left.takes(node, part)) else {
         return Err(format!(
             "is too large, too deep, or refers to itself: all tools together have at most \
-             {VALUES_MAX} values, descriptions and the like not counted, and {TEXT_BYTES_MAX} bytes \
-             of text; make it simpler"
+             {VALUES_MAX} values, {TOOL_VALUES} for each tool included and descriptions and the \
+             like not counted, and {TEXT_BYTES_MAX} bytes of text; make it simpler"
         ));
     };
     match node {
@@ -460,7 +465,7 @@ mod tests {
             json!({"properties": all.collect::<Map<_, _>>()})
         };
         // Three more for the schema, its type and its properties.
-        let fits = (VALUES_MAX / 2 - 3) / 2;
+        let fits = ((VALUES_MAX - ALL_TOOLS_VALUES) / 2 - TOOL_VALUES - 3) / 2;
         for (of_one, of_other, text, fit) in [
             (fits, fits, "d", true),
             (fits, fits + 2, "d", false),
