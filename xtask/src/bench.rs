@@ -14,17 +14,16 @@ const SERVE_PAGE: &str = "docs/reference/bench-serve.md";
 const SERVE_CURVE: &str = "docs/reference/serve.svg";
 
 /// The bench of the `tirami-cli` package that prints the table; its other output goes to stderr.
-const BENCH: [&str; 5] = ["bench", "--package", "tirami-cli", "--bench", "node"];
+const BENCH: [&str; 4] = ["bench", "--workspace", "--bench", "node"];
 
 /// The one of the `tirami-node` package, which needs no model.
-const MESH_BENCH: [&str; 5] = ["bench", "--package", "tirami-node", "--bench", "mesh"];
+const MESH_BENCH: [&str; 4] = ["bench", "--workspace", "--bench", "mesh"];
 
 /// The one that compares serving with what a user would take instead.
 const SERVE_BENCH: [&str; 4] = ["bench", "--workspace", "--bench", "serve"];
 
 /// The test that [`soak`] runs for longer.
-const SOAK: [&str; 7] =
-    ["test", "--release", "--package", "tirami-node", "--test", "mesh_soak", "--"];
+const SOAK: [&str; 6] = ["test", "--release", "--workspace", "--test", "mesh_soak", "--"];
 
 /// Measures and writes the page. Nothing else should run on the machine meanwhile.
 pub(crate) fn bench() -> Outcome<()> {
