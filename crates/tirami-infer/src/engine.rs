@@ -196,7 +196,7 @@ pub struct Call {
     pub id: String,
     /// The tool's name.
     pub name: String,
-    /// A JSON object as text.
+    /// A JSON object as text, or what there is of one that was cut.
     pub arguments: String,
 }
 

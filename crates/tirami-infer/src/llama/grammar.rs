@@ -3,6 +3,8 @@
 //! The native engine translates schemas and follows grammars. It aborts the process when asked
 //! about an answer that has left its grammar, so a refused token ends the sequence here.
 
+use std::collections::BTreeSet;
+
 use llama_cpp_2::json_schema_to_grammar;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::sampling::LlamaSampler;
@@ -19,6 +21,9 @@ pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
 /// Values in a schema, counted again wherever a `$ref` leads to them. The native engine follows
 /// all ways through a schema at once, so this bounds what a step costs those who run beside it.
 pub const SCHEMA_NODES_MAX: usize = 2_000;
+/// The properties of one object that may be left out count, beside their values, as the square of
+/// their number by this: a grammar has a way from each of them to every later one.
+const OPTIONAL_SQUARED_BY: usize = 32;
 /// What a schema may say of the length of a text or a list.
 pub const SCHEMA_LENGTH_MAX: u64 = 1_000;
 /// Depth of a schema, its references followed.
@@ -171,8 +176,12 @@ fn check(schema: &str) -> Result<(), String> {
 
 /// Takes the values of `node` off those that are `left`, its references followed.
 fn count(node: &Value, root: &Value, depth: usize, left: &mut usize) -> Result<(), String> {
-    *left = left.checked_sub(1).ok_or_else(|| {
-        format!("a schema has at most {SCHEMA_NODES_MAX} values and does not refer to itself")
+    let ways = optional(node).pow(2) / OPTIONAL_SQUARED_BY;
+    *left = left.checked_sub(1 + ways).ok_or_else(|| {
+        format!(
+            "a schema has at most {SCHEMA_NODES_MAX} values, few properties that may be left out, \
+             and does not refer to itself"
+        )
     })?;
     let deep = || format!("a schema is at most {SCHEMA_DEPTH_MAX} levels deep");
     let depth = depth.checked_sub(1).ok_or_else(deep)?;
@@ -198,6 +207,14 @@ fn count(node: &Value, root: &Value, depth: usize, left: &mut usize) -> Result<(
         }),
         _ => Ok(()),
     }
+}
+
+/// Properties of an object that may be left out.
+fn optional(node: &Value) -> usize {
+    let Some(properties) = node.get("properties").and_then(Value::as_object) else { return 0 };
+    let required = node.get("required").and_then(Value::as_array).into_iter().flatten();
+    let required: BTreeSet<&str> = required.filter_map(Value::as_str).collect();
+    properties.keys().filter(|name| !required.contains(name.as_str())).count()
 }
 
 #[cfg(test)]
@@ -235,8 +252,17 @@ mod tests {
             let all = (0..count).map(one).collect::<Vec<_>>().join(",");
             format!("{{\"$ref\":\"#/$defs/0\",\"$defs\":{{{all},\"{count}\":{{}}}}}}")
         };
+        let properties = |count: usize, required: bool| {
+            let names = (0..count).map(|i| format!("\"{i}\"")).collect::<Vec<_>>();
+            let all = names.iter().map(|name| format!("{name}:{{}}")).collect::<Vec<_>>().join(",");
+            let required = if required { names.join(",") } else { "\"0\",\"x\"".to_owned() };
+            format!("{{\"properties\":{{{all}}},\"required\":[{required}]}}")
+        };
         for (schema, usable) in [
             ("{}".to_owned(), true),
+            (properties(900, true), true),
+            (properties(200, false), true),
+            (properties(300, false), false),
             (nested(SCHEMA_DEPTH_MAX - 1), true),
             (nested(SCHEMA_DEPTH_MAX), false),
             (nested(20_000), false),

@@ -36,7 +36,8 @@ async fn an_answer_has_openais_shape_and_says_what_it_cost() {
     );
     assert_eq!(
         answer["usage"],
-        json!({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+        json!({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3,
+               "prompt_tokens_details": {"cached_tokens": 0}})
     );
     // The price of 3 tokens at par is their work, to the last digit.
     let extra = &answer["x_tirami"];
@@ -92,7 +93,7 @@ async fn a_stream_is_what_openais_clients_expect() {
         r#","x_tirami":["trm_cost","effective_balance","provider","trade_id","flops","route"]"#;
     let first = chunk(&delta(r#"{"role":"assistant","content":""}"#, "null"), "");
     let word = chunk(&delta(r#"{"content":"word "}"#, "null"), "");
-    let usage = r#","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}"#;
+    let usage = r#","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":0}}"#;
     for (options, tail) in [
         (json!({}), vec![chunk(&delta("{}", "\"stop\""), info)]),
         (
@@ -172,7 +173,8 @@ async fn several_answers_are_several_trades_with_one_bill() {
         assert_eq!(choice["logprobs"]["content"], json!([token, token]));
     }
     assert_eq!(answer["choices"].as_array().unwrap().len(), 3);
-    let usage = json!({"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7});
+    let usage = json!({"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7,
+                       "prompt_tokens_details": {"cached_tokens": 0}});
     assert_eq!(answer["usage"], usage);
     let ids = answer["x_tirami"]["trade_ids"].as_array().unwrap().clone();
     assert_eq!((ids.len(), &ids[2]), (3, &answer["x_tirami"]["trade_id"]));

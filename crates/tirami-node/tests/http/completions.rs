@@ -31,7 +31,8 @@ async fn a_text_is_continued_metered_and_paid_like_a_chat() {
     let choice = json!({"index": 0, "text": "word word ", "logprobs": null,
                         "finish_reason": "length"});
     assert_eq!(answer["choices"], json!([choice]));
-    let usage = json!({"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4});
+    let usage = json!({"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4,
+                       "prompt_tokens_details": {"cached_tokens": 0}});
     assert_eq!(answer["usage"], usage);
     let trades = node.admin.trades(None, None, None).await.unwrap().trades;
     assert_eq!(answer["x_tirami"]["trade_id"], trades[0].trade_id);
@@ -159,7 +160,8 @@ async fn a_text_is_scored_for_what_reading_it_costs_and_continued_where_that_is_
         "top_logprobs": [null, {"i": -0.5}, {"!": -0.5}], "text_offset": [0, 1, 2],
     }});
     assert_eq!(answer["choices"], json!([none]));
-    let usage = json!({"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3});
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3,
+                       "prompt_tokens_details": {"cached_tokens": 0}});
     assert_eq!(answer["usage"], usage);
     let trade = node.admin.trades(None, None, None).await.unwrap().trades.remove(0);
     assert_eq!((trade.prompt_tokens, trade.completion_tokens), (3, 0));

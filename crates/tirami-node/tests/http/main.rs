@@ -22,3 +22,4 @@ mod scopes;
 mod support;
 mod tokens;
 mod tools;
+mod usage;

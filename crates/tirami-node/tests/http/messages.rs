@@ -110,7 +110,7 @@ async fn every_reason_to_end_is_told_whole_and_streamed() {
         let expected = json!({
             "type": "message", "role": "assistant", "model": "fake", "stop_reason": reason,
             "stop_sequence": stop, "content": [{"type": "text", "text": text}],
-            "usage": {"input_tokens": 1, "output_tokens": tokens},
+            "usage": {"input_tokens": 1, "cache_read_input_tokens": 0, "output_tokens": tokens},
         });
         assert!(whole.json()["id"].as_str().unwrap().starts_with("msg_"));
         let cost = whole.json()["x_tirami"]["trm_cost"].clone();

@@ -211,9 +211,12 @@ async fn a_length_beyond_the_context_is_named_as_the_request_names_it() {
         assert!(message.starts_with("max_output_tokens must be at most 4096"), "{message}");
     }
     for field in ["max_tokens", "max_completion_tokens"] {
-        let long = json!({"messages": [{"role": "user", "content": "hi"}], field: 5_000});
-        let raw = node.post("/v1/tirami/estimate", None, long.to_string()).await;
-        assert_eq!((raw.status, raw.json()["error"]["param"].as_str()), (400, Some(field)));
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        let long = json!({"model": "fake", "messages": messages, field: 5_000});
+        for path in ["/v1/tirami/estimate", "/v1/chat/completions"] {
+            let raw = node.post(path, None, long.to_string()).await;
+            assert_eq!((raw.status, raw.json()["error"]["param"].as_str()), (400, Some(field)));
+        }
     }
     // What limits leave room for is named so too.
     let limits = Limits { request_max_trm: Some(crate::support::cost(20)), ..Limits::default() };

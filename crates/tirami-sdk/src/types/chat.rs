@@ -440,6 +440,17 @@ pub struct Usage {
     pub completion_tokens: u32,
     /// Their sum.
     pub total_tokens: u32,
+    /// Of the tokens read.
+    #[serde(default)]
+    pub prompt_tokens_details: PromptDetails,
+}
+
+/// Of the tokens read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct PromptDetails {
+    /// How many of them were in the cache of this node's engine; they cost as much as others. 0
+    /// where another node answered.
+    pub cached_tokens: u32,
 }
 
 /// What an answer cost, who gave it and how it can be verified.

@@ -24,12 +24,15 @@ pub struct CompletionRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
-    /// Only the likeliest tokens that together have this probability. Above 0, at most 1.
+    /// Only the likeliest tokens that together have this probability, 0 to 1; 0 is the likeliest
+    /// one alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
-    /// Seed of the sampler. Unset draws one.
+    /// Seed of the sampler. A node takes whole numbers of 64 bits, of which the lowest 32 count.
+    /// Unset draws one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>)]
     pub seed: Option<u32>,
     /// Texts that end an answer and are not part of it; at most 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]

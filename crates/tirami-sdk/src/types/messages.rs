@@ -14,7 +14,7 @@ pub struct MessagesRequest {
     /// Completion tokens at most, at least 1.
     #[schema(minimum = 1)]
     pub max_tokens: u32,
-    /// The messages, oldest first; at least one.
+    /// The messages, oldest first; at least one. The last one is not the assistant's.
     pub messages: Vec<InputMessage>,
     /// What the model is told before everything else: text, or blocks of text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,7 +32,8 @@ pub struct MessagesRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub temperature: Option<f32>,
-    /// Only the likeliest tokens that together have this probability. Above 0, at most 1.
+    /// Only the likeliest tokens that together have this probability, 0 to 1; 0 is the likeliest
+    /// one alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
     /// Only so many of the likeliest tokens; 0 is all.
@@ -184,8 +185,12 @@ pub struct MessageAnswer {
 /// Tokens read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct MessageUsage {
-    /// Tokens of the rendered prompt.
+    /// Tokens of the rendered prompt that were read; together with `cache_read_input_tokens` all.
     pub input_tokens: u32,
+    /// Tokens of the rendered prompt that were in the cache of this node's engine; they cost as much
+    /// as others. 0 where another node answered.
+    #[serde(default)]
+    pub cache_read_input_tokens: u32,
     /// Tokens of the answer.
     pub output_tokens: u32,
 }

@@ -21,8 +21,8 @@ pub use agents::{
 pub use chat::{
     CalledFunction, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatMessage, ChatRequest,
     ChatResponse, ChoiceLogprobs, Content, ContentPart, Function, FunctionDelta, FunctionName,
-    ImageUrl, NamedTool, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo, TokenLogprob, Tool,
-    ToolCall, ToolCallDelta, ToolChoice, TopLogprob, Usage,
+    ImageUrl, NamedTool, PromptDetails, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo,
+    TokenLogprob, Tool, ToolCall, ToolCallDelta, ToolChoice, TopLogprob, Usage,
 };
 pub use completions::{
     CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, TextPrompt,

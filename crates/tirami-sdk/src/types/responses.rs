@@ -45,7 +45,8 @@ pub struct ResponsesRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
-    /// Only the likeliest tokens that together have this probability. Above 0, at most 1.
+    /// Only the likeliest tokens that together have this probability, 0 to 1; 0 is the likeliest
+    /// one alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
     /// Whether the answer comes piece by piece as server-sent events.
@@ -243,7 +244,7 @@ pub enum OutputContent {
 pub struct ResponseUsage {
     /// Tokens of the rendered prompt.
     pub input_tokens: u32,
-    /// How many of them cost nothing; always 0.
+    /// How many of them were not read anew.
     pub input_tokens_details: InputDetails,
     /// Tokens of the answer.
     pub output_tokens: u32,
@@ -256,7 +257,8 @@ pub struct ResponseUsage {
 /// Of the tokens read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct InputDetails {
-    /// Always 0: what the cache saves is in the price.
+    /// How many of them were in the cache of this node's engine; they cost as much as others. 0
+    /// where another node answered.
     pub cached_tokens: u32,
     /// Always 0.
     #[serde(default)]

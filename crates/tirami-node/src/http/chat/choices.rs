@@ -19,6 +19,10 @@ pub(super) struct Choice {
     pub(super) job: Running,
     /// None once it has ended.
     generation: Option<Generation>,
+    /// Whether it is the first answer to its subject; in the usage this one reads the prompt.
+    is_first: bool,
+    /// Prompt tokens that were in the cache of this node's engine.
+    cached: u32,
     /// Completion tokens produced so far.
     pub(super) tokens: u32,
     pub(super) finish: FinishReason,
@@ -49,6 +53,8 @@ impl Choice {
         Self {
             job,
             generation: Some(generation),
+            is_first: true,
+            cached: 0,
             tokens: 0,
             finish: FinishReason::Failed,
             stop: None,
@@ -65,6 +71,11 @@ impl Choice {
         Self { reader, ..self }
     }
 
+    /// The answer's place among those to its subject.
+    pub(super) fn at(self, index: u32) -> Self {
+        Self { is_first: index == 0, ..self }
+    }
+
     /// Why the answer ended, as the interface says it.
     fn finished(&self) -> Finished {
         // A stop text within a call leaves one that cannot be made.
@@ -79,7 +90,8 @@ impl Choice {
 
     fn took(&mut self, piece: Option<Piece>) -> Step {
         if let Some(generation) = &self.generation {
-            self.job.cached(generation.cached_tokens());
+            self.cached = generation.cached_tokens();
+            self.job.cached(self.cached);
             self.stop = generation.stopped_by();
             self.scored.extend(generation.take_prompt_logprobs());
         }
@@ -184,6 +196,12 @@ impl Choices {
         self.all.iter().fold(0, |sum, choice| sum.saturating_add(choice.tokens))
     }
 
+    /// Prompt tokens that were cached, of each subject once.
+    fn cached(&self) -> u32 {
+        let first = self.all.iter().filter(|choice| choice.is_first);
+        first.fold(0, |sum, choice| sum.saturating_add(choice.cached))
+    }
+
     /// Ends, for want of time, what has not ended; of each answer `certain` tokens count. False
     /// when none of them has any.
     pub(super) fn cut(&mut self, certain: &[u32]) -> bool {
@@ -210,7 +228,7 @@ impl Choices {
 
     /// Charges complete answers.
     pub(super) async fn finish(self, head: &Head) -> Result<Ended, ApiError> {
-        let usage = head.usage(self.tokens());
+        let usage = head.usage(self.tokens(), self.cached());
         let finishes = self.all.iter().map(Choice::finished).collect();
         let is_cut = self.all.iter().any(|choice| choice.is_cut);
         let charged = self.charge().await?;

@@ -41,11 +41,11 @@ use tirami_infer::engine::{
 use tirami_kernel::scheduler::Preferences;
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_ledger::documents::FinishReason;
-use tirami_sdk::types::{Route, RouteAttempt, TiramiInfo, Usage};
+use tirami_sdk::types::{PromptDetails, Route, RouteAttempt, TiramiInfo, Usage};
 
 use super::error::ApiError;
 use super::guard::Caller;
-use super::{AppState, json, wish};
+use super::{AppState, json, length, wish};
 use crate::mesh::{self, Invalid, MeshAsk, Part, RouteError, Started};
 use crate::models::{Lease, Model};
 use choices::{Choice, Choices};
@@ -175,16 +175,19 @@ pub(super) async fn answer(
     let form = form(&ask, echo(&ask, way.engine())?);
     let asker = Asker { app: &app, actor: caller.actor(), kind, ask: &ask, wish: &wish, price };
     let mut plans = Vec::with_capacity(ask.subjects.len());
-    let seed = seed(&ask)?;
+    let (seed, field) = (seed(&ask)?, length::field(kind, &fields));
+    let named = |error| length::called(error, field);
     for (subject, body) in ask.subjects.iter().zip(bodies(kind, fields, body)) {
-        plans.push(match &way {
-            Way::Here(engine) => asker.here(engine, subject, &body, seed).await?,
-            Way::Mesh(model) => asker.there(subject, &body, (*model, seed)).await?,
-        });
+        let plan = match &way {
+            Way::Here(engine) => asker.here(engine, subject, &body, seed).await,
+            Way::Mesh(model) => asker.there(subject, &body, (*model, seed)).await,
+        };
+        plans.push(plan.map_err(named)?);
     }
     let Ask { choices, tools, stream, .. } = ask;
     let run = Run { app, plans, choices, tools, form, deadline, created: created() };
-    if stream { stream::answer(run).await } else { whole::answer(run).await }
+    let answer = if stream { stream::answer(run).await } else { whole::answer(run).await };
+    answer.map_err(named)
 }
 
 /// The request of each subject: as it came, or with only that one of several.
@@ -346,7 +349,7 @@ impl Run {
             for index in 0..choices {
                 match plan.clone().of_choice(index)?.begin(&app, created, sharing).await {
                     Ok((choice, of_choice)) => {
-                        all.push(choice.with_tools(&tools));
+                        all.push(choice.with_tools(&tools).at(index));
                         match &mut head {
                             None => head = Some(of_choice),
                             // Answers to one subject read it once, as far as usage goes.
@@ -530,11 +533,13 @@ impl Head {
         self.prompt_tokens = self.prompt_tokens.saturating_add(prompt_tokens);
     }
 
-    fn usage(&self, completion_tokens: u32) -> Usage {
+    fn usage(&self, completion_tokens: u32, cached_tokens: u32) -> Usage {
+        let cached_tokens = cached_tokens.min(self.prompt_tokens);
         Usage {
             prompt_tokens: self.prompt_tokens,
             completion_tokens,
             total_tokens: self.prompt_tokens.saturating_add(completion_tokens),
+            prompt_tokens_details: PromptDetails { cached_tokens },
         }
     }
 

@@ -90,7 +90,8 @@ impl Form for MessagesForm {
     fn begins(&mut self, head: &Head, _: usize) -> Bytes {
         let mut bytes = Vec::new();
         let end = MessageEnd { stop_reason: None, stop_sequence: None };
-        let usage = MessageUsage { input_tokens: head.prompt_tokens, output_tokens: 0 };
+        // What of it is cached shows when it is read; the end says it.
+        let usage = MessageUsage { input_tokens: head.prompt_tokens, ..MessageUsage::default() };
         let message = Box::new(message(head, Vec::new(), end, usage));
         tell(&mut bytes, &MessageEvent::MessageStart { message });
         tell(&mut bytes, &MessageEvent::Ping);
@@ -147,8 +148,12 @@ impl Form for MessagesForm {
 }
 
 fn usage(end: &Ended) -> MessageUsage {
-    let (input_tokens, output_tokens) = (end.usage.prompt_tokens, end.usage.completion_tokens);
-    MessageUsage { input_tokens, output_tokens }
+    let cached = end.usage.prompt_tokens_details.cached_tokens;
+    MessageUsage {
+        input_tokens: end.usage.prompt_tokens.saturating_sub(cached),
+        cache_read_input_tokens: cached,
+        output_tokens: end.usage.completion_tokens,
+    }
 }
 
 fn message(

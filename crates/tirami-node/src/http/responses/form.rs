@@ -205,7 +205,10 @@ impl ResponsesForm {
             is_cut.then(|| IncompleteDetails { reason: "max_output_tokens".to_owned() });
         answer.usage = Some(ResponseUsage {
             input_tokens: end.usage.prompt_tokens,
-            input_tokens_details: InputDetails::default(),
+            input_tokens_details: InputDetails {
+                cached_tokens: end.usage.prompt_tokens_details.cached_tokens,
+                ..InputDetails::default()
+            },
             output_tokens: end.usage.completion_tokens,
             output_tokens_details: OutputDetails::default(),
             total_tokens: end.usage.total_tokens,
