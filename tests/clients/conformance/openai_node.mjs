@@ -66,7 +66,7 @@ const calls = {
       usage = chunk.usage;
     }
     assert.equal(text, whole.choices[0].message.content);
-    assert.deepEqual(usage, whole.usage);
+  for (const name of ["prompt_tokens", "completion_tokens", "total_tokens"]) assert.equal(usage[name], whole.usage[name]);
   },
   async tools() {
     const { message, finish_reason } = (await ask('What is the weather in Paris?', TOOLS)).choices[0];

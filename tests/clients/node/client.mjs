@@ -61,7 +61,9 @@ async function aStreamSaysTheSameAsOneAnswer() {
   assert.equal(pieces.join(''), whole.choices[0].message.content);
   assert.equal(finish, whole.choices[0].finish_reason);
   assert.deepEqual(chunks.at(-1).choices, []);
-  assert.deepEqual(chunks.at(-1).usage, whole.usage);
+  for (const name of ["prompt_tokens", "completion_tokens", "total_tokens"]) {
+    assert.equal(chunks.at(-1).usage[name], whole.usage[name]);
+  }
   checkTirami(chunks.at(-1).x_tirami);
 }
 
