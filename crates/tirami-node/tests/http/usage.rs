@@ -55,7 +55,7 @@ fn usage(text: &str) -> Value {
         let usage = event.pointer("/response/usage").or_else(|| event.get("usage"));
         usage.filter(|usage| !usage.is_null()).cloned()
     };
-    whole.into_iter().chain(events).filter_map(told).last().unwrap()
+    whole.into_iter().chain(events).filter_map(told).next_back().unwrap()
 }
 
 #[tokio::test]
