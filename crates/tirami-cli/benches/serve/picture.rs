@@ -5,7 +5,7 @@ const HEIGHT: f64 = 360.0;
 /// Room around the plot: left, top, right, bottom.
 const MARGINS: [f64; 4] = [56.0, 44.0, 166.0, 44.0];
 /// Colours of lines in [`STYLE`].
-const COLOURS: usize = 5;
+const COLOURS: usize = 6;
 
 /// Colours of light, and of dark for readers that ask for it.
 const STYLE: &str = "\
@@ -15,14 +15,15 @@ text{font:12px system-ui,sans-serif;fill:#333}\
 .grid{stroke:#ddd;stroke-width:1}\
 .c0{stroke:#888;fill:#888}.c1{stroke:#0b66c3;fill:#0b66c3}\
 .c2{stroke:#c4520a;fill:#c4520a}.c3{stroke:#2f8f46;fill:#2f8f46}\
-.c4{stroke:#8a4fc0;fill:#8a4fc0}\
+.c4{stroke:#8a4fc0;fill:#8a4fc0}.c5{stroke:#b8326e;fill:#b8326e}\
 polyline{fill:none!important;stroke-width:2}\
-text.c0,text.c1,text.c2,text.c3,text.c4{stroke:none}\
+text.c0,text.c1,text.c2,text.c3,text.c4,text.c5{stroke:none}\
 @media(prefers-color-scheme:dark){\
 text{fill:#c8ccd2}.title{fill:#f0f2f5}.ground{fill:#15181d}.grid{stroke:#343a43}\
 .c0{stroke:#aaa;fill:#aaa}.c1{stroke:#6db3f8;fill:#6db3f8}\
 .c2{stroke:#f2a36a;fill:#f2a36a}.c3{stroke:#7fd394;fill:#7fd394}\
-.c4{stroke:#c39be8;fill:#c39be8}}";
+.c4{stroke:#c39be8;fill:#c39be8}\
+.c5{stroke:#ec8ab5;fill:#ec8ab5}}";
 
 /// A contender's figures.
 pub(crate) struct Curve {
