@@ -88,7 +88,7 @@ pub(super) struct Setting {
     pub(super) gpu_layers: u32,
     /// Whether a token's logits are the same bits in every pass.
     pub(super) reproducible: bool,
-    /// When tokens are guessed, where that is exact.
+    /// When tokens are guessed, where a guess changes no answer that has to stay the same.
     pub(super) guesses: Guesses,
 }
 
