@@ -16,7 +16,7 @@ use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::documents::{FinishReason, Order, Receipt, Voucher};
 use tirami_ledger::lattice::{Pay, PayItem, Transfer};
 use tirami_node::keys::KeyDir;
-use tirami_node::mesh::{IncomingJob, JobStream, MeshOptions, WINDOW_TOKENS_MAX};
+use tirami_node::mesh::{FrameReceiver, IncomingJob, JobStream, MeshOptions, WINDOW_TOKENS_MAX};
 use tirami_proto::{JobRequest, Offer, ToConsumer, ToProvider, WireDocument};
 
 const MODEL: ModelDigest = ModelDigest::from_bytes([0xfa; 32]);
@@ -229,6 +229,18 @@ impl Consumer<'_> {
     }
 }
 
+/// The tokens that come next, as soon as there are `wanted` of them.
+async fn received(frames: &mut FrameReceiver<ToConsumer>, wanted: usize) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    while tokens.len() < wanted {
+        match frames.next().await {
+            Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
+            other => panic!("{other:?}"),
+        }
+    }
+    tokens
+}
+
 /// The most tokens that a consumer signed for at `provider`.
 fn vouched(provider: &TestNode) -> Option<u32> {
     provider.peer.read(|kernel| {
@@ -380,12 +392,7 @@ fn a_consumer_that_keeps_silent_is_claimed_held_back_and_refused_until_it_pays()
     assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
     let mut tokens = Vec::new();
     node.peer.block_on(async {
-        while tokens.len() < 20 {
-            match stream.receive.next().await {
-                Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
-                other => panic!("{other:?}"),
-            }
-        }
+        tokens = received(&mut stream.receive, 20).await;
         // One that falls is refused and recorded, and the one before it stands.
         stream.send.send(&consumer.voucher(&order, 1, &tokens[..20])).await.unwrap();
         stream.send.send(&consumer.voucher(&order, 2, &tokens[..10])).await.unwrap();
@@ -465,12 +472,7 @@ fn a_provider_killed_in_the_middle_claims_its_last_voucher_from_a_silent_consume
     assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
     let mut tokens = Vec::new();
     node.peer.block_on(async {
-        while tokens.len() < 20 {
-            match stream.receive.next().await {
-                Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
-                other => panic!("{other:?}"),
-            }
-        }
+        tokens = received(&mut stream.receive, 20).await;
         stream.send.send(&consumer.voucher(&order, 1, &tokens[..20])).await.unwrap();
     });
     until("the voucher is taken", SOON, || vouched(&provider) == Some(20));
@@ -508,16 +510,7 @@ fn a_consumer_that_signs_nothing_gets_one_window_and_keeps_no_engine_busy() {
     let Some(ToConsumer::Accepted { window_tokens, .. }) = first else { panic!("{first:?}") };
     assert!((1..=WINDOW_TOKENS_MAX).contains(&window_tokens));
     let receive = |stream: &mut JobStream, wanted: usize| {
-        node.peer.block_on(async {
-            let mut tokens = Vec::new();
-            while tokens.len() < wanted {
-                match stream.receive.next().await {
-                    Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
-                    other => panic!("{other:?}"),
-                }
-            }
-            tokens
-        })
+        node.peer.block_on(received(&mut stream.receive, wanted))
     };
     let mut tokens = receive(&mut stream, window_tokens as usize);
     std::thread::sleep(Duration::from_millis(500));
@@ -582,19 +575,14 @@ fn a_consumer_that_floods_its_job_keeps_nobody_waiting_and_loses_it() {
     let JobStream { mut send, mut receive } = stream;
     let mut tokens = Vec::new();
     node.peer.block_on(async {
-        while tokens.len() < 20 {
-            match receive.next().await {
-                Ok(Some(ToConsumer::Tokens { tokens: more, .. })) => tokens.extend(more),
-                other => panic!("{other:?}"),
-            }
-        }
+        tokens = received(&mut receive, 20).await;
         // The same word again and again buys nothing, and the provider still says that it lives.
         let again = consumer.voucher(&order, 1, &tokens[..20]);
         let alive = core::cell::Cell::new(0);
         let reading = async {
             while alive.get() < 3 {
-                let frame = receive.next().await.unwrap();
-                let is_word = matches!(frame, Some(ToConsumer::Working { .. }));
+                let frame = receive.next().await.unwrap().expect("the job goes on");
+                let is_word = matches!(frame, ToConsumer::Working { .. });
                 alive.set(alive.get() + u32::from(is_word));
             }
         };
