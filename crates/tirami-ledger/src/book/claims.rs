@@ -148,8 +148,11 @@ impl Claims {
     /// what each consumer could pay.
     ///
     /// Where there is no room, the claim that is worth least gives way to one that is worth more: a
-    /// claim is worth what is left of it, but no more than its consumer could pay. So nobody keeps
-    /// the claims of others out with consumers that have nothing, or with small sums.
+    /// claim is worth what is left of it, but no more than its share of what its consumer could
+    /// pay, of which all claims against it have an equal part as far as they need it. So nobody
+    /// keeps the claims of others out with consumers that have nothing, with many claims against
+    /// one that has something, or with small sums. Among the claims against one consumer the shares
+    /// do not count.
     pub(super) fn room(
         &self,
         (consumer, claimed): (PartyId, Claimed),
@@ -161,25 +164,38 @@ impl Claims {
         if claims.is_some_and(|claims| claims.contains_key(&claimed)) {
             return Ok(Vec::new());
         }
-        let worth = left.min(means(consumer));
-        let mut all = Vec::with_capacity(self.count as usize);
-        for debtor in self.by_consumer.keys() {
-            let means = means(*debtor);
-            let known = self.known(*debtor, now);
-            all.extend(known.map(|(claimed, claim)| (claim.left().min(means), *debtor, claimed)));
+        let mut all = Vec::with_capacity(self.count as usize + 1);
+        for debtor in self.by_consumer.keys().filter(|debtor| **debtor != consumer) {
+            weigh(*debtor, self.against(*debtor, now), means(*debtor), &mut all);
         }
-        let against = |(_, debtor, _): &(Trm, PartyId, Claimed)| *debtor == consumer;
-        let by = |(_, _, (provider, _)): &(Trm, PartyId, Claimed)| *provider == claimed.0;
+        let new = (claimed, left);
+        let claims = self.against(consumer, now).chain([new]);
+        weigh(consumer, claims, means(consumer), &mut all);
+        let is_new = |claim: &Weighed| claim.debtor == consumer && claim.claimed == claimed;
+        let Some(at) = all.iter().position(is_new) else { return Ok(Vec::new()) };
+        let new = all.swap_remove(at);
         let mut gone = Vec::new();
-        outweigh(
-            &mut all,
-            &mut gone,
-            worth,
-            (CONSUMER_CLAIMS_MAX, "claims against one consumer"),
-            against,
-        )?;
-        outweigh(&mut all, &mut gone, worth, (PROVIDER_CLAIMS_MAX, "claims of one provider"), by)?;
-        outweigh(&mut all, &mut gone, worth, (CLAIMS_MAX, "claims"), |_| true)?;
+        for (max, what, worth, among) in [
+            (
+                CONSUMER_CLAIMS_MAX,
+                "claims against one consumer",
+                Weighed::alone as fn(&Weighed) -> Trm,
+                Weighed::has_debtor_of as fn(&Weighed, &Weighed) -> bool,
+            ),
+            (PROVIDER_CLAIMS_MAX, "claims of one provider", Weighed::shared, Weighed::is_by_same),
+            (CLAIMS_MAX, "claims", Weighed::shared, |_, _| true),
+        ] {
+            let those = all.iter().enumerate().filter(|(_, claim)| among(claim, &new));
+            if those.clone().count() < max as usize {
+                continue;
+            }
+            let order = |claim: &Weighed| (worth(claim), claim.debtor, claim.claimed);
+            let least = those.min_by_key(|(_, claim)| order(claim));
+            let least = least.filter(|(_, claim)| worth(claim) < worth(&new));
+            let (at, _) = least.ok_or(ClaimRefusal::TooMany { what, max })?;
+            let claim = all.swap_remove(at);
+            gone.push((claim.debtor, claim.claimed));
+        }
         Ok(gone)
     }
 
@@ -286,24 +302,52 @@ impl Claims {
     }
 }
 
-/// Takes the claim that is worth least out of `all`, and into `gone`, if those that are `among` are
-/// as many as may be; refuses where none of them is worth less than `worth`.
-fn outweigh(
-    all: &mut Vec<(Trm, PartyId, Claimed)>,
-    gone: &mut Vec<(PartyId, Claimed)>,
-    worth: Trm,
-    (max, what): (u32, &'static str),
-    among: impl Fn(&(Trm, PartyId, Claimed)) -> bool,
-) -> Result<(), ClaimRefusal> {
-    let those = all.iter().enumerate().filter(|(_, claim)| among(claim));
-    if those.clone().count() < max as usize {
-        return Ok(());
+/// What a claim is worth beside others.
+struct Weighed {
+    debtor: PartyId,
+    claimed: Claimed,
+    /// What is left of it, but no more than its consumer could pay.
+    alone: Trm,
+    /// The same, but no more than its share of what its consumer could pay.
+    shared: Trm,
+}
+
+impl Weighed {
+    const fn alone(&self) -> Trm {
+        self.alone
     }
-    let least = those.min_by_key(|(_, claim)| **claim).filter(|(_, claim)| claim.0 < worth);
-    let (at, _) = least.ok_or(ClaimRefusal::TooMany { what, max })?;
-    let (_, debtor, claimed) = all.swap_remove(at);
-    gone.push((debtor, claimed));
-    Ok(())
+
+    const fn shared(&self) -> Trm {
+        self.shared
+    }
+
+    fn has_debtor_of(&self, other: &Self) -> bool {
+        self.debtor == other.debtor
+    }
+
+    fn is_by_same(&self, other: &Self) -> bool {
+        self.claimed.0 == other.claimed.0
+    }
+}
+
+/// Adds the `claims` against `debtor`, who could pay `means`, to `all`.
+fn weigh(
+    debtor: PartyId,
+    claims: impl Iterator<Item = (Claimed, Trm)>,
+    means: Trm,
+    all: &mut Vec<Weighed>,
+) {
+    let mut claims: Vec<(Claimed, Trm)> = claims.collect();
+    claims.sort_unstable_by_key(|(claimed, left)| (*left, *claimed));
+    // Those that need less than an equal part leave the rest of it to the others.
+    let mut rest = means.micro();
+    for (before, (claimed, left)) in claims.iter().enumerate() {
+        let sharers = u64::try_from(claims.len() - before).unwrap_or(u64::MAX);
+        let shared = (*left).min(Trm::from_micro(rest / sharers));
+        rest -= shared.micro();
+        let alone = (*left).min(means);
+        all.push(Weighed { debtor, claimed: *claimed, alone, shared });
+    }
 }
 
 #[cfg(test)]
@@ -347,8 +391,11 @@ mod tests {
         let now = Timestamp::from_ms(1);
         let claim_by = now.plus_ms(1_000);
         let number = |id: PartyId| u64::from(id.as_bytes()[0]);
-        // Consumers from 100 on have nothing; the others can pay as much as their number.
-        let means = |id: PartyId| Trm::from_micro(number(id) % 100 * u64::from(number(id) < 100));
+        // Consumers from 100 on have nothing; the others could pay 1 000 times their number.
+        let means = |id: PartyId| match number(id) {
+            number @ 0..100 => Trm::from_micro(number * 1_000),
+            _ => Trm::ZERO,
+        };
         let of = |provider: u8, n: u32| (party(provider), job(n));
         let one = |micro| Trm::from_micro(micro);
         let note = |claims: &mut Claims, debtor: u8, claimed: Claimed, micro: u64| {
@@ -387,5 +434,39 @@ mod tests {
         }
         let what = "claims of one provider";
         assert_eq!(note(&mut claims, 8, of(20, 2_000), 1), refused(what, PROVIDER_CLAIMS_MAX));
+    }
+
+    #[test]
+    fn many_claims_against_one_consumer_are_worth_no_more_than_it_could_pay() {
+        let now = Timestamp::from_ms(1);
+        let claim_by = now.plus_ms(1_000);
+        // Sixteen sponsored keys could pay 1 000 each; so could the honest provider's debtor.
+        let means = |_| Trm::from_micro(1_000);
+        let mut claims = Claims::default();
+        for n in 0..CLAIMS_MAX {
+            let (debtor, provider) = (100 + (n / 256) as u8, 200 + (n / 256) as u8);
+            let claimed = (party(provider), job(n));
+            claims.note(now, (party(debtor), claimed), (Trm::from_micro(1_000), claim_by));
+        }
+        let room = |debtor: u8, micro: u64| {
+            let claimed = (party(9), job(0));
+            claims.room((party(debtor), claimed), Trm::from_micro(micro), now, means)
+        };
+        assert_eq!(room(7, 4).map(|gone| gone.len()), Ok(1), "four are more than 1 000 ÷ 256");
+        assert!(room(7, 3).is_err(), "three are not");
+        assert!(room(100, 1_000).is_err(), "nor is one more against a key that has many");
+        assert!(room(100, 4).is_err());
+    }
+
+    #[test]
+    fn small_claims_leave_their_part_to_larger_ones() {
+        let claims = [(1, 5), (2, 100), (3, 40)].map(|(n, left)| {
+            let claimed = (party(9), job(n));
+            (claimed, Trm::from_micro(left))
+        });
+        let mut all = Vec::new();
+        weigh(party(1), claims.into_iter(), Trm::from_micro(75), &mut all);
+        let shared: Vec<u64> = all.iter().map(|claim| claim.shared.micro()).collect();
+        assert_eq!(shared, [5, 35, 35]);
     }
 }

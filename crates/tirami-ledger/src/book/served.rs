@@ -36,9 +36,13 @@ pub const CLAIM_AHEAD_MAX_MS: u64 = DAY_MS + ORDER_AHEAD_MAX_MS;
 pub const SERVED_UNPAID_MAX: u32 = 16_384;
 /// Of them, those of one consumer: others always find room.
 pub const SERVED_UNPAID_PER_CONSUMER_MAX: u32 = SERVED_UNPAID_MAX / 4;
-/// Served jobs that are paid and whose claim time has not passed at most: a repeat of such an
-/// order is answered with its first result. About 215 bytes each.
+/// Served jobs that are paid and whose order could be repeated, at most; see
+/// [`RESULTS_KEPT_MAX`]. About 215 bytes each.
 pub const SERVED_DONE_MAX: u32 = 1 << 18;
+/// Of them, those that are kept until their claim time has passed, at most: a repeat of such an
+/// order is answered with its first result. Later ones are kept until the order is too late to be
+/// started again. The rest is room for 364 new jobs a second.
+pub const RESULTS_KEPT_MAX: usize = 1 << 17;
 /// Consumers remembered at most. When there are more, one is forgotten that owes nothing.
 pub const CONSUMERS_MAX: u32 = 10_000;
 /// Completion tokens that a provider may send ahead of the vouchers, at least (MONEY §8).
@@ -365,7 +369,7 @@ impl Served {
         }
         let makes_room = self.done_until.first().is_some_and(|(until, _)| *until <= now);
         if !makes_room && self.jobs.len() + self.done.len() >= SERVED_DONE_MAX as usize {
-            return full("jobs whose claim time has not passed", SERVED_DONE_MAX);
+            return full("paid jobs whose order could come again", SERVED_DONE_MAX);
         }
         let is_known = self.consumers.contains_key(&consumer);
         if !is_known && self.consumers.len() >= CONSUMERS_MAX as usize && self.idle().is_none() {
@@ -577,9 +581,10 @@ impl Served {
         if !served.enrolled {
             self.unknown.give_back(served.at, end.due.saturating_sub(short));
         }
-        // Without a result to repeat it is enough that the order is late when it is forgotten.
-        let is_free = end.due.is_zero();
-        let until = if is_free { served.startable_until() } else { served.claim_by };
+        // Without a result to repeat, or much room for results, it is enough that the order is late
+        // when it is forgotten.
+        let is_short = end.due.is_zero() || self.done.len() >= RESULTS_KEPT_MAX;
+        let until = if is_short { served.startable_until() } else { served.claim_by };
         let consumer = served.consumer;
         let done = Done { consumer, receipt: end.receipt, due: end.due, until };
         self.done.insert(job, done);

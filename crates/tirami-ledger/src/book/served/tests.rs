@@ -179,3 +179,34 @@ fn what_is_paid_late_or_after_a_default_takes_nothing_off_what_was_lost() {
         assert_eq!(node.known().lost, micro(lost));
     }
 }
+
+#[test]
+fn a_provider_with_very_many_jobs_remembers_the_later_ones_until_they_cannot_be_started() {
+    let mut node = Node::new();
+    for number in 0..RESULTS_KEPT_MAX as u64 {
+        let (consumer, receipt, due, until) = (CONSUMER, None, micro(1), NOW.plus_ms(DAY_MS));
+        node.0.done.insert(job(number), Done { consumer, receipt, due, until });
+        node.0.done_until.insert((until, job(number)));
+    }
+    let paid = |node: &mut Node, number: u64| {
+        node.accept(number, 10, 10, true);
+        node.end(number, 0);
+        node.pay(number, 10);
+    };
+    paid(&mut node, u64::MAX);
+    let startable = NOW.plus_ms(START_WITHIN_MS + ORDER_AHEAD_MAX_MS);
+    assert_eq!(node.0.done[&job(u64::MAX)].until, startable);
+    // So there is room again long before claim times pass.
+    for number in RESULTS_KEPT_MAX as u64 + 1..u64::from(SERVED_DONE_MAX) {
+        let (consumer, receipt, due, until) = (CONSUMER, None, micro(1), startable);
+        node.0.done.insert(job(number), Done { consumer, receipt, due, until });
+        node.0.done_until.insert((until, job(number)));
+    }
+    let full = OrderRefusal::TooMany {
+        what: "paid jobs whose order could come again",
+        max: SERVED_DONE_MAX,
+    };
+    assert_eq!(node.0.check_room(NOW, CONSUMER), Err(full));
+    assert_eq!(node.0.check_room(startable, CONSUMER), Ok(()));
+    assert!(node.0.is_consistent());
+}
