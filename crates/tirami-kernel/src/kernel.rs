@@ -136,6 +136,7 @@ impl Kernel {
             Input::Command { request, actor, command } => {
                 let decided = self.decide(&actor, &command).and_then(|decided| {
                     self.check_reserved(&decided.1)?;
+                    self.check_drafted(&decided.1)?;
                     Ok(decided)
                 });
                 let outcome = decided.map(|(events, outcome)| {

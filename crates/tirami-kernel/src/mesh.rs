@@ -89,6 +89,7 @@ pub struct Mesh {
     drafts: charters::Drafts,
     search: faucet::Search,
     opinions: Opinions,
+    opinions_told_at: Timestamp,
     /// Chains of others that went on since the last flush, and who told.
     news: BTreeMap<PartyId, Option<PartyId>>,
     flush_at: Option<Timestamp>,

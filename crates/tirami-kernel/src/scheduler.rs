@@ -4,6 +4,7 @@
 //! believed, a higher speed is not. Integers only; the time and the dice are arguments, so that a
 //! choice can be replayed.
 
+mod hearsay;
 mod opinion;
 mod reason;
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tirami_core::{Digest, ModelDigest, ModelShape, PartyId, Ppm, Timestamp};
 use tirami_proto::{Offer, PriceSignal};
 
+pub use hearsay::{OPINION_LIFE_MS, SPEAKERS_MAX};
 use opinion::{Estimate, PPM};
 pub use opinion::{
     FAILURE_NEUTRAL_PPM, FIRST_TOKEN_NEUTRAL_MS, Known, Observation, Observed, Opinions,
@@ -350,13 +352,14 @@ impl Runner {
         why.extend(self.explored.then_some(Reason::Explored));
         why.extend(wish.sort.map(Reason::Sorted));
         why.extend(self.prefix.then_some(Reason::Prefix));
-        why.push(match self.estimate.measured {
-            true => Reason::Measured {
+        why.push(match (self.estimate.measured, self.estimate.heard_from) {
+            (true, _) => Reason::Measured {
                 first_token_ms: self.estimate.first_token_ms,
                 tokens_per_second_milli: self.estimate.tokens_per_second_milli,
                 jobs: self.estimate.jobs,
             },
-            false => Reason::Unmeasured,
+            (false, 0) => Reason::Unmeasured,
+            (false, nodes) => Reason::Heard { nodes },
         });
         if self.estimate.failure_ppm > FAILURE_NEUTRAL_PPM {
             why.push(Reason::Fails { ppm: self.estimate.failure_ppm });

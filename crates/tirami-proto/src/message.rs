@@ -1,7 +1,7 @@
 //! What nodes say to each other on the control stream.
 
 use minicbor::{Decode, Encode};
-use tirami_core::{Digest, DocumentId, PartyId, SIGNED_BYTES_MAX};
+use tirami_core::{Digest, DocumentId, ModelDigest, PartyId, SIGNED_BYTES_MAX};
 
 use crate::frame::{CONTROL_FRAME_BYTES_MAX, Frame};
 use crate::wire::{
@@ -9,7 +9,7 @@ use crate::wire::{
 };
 use crate::wire::{FINALS_PER_FRAME_MAX, Head, WireCharter, WireClaim, WireDocument};
 use crate::{FinalEntry, Goodbye, Hello, PeerAddress, Welcome, WireEntry, WirePlace, WireSlot};
-use crate::{REASON_BYTES_MAX, bounded, wire};
+use crate::{OFFERS_MAX, REASON_BYTES_MAX, bounded, wire};
 
 /// Into how many buckets chains are sorted for comparing what two nodes hold.
 pub const BUCKETS: usize = 64;
@@ -25,6 +25,8 @@ pub const PLACES_ASKED_MAX: usize = 64;
 pub const PLACES_MAX: usize = 256;
 /// Peers in one frame at most.
 pub const PEERS_PER_FRAME_MAX: usize = 64;
+/// Opinions in one frame at most.
+pub const OPINIONS_PER_FRAME_MAX: usize = 64;
 
 /// Bytes of a code, such as `slot_taken`, at most.
 const CODE_BYTES_MAX: usize = 64;
@@ -325,13 +327,52 @@ pub enum Message {
         #[n(1)]
         more: bool,
     },
+    /// What the sender saw providers do in its own jobs; said to those it has settled trade with.
+    #[n(33)]
+    Opinions(
+        #[cbor(
+            n(0),
+            decode_with = "bounded::list::<_, ProviderOpinion, {OPINIONS_PER_FRAME_MAX as u64}>"
+        )]
+        Vec<ProviderOpinion>,
+    ),
+}
+
+/// What a node saw a provider do. Not signed: it counts only from the mouth of whoever saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ProviderOpinion {
+    /// The provider.
+    #[n(0)]
+    pub provider: PartyId,
+    /// Failures among its jobs, in ppm; more than 1 000 000 counts as that.
+    #[n(1)]
+    pub failure_ppm: u32,
+    /// How fast it was, once for each model.
+    #[cbor(n(2), decode_with = "bounded::list::<_, MeasuredSpeed, {OFFERS_MAX as u64}>")]
+    pub speeds: Vec<MeasuredSpeed>,
+}
+
+/// How fast a provider was with a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct MeasuredSpeed {
+    /// The model.
+    #[n(0)]
+    pub model: ModelDigest,
+    /// Milliseconds from sending the order to the first token.
+    #[n(1)]
+    pub first_token_ms: u32,
+    /// Tokens per 1 000 s that one job got.
+    #[n(2)]
+    pub tokens_per_second_milli: u32,
 }
 
 impl Frame for Message {
     fn bytes_max(number: u64) -> Option<usize> {
         match number {
             1 | 6 | 9 | 12 | 14 | 16 | 21 | 23 => Some(CONTROL_FRAME_BYTES_MAX),
-            0..=32 => Some(SMALL_FRAME),
+            0..=33 => Some(SMALL_FRAME),
             _ => None,
         }
     }

@@ -46,7 +46,7 @@ fn every_number_is_there<T: Frame>(samples: &[(&str, T)], kinds: u64) {
 
 #[test]
 fn control_messages_have_the_bytes_they_always_had() {
-    every_number_is_there(&samples::control(), 33);
+    every_number_is_there(&samples::control(), 34);
     compare(include_str!("golden/control.hex"), samples::control());
 }
 

@@ -4,16 +4,19 @@
 
 mod samples;
 
-use tirami_core::{Digest, DocumentId, PartyId, PublicKey, SIGNED_BYTES_MAX, Signature};
+use tirami_core::{
+    Digest, DocumentId, ModelDigest, PartyId, PublicKey, SIGNED_BYTES_MAX, Signature,
+};
 use tirami_proto::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, AGENT_BYTES_MAX, ANNOUNCED_PER_FRAME_MAX, APPROVAL_BYTES_MAX,
     BODY_BYTES_MAX, BUCKETS, CERTIFICATE_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, CUT_SLOTS_MAX,
     FINALS_PER_FRAME_MAX, FinalEntry, Frame, Frames, HEADS_PER_FRAME_MAX, Head, Hello,
     JOB_FRAME_BYTES_MAX, JobRequest, KEPT_PER_FRAME_MAX, LIKELIEST_MAX, LIKELIHOODS_PER_FRAME_MAX,
-    Likelihood, Likely, Message, PATH_BYTES_MAX, PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX,
-    PRICE_SIGNAL_BYTES_MAX, PeerAddress, RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX,
-    TOKEN_BYTES_MAX, TOKENS_PER_FRAME_MAX, ToConsumer, ToProvider, VECTOR_WIDTH_MAX, VIA_MAX, Via,
-    WireCharter, WireClaim, WireDocument, WireEntry, WirePlace, WireSlot, encode,
+    Likelihood, Likely, MeasuredSpeed, Message, OFFERS_MAX, OPINIONS_PER_FRAME_MAX, PATH_BYTES_MAX,
+    PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX, PRICE_SIGNAL_BYTES_MAX, PeerAddress,
+    ProviderOpinion, RELAY_BYTES_MAX, RESUMED_TOKENS_MAX, TEXT_BYTES_MAX, TOKEN_BYTES_MAX,
+    TOKENS_PER_FRAME_MAX, ToConsumer, ToProvider, VECTOR_WIDTH_MAX, VIA_MAX, Via, WireCharter,
+    WireClaim, WireDocument, WireEntry, WirePlace, WireSlot, encode,
 };
 
 const SIGNATURE: Signature = Signature::from_bytes([0xff; 64]);
@@ -65,6 +68,13 @@ fn the_largest_control_messages_fit() {
     let slot = WireSlot { chain: PARTY, seq: u64::MAX };
     let place = WirePlace { entry: ID, chain: PARTY, seq: u64::MAX };
     let digest = Digest::from_bytes([0xff; 32]);
+    let speed = MeasuredSpeed {
+        model: ModelDigest::from_bytes([0xff; 32]),
+        first_token_ms: u32::MAX,
+        tokens_per_second_milli: u32::MAX,
+    };
+    let opinion =
+        ProviderOpinion { provider: PARTY, failure_ppm: u32::MAX, speeds: vec![speed; OFFERS_MAX] };
     let charter = WireCharter {
         bytes: vec![0xff; SIGNED_BYTES_MAX],
         signature: None,
@@ -103,6 +113,7 @@ fn the_largest_control_messages_fit() {
         ("beyond", Message::Beyond { number: u32::MAX, heads: vec![head; KEPT_PER_FRAME_MAX] }),
         ("want-places", Message::WantPlaces { entries: vec![ID; PLACES_ASKED_MAX] }),
         ("places", Message::Places { places: vec![place; PLACES_MAX], more: true }),
+        ("opinions", Message::Opinions(vec![opinion; OPINIONS_PER_FRAME_MAX])),
     ];
     for (what, message) in &all {
         arrives(what, message, CONTROL_FRAME_BYTES_MAX);

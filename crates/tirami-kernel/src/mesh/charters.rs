@@ -178,7 +178,7 @@ impl Kernel {
         self.mesh.drafts.insert(sender, Draft { bytes, since: now });
     }
 
-    fn forget_drafts(&mut self) {
+    pub(super) fn forget_drafts(&mut self) {
         let now = self.clock;
         self.mesh.drafts.retain(|_, draft| !draft.is_old(now));
     }
@@ -194,6 +194,18 @@ impl Kernel {
         if let Some(bytes) = known.map(|(_, bytes, _)| bytes.to_vec()) {
             self.receive_charter(from, (bytes, vec![approval]), effects);
         }
+    }
+
+    /// Refuses a draft that no other node would take, so that its author hears of it.
+    pub(crate) fn check_drafted(&self, outcome: &Outcome) -> Result<(), Rejection> {
+        let own = self.ledger.party();
+        let is_draft = matches!(outcome, Outcome::Charter { approval: None, .. });
+        if is_draft && self.standing(own, self.clock) < Standing::Member {
+            let reason = "only members draft changes of the charter, and this node has no line; \
+                          nothing was drafted; ask the registrar's owner to enrol it";
+            return Err(Rejection::Contradicts { reason });
+        }
+        Ok(())
     }
 
     /// What an own command made: a draft to be proposed.

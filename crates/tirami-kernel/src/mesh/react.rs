@@ -123,6 +123,7 @@ impl Kernel {
             }
             Message::SponsorRefused { reason, .. } => self.take_sponsor_refusal(from, reason),
             Message::Peers(peers) => self.take_peers(from, &peers),
+            Message::Opinions(said) => self.mesh.opinions.hear(from, said, self.clock),
             message => self.kept_message(from, message, effects),
         }
     }
@@ -378,6 +379,7 @@ impl Kernel {
         self.mesh.beat_at = Some(now.plus_ms(BEAT_MS));
         self.end_handshakes(now, effects);
         self.expire_signals(now);
+        self.forget_drafts();
         self.renew_signal();
         self.beat_start(effects);
         self.beat_lag(now);
@@ -387,6 +389,7 @@ impl Kernel {
         self.beat_roll(effects);
         self.beat_faucet(now, effects);
         self.beat_welcome(effects);
+        self.tell_opinions(now, effects);
         self.dial(now, effects);
         self.settle_news(effects);
     }

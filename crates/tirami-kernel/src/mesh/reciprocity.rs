@@ -1,14 +1,19 @@
 //! Who serves whom: what is traded with each node counts for choosing providers, and a busy node
 //! whose owner wants so keeps its last places for nodes that served it.
 
-use tirami_core::{PartyId, Trm};
+use tirami_core::{MINUTE_MS, PartyId, Timestamp, Trm};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::Outcome;
 use tirami_ledger::event::BookEvent;
 use tirami_ledger::refusal::OrderRefusal;
 
-use crate::kernel::Kernel;
+use tirami_proto::Message;
+
+use crate::kernel::{Effects, Kernel};
 use crate::scheduler::{Observation, Observed};
+
+/// How often a node tells others what it saw of providers, in milliseconds.
+pub(super) const OPINIONS_MS: u64 = MINUTE_MS;
 
 /// What a job at another node cost, or what another node paid.
 pub(super) fn traded(event: &BookEvent) -> Option<Observation> {
@@ -31,6 +36,25 @@ impl Kernel {
             return Err(OrderRefusal::Reserved.into());
         }
         Ok(())
+    }
+
+    /// Tells the peers this node trades with what its own jobs showed, once again what it told
+    /// last: one that was away hears it too. Others would not listen.
+    pub(super) fn tell_opinions(&mut self, now: Timestamp, effects: &mut Effects) {
+        let told_at = self.mesh.opinions_told_at;
+        if told_at.plus_ms(OPINIONS_MS) > now {
+            return;
+        }
+        self.mesh.opinions_told_at = now;
+        let since = Timestamp::from_ms(told_at.ms().saturating_sub(OPINIONS_MS));
+        let news = self.mesh.opinions.tell(since);
+        for to in self.mesh.open_peers() {
+            let mut said = news.clone();
+            said.retain(|opinion| opinion.provider != to);
+            if !said.is_empty() && self.mesh.opinions.trade(to) > 0 {
+                effects.send.push((to, Message::Opinions(said)));
+            }
+        }
     }
 
     /// Whether `party` answered for this node since its start, and was charged for.

@@ -234,9 +234,11 @@ impl Kernel {
         let floor = signals.floors.get(&provider).copied();
         match signals.held.get(&provider).map(|held| PriceSignal::order(&signal, held)) {
             Some(SignalOrder::Contradicts) => {
-                signals.held.remove(&provider);
+                let held = signals.held.remove(&provider);
                 signals.news.remove(&provider);
-                // Whoever believes the one has to see the other.
+                // Whoever believes the one has to see the other, and whoever knows neither both.
+                let held = held.map(|held| (provider, wire(&held)));
+                signals.contradictions.extend(held);
                 signals.contradictions.push((from, document.clone()));
                 signals.contradictions.truncate(ANNOUNCED_PER_FRAME_MAX);
                 self.mesh.flush_soon(self.clock);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use tirami_core::{Digest, MINUTE_MS, ModelDigest, PartyId, Timestamp, Trm};
-use tirami_proto::{OFFERS_MAX, Offer};
+use tirami_proto::{MeasuredSpeed, OFFERS_MAX, OPINIONS_PER_FRAME_MAX, Offer, ProviderOpinion};
+
+use super::hearsay::Hearsay;
 
 /// Parties with an opinion at most; whoever was observed longest ago is forgotten first.
 pub const PARTIES_MAX: usize = 4_096;
@@ -41,9 +43,9 @@ const SPEED_HALF_LIFE_MS: u64 = 5 * MINUTE_MS;
 /// A provider that asks to wait is left alone for at most this long.
 const WAIT_MS_MAX: u64 = MINUTE_MS;
 /// Times beyond this are measured as this.
-const TIME_MS_MAX: u32 = 600_000;
+pub(super) const TIME_MS_MAX: u32 = 600_000;
 /// Speeds beyond this are measured as this.
-const SPEED_MILLI_MAX: u64 = 1_000_000_000;
+pub(super) const SPEED_MILLI_MAX: u64 = 1_000_000_000;
 
 /// What this node saw a provider do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +98,8 @@ pub(super) struct Estimate {
     pub(super) tokens_per_second_milli: u32,
     pub(super) failure_ppm: u64,
     pub(super) measured: bool,
+    /// How many others measured it, where this node has not.
+    pub(super) heard_from: u32,
     /// Whether it was measured within the last minute.
     pub(super) recent: bool,
     pub(super) jobs: u32,
@@ -119,6 +123,7 @@ pub struct Known {
 pub struct Opinions {
     parties: BTreeMap<PartyId, Opinion>,
     prefixes: BTreeMap<Digest, (PartyId, Timestamp)>,
+    hearsay: Hearsay,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -187,13 +192,30 @@ impl Opinions {
         let Some(speed) = opinion.and_then(|opinion| opinion.speeds.get(&offer.model)) else {
             // Whoever calls itself slow is believed; whoever calls itself fast is not.
             let declared = offer.tokens_per_second_milli.min(SPEED_NEUTRAL_MILLI);
-            return Estimate {
+            let estimate = Estimate {
                 first_token_ms: FIRST_TOKEN_NEUTRAL_MS,
                 tokens_per_second_milli: declared.max(1),
                 failure_ppm,
                 measured: false,
+                heard_from: 0,
                 recent: failures.at.plus_ms(RECENT_MS) > now,
                 jobs: 0,
+            };
+            let about = (party, offer.model, declared);
+            let Some(told) = self.hearsay.about(about, |speaker| self.trade(speaker), now) else {
+                return estimate;
+            };
+            let speed = told.tokens_per_second_milli.min(offer.tokens_per_second_milli);
+            return Estimate {
+                first_token_ms: told.first_token_ms,
+                tokens_per_second_milli: speed.max(1),
+                // What happened to this node's own jobs it knows best.
+                failure_ppm: match failures == Failures::default() {
+                    true => told.failure_ppm,
+                    false => failure_ppm,
+                },
+                heard_from: told.speakers,
+                ..estimate
             };
         };
         let age_ms = now.since_ms(speed.at);
@@ -206,9 +228,34 @@ impl Opinions {
             ),
             failure_ppm,
             measured: true,
+            heard_from: 0,
             recent: age_ms < RECENT_MS || failures.at.plus_ms(RECENT_MS) > now,
             jobs: speed.jobs,
         }
+    }
+
+    /// Notes what `speaker` saw providers do. It counts in proportion to the settled trade with
+    /// the speaker, and not at all without.
+    pub fn hear(&mut self, speaker: PartyId, said: Vec<ProviderOpinion>, now: Timestamp) {
+        let parties = &self.parties;
+        self.hearsay.hear(speaker, said, |party| trade(parties, party), now);
+    }
+
+    /// What there is to tell others: what was seen from `since` on, the newest of it.
+    pub fn tell(&self, since: Timestamp) -> Vec<ProviderOpinion> {
+        let seen = |opinion: &Opinion| {
+            !opinion.speeds.is_empty() || opinion.failures != Failures::default()
+        };
+        let news = self.parties.iter().filter(|(_, opinion)| opinion.at >= since && seen(opinion));
+        let mut news: Vec<_> = news.collect();
+        news.sort_by_key(|(_, opinion)| std::cmp::Reverse(opinion.at));
+        news.truncate(OPINIONS_PER_FRAME_MAX);
+        let told = |(provider, opinion): (&PartyId, &Opinion)| ProviderOpinion {
+            provider: *provider,
+            failure_ppm: u32::try_from(opinion.failures.rate(opinion.at)).unwrap_or(u32::MAX),
+            speeds: opinion.speeds.iter().map(|(model, speed)| speed.told(*model)).collect(),
+        };
+        news.into_iter().map(told).collect()
     }
 
     /// What is known of `party`.
@@ -234,6 +281,11 @@ impl Opinions {
         self.parties.get(&party).map_or(0, |opinion| opinion.bought.min(opinion.sold).micro())
     }
 
+    /// What was bought from `party` and sold to it, in µTRM.
+    pub(crate) fn trade(&self, party: PartyId) -> u64 {
+        trade(&self.parties, party)
+    }
+
     /// What was bought from `party`.
     pub(crate) fn bought(&self, party: PartyId) -> Trm {
         self.parties.get(&party).map_or(Trm::ZERO, |opinion| opinion.bought)
@@ -249,6 +301,12 @@ impl Opinions {
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
         (self.parties.len(), self.prefixes.len())
+    }
+
+    /// How many speakers and opinions of theirs are remembered.
+    #[cfg(test)]
+    pub(super) fn heard(&self) -> (usize, usize) {
+        self.hearsay.sizes()
     }
 
     fn remember(&mut self, prefix: Digest, party: PartyId, now: Timestamp) {
@@ -296,6 +354,13 @@ impl Opinion {
     }
 }
 
+impl Speed {
+    const fn told(&self, model: ModelDigest) -> MeasuredSpeed {
+        let Self { first_token_ms, tokens_per_second_milli, .. } = *self;
+        MeasuredSpeed { model, first_token_ms, tokens_per_second_milli }
+    }
+}
+
 impl Default for Failures {
     fn default() -> Self {
         Self { ppm: FAILURE_NEUTRAL_PPM, streak: 0, at: Timestamp::default() }
@@ -329,6 +394,10 @@ impl Failures {
         self.streak = STREAK_MAX + 1;
         self.at = now;
     }
+}
+
+fn trade(parties: &BTreeMap<PartyId, Opinion>, party: PartyId) -> u64 {
+    parties.get(&party).map_or(0, |with| with.bought.saturating_add(with.sold).micro())
 }
 
 /// Tokens per 1 000 s; nothing when there were too few to say.

@@ -32,6 +32,11 @@ pub enum Reason {
     },
     /// This node has not measured it yet.
     Unmeasured,
+    /// This node has not measured it yet, but nodes it trades with have.
+    Heard {
+        /// How many.
+        nodes: u32,
+    },
     /// It failed lately.
     Fails {
         /// Its failure rate.
@@ -77,6 +82,10 @@ impl fmt::Display for Reason {
                 )
             }
             Self::Unmeasured => f.write_str("not measured yet"),
+            Self::Heard { nodes } => {
+                let nodes_text = if *nodes == 1 { "node" } else { "nodes" };
+                write!(f, "measured by {nodes} {nodes_text} this one trades with")
+            }
             Self::Fails { ppm } => {
                 let (whole, tenth) = tenths(*ppm, 10_000);
                 write!(f, "failed lately, counted as {whole}.{tenth} % of jobs")

@@ -1,6 +1,7 @@
 //! Ranking: what an observer of jobs would choose, what strangers cannot buy, what is refused.
 
 use tirami_core::{ModelShape, Trm};
+use tirami_proto::{MeasuredSpeed, OPINIONS_PER_FRAME_MAX, ProviderOpinion};
 
 use super::*;
 
@@ -559,6 +560,123 @@ fn opinions_are_bounded() {
         world.query.completion_tokens = u32::MAX;
         assert_eq!(world.order(), [0], "no number is too large");
     }
+}
+
+impl World {
+    /// What node `speaker` says of provider `n`: time to the first token, tokens per second, and
+    /// failures in ppm.
+    fn hears(&mut self, speaker: u16, n: u16, (first, per_second, failure_ppm): (u32, u32, u32)) {
+        let speed = MeasuredSpeed {
+            model: MODEL,
+            first_token_ms: first,
+            tokens_per_second_milli: per_second * 1_000,
+        };
+        let said = ProviderOpinion { provider: party(n), failure_ppm, speeds: vec![speed] };
+        self.opinions.hear(party(speaker), vec![said], self.now);
+    }
+
+    fn traded(&mut self, speaker: u16, bought: u64, sold: u64) {
+        let (bought, sold) = (Trm::from_micro(bought), Trm::from_micro(sold));
+        self.saw(speaker, Observed::Traded { bought, sold });
+    }
+
+    fn heard_of(&self, n: u16) -> u32 {
+        let ranking = self.rank(PLAIN);
+        let of = ranking.candidates.iter().find(|candidate| candidate.provider == party(n));
+        let heard = of.unwrap().why.iter().find_map(|why| match why {
+            Reason::Heard { nodes } => Some(*nodes),
+            _ => None,
+        });
+        heard.unwrap_or_default()
+    }
+}
+
+#[test]
+fn what_others_say_counts_by_trade_with_them_and_only_of_who_was_never_measured() {
+    const MUCH: u64 = 100_000_000_000;
+    let mut world = World::of(3);
+    for signal in &mut world.signals {
+        signal.models[0].tokens_per_second_milli = 60_000;
+    }
+    let tell = |world: &mut World| {
+        world.hears(10, 2, (100, 50, 0));
+        world.hears(10, 1, (100, 50, 900_000));
+    };
+    tell(&mut world);
+    assert_eq!([0, 1, 2].map(|n| world.heard_of(n)), [0; 3], "a voice without trade is none");
+
+    world.traded(10, 1_000_000, 0);
+    tell(&mut world);
+    assert_eq!([0, 1, 2].map(|n| world.heard_of(n)), [0, 1, 1]);
+    let scores: Vec<u64> = world.rank(PLAIN).candidates.iter().map(|one| one.score).collect();
+    assert!(scores[2] > 980_000, "a little trade is worth little: {scores:?}");
+
+    world.traded(10, 0, MUCH);
+    assert_eq!(world.order(), [2, 0, 1]);
+    world.traded(11, MUCH, 0);
+    world.hears(11, 1, (100, 50, 0));
+    world.hears(11, 2, (20_000, 1, 0));
+    assert_eq!([0, 1, 2].map(|n| world.heard_of(n)), [0, 2, 2]);
+    assert_ne!(world.first(), 2, "another one knows better");
+
+    world.traded(0, MUCH, MUCH);
+    world.hears(0, 0, (1, 1_000, 0));
+    assert_eq!(world.heard_of(0), 0, "nobody is asked about itself");
+
+    world.served(1, 900, 12);
+    assert_eq!((world.first(), world.heard_of(1)), (1, 0), "what this node saw itself counts");
+    assert_eq!(world.heard_of(2), 2);
+    world.later(OPINION_LIFE_MS);
+    assert_eq!(world.heard_of(2), 0, "what is old is forgotten");
+}
+
+#[test]
+fn whoever_is_said_to_be_fast_is_no_faster_than_it_says_itself() {
+    let mut world = World::of(2);
+    world.signals[0].models[0].tokens_per_second_milli = 500;
+    world.traded(10, 100_000_000_000, 0);
+    world.hears(10, 0, (1, 1_000, 0));
+    assert_eq!(world.order(), [1, 0]);
+}
+
+#[test]
+fn a_node_tells_what_it_saw_since_it_last_told() {
+    let mut world = World::of(3);
+    world.traded(2, 7, 7);
+    world.served(0, 100, 50);
+    let since = world.now;
+    world.later(1_000);
+    world.saw(1, Observed::Failed);
+    let told = |since| {
+        let told = world.opinions.tell(since);
+        told.iter().map(|one| (number(one.provider), one.speeds.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(told(Timestamp::default()), [(1, 0), (0, 1)], "the newest first");
+    assert_eq!(told(since.plus_ms(1)), [(1, 0)]);
+    assert_eq!(told(since.plus_ms(1_001)), []);
+    let opinion = &world.opinions.tell(Timestamp::default())[0];
+    assert!(u64::from(opinion.failure_ppm) > FAILURE_NEUTRAL_PPM);
+}
+
+#[test]
+fn what_is_heard_is_bounded_and_those_with_the_most_trade_are_heard() {
+    let mut world = World::of(1);
+    let extra = 6_u16;
+    let speakers = u16::try_from(SPEAKERS_MAX).unwrap() + extra;
+    for speaker in 0..speakers {
+        world.traded(1_000 + speaker, 1 + u64::from(speaker), 0);
+        for n in 0..70 {
+            world.hears(1_000 + speaker, n, (u32::MAX, 4_000_000, u32::MAX));
+        }
+    }
+    assert_eq!(world.opinions.heard(), (SPEAKERS_MAX, SPEAKERS_MAX * OPINIONS_PER_FRAME_MAX));
+    // The one with the least trade takes nobody's place.
+    world.hears(1_000, 69, (1, 1, 1));
+    world.traded(2_000, 1, 0);
+    world.hears(2_000, 69, (1, 1, 1));
+    assert_eq!(world.opinions.heard().0, SPEAKERS_MAX);
+    assert_eq!(world.heard_of(0), 0, "the oldest of each were forgotten");
+    assert_eq!(world.order(), [0], "no number is too large");
 }
 
 /// A change that has a name.

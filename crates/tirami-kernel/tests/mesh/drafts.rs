@@ -57,6 +57,12 @@ fn strangers_have_no_draft_and_each_member_one() {
         send(&mut net, stranger, 0, bytes);
     }
     assert!(kept(&net, 0).is_empty());
+    // Its own owner hears that nobody takes it.
+    let auditors = Some(vec![PartyId::from_bytes([1; 32])]);
+    let change = CharterChange { auditors, ..CharterChange::default() };
+    let refused = net.command(stranger, Command::ProposeCharter(Box::new(change)));
+    assert_eq!(refused.unwrap_err().code(), "contradicts");
+    assert!(kept(&net, stranger).is_empty());
     for number in 0..10 {
         let bytes = good(&net, number);
         send(&mut net, 1, 0, bytes);
@@ -104,6 +110,7 @@ fn a_draft_is_told_to_who_connects_later_and_forgotten_after_a_day() {
     assert_eq!(kept(&net, 0), [bytes]);
     net.now_ms += DAY_MS;
     net.run_ms(1_000);
+    assert!(kept(&net, 0).is_empty() && kept(&net, 2).is_empty());
     let later = good(&net, 2);
     send(&mut net, 1, 0, later.clone());
     assert_eq!(kept(&net, 0), [later]);

@@ -8,8 +8,9 @@ use tirami_core::{
 };
 use tirami_proto::{
     FinalEntry, Goodbye, GoodbyeCode, Head, Hello, InvalidRequest, Invite, JobRequest, Likelihood,
-    Likely, Message, Offer, PeerAddress, PriceSignal, ToConsumer, ToProvider, Welcome, WireCharter,
-    WireClaim, WireDocument, WireEntry, WirePlace, WireSlot, admission_proof,
+    Likely, MeasuredSpeed, Message, Offer, PeerAddress, PriceSignal, ProviderOpinion, ToConsumer,
+    ToProvider, Welcome, WireCharter, WireClaim, WireDocument, WireEntry, WirePlace, WireSlot,
+    admission_proof,
 };
 
 /// The mesh of all samples.
@@ -207,6 +208,9 @@ fn keeping() -> Vec<(&'static str, Message)> {
     ];
     let beyond = vec![Head { chain: party(2), next_seq: 9, head: id(4) }];
     let places = vec![WirePlace { entry: id(5), chain: party(3), seq: 12 }];
+    let model = ModelDigest::from_bytes([6; 32]);
+    let speed = MeasuredSpeed { model, first_token_ms: 210, tokens_per_second_milli: 41_500 };
+    let opinion = ProviderOpinion { provider: party(4), failure_ppm: 12_500, speeds: vec![speed] };
     vec![
         ("kept", Message::Kept { number: 7, heads }),
         ("beyond", Message::Beyond { number: 7, heads: beyond }),
@@ -214,6 +218,7 @@ fn keeping() -> Vec<(&'static str, Message)> {
         ("want-mine", Message::WantMine { after: None }),
         ("want-mine-after", Message::WantMine { after: Some(id(5)) }),
         ("places", Message::Places { places, more: true }),
+        ("opinions", Message::Opinions(vec![opinion])),
     ]
 }
 

@@ -63,6 +63,7 @@ pub(super) const fn kind_of(message: &Message) -> Kind {
         Message::Beyond { .. } => (Group::Sync, "beyond"),
         Message::WantPlaces { .. } => (Group::Sync, "want_places"),
         Message::WantMine { .. } => (Group::Sync, "want_mine"),
+        Message::Opinions(..) => (Group::Gossip, "opinions"),
         Message::Places { .. } => (Group::Sync, "places"),
 
         Message::Hello(_) => (Group::Handshake, "hello"),
