@@ -2,6 +2,9 @@
 
 #![no_main]
 
+mod again;
+
+use again::again;
 use libfuzzer_sys::fuzz_target;
 use tirami_core::decode_body;
 use tirami_ledger::lattice::{Charter, CharterApproval, CharterProof};
@@ -9,9 +12,8 @@ use tirami_ledger::lattice::{Charter, CharterApproval, CharterProof};
 fuzz_target!(|data: &[u8]| {
     if let Ok(charter) = decode_body::<Charter>(data) {
         let _ = charter.validate();
-        let bytes = minicbor::to_vec(&charter).unwrap_or_default();
-        assert_eq!(decode_body::<Charter>(&bytes), Ok(charter));
+        again(&charter);
     }
-    let _ = minicbor::decode::<CharterApproval>(data);
-    let _ = minicbor::decode::<CharterProof>(data);
+    let _ = minicbor::decode::<CharterApproval>(data).inspect(again);
+    let _ = minicbor::decode::<CharterProof>(data).inspect(again);
 });

@@ -2,6 +2,9 @@
 
 #![no_main]
 
+mod again;
+
+use again::again;
 use libfuzzer_sys::fuzz_target;
 use tirami_core::{MeshId, Signature, Timestamp, decode_body};
 use tirami_proto::{PriceSignal, WireDocument};
@@ -10,8 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let now = Timestamp::from_ms(1_700_000_001_000);
     if let Ok(signal) = decode_body::<PriceSignal>(data) {
         let _ = signal.check(now);
-        let bytes = minicbor::to_vec(&signal).unwrap_or_default();
-        assert_eq!(decode_body::<PriceSignal>(&bytes), Ok(signal));
+        again(&signal);
     }
     let sent = WireDocument { bytes: data.to_vec(), signature: Signature::from_bytes([1; 64]) };
     assert!(PriceSignal::receive(MeshId::from_bytes([1; 32]), &sent, now).is_err());

@@ -1,8 +1,8 @@
-//! `cargo xtask bench` and `soak`: runs the measurements and writes them down with the machine they
-//! are of, and loads a mesh for as long as asked.
+//! `cargo xtask bench`: runs the measurements and writes them down with the machine they are of.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::process::{Steps, cargo, output, run_watched};
 use crate::setup::{Scope, setup};
@@ -22,8 +22,8 @@ const MESH_BENCH: [&str; 4] = ["bench", "--workspace", "--bench", "mesh"];
 /// The one that compares serving with what a user would take instead.
 const SERVE_BENCH: [&str; 4] = ["bench", "--workspace", "--bench", "serve"];
 
-/// The test that [`soak`] runs for longer.
-const SOAK: [&str; 6] = ["test", "--release", "--workspace", "--test", "mesh_soak", "--"];
+/// The oldest node that runs node-llama-cpp.
+const NODE_MAJOR_MIN: u32 = 20;
 
 /// Measures and writes the page. Nothing else should run on the machine meanwhile.
 pub(crate) fn bench() -> Outcome<()> {
@@ -118,23 +118,31 @@ fn llama_server() -> Option<PathBuf> {
 fn node_llama_cpp() -> Option<(PathBuf, PathBuf)> {
     let source = workspace::root().join("tests/peers/node-llama-cpp");
     let installed = clients::install_python().and_then(|programs| {
-        let folder = clients::install_node_package(&programs, &source, "server.mjs")?;
-        Ok((programs.join("node"), folder))
+        let folder = clients::install_node_package(&programs, &source, &["server.mjs"])?;
+        Ok((peers_node(&programs), folder))
     });
     installed.inspect_err(|failure| println!("skipped: {failure}")).ok()
 }
 
-/// Loads ten nodes for so many minutes, and fails on an error, on growing memory, and on books
-/// that do not agree at the end.
-pub(crate) fn soak(minutes: &str) -> Outcome<()> {
-    if !minutes.parse::<f64>().is_ok_and(|minutes| minutes > 0.0 && minutes.is_finite()) {
-        return Err(Failure::new(format!("{minutes} is not a number of minutes")));
+/// What runs node-llama-cpp: the node that `TIRAMI_BENCH_NODE` names, else the system's where it is
+/// new enough, else the one beside npm. What the peer brings compiled is made for the node people
+/// install; in one out of a Python wheel it may crash.
+fn peers_node(programs: &Path) -> PathBuf {
+    if let Some(named) = std::env::var_os("TIRAMI_BENCH_NODE").filter(|named| !named.is_empty()) {
+        return named.into();
     }
-    let mut command = cargo(SOAK);
-    crate::process::run(command.arg("--nocapture").env("TIRAMI_SOAK_MINUTES", minutes))
+    let version = output(Command::new("node").arg("--version")).unwrap_or_default();
+    let is_new = major(&version).is_some_and(|major| major >= NODE_MAJOR_MIN);
+    if is_new { "node".into() } else { programs.join("node") }
 }
 
-fn publish(page: &str, intro: &str, table: &str) -> Outcome<()> {
+/// The first number of a version as node tells it, such as `v20.19.2`.
+fn major(version: &str) -> Option<u32> {
+    version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
+}
+
+/// Shows a table, and writes it with `intro` and the machine.
+pub(crate) fn publish(page: &str, intro: &str, table: &str) -> Outcome<()> {
     if !table.contains("\n|---") && !table.contains("\n| ---") {
         return Err(Failure::new(format!("the bench printed no table:\n{table}")));
     }
@@ -153,7 +161,7 @@ fn machine() -> String {
     parts.push(format!("{cores} cores"));
     parts.extend(memory());
     parts.extend(file_system(&workspace::target_dir()));
-    let mut kernel = std::process::Command::new("uname");
+    let mut kernel = Command::new("uname");
     parts.extend(output(kernel.args(["-s", "-r"])).ok().map(|text| text.trim().to_owned()));
     parts.join(", ")
 }
@@ -184,4 +192,16 @@ fn file_system(folder: &Path) -> Option<String> {
         .max_by_key(|(point, _)| point.len())?
         .1;
     Some(format!("{kind} file system"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_of_node_is_known_by_its_first_number() {
+        for (told, expected) in [("v20.20.2\n", Some(20)), ("v9.1", Some(9)), ("", None)] {
+            assert_eq!(major(told), expected, "{told}");
+        }
+    }
 }

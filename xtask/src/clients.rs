@@ -160,15 +160,15 @@ fn cache() -> PathBuf {
 
 pub(crate) fn install_node(programs: &Path) -> Outcome<PathBuf> {
     let source = workspace::root().join(FOLDER).join("node");
-    install_node_package(programs, &source, "client.mjs")
+    install_node_package(programs, &source, &["client.mjs", "openai_node.mjs", "leaving.mjs"])
 }
 
-/// Installs what the `package.json` of `source` names in the user's cache, and puts the script
+/// Installs what the `package.json` of `source` names in the user's cache, and puts the scripts
 /// there.
 pub(crate) fn install_node_package(
     programs: &Path,
     source: &Path,
-    script: &str,
+    scripts: &[&str],
 ) -> Outcome<PathBuf> {
     let folder = cache().join(source.file_name().unwrap_or_default());
     once(&folder, &source.join("package.json"), || {
@@ -178,8 +178,8 @@ pub(crate) fn install_node_package(
         let mut npm = Command::new(programs.join("npm"));
         run(npm.args(quiet).current_dir(&folder).env("PATH", path_with(programs)))
     })?;
-    // The script stands beside node_modules, because node looks for packages from there.
-    workspace::copy_text(source, &folder, script)?;
+    // Scripts stand beside node_modules, because node looks for packages from there.
+    scripts.iter().try_for_each(|script| workspace::copy_text(source, &folder, script))?;
     Ok(folder)
 }
 

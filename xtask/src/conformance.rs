@@ -70,7 +70,6 @@ pub(crate) fn conformance(as_json: bool) -> Outcome<()> {
     let node_programs = install_python()?;
     let node_folder = install_node(&node_programs)?;
     let python = venv("conformance", &folder.join("conformance/requirements.txt"))?;
-    workspace::copy_text(&folder.join("conformance"), &node_folder, "openai_node.mjs")?;
     let node = NodeDir::empty("conformance")?.start()?;
     unlimited(&node)?;
     let key = key_with(&node, "{}")?;

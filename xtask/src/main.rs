@@ -10,6 +10,7 @@ mod clients;
 mod codegen;
 mod conformance;
 mod demo;
+mod fuzz;
 mod growth;
 mod http;
 mod json;
@@ -19,6 +20,7 @@ mod process;
 mod programs;
 mod rust_source;
 mod setup;
+mod soak;
 mod suite;
 mod tidy;
 mod workspace;
@@ -43,12 +45,16 @@ usage: cargo xtask <command>
   bench serve [PART…] [--rounds N] [--json]
                      compare serving with other servers, and write docs/reference/bench-serve.md;
                      parts: decode edit prompt turn streams stall http accounting memory; with
-                     parts or --json it writes nothing
-  soak --minutes N   ten nodes at full load for so long; 10080 are a week
+                     parts or --json it writes nothing. TIRAMI_BENCH_NODE names the node that
+                     runs node-llama-cpp: else the system's, from 20 on, else one of a wheel
+  soak --minutes N   ten nodes at full load for so long; 10080 are a week. From 10 on it writes
+                     docs/reference/soak.md
   sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--jobs J] [--calm]
                      whole nodes in one thread, as many as asked; a seed replays its run
   growth [NODES…]    what a mesh costs as it grows, by simulation: table and picture of
                      docs/reference/mesh-simulation.md; `growth page` only writes them
+  fuzz --seeds       write inputs for the fuzz targets into fuzz/corpus, from the golden files
+  fuzz --check       do the fuzz targets compile? `test` asks it, too
   codegen [--check]  write the reference pages from the code, or fail when they are stale
 ";
 
@@ -83,11 +89,13 @@ fn main() -> ExitCode {
         ["bench"] => bench::bench(),
         ["bench", "mesh", parts @ ..] => bench::bench_mesh(parts),
         ["bench", "serve", rest @ ..] => bench::bench_serve(rest),
-        ["soak", "--minutes", minutes] => bench::soak(minutes),
+        ["soak", "--minutes", minutes] => soak::soak(minutes),
         ["sim", rest @ ..] => suite::sim(rest),
         ["growth", sizes @ ..] => growth::growth(sizes),
         ["conformance"] => conformance::conformance(false),
         ["conformance", "--json"] => conformance::conformance(true),
+        ["fuzz", "--check"] => fuzz::check(),
+        ["fuzz", "--seeds"] => fuzz::seeds(),
         ["codegen"] => codegen::codegen(codegen::Mode::Write),
         ["codegen", "--check"] => codegen::codegen(codegen::Mode::Check),
         ["help" | "--help" | "-h"] => {

@@ -52,7 +52,7 @@ pub(crate) fn shown(command: &Command) -> String {
 
 fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
-    if word.contains(' ') { format!("'{word}'") } else { word.into_owned() }
+    if word.contains([' ', '"', '*']) { format!("'{word}'") } else { word.into_owned() }
 }
 
 /// Runs a program that must succeed, its output going to the terminal.

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::process::{Steps, TestCount, cargo, output, run_watched};
 use crate::setup::{Scope, setup};
-use crate::{Failure, Outcome, clients, codegen, demo, model, programs, tidy, workspace};
+use crate::{Failure, Outcome, clients, codegen, demo, fuzz, model, programs, tidy, workspace};
 
 /// A simulation of 40 worlds with 25 000 events each: a million in all.
 const SIMULATION: [&str; 4] = ["--seeds", "40", "--events", "25000"];
@@ -38,7 +38,7 @@ const SIMULATIONS_OF_NODES: [&[&str]; 4] = [
 
 /// Runs everything.
 pub(crate) fn test() -> Outcome<()> {
-    let mut steps = Steps::new(11);
+    let mut steps = Steps::new(12);
     steps.step("what this machine needs", || setup(Scope::Test))?;
     steps.step("tidy", tidy::tidy)?;
     steps.step("formatting", || run_watched(&mut cargo(["fmt", "--all", "--check"])))?;
@@ -49,6 +49,7 @@ pub(crate) fn test() -> Outcome<()> {
     steps.step("demonstration", demo::walk_through)?;
     steps.step("simulation", simulate)?;
     steps.step("lints and documentation", lints_and_documentation)?;
+    steps.step("type check of the fuzz targets", fuzz::check)?;
     let results = steps.step("tests", || programs::run(tests, &model))?;
     steps.summary();
     let TestCount { passed, failed } = results.count;

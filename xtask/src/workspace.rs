@@ -36,9 +36,14 @@ pub(crate) fn read(path: &Path) -> Outcome<String> {
 
 /// Writes a file and the folders above it; the failure names it.
 pub(crate) fn write(path: &Path, text: &str) -> Outcome<()> {
+    write_bytes(path, text.as_bytes())
+}
+
+/// The same for what is no text.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Outcome<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)
-        .and_then(|()| fs::write(path, text))
+        .and_then(|()| fs::write(path, bytes))
         .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
 }
 

@@ -6,12 +6,12 @@ import assert from 'node:assert/strict';
 import OpenAI from 'openai';
 import { VERSION } from 'openai/version';
 
+import { leaveAStream } from './leaving.mjs';
+
 const model = process.env.CLIENT_MODEL;
 const question = [{ role: 'user', content: 'What is the capital of France? Answer in one sentence.' }];
 const longer = [{ role: 'user', content: 'Describe a lighthouse in three sentences.' }];
 const client = new OpenAI({ maxRetries: 0, timeout: 120_000 });
-// Milliseconds within which the node must have noticed that a client left.
-const LEFT_MS = 2_000;
 
 const ask = (messages, options = {}) =>
   client.chat.completions.create({ model, messages, ...options });
@@ -119,21 +119,7 @@ async function toolsAreCalledWithValidArguments() {
 }
 
 async function leavingAStreamFreesTheNode() {
-  const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
-  const running = async () => (await client.get('/tirami/status')).engine.running;
-  // Without its end tokens the model goes on, for far longer than is waited here.
-  const endless = { max_completion_tokens: 3000, logit_bias: { 0: -100, 2: -100 } };
-  const stream = await ask(longer, { stream: true, ...endless });
-  const pieces = stream[Symbol.asyncIterator]();
-  while (!(await pieces.next()).value.choices[0]?.delta.content);
-  await sleep(LEFT_MS);
-  assert.equal(await running(), 1, 'the answer ended by itself, so leaving it would show nothing');
-  const left = performance.now();
-  stream.controller.abort();
-  while ((await running()) > 0) {
-    assert.ok(performance.now() - left < LEFT_MS, 'the node still answers a client that left');
-    await sleep(20);
-  }
+  await leaveAStream(client, (options) => ask(longer, options));
 }
 
 async function refusalsAreTyped() {

@@ -1,8 +1,10 @@
-// The rows of openai-node, told as `matrix.py` tells those of the Python clients.
+// The rows of openai-node, told as `../conformance/matrix.py` tells those of the Python clients.
 
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
 import { VERSION } from 'openai/version';
+
+import { leaveAStream } from './leaving.mjs';
 
 const model = process.env.CLIENT_MODEL;
 const client = new OpenAI({ maxRetries: 0, timeout: 120_000 });
@@ -32,12 +34,6 @@ function checkCity(text) {
   assert.ok(value.city.length <= 20 && ['celsius', 'fahrenheit'].includes(value.unit));
 }
 
-// As in `matrix.py`: asked for, an answer goes on for as long as nobody ends it.
-const ENDLESS = { max_completion_tokens: 3000, logit_bias: { 0: -100, 2: -100 } };
-const LEFT_MS = 2_000;
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
-const running = async () => (await client.get('/tirami/status')).engine.running;
-
 async function refused(kind, status, call) {
   await assert.rejects(call, (error) => {
     assert.equal(error.constructor, kind, `${error}`);
@@ -66,7 +62,9 @@ const calls = {
       usage = chunk.usage;
     }
     assert.equal(text, whole.choices[0].message.content);
-  for (const name of ["prompt_tokens", "completion_tokens", "total_tokens"]) assert.equal(usage[name], whole.usage[name]);
+    for (const name of ['prompt_tokens', 'completion_tokens', 'total_tokens']) {
+      assert.equal(usage[name], whole.usage[name]);
+    }
   },
   async tools() {
     const { message, finish_reason } = (await ask('What is the weather in Paris?', TOOLS)).choices[0];
@@ -140,17 +138,7 @@ const calls = {
     await refused(OpenAI.PermissionDeniedError, 403, () => poor.chat.completions.create(request));
   },
   async cancel() {
-    const stream = await ask(LONGER, { stream: true, ...ENDLESS });
-    const pieces = stream[Symbol.asyncIterator]();
-    while (!(await pieces.next()).value.choices[0]?.delta.content);
-    await sleep(LEFT_MS);
-    assert.equal(await running(), 1, 'the answer ended by itself, so leaving it would show nothing');
-    const left = performance.now();
-    stream.controller.abort();
-    while ((await running()) > 0) {
-      assert.ok(performance.now() - left < LEFT_MS, 'the node still answers a client that left');
-      await sleep(20);
-    }
+    await leaveAStream(client, (options) => ask(LONGER, options));
   },
 };
 
