@@ -506,9 +506,23 @@ fn the_fields_that_choose_tokens_reach_the_model() {
     let answer = said(&ask(serde_json::json!({"response_format": format})));
     let value: serde_json::Value = serde_json::from_str(&answer).unwrap();
     assert!(value["even"].is_boolean() && value.as_object().unwrap().len() == 1, "{answer}");
-    let endless = serde_json::json!({"type": "json_schema", "json_schema": {"schema":
-        {"type": "string", "pattern": "(a+)+"}}});
-    let refused = ask(serde_json::json!({"response_format": endless}));
+    // Beside tools it is that, or a call.
+    let tools = serde_json::json!([{"type": "function", "function": {"name": "count"}}]);
+    let either = serde_json::json!({"response_format": format, "tools": tools, "max_tokens": 200});
+    let either = ask(either)["choices"][0]["message"].take();
+    let is_even = either["content"].as_str().is_some_and(|text| {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        value["even"].is_boolean()
+    });
+    assert_ne!(is_even, either["tool_calls"].is_array(), "{either}");
+    let text = |pattern: &str| {
+        let schema = serde_json::json!({"type": "string", "pattern": pattern});
+        serde_json::json!({"type": "json_schema", "json_schema": {"schema": schema}})
+    };
+    let number = said(&ask(serde_json::json!({"response_format": text(r"^\d{3}-[ab]$")})));
+    let number: String = serde_json::from_str(&number).unwrap();
+    assert!(number.len() == 5 && number[..3].parse::<u16>().is_ok(), "{number}");
+    let refused = ask(serde_json::json!({"response_format": text("(?=a)a")}));
     assert_eq!(refused["error"]["param"], "response_format", "{refused}");
 }
 

@@ -1,6 +1,6 @@
-//! Serving with the real model, at the edge: whose turn it is, several models in one node and in
-//! the memory they may take, guesses, layers for a GPU, and the setting that gives up reproducible
-//! answers.
+//! Serving with the real model, at the edge: whose turn it is, whose prompts are remembered for
+//! whom, deadlines, several models in one node and in the memory they may take, guesses, layers
+//! for a GPU, and the setting that gives up reproducible answers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -24,12 +24,17 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A request of the personal agent that was sent.
 fn sent(node: &Node, body: &Value) -> TcpStream {
+    sent_with(node, "", body)
+}
+
+/// The same with more lines in its head.
+fn sent_with(node: &Node, head: &str, body: &Value) -> TcpStream {
     let address = node.api.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     let body = body.to_string();
     write!(
         stream,
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{head}\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -38,11 +43,18 @@ fn sent(node: &Node, body: &Value) -> TcpStream {
 }
 
 /// The JSON that answers it.
-fn answer(mut stream: TcpStream) -> Value {
+fn answer(stream: TcpStream) -> Value {
+    replied(stream).1
+}
+
+/// The same, and the status before it.
+fn replied(mut stream: TcpStream) -> (u16, Value) {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
     let start = text.find('{').unwrap_or_else(|| panic!("{text}"));
-    serde_json::from_str(&text[start..]).unwrap_or_else(|_| panic!("{text}"))
+    let body = serde_json::from_str(&text[start..]).unwrap_or_else(|_| panic!("{text}"));
+    (status.unwrap_or_else(|| panic!("{text}")), body)
 }
 
 /// The models of a node.
@@ -136,6 +148,117 @@ fn who_contributes_is_answered_before_a_stranger_who_asked_first() {
     let lengths = trades.as_array().unwrap().iter().map(|one| one["completion_tokens"].clone());
     let lengths: Vec<Value> = lengths.take(3).collect();
     assert_eq!(lengths, [5, 7, 6], "{trades}");
+}
+
+/// Tokens of what all chats begin with at most: they are read when the engine starts.
+const COMMON_MAX: u64 = 32;
+
+#[test]
+fn nobody_sees_by_cached_tokens_what_others_asked() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let asked = json!({
+        "model": name_of(&states(&node)[0]), "max_tokens": 2, "temperature": 0,
+        "messages": [{"role": "user", "content": "A secret text. ".repeat(60)}],
+    });
+    let [one, other] = ["one", "other"].map(|name| {
+        node.run(&["agents", "create", name, "--fund", "5000"]).succeeds();
+        let key = node.run(&["keys", "create", name, "--agent", name]).succeeds().stdout.clone();
+        format!("Authorization: Bearer {}\r\n", key.trim())
+    });
+    let cached = |head: &str| {
+        let usage = answer(sent_with(&node, head, &asked))["usage"].take();
+        let all = usage["prompt_tokens"].as_u64().unwrap_or_default();
+        assert!(all > 200, "{usage}");
+        (usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap(), all)
+    };
+    for first in [&*one, &*other, ""] {
+        let (found, _) = cached(first);
+        assert!(found <= COMMON_MAX, "{found} tokens of another's prompt");
+        let (found, all) = cached(first);
+        assert_eq!(found, all - 1, "its own prompt is remembered");
+    }
+    assert_eq!(cached(&one).0, cached(&one).1 - 1, "the others' prompts took other places");
+}
+
+#[test]
+fn a_deadline_ends_an_answer_where_it_is_and_one_that_waited_costs_nothing() {
+    let home = tempdir().unwrap();
+    let node = Node::start_with(home.path(), "data", &["--sequences", "1"]);
+    let name = name_of(&states(&node)[0]);
+    // Without its end tokens the model goes on until nobody listens.
+    let ask = |more: Value| {
+        let mut asked = json!({
+            "model": name, "max_tokens": 3_000, "seed": 1, "logit_bias": {"0": -100, "2": -100},
+            "messages": [{"role": "user", "content": "Tell a very long story."}],
+        });
+        asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        sent(&node, &asked)
+    };
+    let status = || node.run(&["--json", "status"]).succeeds().json()["status"].take();
+    let rests = || {
+        let status = status();
+        status["engine"]["running"] == 0 && status["open_holds"] == 0
+    };
+    let trades = || node.run(&["--json", "trades"]).succeeds().json()["trades"].take();
+    let count = |trades: &Value| trades.as_array().unwrap().len();
+
+    let running = ask(json!({"stream": true}));
+    until("the only place is taken", || status()["engine"]["running"] == 1);
+    let (code, late) = replied(ask(json!({"timeout_ms": 400})));
+    assert_eq!((code, &late["error"]["code"]), (504, &json!("deadline_exceeded")), "{late}");
+    drop(running);
+    until("it rests", rests);
+    // Only the one that ran can have delivered anything.
+    let before = count(&trades());
+    assert!(before <= 1, "{}", trades());
+
+    let (code, cut) = replied(ask(json!({"timeout_ms": 3_000})));
+    assert_eq!((code, &cut["choices"][0]["finish_reason"]), (200, &json!("length")), "{cut}");
+    let (bill, tokens) = (&cut["x_tirami"], &cut["usage"]["completion_tokens"]);
+    assert_eq!(bill["ended_by"], "deadline", "{cut}");
+    assert!(tokens.as_u64().is_some_and(|tokens| (1..3_000).contains(&tokens)), "{cut}");
+    until("it rests", rests);
+    let trades = trades();
+    assert_eq!(count(&trades), before + 1, "{trades}");
+    let trade = &trades[0];
+    assert_eq!((&trade["trade_id"], &trade["finish"]), (&bill["trade_id"], &json!("length")));
+    assert_eq!((&trade["completion_tokens"], &trade["trm_amount"]), (tokens, &bill["trm_cost"]));
+    let id = trade["trade_id"].as_str().unwrap();
+    let shown = node.run(&["trades", "show", id, "--json"]).succeeds().json();
+    assert_eq!(shown["verified_here"], true);
+}
+
+/// The most memory that a process had at a time, in bytes, as Linux counts it.
+#[cfg(target_os = "linux")]
+fn resident_max(node: &Node) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_takes_about_as_much_memory_as_it_says() {
+    const STREAMS: usize = 16;
+    let home = tempdir().unwrap();
+    let without = Node::start_with(home.path(), "without", &["--no-model"]);
+    let args = ["--sequences", "16", "--context-tokens", "1024"];
+    let node = Node::start_with(home.path(), "data", &args);
+    let state = states(&node).remove(0);
+    let asked = json!({
+        "model": name_of(&state), "max_tokens": 64, "logit_bias": {"0": -100, "2": -100},
+        "messages": [{"role": "user", "content": "Tell a very long story."}],
+    });
+    let streams: Vec<TcpStream> = (0..STREAMS).map(|_| sent(&node, &asked)).collect();
+    for answered in streams.into_iter().map(answer) {
+        assert_eq!(answered["usage"]["completion_tokens"], 64, "{answered}");
+    }
+    let said = state["memory_bytes"].as_u64().unwrap();
+    let taken = resident_max(&node) - resident_max(&without);
+    // What the model takes is not all that differs between the two processes.
+    let percent = taken * 100 / said;
+    assert!((70..=125).contains(&percent), "{taken} of {said} bytes: {percent} %");
 }
 
 /// The model under another name inside, which makes it another model.

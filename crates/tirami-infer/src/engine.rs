@@ -1,10 +1,13 @@
 //! The trait every engine implements, and what goes in and comes out of one.
 
+mod format;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+pub use format::{CallFormat, CallText, Format};
 use tirami_core::{ModelDigest, ModelShape};
 use tokio::sync::mpsc;
 
@@ -111,7 +114,8 @@ pub trait Engine: Send + Sync + 'static {
         Err(EmbedError::Unsupported)
     }
 
-    /// Queues a generation.
+    /// Queues a generation. With a format other than text it may take as long as
+    /// [`Engine::check_format`].
     ///
     /// # Errors
     ///
@@ -381,36 +385,6 @@ impl Default for Sampling {
     }
 }
 
-/// What an answer must be. A constrained answer ends where it is complete; one that ends earlier,
-/// with [`Finish::Length`] or a stop text, is only the beginning of what was asked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Any text.
-    #[default]
-    Text,
-    /// One JSON object.
-    JsonObject,
-    /// One JSON value that satisfies this JSON schema, given as its text. Check it with
-    /// [`Engine::check_format`] before anything is paid for. A schema with a `pattern`, or one
-    /// that refers to itself, is refused: what following it would cost has no bound. The
-    /// other bounds are the constants of `llama` that begin with `SCHEMA`.
-    JsonSchema(String),
-    /// Calls of tools, written as [`crate::calls`] says.
-    Calls(CallFormat),
-}
-
-/// Which calls an answer may have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallFormat {
-    /// The JSON schema of one call, as its text: an object of `name` and `arguments`, in this
-    /// order. The same bounds hold as for [`Format::JsonSchema`].
-    pub schema: String,
-    /// Whether the answer may be text, or begin with it; otherwise it is calls only.
-    pub may_be_text: bool,
-    /// Whether there may be more than one call, up to [`crate::calls::CALLS_MAX`].
-    pub several: bool,
-}
-
 /// Tokens that [`Sampling::repeat_penalty`] looks back.
 pub const REPEAT_TOKENS: usize = 64;
 /// Tokens [`Sampling::logit_bias`] may name.
@@ -455,6 +429,12 @@ impl Generation {
         self.progress.stopped_by.load(Ordering::Relaxed).checked_sub(1)
     }
 
+    /// What kind of failure ended the answer; none where none did, or where it is the engine's own
+    /// affair. True once the last piece is there.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.progress.failure.get()
+    }
+
     /// How likely each token of the prompt was after those before it; empty unless
     /// [`Sampling::scores_prompt`] asks for it, true from the first piece on, and taken by this.
     /// Before the first token stands nothing, so its figure means nothing.
@@ -482,6 +462,7 @@ pub struct Progress {
     place_in_queue: AtomicU32,
     /// The place of the stop text that ended the answer, from 1; 0 for none.
     stopped_by: AtomicU32,
+    failure: OnceLock<Failure>,
     scored: Mutex<Vec<TokenLogprobs>>,
 }
 
@@ -499,6 +480,11 @@ impl Progress {
     /// Notes, before the last piece, which of the stop texts ended the answer.
     pub fn stopped_by(&self, stop: Option<u32>) {
         self.stopped_by.store(stop.map_or(0, |stop| stop.saturating_add(1)), Ordering::Relaxed);
+    }
+
+    /// Notes, before the last piece, what kind of failure it is; the first word counts.
+    pub fn failed(&self, failure: Failure) {
+        let _ = self.failure.set(failure);
     }
 
     /// Notes how likely the next tokens of the prompt were.
@@ -572,6 +558,36 @@ pub enum Finish {
     Stop,
     /// `completion_max` or the end of the context was reached.
     Length,
+}
+
+/// What kind of failure ended an answer, where whoever asked can do something about it. The
+/// sentences are for people at other machines too: none has a key or an address in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The server cannot be reached, or hung up before it answered.
+    #[error("the server that computes the model cannot be reached")]
+    Unreachable,
+    /// The server has no room, and had none when it was asked again.
+    #[error("the server that computes the model is full")]
+    Full,
+    /// The server refuses the node itself: its key, or what it may do.
+    #[error("the server that computes the model refuses this node: its engine is misconfigured")]
+    Misconfigured,
+    /// The server does not have the model.
+    #[error("the server that computes the model does not have it")]
+    UnknownModel,
+    /// The server finds the request invalid.
+    #[error("the server that computes the model finds the request invalid: {message}")]
+    Invalid {
+        /// The server's own words: one line of at most 300 bytes.
+        message: String,
+    },
+    /// The answer ended before its end.
+    #[error("the server that computes the model broke the answer off")]
+    BrokenOff,
+    /// No text came for too long.
+    #[error("the server that computes the model gave no text for too long")]
+    Slow,
 }
 
 /// How busy an engine is.

@@ -16,6 +16,7 @@ pub mod image;
 pub mod llama;
 pub mod loader;
 pub mod models;
+pub mod queue;
 pub mod template;
 pub mod text;
 pub mod vocabulary;

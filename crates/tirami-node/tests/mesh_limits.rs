@@ -6,24 +6,29 @@
 mod flood;
 #[path = "mesh/jobs_support.rs"]
 mod jobs_support;
+#[path = "mesh/orders.rs"]
+mod orders;
 #[path = "mesh/raw.rs"]
 mod raw;
 #[path = "mesh/support.rs"]
 mod support;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use flood::{flooding, malformed};
+use flood::{Flood, flooding_with, malformed, unknown};
 use iroh::Endpoint;
 use jobs_support::{TestNode, ask, script};
-use raw::{Control, connect, endpoint, hello, introduced};
+use orders::{CHAT, Consumer, key_of};
+use raw::{Control, connect, endpoint, hello, let_in};
 use support::{Peer, SOON, joining, on_loopback, until};
-use tirami_core::{DocumentId, SecretKey, Signature};
+use tirami_core::{DocumentId, PartyId, SecretKey, Signature};
 use tirami_infer::fake::FakeEngine;
 use tirami_node::mesh::{
-    REQUEST_BYTES_PER_PEER_MAX, SERVED_STREAMS_MAX, STREAMS_PER_PEER_MAX, StreamError,
+    FRAME_BYTES_MIN, REQUEST_BYTES_PER_PEER_MAX, REQUESTS_PER_PEER_MAX, SERVED_STREAMS_MAX,
+    STREAMS_PER_PEER_MAX, StreamError,
 };
 use tirami_proto::{
     FrameError, Head, Invite, JOB_FRAME_BYTES_MAX, JobRequest, Message, PROTOCOL, STREAM_CONTROL,
@@ -170,11 +175,18 @@ fn what_is_no_order_on_the_stream_of_a_job_ends_its_senders_connection() {
     let one = Peer::start(dir.path(), on_loopback());
     let invite = one.node.invite().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for (n, frame) in
-        [encode(&request(100)), malformed(), encode(&ToProvider::Cancel)].into_iter().enumerate()
-    {
+    let voucher = WireDocument { bytes: vec![1; 100], signature: Signature::from_bytes([0; 64]) };
+    let frames = [
+        encode(&request(100)),
+        malformed(),
+        encode(&ToProvider::Cancel),
+        encode(&ToProvider::Voucher(voucher)),
+        // A word of a later version is none, and excuses nothing.
+        [unknown(10), malformed()].concat(),
+    ];
+    for (n, frame) in frames.into_iter().enumerate() {
+        let key = SecretKey::from_seed([90 + n as u8; 32]);
         let reason = runtime.block_on(async {
-            let key = SecretKey::from_seed([90 + n as u8; 32]);
             let (_endpoint, control) = member(&key, &invite).await;
             let sending = async {
                 while let Ok((mut send, mut receive)) = control.connection.open_bi().await {
@@ -188,8 +200,64 @@ fn what_is_no_order_on_the_stream_of_a_job_ends_its_senders_connection() {
             control.connection.closed().await.to_string()
         });
         assert!(reason.contains("goodbye"), "frame {n}: {reason}");
+        let party = key.public().party().to_string();
+        until("the owner reads that it misbehaved", SOON, || {
+            let peers = one.block_on(async { one.client().peers().await.unwrap() });
+            peers.farewells.iter().any(|gone| gone.node_id == party && gone.code == "misbehaved")
+        });
     }
     runtime.shutdown_background();
+    one.stop();
+}
+
+/// A member that sends words of later versions where its requests are awaited: they are no fault,
+/// and cost the node little.
+#[test]
+fn words_of_later_versions_before_a_request_are_read_up_to_a_bound_and_their_streams_end() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = Peer::start(dirs[0].path(), on_loopback());
+    let invite = one.node.invite().unwrap();
+    let two = Peer::start(dirs[1].path(), joining(invite.clone()));
+    until("they are connected", SOON, || one.sees(&two) && two.sees(&one));
+    let before = resident_mib();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (frame, sent) = (unknown(1_000), Arc::new(AtomicUsize::new(0)));
+    let (_endpoint, control) =
+        runtime.block_on(async { member(&SecretKey::from_seed([62; 32]), &invite).await });
+    let mut streams = JoinSet::new();
+    for _ in 0..REQUESTS_PER_PEER_MAX {
+        let (connection, frame) = (control.connection.clone(), frame.clone());
+        let sent = Arc::clone(&sent);
+        let flood = async move {
+            let (mut send, _receive) = connection.open_bi().await.unwrap();
+            send.write_all(&[STREAM_JOB]).await.unwrap();
+            while send.write_all(&frame).await.is_ok() {
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        streams.spawn_on(flood, runtime.handle());
+    }
+    // So many are read of one peer, whatever their size; less than that waits in its streams.
+    let read_max = REQUEST_BYTES_PER_PEER_MAX / FRAME_BYTES_MIN;
+    until("they are read", SOON, || sent.load(Ordering::Relaxed) >= read_max);
+    let jobs = two.node.job_streams().unwrap();
+    let refused = two.block_on(async {
+        let mut consumer = jobs.open(one.party()).await.unwrap();
+        consumer.send.send(&request(100)).await.unwrap();
+        consumer.receive.next().await.unwrap()
+    });
+    let Some(ToConsumer::Refused { code, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(code, "order_malformed", "its order was looked at");
+    let ended = async { tokio::time::timeout(SOON, streams.join_all()).await };
+    runtime.block_on(ended).expect("all streams end");
+    let sent = sent.load(Ordering::Relaxed);
+    assert!(sent <= 2 * read_max, "{sent} of {read_max} frames");
+    assert!(control.connection.close_reason().is_none(), "later versions are welcome");
+    let grown = resident_mib().saturating_sub(before);
+    println!("{sent} frames were taken, memory grew by {grown} MiB");
+    assert!(grown < 100, "{grown} MiB");
+    runtime.shutdown_background();
+    two.stop();
     one.stop();
 }
 
@@ -198,16 +266,8 @@ const LONG_BYTES: usize = 6 << 20;
 /// Joins as a peer that is let in.
 async fn member(key: &SecretKey, invite: &Invite) -> (Endpoint, Control) {
     let endpoint = endpoint(key, "127.0.0.1:0").await;
-    let mut control = introduced(&endpoint, invite, hello(key, invite)).await.unwrap();
-    let welcome = Message::Welcome(Welcome {
-        protocol: PROTOCOL,
-        features: 0,
-        charters: Vec::new(),
-        your_address: None,
-    });
-    assert!(control.send(&welcome).await);
-    let welcomed = |message| matches!(message, Message::Welcome(_)).then_some(());
-    control.wait_for(welcomed).await.unwrap();
+    let connection = connect(&endpoint, invite).await.unwrap();
+    let control = let_in(connection, key, invite).await.unwrap();
     (endpoint, control)
 }
 
@@ -239,61 +299,143 @@ fn resident_mib() -> u64 {
     kib.unwrap_or_default() / 1_024
 }
 
-/// What each flood sends at least, on a machine that is busy with much else.
+/// What a flood that nothing holds up sends at least, on a machine that is busy with much else.
 const FLOOD_MIN: u64 = 2_000;
+/// What one sends at least that is cut off as soon as it is read.
+const CUT_OFF_MIN: u64 = 100;
+/// How long each of them lasts.
+const FLOOD_LASTS: Duration = Duration::from_secs(8);
 /// How much longer than twice as long as before another peer may wait beside a flood.
 const WAIT_MORE: Duration = Duration::from_millis(50);
 
+/// What is sent again and again at the same time as others.
+struct Row {
+    what: &'static str,
+    /// What each party sends.
+    floods: Vec<Flood>,
+    sent_min: u64,
+    /// Whether they are sent away for it.
+    offends: bool,
+}
+
+fn on_control_streams() -> Vec<Row> {
+    let row = |what, frame, offends| {
+        let floods = vec![Flood::Control(frame)];
+        Row { what, floods, sent_min: FLOOD_MIN, offends }
+    };
+    vec![
+        row("frames that are no messages", malformed(), true),
+        row("questions for peers", encode(&Message::WantPeers), false),
+        row("questions for heads", encode(&Message::WantHeads { bucket: 3 }), false),
+    ]
+}
+
+/// What stands on the streams of jobs of `payer`, or of nobody.
+fn on_streams_of_jobs(payer: &TestNode, provider: PartyId) -> Vec<Row> {
+    let consumer = |key| {
+        let body = serde_json::to_vec(&ask(3_000, false)).unwrap();
+        Consumer { node: payer, key, provider, body }
+    };
+    let (payer, forger) = (consumer(key_of(payer)), consumer(SecretKey::from_seed([9; 32])));
+    let forged = |numbers: Range<u8>| {
+        let jobs = numbers.map(|n| {
+            let order = payer.sign(payer.order(n));
+            let voucher = forger.voucher(&order, 1, &[0]);
+            (encode(&payer.request(CHAT, order)), encode(&voucher))
+        });
+        Flood::Jobs(jobs.collect())
+    };
+    let alone = |frame| Flood::Jobs(vec![(Vec::new(), frame)]);
+    vec![
+        Row {
+            what: "frames that are no messages, on streams of jobs",
+            floods: vec![alone(malformed()), alone(malformed())],
+            sent_min: CUT_OFF_MIN,
+            offends: true,
+        },
+        Row {
+            what: "words of later versions in place of requests",
+            floods: vec![alone(unknown(1_000))],
+            sent_min: FLOOD_MIN,
+            offends: false,
+        },
+        Row {
+            what: "vouchers that somebody else signed",
+            floods: vec![forged(1..100), forged(100..200)],
+            sent_min: CUT_OFF_MIN,
+            offends: true,
+        },
+    ]
+}
+
 #[test]
 fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
-    let engine = FakeEngine::new(script(5, Duration::ZERO));
+    // Longer than any window, for those whose jobs wait for vouchers.
+    let engine = FakeEngine::new(script(4_000, Duration::ZERO));
     let one = TestNode::start(on_loopback(), Some(Arc::new(engine)));
     one.generous();
     let invite = one.peer.node.invite().unwrap();
     let (two, request) = (TestNode::start(joining(invite.clone()), None), ask(5, false));
+    let payer = TestNode::start(joining(invite.clone()), None);
     until("another peer is answered", SOON, || two.raw(&request).0 == 200);
+    until("the payer has a line", SOON, || {
+        payer.peer.is_member() && !one.peer.line_of(payer.party()).is_zero()
+    });
     let wait = || {
         let asked = Instant::now();
         two.post(&request);
         asked.elapsed()
     };
-    let calm: Vec<Duration> = (0..100).map(|_| wait()).collect();
+    let calm = middle_and_late((0..100).map(|_| wait()).collect());
     let before = resident_mib();
 
-    let floods =
-        [malformed(), encode(&Message::WantPeers), encode(&Message::WantHeads { bucket: 3 })];
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.unwrap();
-    let until = Instant::now() + Duration::from_secs(8);
-    let floods = floods.into_iter().enumerate().map(|(n, frame)| {
-        let key = SecretKey::from_seed([40 + n as u8; 32]);
-        runtime.spawn(flooding(key, invite.clone(), frame, until.into()))
-    });
-    let floods: Vec<_> = floods.collect();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}/health", one.url);
-    let (mut slowest, mut loud) = (Duration::ZERO, Vec::new());
-    while Instant::now() < until {
-        let asked = Instant::now();
-        let health = http.get(&url).timeout(Duration::from_secs(5));
-        let answer = runtime.block_on(async { health.send().await }).unwrap();
-        assert!(answer.status().is_success(), "{}", answer.status());
-        slowest = slowest.max(asked.elapsed());
-        loud.push(wait());
-        std::thread::sleep(Duration::from_millis(20));
+    let mut parties = 40;
+    let rows: [&dyn Fn() -> Vec<Row>; 2] =
+        [&on_control_streams, &|| on_streams_of_jobs(&payer, one.party())];
+    for rows in rows {
+        let rows = rows();
+        let until = Instant::now() + FLOOD_LASTS;
+        let mut begin = |flood: &Flood| {
+            parties += 1;
+            let key = SecretKey::from_seed([parties; 32]);
+            runtime.spawn(flooding_with(key, invite.clone(), flood.clone(), until.into()))
+        };
+        let floods: Vec<Vec<_>> =
+            rows.iter().map(|row| row.floods.iter().map(&mut begin).collect()).collect();
+        let (mut slowest, mut loud) = (Duration::ZERO, Vec::new());
+        while Instant::now() < until {
+            let asked = Instant::now();
+            let health = http.get(&url).timeout(Duration::from_secs(5));
+            let answer = runtime.block_on(async { health.send().await }).unwrap();
+            assert!(answer.status().is_success(), "{}", answer.status());
+            slowest = slowest.max(asked.elapsed());
+            loud.push(wait());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for (row, flood) in rows.iter().zip(floods) {
+            let ended = flood.into_iter().map(|party| runtime.block_on(party).unwrap());
+            let (sent, connections, goodbyes) = ended
+                .reduce(|one, other| (one.0 + other.0, one.1 + other.1, one.2 + other.2))
+                .unwrap();
+            let what = row.what;
+            println!("{what}: {sent} in {connections} connections, {goodbyes} with a goodbye");
+            assert!(connections > 0 && sent >= row.sent_min, "{what}: {sent} in {connections}");
+            assert!(goodbyes > 0 || !row.offends, "{what}: nobody was sent away");
+        }
+        println!("{} answers of each kind, the owner's slowest after {slowest:?}", loud.len());
+        assert!(loud.len() > 20);
+        let loud = middle_and_late(loud);
+        println!("another peer's answers, middle and late: {calm:?}, flooded {loud:?}");
+        assert!(loud.0 <= 2 * calm.0 + WAIT_MORE, "{calm:?}, flooded {loud:?}");
     }
-    for (n, flood) in floods.into_iter().enumerate() {
-        let (sent, connections, goodbyes) = runtime.block_on(flood).unwrap();
-        println!("{sent} messages in {connections} connections, {goodbyes} ended with a goodbye");
-        assert!(connections > 0 && sent >= FLOOD_MIN, "flood {n}: {sent} in {connections}");
-        assert!(goodbyes > 0 || n > 0, "what is no message was taken");
-    }
-    println!("{} answers of each kind, the owner's slowest after {slowest:?}", loud.len());
-    assert!(loud.len() > 20);
-    let (calm, loud) = (middle_and_late(calm), middle_and_late(loud));
-    println!("another peer's answers, the middle and the late ones: {calm:?}, flooded {loud:?}");
-    assert!(loud.0 <= 2 * calm.0 + WAIT_MORE, "{calm:?}, flooded {loud:?}");
+    let metrics = one.text("/metrics");
+    let refused = "tirami_peer_refusals_total{code=\"voucher_bad_signature\"}";
+    assert!(metrics.contains(refused), "no voucher was looked at: {metrics}");
     let grown = resident_mib().saturating_sub(before);
     println!("memory grew by {grown} MiB");
     assert!(grown < 100, "{grown} MiB");

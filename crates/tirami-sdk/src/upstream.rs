@@ -20,8 +20,8 @@ use crate::stream::EventParser;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: usize = 4_096;
-/// Characters of a refusal that are told.
-const REASON_CHARS_MAX: usize = 300;
+/// Bytes of a server's words that are told.
+const REASON_BYTES_MAX: usize = 300;
 
 /// A server elsewhere. Cheap to clone; clones share their connections.
 #[derive(Clone)]
@@ -142,7 +142,7 @@ pub struct UpstreamCallPart {
 /// Why a server gives no answer. None of these sentences has the key or the address in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
-    /// It cannot be reached, or the connection broke.
+    /// It cannot be reached, or the connection broke before it answered.
     #[error("the server cannot be reached: {reason}")]
     Unreachable {
         /// What the connection said.
@@ -153,7 +153,13 @@ pub enum UpstreamError {
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The beginning of its own words.
+        /// The beginning of its own words: one line of at most 300 bytes, or nothing.
+        reason: String,
+    },
+    /// Its answer ended before its end.
+    #[error("the server broke the answer off: {reason}")]
+    BrokenOff {
+        /// What the connection said, or the server.
         reason: String,
     },
     /// Its answer is no stream of chat chunks.
@@ -223,7 +229,10 @@ impl Upstream {
     pub async fn chat(&self, chat: &UpstreamChat) -> Result<UpstreamStream, UpstreamError> {
         let body = Asking { chat, stream: true };
         let asked = self.http.post(&*self.chat).json(&body).send().await;
-        let answer = asked.map_err(|error| self.hidden.unreachable(error))?;
+        let answer = asked.map_err(|error| {
+            let reason = self.hidden.cause(error);
+            UpstreamError::Unreachable { reason }
+        })?;
         let status = answer.status();
         let mut body: Body = Box::pin(answer.bytes_stream());
         if !status.is_success() {
@@ -274,21 +283,17 @@ impl UpstreamStream {
                     self.is_done = true;
                     return Ok(None);
                 }
-                return piece(&data).map(Some).map_err(|reason| {
-                    self.is_done = true;
-                    UpstreamError::Answer { reason: self.hidden.shortened(&reason) }
-                });
+                let piece = piece(&data, &self.hidden);
+                self.is_done = piece.is_err();
+                return piece.map(Some);
             }
             let wrong = match self.body.next().await {
                 Some(Ok(bytes)) => match self.parser.push(&bytes, &mut self.ready) {
                     Ok(()) => continue,
                     Err(reason) => UpstreamError::Answer { reason: reason.to_owned() },
                 },
-                Some(Err(error)) => self.hidden.unreachable(error),
-                None => {
-                    let reason = "the stream broke off before its end".to_owned();
-                    UpstreamError::Answer { reason }
-                }
+                Some(Err(error)) => UpstreamError::BrokenOff { reason: self.hidden.cause(error) },
+                None => UpstreamError::BrokenOff { reason: "its stream has no end".to_owned() },
             };
             self.is_done = true;
             return Err(wrong);
@@ -369,10 +374,13 @@ impl From<CallDelta> for UpstreamCallPart {
     }
 }
 
-fn piece(data: &str) -> Result<UpstreamPiece, String> {
-    let chunk: Chunk = serde_json::from_str(data).map_err(|error| error.to_string())?;
+fn piece(data: &str, hidden: &Hidden) -> Result<UpstreamPiece, UpstreamError> {
+    let chunk: Chunk = serde_json::from_str(data).map_err(|error| {
+        let reason = hidden.shortened(&error.to_string());
+        UpstreamError::Answer { reason }
+    })?;
     if let Some(error) = chunk.error {
-        return Err(format!("it broke off: {}", said(&error)));
+        return Err(UpstreamError::BrokenOff { reason: hidden.shortened(&said(&error)) });
     }
     let first = chunk.choices.into_iter().next();
     let read = |Choice { delta, finish_reason }| {
@@ -392,7 +400,7 @@ fn piece(data: &str) -> Result<UpstreamPiece, String> {
     Ok(first.map_or_else(UpstreamPiece::default, read))
 }
 
-/// The server's own sentence, where it is where OpenAI has it.
+/// The server's own sentence, where it says one.
 fn said(error: &serde_json::Value) -> String {
     let message = error.get("message").and_then(serde_json::Value::as_str);
     message.map_or_else(|| error.to_string(), str::to_owned)
@@ -409,7 +417,8 @@ async fn beginning(body: &mut Body) -> String {
     bytes.truncate(REFUSAL_BYTES_MAX);
     let text = String::from_utf8_lossy(&bytes);
     let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
-    let words = json.as_ref().and_then(|json| json.get("error")).map(said);
+    // Some servers have no object around what OpenAI has in `error`.
+    let words = json.as_ref().map(|json| said(json.get("error").unwrap_or(json)));
     words.unwrap_or_else(|| text.into_owned())
 }
 
@@ -418,11 +427,13 @@ impl Hidden {
     fn shortened(&self, text: &str) -> String {
         let safe = self.0.as_ref().map_or_else(|| text.to_owned(), |key| text.replace(&**key, "…"));
         let plain = safe.chars().map(|c| if c.is_control() { ' ' } else { c });
-        plain.take(REASON_CHARS_MAX).collect::<String>().trim().to_owned()
+        let mut plain: String = plain.collect();
+        plain.truncate(plain.floor_char_boundary(REASON_BYTES_MAX));
+        plain.trim().to_owned()
     }
 
-    /// The connection's words name the address, which is nobody's business.
-    fn unreachable(&self, error: reqwest::Error) -> UpstreamError {
+    /// What broke a connection. Its words name the address, which is nobody's business.
+    fn cause(&self, error: reqwest::Error) -> String {
         let error = error.without_url();
         let mut cause: &dyn core::error::Error = &error;
         let mut reason = cause.to_string();
@@ -430,7 +441,7 @@ impl Hidden {
             reason = source.to_string();
             cause = source;
         }
-        UpstreamError::Unreachable { reason: self.shortened(&reason) }
+        self.shortened(&reason)
     }
 }
 
@@ -469,14 +480,14 @@ mod tests {
             (r#"{"choices":[{"delta":{"tool_calls":null}}]}"#, text("")),
             (r#"{"choices":[{"delta":null,"finish_reason":""}]}"#, text("")),
         ] {
-            assert_eq!(piece(data), Ok(expected), "{data}");
+            assert_eq!(piece(data, &Hidden(None)), Ok(expected), "{data}");
         }
         for (data, reason) in [
             ("{", "EOF"),
-            (r#"{"error":{"message":"out\nof memory"}}"#, "it broke off: out\nof memory"),
-            (r#"{"error":"no"}"#, "it broke off: \"no\""),
+            (r#"{"error":{"message":"out\nof memory"}}"#, "broke the answer off: out of memory"),
+            (r#"{"error":"no"}"#, "broke the answer off: \"no\""),
         ] {
-            let told = piece(data).unwrap_err();
+            let told = piece(data, &Hidden(None)).unwrap_err().to_string();
             assert!(told.contains(reason), "{told}");
         }
     }
@@ -485,8 +496,11 @@ mod tests {
     fn what_a_server_says_is_short_and_without_the_key() {
         let hidden = Hidden(Some("sk-secret".into()));
         assert_eq!(hidden.shortened("no key\nsk-secret \u{1b}[2J"), "no key …  [2J");
-        let long = format!("{}sk-secret", "é".repeat(REASON_CHARS_MAX - 4));
-        assert_eq!(hidden.shortened(&long).chars().count(), REASON_CHARS_MAX - 3);
+        // What is left of a key that stands at the cut is no part of it.
+        let long = format!("{}sk-secret", "x".repeat(REASON_BYTES_MAX - 4));
+        assert_eq!(hidden.shortened(&long), long.replace("sk-secret", "…"));
+        let wide = format!("x{}", "é".repeat(REASON_BYTES_MAX));
+        assert_eq!(hidden.shortened(&wide).len(), REASON_BYTES_MAX - 1);
     }
 
     #[test]

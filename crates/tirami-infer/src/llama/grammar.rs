@@ -3,36 +3,28 @@
 //! The native engine translates schemas and follows grammars. It aborts the process when asked
 //! about an answer that has left its grammar, so a refused token ends the sequence here.
 
-use std::collections::BTreeSet;
+mod gbnf;
+mod pattern;
+mod schema;
 
-use llama_cpp_2::json_schema_to_grammar;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
-use serde_json::Value;
+
+pub use pattern::{SCHEMA_PATTERN_DEPTH_MAX, SCHEMA_PATTERN_SIZE_MAX};
+use schema::Schema;
+pub use schema::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
 
 use crate::calls::{CALL_BEGIN, CALL_END, CALLS_MAX};
-use crate::engine::{CallFormat, Format};
+use crate::engine::{CallFormat, CallText, Format};
 
-/// Bytes of a JSON schema.
-pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
-/// Values in a schema, counted again wherever a `$ref` leads to them. The native engine follows
-/// all ways through a schema at once, so this bounds what a step costs those who run beside it.
-pub const SCHEMA_NODES_MAX: usize = 2_000;
-/// The properties of one object that may be left out count, beside their values, as the square of
-/// their number by this: a grammar has a way from each of them to every later one.
-const OPTIONAL_SQUARED_BY: usize = 32;
-/// What a schema may say of the length of a text or a list.
-pub const SCHEMA_LENGTH_MAX: u64 = 1_000;
-/// Depth of a schema, its references followed.
-pub const SCHEMA_DEPTH_MAX: usize = 64;
-
-/// What a schema says of lengths.
-const LENGTHS: [&str; 4] = ["minLength", "maxLength", "minItems", "maxItems"];
 const OBJECT: &str = r#"{"type":"object"}"#;
 const ROOT: &str = "root";
+/// What the names of the rules of a call and of an answer without calls begin with.
+const CALL: &str = "call";
+const TEXT: &str = "text";
 
 /// The bytes of a token in an answer.
 pub(super) type Spelling<'a> = &'a dyn Fn(usize) -> Vec<u8>;
@@ -48,25 +40,14 @@ pub(super) struct Grammar {
 }
 
 impl Grammar {
-    /// The grammar of `format`; none where anything is allowed.
+    /// The grammar of `format`; none where anything is allowed. That takes some milliseconds, and
+    /// many of a large schema.
     pub(super) fn new(model: &LlamaModel, format: &Format) -> Result<Option<Self>, String> {
-        let schema = match format {
-            Format::Text => return Ok(None),
-            Format::JsonObject => OBJECT,
-            Format::JsonSchema(schema) => schema,
-            Format::Calls(calls) => &calls.schema,
-        };
-        check(schema)?;
-        let refused = |_| "it uses something of JSON schema that cannot be followed".to_owned();
-        let mut grammar = json_schema_to_grammar(schema).map_err(refused)?;
-        let mut free = None;
-        if let Format::Calls(calls) = format {
-            grammar = of_calls(&grammar, calls);
-            free = calls.may_be_text.then(Free::default);
-        }
+        let Some(rules) = rules(format)? else { return Ok(None) };
         let too_large = |_| "it is too large or repeats too much".to_owned();
-        let sampler = LlamaSampler::grammar(model, &grammar, ROOT).map_err(too_large)?;
-        Ok(Some(Self { sampler, free, left: false }))
+        let sampler = LlamaSampler::grammar(model, &rules, ROOT).map_err(too_large)?;
+        let is_free = matches!(format, Format::Calls(calls) if calls.text == CallText::Free);
+        Ok(Some(Self { sampler, free: is_free.then(Free::default), left: false }))
     }
 
     /// Whether the answer may go on with the token of this index.
@@ -140,81 +121,47 @@ impl Free {
     }
 }
 
-/// The grammar of calls, from that of one call. The names of its rules begin with what no rule of
-/// a schema begins with.
-fn of_calls(one: &str, calls: &CallFormat) -> String {
-    let rules = one.lines().map(|line| match line.strip_prefix("root ::=") {
-        Some(rule) => format!("calls-one ::={rule}\n"),
-        None => format!("{line}\n"),
-    });
-    let begin = if calls.may_be_text { String::new() } else { format!("\"{CALL_BEGIN}\" ") };
+/// The rules of `format`; none where anything is allowed.
+fn rules(format: &Format) -> Result<Option<String>, String> {
+    let mut left = SCHEMA_NODES_MAX;
+    let mut of = |schema: &str, name| Schema::read(schema, name, &mut left)?.rules();
+    let whole = format!("{ROOT} ::= {TEXT}-{ROOT}\n");
+    let rules = match format {
+        Format::Text => return Ok(None),
+        Format::JsonObject => whole + &of(OBJECT, TEXT)?,
+        Format::JsonSchema(schema) => whole + &of(schema, TEXT)?,
+        Format::Calls(calls) => {
+            let call = of(&calls.schema, CALL)?;
+            let text = match &calls.text {
+                CallText::None | CallText::Free => String::new(),
+                CallText::JsonObject => of(OBJECT, TEXT)?,
+                CallText::JsonSchema(schema) => of(schema, TEXT)?,
+            };
+            of_calls(calls) + &call + &text
+        }
+    };
+    Ok(Some(rules))
+}
+
+/// The rules of an answer of calls, but for those of one call and of an answer without. Before the
+/// first call of an answer that may be any text, what begins it was said already.
+fn of_calls(calls: &CallFormat) -> String {
+    let begin = match &calls.text {
+        CallText::Free => String::new(),
+        CallText::None => format!("\"{CALL_BEGIN}\" "),
+        CallText::JsonObject | CallText::JsonSchema(_) => {
+            format!("{TEXT}-{ROOT} | \"{CALL_BEGIN}\" ")
+        }
+    };
     let more = match calls.several {
         true => format!(" calls-next{{0,{}}}", CALLS_MAX - 1),
         false => String::new(),
     };
-    let rules: String = rules.collect();
     format!(
         "{ROOT} ::= {begin}calls-rest{more}\n\
          calls-next ::= \"\\n\"? \"{CALL_BEGIN}\" calls-rest\n\
-         calls-rest ::= \"\\n\"? calls-one \"{CALL_END}\"\n{rules}"
+         calls-rest ::= \"\\n\"? {CALL}-{ROOT} \"{CALL_END}\"\n"
     )
-}
-
-/// Refuses what could keep the native engine busy without end or cost it its stack.
-fn check(schema: &str) -> Result<(), String> {
-    if schema.len() > SCHEMA_BYTES_MAX {
-        return Err(format!("a schema has at most {SCHEMA_BYTES_MAX} bytes"));
-    }
-    let root = serde_json::from_str::<Value>(schema);
-    let root = root.map_err(|error| format!("the schema is no JSON: {error}"))?;
-    if !root.is_object() {
-        return Err("a schema is a JSON object".to_owned());
-    }
-    let mut left = SCHEMA_NODES_MAX;
-    count(&root, &root, SCHEMA_DEPTH_MAX, &mut left)
-}
-
-/// Takes the values of `node` off those that are `left`, its references followed.
-fn count(node: &Value, root: &Value, depth: usize, left: &mut usize) -> Result<(), String> {
-    let ways = optional(node).pow(2) / OPTIONAL_SQUARED_BY;
-    *left = left.checked_sub(1 + ways).ok_or_else(|| {
-        format!(
-            "a schema has at most {SCHEMA_NODES_MAX} values, few properties that may be left out, \
-             and does not refer to itself"
-        )
-    })?;
-    let deep = || format!("a schema is at most {SCHEMA_DEPTH_MAX} levels deep");
-    let depth = depth.checked_sub(1).ok_or_else(deep)?;
-    match node {
-        Value::Array(items) => items.iter().try_for_each(|item| count(item, root, depth, left)),
-        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| match value {
-            // A pattern has more ways through it than can be counted here.
-            Value::String(_) if name == "pattern" => {
-                Err("a schema's texts cannot have a pattern".to_owned())
-            }
-            Value::String(place) if name == "$ref" => {
-                let target = place.strip_prefix('#').and_then(|place| root.pointer(place));
-                let target = target.ok_or_else(|| format!("the schema has no {place:.100}"))?;
-                count(target, root, depth, left)
-            }
-            Value::Number(length)
-                if LENGTHS.contains(&name.as_str())
-                    && length.as_u64().is_none_or(|length| length > SCHEMA_LENGTH_MAX) =>
-            {
-                Err(format!("{name} in a schema is a whole number up to {SCHEMA_LENGTH_MAX}"))
-            }
-            value => count(value, root, depth, left),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Properties of an object that may be left out.
-fn optional(node: &Value) -> usize {
-    let Some(properties) = node.get("properties").and_then(Value::as_object) else { return 0 };
-    let required = node.get("required").and_then(Value::as_array).into_iter().flatten();
-    let required: BTreeSet<&str> = required.filter_map(Value::as_str).collect();
-    properties.keys().filter(|name| !required.contains(name.as_str())).count()
 }
 
 #[cfg(test)]
@@ -242,48 +189,39 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_counted_with_its_references() {
-        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
-        let doubling = |count: usize| {
-            let one = |i: usize| {
-                let next = format!("{{\"$ref\":\"#/$defs/{}\"}}", i + 1);
-                format!("\"{i}\":{{\"anyOf\":[{next},{next}]}}")
-            };
-            let all = (0..count).map(one).collect::<Vec<_>>().join(",");
-            format!("{{\"$ref\":\"#/$defs/0\",\"$defs\":{{{all},\"{count}\":{{}}}}}}")
-        };
-        let properties = |count: usize, required: bool| {
-            let names = (0..count).map(|i| format!("\"{i}\"")).collect::<Vec<_>>();
-            let all = names.iter().map(|name| format!("{name}:{{}}")).collect::<Vec<_>>().join(",");
-            let required = if required { names.join(",") } else { "\"0\",\"x\"".to_owned() };
-            format!("{{\"properties\":{{{all}}},\"required\":[{required}]}}")
-        };
-        for (schema, usable) in [
-            ("{}".to_owned(), true),
-            (properties(900, true), true),
-            (properties(200, false), true),
-            (properties(300, false), false),
-            (nested(SCHEMA_DEPTH_MAX - 1), true),
-            (nested(SCHEMA_DEPTH_MAX), false),
-            (nested(20_000), false),
-            (doubling(3), true),
-            (doubling(30), false),
-            (r##"{"items":{"$ref":"#"}}"##.to_owned(), false),
-            (r##"{"$ref":"#/$defs/none"}"##.to_owned(), false),
-            (r#"{"$ref":"https://localhost/schema"}"#.to_owned(), false),
-            (r#"{"type":"string","pattern":"a"}"#.to_owned(), false),
-            (r#"{"type":"string","\u0070attern":"a"}"#.to_owned(), false),
-            (r#"{"type":"string","maxLength":1000}"#.to_owned(), true),
-            (r#"{"type":"string","maxLength":1001}"#.to_owned(), false),
-            (r#"{"type":"array","minItems":-1}"#.to_owned(), false),
-            (r#"{"type":"array","minItems":1e30}"#.to_owned(), false),
-            (r#"{"properties":{"pattern":{"type":"string"}}}"#.to_owned(), true),
-            (format!("{{\"enum\":[{}1]}}", "1,".repeat(SCHEMA_NODES_MAX)), false),
-            (format!("{{}}{}", " ".repeat(SCHEMA_BYTES_MAX)), false),
-            ("{}\0".to_owned(), false),
-            ("[]".to_owned(), false),
+    fn an_answer_is_text_or_calls_as_its_format_says() {
+        let call = r#"{"enum":["c"]}"#;
+        let schema = || CallText::JsonSchema(r#"{"enum":["t"]}"#.to_owned());
+        for (text, several, root, has_text) in [
+            (CallText::None, false, r#"root ::= "<tool_call>" calls-rest"#, false),
+            (CallText::Free, true, "root ::= calls-rest calls-next{0,15}", false),
+            (schema(), false, r#"root ::= text-root | "<tool_call>" calls-rest"#, true),
+            (
+                CallText::JsonObject,
+                true,
+                r#"root ::= text-root | "<tool_call>" calls-rest calls-next{0,15}"#,
+                true,
+            ),
         ] {
-            assert_eq!(check(&schema).is_ok(), usable, "{schema:.200}");
+            let calls = CallFormat { schema: call.to_owned(), text, several };
+            let rules = rules(&Format::Calls(calls)).unwrap().unwrap();
+            let lines: Vec<&str> = rules.lines().collect();
+            assert_eq!(lines[0], root);
+            assert!(lines.contains(&r#"call-root ::= ("\"c\"")"#), "{rules}");
+            assert_eq!(rules.contains("\ntext-root ::= "), has_text, "{rules}");
+        }
+        assert_eq!(rules(&Format::Text), Ok(None));
+        let object = rules(&Format::JsonObject).unwrap().unwrap();
+        assert!(object.starts_with("root ::= text-root\n"), "{object}");
+    }
+
+    #[test]
+    fn an_answers_schema_and_those_of_its_tools_share_one_bound() {
+        let of = |values: usize| format!("{{\"enum\":[{}1]}}", "1,".repeat(values));
+        for (call, text, usable) in [(900, 900, true), (900, 1_200, false), (1_200, 900, false)] {
+            let text = CallText::JsonSchema(of(text));
+            let calls = CallFormat { schema: of(call), text, several: false };
+            assert_eq!(rules(&Format::Calls(calls)).is_ok(), usable, "{call} {usable}");
         }
     }
 }

@@ -31,7 +31,10 @@ use backend::Setting;
 pub use bare::{BareRun, BareSetting};
 pub use file::LlamaFile;
 use grammar::Grammar;
-pub use grammar::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
+pub use grammar::{
+    SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX,
+    SCHEMA_PATTERN_DEPTH_MAX, SCHEMA_PATTERN_SIZE_MAX,
+};
 pub use lookup::Guesses;
 use sequence::Job;
 use tokens::Tokenizer;
@@ -279,10 +282,14 @@ impl Engine for LlamaEngine {
     }
 
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
+        // On the engine's thread all answers would wait for it.
+        let grammar = Grammar::new(&self.model, &sampling.format);
+        let what = "to follow the answer's format";
+        let grammar = grammar.map_err(|_| StartError::Unsupported { what })?;
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
         let progress = Arc::new(Progress::default());
         let generation = Generation::new(pieces, Arc::clone(&progress));
-        self.worker.submit(Job { prompt, sampling, sender, progress })?;
+        self.worker.submit(Job { prompt, sampling, grammar, sender, progress })?;
         Ok(generation)
     }
 

@@ -19,6 +19,8 @@ use crate::text::AnswerText;
 pub(super) struct Job {
     pub(super) prompt: Prompt,
     pub(super) sampling: Sampling,
+    /// Of the sampling's format.
+    pub(super) grammar: Option<Grammar>,
     pub(super) sender: mpsc::Sender<Piece>,
     pub(super) progress: Arc<Progress>,
 }
@@ -67,7 +69,7 @@ impl Sequence {
         model: &LlamaModel,
         context_tokens: usize,
     ) -> Result<(Self, Option<Piece>), String> {
-        let Job { prompt, sampling, sender, progress } = job;
+        let Job { prompt, sampling, grammar, sender, progress } = job;
         let Prompt { mut tokens, resumed, scope, images, .. } = prompt;
         let prompt_tokens = tokens.len();
         let vocab = model.vocab();
@@ -92,8 +94,6 @@ impl Sequence {
         {
             return Err("the resumed tokens are too many or not of this model".to_owned());
         }
-        let grammar = Grammar::new(model, &sampling.format)
-            .map_err(|reason| format!("the answer's format cannot be used: {reason}"))?;
         let mut sampler = Sampler::new(&sampling, grammar, &tokens);
         let mut answer = AnswerText::new(&sampling.stop);
         let mut last = None;

@@ -3,8 +3,10 @@
 //! A step gives each running sequence its next token, in one pass or in several as [`Pace`] says,
 //! then reads at most [`PASS_TOKENS_MAX`] given tokens of one waiting sequence, and copies at most
 //! one place of the cache to another. So a long prompt delays running streams by one short pass
-//! and no more, and a token's keys and values are the same bits wherever a prompt is cut. A picture
-//! is one piece: streams wait until it is encoded and read.
+//! and no more, and a token's keys and values are the same bits wherever a prompt is cut. Where
+//! more prompts wait than streams run, as many passes come between two tokens as prompts wait for
+//! each stream, at most [`PROMPT_PASSES_MAX`]. A picture is one piece: streams wait until it is
+//! encoded and read.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +30,9 @@ use crate::engine::Piece;
 /// Values of `general.file_type` with which short passes were measured to give the same bits as
 /// single tokens: `Q4_0` and `Q4_1`.
 const EXACT_FILE_TYPES: [u32; 2] = [2, 3];
+
+/// Passes over prompts between two tokens of the running streams at most.
+const PROMPT_PASSES_MAX: usize = 4;
 
 /// The engine thread's state.
 pub(super) struct Steps<'a> {
@@ -102,10 +107,26 @@ impl<'a> Steps<'a> {
         let decoded = self.decode_round()?;
         let most = if decoded { PASS_TOKENS_MAX } else { self.pass_tokens };
         let prefilled = self.prefill_step(most)?;
+        if decoded && prefilled {
+            for _ in 1..self.prompts_for_each_stream() {
+                self.prefill_step(most)?;
+            }
+        }
         if !decoded && !prefilled {
             self.shared.wait_for_readers();
         }
         Ok(true)
+    }
+
+    /// How many prompts wait for each stream that runs, at most [`PROMPT_PASSES_MAX`].
+    fn prompts_for_each_stream(&self) -> usize {
+        let all = self.sequences.iter().flatten();
+        let (waiting, running): (Vec<_>, Vec<_>) = all.partition(|one| one.is_prefilling());
+        // A picture takes longer than many passes.
+        if waiting.iter().any(|one| one.picture().is_some()) {
+            return 1;
+        }
+        (waiting.len() / running.len().max(1)).min(PROMPT_PASSES_MAX)
     }
 
     /// Reads the beginning of all chats before the first of them comes: one pass.

@@ -1,9 +1,11 @@
 //! Answers that must be JSON are JSON, whatever the schema is and however the model is tempted.
 
 use tirami_infer::calls::{CALL_BEGIN, CallReader, Said};
-use tirami_infer::engine::{CallFormat, Engine, Finish, Format, PrepareError, Prompt, Sampling};
+use tirami_infer::engine::{
+    CallFormat, CallText, Engine, Finish, Format, Piece, PrepareError, Prompt, Sampling, StartError,
+};
 
-use super::{QUESTIONS, ask, shared_engine, warm};
+use super::{QUESTIONS, ask, greedy, shared_engine, warm};
 
 const PERSON: &str = r#"{
     "type": "object",
@@ -72,8 +74,15 @@ fn hostile_schemas_get_a_sentence_or_a_grammar_and_never_end_the_process() {
         (r##"{"$ref":"#/definitions/none"}"##.to_owned(), Some(false)),
         (r#"{"$ref":"https://localhost/schema"}"#.to_owned(), Some(false)),
         (r##"{"anyOf":[{"$ref":"#"},{"type":"null"}]}"##.to_owned(), Some(false)),
-        (r#"{"type":"string","pattern":"^(a|b)*$"}"#.to_owned(), Some(false)),
+        (r#"{"type":"string","pattern":"^((a|a)*)*b$"}"#.to_owned(), Some(true)),
+        (r#"{"type":"string","pattern":"^(a?){999}$"}"#.to_owned(), Some(false)),
         (r#"{"type":"string","pattern":"^((a?){999}){999}$"}"#.to_owned(), Some(false)),
+        (r#"{"type":"string","pattern":"^\\p{L}+$"}"#.to_owned(), Some(true)),
+        (r#"{"type":"string","pattern":"^(?=a)a$"}"#.to_owned(), Some(false)),
+        (
+            r#"{"properties":{"]\\":{"pattern":"^a$"}},"additionalProperties":true}"#.to_owned(),
+            None,
+        ),
         (r#"{"type":"string","minLength":1000000000}"#.to_owned(), Some(false)),
         (
             r#"{"type":"array","minItems":-5,"maxItems":99999999999999999999}"#.to_owned(),
@@ -102,8 +111,19 @@ fn hostile_schemas_get_a_sentence_or_a_grammar_and_never_end_the_process() {
     }
 }
 
+#[test]
+fn a_format_that_cannot_be_followed_starts_nothing() {
+    let engine = shared_engine();
+    let before = engine.load();
+    let prompt = engine.prepare(&super::chat("Hi")).unwrap();
+    let format = Format::JsonSchema("[]".to_owned());
+    let started = engine.start(prompt, Sampling { format, ..greedy(4) });
+    assert!(matches!(started, Err(StartError::Unsupported { .. })), "{started:?}");
+    assert_eq!(engine.load(), before);
+}
+
 /// A call of `weather` or `age`, whose arguments follow a schema.
-fn calls(may_be_text: bool, several: bool) -> Format {
+fn calls(text: CallText, several: bool) -> Format {
     let call = |name: &str, arguments: &str| {
         format!(
             r#"{{"type":"object","properties":{{"name":{{"const":"{name}"}},
@@ -115,7 +135,7 @@ fn calls(may_be_text: bool, several: bool) -> Format {
     let weather = r#"{"a":{"type":"string","maxLength":9},"b":{"enum":["C","F"]}}"#;
     let age = r#"{"a":{"type":"integer","minimum":1,"maximum":9},"b":{"type":"boolean"}}"#;
     let schema = format!(r#"{{"anyOf":[{},{}]}}"#, call("weather", weather), call("age", age));
-    Format::Calls(CallFormat { schema, may_be_text, several })
+    Format::Calls(CallFormat { schema, text, several })
 }
 
 /// The calls in an answer, of which there is no text.
@@ -148,14 +168,15 @@ fn calls_are_written_as_they_are_read_and_follow_their_schemas() {
     for (question, temperature, seed) in
         [(QUESTIONS[0], 0.0, 1), (QUESTIONS[1], 1.0, 2), ("What is the weather?", 1.5, 3)]
     {
-        let sampling = Sampling { temperature, format: calls(false, false), ..warm(200, seed) };
+        let format = calls(CallText::None, false);
+        let sampling = Sampling { temperature, format, ..warm(200, seed) };
         let answer = ask(&engine, question, sampling);
         let read = read(&answer.text);
         assert_eq!((answer.end, read.len()), (Some(Finish::Stop), 1), "{}", answer.text);
         check_call(&read[0]);
     }
-    let several =
-        ask(&engine, QUESTIONS[0], Sampling { format: calls(false, true), ..warm(200, 4) });
+    let format = calls(CallText::None, true);
+    let several = ask(&engine, QUESTIONS[0], Sampling { format, ..warm(200, 4) });
     let read = read(&several.text);
     let whole = read.len() - usize::from(several.end == Some(Finish::Length));
     read[..whole].iter().for_each(check_call);
@@ -164,15 +185,92 @@ fn calls_are_written_as_they_are_read_and_follow_their_schemas() {
 #[test]
 fn an_answer_that_may_have_calls_is_free_until_one_begins() {
     let engine = shared_engine();
-    let free = Sampling { format: calls(true, true), ..warm(24, 6) };
+    let free = Sampling { format: calls(CallText::Free, true), ..warm(24, 6) };
     assert_eq!(ask(&engine, QUESTIONS[2], free.clone()), ask(&engine, QUESTIONS[2], warm(24, 6)));
     // Another machine wrote the beginning.
     let begun = engine.tokenize(&format!("I see.\n{CALL_BEGIN}")).unwrap();
     let prompt = engine.prepare(&super::chat(QUESTIONS[0])).unwrap();
     let prompt = Prompt { resumed: begun, ..prompt };
-    let sampling = Sampling { completion_max: 200, format: calls(true, false), ..free };
+    let format = calls(CallText::Free, false);
+    let sampling = Sampling { completion_max: 200, format, ..free };
     let answer = super::collect(engine.start(prompt, sampling).unwrap());
     let calls = read(&format!("{CALL_BEGIN}{}", answer.text));
     assert_eq!((answer.end, calls.len()), (Some(Finish::Stop), 1), "{}", answer.text);
     check_call(&calls[0]);
+}
+
+#[test]
+fn an_answer_that_may_have_calls_keeps_to_its_schema_without() {
+    let engine = shared_engine();
+    let begun = |text: &str| {
+        let prompt = engine.prepare(&super::chat(QUESTIONS[0])).unwrap();
+        Prompt { resumed: engine.tokenize(text).unwrap(), ..prompt }
+    };
+    let person = || CallText::JsonSchema(PERSON.to_owned());
+    for (text, beginning) in [(person(), "{"), (CallText::JsonObject, "{"), (person(), CALL_BEGIN)]
+    {
+        let format = calls(text, false);
+        engine.check_format(&format).unwrap();
+        // What it begins with decides what it is.
+        let sampling = Sampling { format, ..warm(200, 5) };
+        let answer = super::collect(engine.start(begun(beginning), sampling).unwrap());
+        let whole = format!("{beginning}{}", answer.text);
+        if beginning == CALL_BEGIN {
+            let calls = read(&whole);
+            assert_eq!((answer.end, calls.len()), (Some(Finish::Stop), 1), "{whole}");
+            check_call(&calls[0]);
+        } else if answer.end == Some(Finish::Stop) {
+            let value: serde_json::Value = serde_json::from_str(&whole).unwrap();
+            assert!(value.is_object(), "{whole}");
+        }
+    }
+    let format = calls(person(), true);
+    let first = ask(&engine, QUESTIONS[1], Sampling { format, ..warm(200, 6) }).text;
+    assert!(first.starts_with('{') || first.starts_with(CALL_BEGIN), "{first}");
+    for wrong in ["Well", "[", "<tool"] {
+        // An answer that goes on otherwise is none; one that may become a call is.
+        let sampling = Sampling { format: calls(person(), false), ..greedy(40) };
+        let mut generation = engine.start(begun(wrong), sampling).unwrap();
+        let piece = generation.pieces.blocking_recv();
+        let is_refused = matches!(piece, Some(Piece::Failed { .. }));
+        assert_eq!(is_refused, wrong != "<tool", "{wrong}: {piece:?}");
+    }
+}
+
+#[test]
+fn a_text_follows_its_pattern_and_the_bounds_of_its_length() {
+    let engine = shared_engine();
+    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+    let is_date = |text: &str| {
+        let parts: Vec<&str> = text.split('-').collect();
+        parts.iter().map(|part| part.len()).eq([4, 2, 2]) && parts.iter().all(|part| digits(part))
+    };
+    let is_word =
+        |text: &str| (3..=8).contains(&text.len()) && text.chars().all(|c| c.is_ascii_lowercase());
+    let is_path = |text: &str| text.starts_with(r"C:\") && text.len() > 3;
+    let has_cat = |text: &str| text.contains("cat") && text.chars().count() <= 12;
+    type Check<'a> = &'a dyn Fn(&str) -> bool;
+    let cases: [(&str, &str, Check<'_>); 4] = [
+        (r"^\d{4}-\d{2}-\d{2}$", "", &is_date),
+        ("^[a-z]+$", r#","minLength":3,"maxLength":8"#, &is_word),
+        (r#"^C:\\[^"]{1,9}$"#, "", &is_path),
+        ("cat", r#","maxLength":12"#, &has_cat),
+    ];
+    for (pattern, more, follows) in cases {
+        let pattern = serde_json::Value::from(pattern);
+        let text = format!(r#"{{"type":"string","pattern":{pattern}{more}}}"#);
+        let schema = format!(
+            r#"{{"type":"object","properties":{{"pattern":{text}}},"required":["pattern"],
+            "additionalProperties":false}}"#
+        );
+        for (question, temperature, seed) in [(QUESTIONS[0], 0.0, 1), (QUESTIONS[2], 1.5, 2)] {
+            let format = Format::JsonSchema(schema.clone());
+            engine.check_format(&format).unwrap();
+            let sampling = Sampling { format, temperature, ..warm(120, seed) };
+            let answer = ask(&engine, question, sampling);
+            assert_eq!(answer.end, Some(Finish::Stop), "{}", answer.text);
+            let value: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+            assert!(follows(value["pattern"].as_str().unwrap()), "{pattern}: {}", answer.text);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use tirami_infer::engine::{PrepareError, StartError};
+use tirami_infer::engine::{Failure, PrepareError, StartError};
 use tirami_ledger::Rejection;
 use tirami_ledger::book::Period;
 use tirami_ledger::lattice::EntryRejection;
@@ -169,6 +169,8 @@ const INVALID: &str = "invalid_request_error";
 const SECONDS_UNTIL_ROOM: u64 = 1;
 /// When a model that others are in use for may find room in memory.
 const SECONDS_UNTIL_MEMORY: u64 = 5;
+/// When a server elsewhere that is full, or is not reached, may be worth asking again.
+const SECONDS_UNTIL_SERVER: u64 = 5;
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -328,6 +330,45 @@ impl From<StartError> for ApiError {
             StartError::Stopped => {
                 Self::server(StatusCode::SERVICE_UNAVAILABLE, "engine_stopped", error.to_string())
             }
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let told =
+            |advice: &str| format!("{failure}; only what was delivered is charged; {advice}");
+        match &failure {
+            Failure::Unreachable => Self::server(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "engine_unreachable",
+                told("ask again in some seconds, or ask another model"),
+            )
+            .retry_after(SECONDS_UNTIL_SERVER),
+            Failure::Full => Self::too_many(
+                "engine_busy",
+                SECONDS_UNTIL_SERVER,
+                told("ask again in some seconds, or ask another model"),
+            ),
+            Failure::Misconfigured => Self::server(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "engine_misconfigured",
+                told("the node's owner must act: the node's log says what the server answered"),
+            ),
+            Failure::UnknownModel => {
+                let advice = "ask another model; the node's owner can offer this one again";
+                Self::not_found("model_not_found", told(advice)).param("model")
+            }
+            Failure::Invalid { .. } => Self::malformed(told("change the request")),
+            Failure::BrokenOff => {
+                Self::server(StatusCode::BAD_GATEWAY, "engine_broke_off", told("ask again"))
+            }
+            Failure::Slow => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout_error",
+                "engine_slow",
+                told("ask again, or ask for less"),
+            ),
         }
     }
 }

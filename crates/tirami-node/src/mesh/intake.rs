@@ -12,10 +12,12 @@ use super::frames::Gate;
 
 /// Bytes of requests of one peer that are read or looked at; what is beyond waits in its streams.
 pub const REQUEST_BYTES_PER_PEER_MAX: usize = 2 * JOB_FRAME_BYTES_MAX;
-/// The same of all peers together.
+/// The same of all peers together, beside what each has to itself.
 pub const REQUEST_BYTES_MAX: usize = 16 * JOB_FRAME_BYTES_MAX;
+/// Room that each peer has to itself: requests of usual size wait for nobody else's large ones.
+const REQUEST_BYTES_OWN: usize = 512 * 1024;
 /// A frame takes at least so much room: of what is no request only so many are looked at.
-const FRAME_BYTES_MIN: usize = 4 * 1024;
+pub const FRAME_BYTES_MIN: usize = 4 * 1024;
 /// Streams of one peer whose request is awaited or looked at; the next wait for their turn, so that
 /// whoever opens streams and says nothing is in nobody's way but its own.
 pub const REQUESTS_PER_PEER_MAX: usize = 8;
@@ -32,6 +34,8 @@ pub(super) struct Intake {
 #[derive(Debug)]
 struct Own {
     bytes: Arc<Semaphore>,
+    /// What it has to itself of them.
+    alone: Arc<Semaphore>,
     turns: Arc<Semaphore>,
 }
 
@@ -43,9 +47,8 @@ impl Intake {
     /// Room for a request of `peer` when it is its turn, no bytes taken yet.
     pub(super) async fn room(&self, peer: PartyId) -> Room {
         let own = self.own(peer);
-        let mut room = Room { all: Arc::clone(&self.all), taken: Vec::new(), own };
-        room.take(Arc::clone(&room.own.turns), 1).await;
-        room
+        let taken = take(&own.turns, 1).await.into_iter().collect();
+        Room { all: Arc::clone(&self.all), taken, newest: None, own }
     }
 
     fn own(&self, peer: PartyId) -> Arc<Own> {
@@ -55,6 +58,7 @@ impl Intake {
             peers.retain(|_, own| own.strong_count() > 0);
             let own = Arc::new(Own {
                 bytes: Arc::new(Semaphore::new(REQUEST_BYTES_PER_PEER_MAX)),
+                alone: Arc::new(Semaphore::new(REQUEST_BYTES_OWN)),
                 turns: Arc::new(Semaphore::new(REQUESTS_PER_PEER_MAX)),
             });
             peers.insert(peer, Arc::downgrade(&own));
@@ -68,24 +72,27 @@ impl Intake {
 pub(super) struct Room {
     own: Arc<Own>,
     all: Arc<Semaphore>,
+    /// Of its own peer's: its turn, and the bytes of its frames.
     taken: Vec<OwnedSemaphorePermit>,
+    /// The newest frame's place among those of others, or in what its peer has to itself: earlier
+    /// ones were no request, and are dropped.
+    newest: Option<OwnedSemaphorePermit>,
 }
 
-impl Room {
-    async fn take(&mut self, room: Arc<Semaphore>, permits: u32) {
-        // It is never closed.
-        if let Ok(taken) = room.acquire_many_owned(permits).await {
-            self.taken.push(taken);
-        }
-    }
+/// Takes room that is there or comes. The semaphores are never closed.
+async fn take(room: &Arc<Semaphore>, permits: u32) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(room).acquire_many_owned(permits).await.ok()
 }
 
 impl Gate for Room {
     async fn admit(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes.max(FRAME_BYTES_MIN)).unwrap_or(u32::MAX);
-        for room in [Arc::clone(&self.own.bytes), Arc::clone(&self.all)] {
-            self.take(room, bytes).await;
-        }
+        self.newest = None;
+        self.taken.extend(take(&self.own.bytes, bytes).await);
+        self.newest = match Arc::clone(&self.own.alone).try_acquire_many_owned(bytes) {
+            Ok(alone) => Some(alone),
+            Err(_) => take(&self.all, bytes).await,
+        };
     }
 }
 
@@ -117,7 +124,17 @@ mod tests {
             others.push(other);
         }
         assert_eq!(admitted + 2, REQUEST_BYTES_MAX / JOB_FRAME_BYTES_MAX);
+        let (mut usual, mut large) = (room(18).await, room(18).await);
+        let at_once = timeout(Duration::from_millis(20), usual.admit(REQUEST_BYTES_OWN)).await;
+        assert!(at_once.is_ok(), "a request of usual size waits for nobody else's");
+        assert!(!fits(&mut large).await);
+        drop((usual, large));
         drop((two, three, others));
+        // What was no request holds nobody else up.
+        let mut skipping = room(1).await;
+        assert!(fits(&mut skipping).await && fits(&mut skipping).await);
+        assert_eq!(intake.all.available_permits(), REQUEST_BYTES_MAX - JOB_FRAME_BYTES_MAX);
+        drop(skipping);
         let mut turns = Vec::new();
         for _ in 0..REQUESTS_PER_PEER_MAX {
             turns.push(room(1).await);

@@ -54,7 +54,9 @@ pub use doors::{HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX};
 pub use endpoint::STREAMS_PER_PEER_MAX;
 pub use finding::{DnsOrigin, Finding, RELAYS_NAMED_MAX};
 pub use frames::{FrameReceiver, FrameSender, StreamError};
-pub use intake::{REQUEST_BYTES_MAX, REQUEST_BYTES_PER_PEER_MAX, REQUESTS_PER_PEER_MAX};
+pub use intake::{
+    FRAME_BYTES_MIN, REQUEST_BYTES_MAX, REQUEST_BYTES_PER_PEER_MAX, REQUESTS_PER_PEER_MAX,
+};
 pub use invite::{INVITE_LIFE_MS, INVITE_USES};
 pub use jobs::{INCOMING_JOBS_MAX, IncomingJob, JobStream, JobStreams, OpenError};
 pub use join::JoinError;

@@ -113,7 +113,7 @@ impl OwnAttempt {
             signing: None,
             finish: FinishReason::Cancelled,
         };
-        match engine.start(prompt, sampling) {
+        match engine.start(prompt, sampling).await {
             Ok(generation) => {
                 own.generation = Some(generation);
                 Ok(own)

@@ -320,7 +320,7 @@ impl Server {
         job: JobId,
         (prompt, sampling): (Prompt, Sampling),
     ) -> Result<Generation, Refusal> {
-        match engine.start(prompt, sampling) {
+        match engine.start(prompt, sampling).await {
             Ok(generation) => Ok(generation),
             Err(error) => {
                 self.end(Command::AbandonServed { job, sent: 0 }).await;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use tirami_infer::engine::{Engine, Generation, Prompt, Sampling, StartError};
+use tirami_infer::engine::{Engine, Format, Generation, Prompt, Sampling, StartError};
 
 use super::Model;
 
@@ -25,8 +25,22 @@ impl Lease {
     /// # Errors
     ///
     /// [`StartError`]; nothing was started.
-    pub fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
-        Ok(self.engine.start(prompt, sampling)?.holding(self.clone()))
+    pub async fn start(
+        &self,
+        prompt: Prompt,
+        sampling: Sampling,
+    ) -> Result<Generation, StartError> {
+        let lease = self.clone();
+        let is_text = sampling.format == Format::Text;
+        let start = move || {
+            let started = lease.engine.start(prompt, sampling);
+            started.map(|generation| generation.holding(lease))
+        };
+        if is_text {
+            return start();
+        }
+        // A grammar keeps a core busy for a while; no other request may wait for it.
+        tokio::task::spawn_blocking(start).await.unwrap_or(Err(StartError::Stopped))
     }
 }
 

@@ -6,23 +6,27 @@
 //! as [`tirami_infer::calls`] says, and counted as they are written. Stop texts end the answer
 //! here, so that which one it was is known.
 
+mod broken;
+mod places;
 mod told;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use broken::Broken;
+use places::{Places, Standing};
 use tirami_infer::engine::{
-    Call, Conversation, Engine, EngineLoad, Finish, Format, Generation, Message, ModelInfo,
-    PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, Sampling, StartError,
+    Call, Conversation, Engine, EngineLoad, Failure, Finish, Format, Generation, Message,
+    ModelInfo, PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, Sampling, StartError,
 };
 use tirami_infer::text::AnswerText;
 use tirami_infer::vocabulary::Vocabulary;
 use tirami_sdk::upstream::{
     Upstream, UpstreamCall, UpstreamChat, UpstreamError, UpstreamMessage, UpstreamPiece,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use told::Told;
 
@@ -32,8 +36,6 @@ pub const BUILD: &str = "openai";
 /// How long a server may take from text to text, if no less is given for the first; signs of life
 /// without text do not count.
 const NEXT_WITHIN_MAX: Duration = Duration::from_secs(60);
-/// Requests that may wait for a place, for each place.
-const QUEUED_PER_PLACE: u32 = 4;
 /// Text that is counted as a whole, in bytes. Where it is cut there may be a token more than in
 /// the whole; it is cut before a blank, where tokens begin, or else at the larger length.
 const COUNTED_BYTES: usize = 512;
@@ -66,25 +68,21 @@ pub struct OpenAiEngine {
 #[derive(Clone)]
 pub struct Server {
     upstream: Upstream,
-    places: u32,
+    places: Arc<Places>,
     first_within: Duration,
-    free: Arc<Semaphore>,
-    queued: Arc<AtomicU32>,
 }
 
 impl Server {
     /// A server that gives as many answers at the same time as it has `places`, and may take
     /// `first_within` to the first text of one: it may have to load the model.
     pub fn new(upstream: Upstream, places: u32, first_within: Duration) -> Self {
-        let free = Arc::new(Semaphore::new(places as usize));
-        Self { upstream, places, first_within, free, queued: Arc::default() }
+        Self { upstream, places: Arc::new(Places::new(places)), first_within }
     }
 }
 
 #[derive(Debug, Default)]
 struct Counters {
-    running: Arc<AtomicU32>,
-    queued: Arc<AtomicU32>,
+    standing: Standing,
     completion_tokens_total: AtomicU64,
     prompt_tokens_total: AtomicU64,
 }
@@ -126,10 +124,10 @@ impl OpenAiEngine {
             presence_penalty: given(sampling.presence_penalty, 0.0),
             frequency_penalty: given(sampling.frequency_penalty, 0.0),
             seed: sampling.seed,
-            response_format: match &sampling.format {
-                Format::JsonObject => Some(UpstreamChat::json_object()),
-                Format::JsonSchema(schema) => UpstreamChat::json_schema(schema),
-                Format::Text | Format::Calls(_) => None,
+            response_format: match sampling.format.without_calls() {
+                Some(Format::JsonObject) => Some(UpstreamChat::json_object()),
+                Some(Format::JsonSchema(schema)) => UpstreamChat::json_schema(&schema),
+                _ => None,
             },
         }
     }
@@ -175,12 +173,11 @@ impl Engine for OpenAiEngine {
     /// its tool is one that was offered is seen to here; that they follow the tool's schema is the
     /// server's affair.
     fn check_format(&self, format: &Format) -> Result<(), PrepareError> {
-        match format {
-            Format::Text | Format::JsonObject | Format::Calls(_) => Ok(()),
-            Format::JsonSchema(schema) if UpstreamChat::json_schema(schema).is_some() => Ok(()),
-            Format::JsonSchema(_) => {
+        match format.without_calls() {
+            Some(Format::JsonSchema(schema)) if UpstreamChat::json_schema(&schema).is_none() => {
                 Err(PrepareError::Format { reason: "the schema is not JSON".to_owned() })
             }
+            _ => Ok(()),
         }
     }
 
@@ -196,16 +193,10 @@ impl Engine for OpenAiEngine {
             return Err(unsupported(what));
         }
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
-        let queue_max = self.server.places.saturating_mul(QUEUED_PER_PLACE);
-        let queued = [&self.counters.queued, &self.server.queued].map(Place::take);
-        let others = self.server.queued.load(Ordering::Relaxed).saturating_sub(1);
-        if others >= queue_max {
-            return Err(StartError::Busy { queued: others });
-        }
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
         let progress = Arc::new(Progress::default());
-        // In the server's queue too: it says nothing of it, and may have to load the model.
-        progress.queued(others + 1);
+        let turn = self.server.places.enter(&prompt, &progress, &self.counters.standing);
+        let turn = turn.map_err(|queued| StartError::Busy { queued })?;
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let answering = Answering {
             chat: self.request(conversation, &sampling, prompt_tokens),
@@ -214,23 +205,20 @@ impl Engine for OpenAiEngine {
             count: Count::new(Arc::clone(&self.vocabulary), sampling.completion_max),
             told: Told::new(&sampling.format),
             text: AnswerText::new(&sampling.stop),
-            thinks: match &sampling.format {
-                Format::Text => Some(false),
-                Format::Calls(calls) => calls.may_be_text.then_some(false),
-                Format::JsonObject | Format::JsonSchema(_) => None,
+            thinks: match sampling.format.without_calls() {
+                Some(Format::Text) => Some(false),
+                _ => None,
             },
             prompt_tokens,
             progress: Arc::clone(&progress),
             counters: Arc::clone(&self.counters),
             sender: sender.clone(),
         };
-        let free = Arc::clone(&self.server.free);
         runtime.spawn(async move {
-            // A reader that has gone needs no answer: what runs for it is dropped, and with it the
-            // connection.
+            // A reader that has gone needs no answer: what waits or runs for it is dropped, and
+            // with it the turn or the place, and the connection.
             let work = async move {
-                let Ok(_place) = free.acquire_owned().await else { return };
-                drop(queued);
+                let Some(_place) = turn.comes().await else { return };
                 answering.run().await;
             };
             tokio::select! {
@@ -242,13 +230,13 @@ impl Engine for OpenAiEngine {
     }
 
     fn load(&self) -> EngineLoad {
-        let running = self.counters.running.load(Ordering::Relaxed);
-        let free = u32::try_from(self.server.free.available_permits()).unwrap_or(u32::MAX);
+        let (places, standing) = (&self.server.places, &self.counters.standing);
+        let (taken, running) = (places.all().saturating_sub(places.free()), standing.running());
         EngineLoad {
-            places: self.server.places,
-            taken_by_others: self.server.places.saturating_sub(free).saturating_sub(running),
+            places: places.all(),
+            taken_by_others: taken.saturating_sub(running),
             running,
-            queued: self.counters.queued.load(Ordering::Relaxed),
+            queued: standing.waiting(),
             completion_tokens_total: self.counters.completion_tokens_total.load(Ordering::Relaxed),
             prompt_tokens_total: self.counters.prompt_tokens_total.load(Ordering::Relaxed),
             ..EngineLoad::default()
@@ -287,22 +275,6 @@ fn is_same(one: f32, other: f32) -> bool {
     (one - other).abs() < f32::EPSILON
 }
 
-/// One more of what a counter counts, until it is dropped.
-struct Place(Arc<AtomicU32>);
-
-impl Place {
-    fn take(counter: &Arc<AtomicU32>) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(counter))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A request on its way.
 struct Answering {
     chat: UpstreamChat,
@@ -322,7 +294,6 @@ struct Answering {
 
 impl Answering {
     async fn run(mut self) {
-        let _running = Place::take(&self.counters.running);
         let last = match self.answer().await {
             Ok(Some(finish)) => {
                 // One that was met beyond the room ended nothing.
@@ -331,19 +302,23 @@ impl Answering {
                 Piece::End { text: self.count.rest(), finish }
             }
             Ok(None) => return,
-            Err(reason) => Piece::Failed { reason },
+            Err(Broken { failure, reason }) => {
+                if let Some(failure) = failure {
+                    self.progress.failed(failure);
+                }
+                Piece::Failed { reason }
+            }
         };
         let _ = self.sender.send(last).await;
     }
 
     /// Why the answer ended; nothing when nobody reads it any more.
-    async fn answer(&mut self) -> Result<Option<Finish>, String> {
-        const LATE: &str = "the server gave no text for too long";
+    async fn answer(&mut self) -> Result<Option<Finish>, Broken> {
         let mut latest = Instant::now() + self.first_within;
         let mut pause = FULL_PAUSE;
         let mut stream = loop {
             let asked = timeout_at(latest, self.upstream.chat(&self.chat)).await;
-            match asked.map_err(|_| LATE.to_owned())? {
+            match asked.map_err(|_| Broken::of(Failure::Slow))? {
                 Ok(stream) => break stream,
                 // It is full, by others' requests too: this one waits as it would in its queue.
                 Err(UpstreamError::Refused { status: 429 | 503, .. })
@@ -352,7 +327,7 @@ impl Answering {
                     tokio::time::sleep(pause).await;
                     pause = FULL_PAUSE_MAX.min(2 * pause);
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         };
         let (mut finish, mut has_begun) = (None, false);
@@ -363,8 +338,8 @@ impl Answering {
                 Ok(Err(_)) if finish.is_some() => None,
                 // It has all that it may have, and the server does not say that it ends.
                 Ok(Err(_)) | Err(_) if self.count.is_full() => return Ok(Some(Finish::Length)),
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err(LATE.to_owned()),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Err(Broken::of(Failure::Slow)),
             };
             let Some(piece) = piece else {
                 let rest = self.told.end(finish == Some(Finish::Length))?;
@@ -421,7 +396,7 @@ impl Answering {
     }
 
     /// Hands over the last text, and what waited for a stop text to go on.
-    async fn ends(&mut self, said: &str, finish: Finish) -> Result<Option<Finish>, String> {
+    async fn ends(&mut self, said: &str, finish: Finish) -> Result<Option<Finish>, Broken> {
         let mut flow = self.say(said).await?;
         if flow == Flow::On {
             let held = self.text.finish();
@@ -487,12 +462,10 @@ enum Flow {
 }
 
 /// Why an answer ended, from a server's word for it; an error for one that is no end.
-fn finish_of(word: &str) -> Result<Finish, String> {
+fn finish_of(word: &str) -> Result<Finish, Broken> {
     match word {
         "length" => Ok(Finish::Length),
-        "abort" | "error" | "content_filter" => {
-            Err("the server broke the answer off before its end".to_owned())
-        }
+        "abort" | "error" | "content_filter" => Err(Broken::of(Failure::BrokenOff)),
         _ => Ok(Finish::Stop),
     }
 }

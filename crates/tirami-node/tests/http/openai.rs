@@ -1,6 +1,9 @@
 //! An engine that is a server elsewhere: here, another node with a scripted engine, or whoever
 //! listens there and means no good.
 
+mod refusals;
+mod turns;
+
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use tirami_node::models::{Models, OpenAiEngine, Server};
 use tirami_sdk::types::{ChatRequest, Limits, Scope};
 use tirami_sdk::upstream::Upstream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::support::{TestNode, chat, saying as says, script};
@@ -111,23 +115,33 @@ async fn hearing(answer: Vec<u8>) -> (String, oneshot::Receiver<Value>) {
     let (heard, asked) = oneshot::channel();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let (mut head, mut some) = (Vec::new(), [0; 4_096]);
-        let body = loop {
-            let read = stream.read(&mut some).await.unwrap();
-            head.extend_from_slice(some.get(..read).unwrap());
-            let text = String::from_utf8_lossy(&head);
-            let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
-            if let Some(body) = body.and_then(|body| serde_json::from_str(body).ok()) {
-                break body;
-            }
-        };
         // Not every test asks.
-        let _ = heard.send(body);
-        // Who has heard enough hangs up first.
-        let _ = stream.write_all(&answer).await;
-        let _ = stream.shutdown().await;
+        let _ = heard.send(request(&mut stream).await);
+        give(&mut stream, &answer).await;
     });
     (url, asked)
+}
+
+/// The body of the request that comes.
+async fn request(stream: &mut TcpStream) -> Value {
+    let (mut head, mut some) = (Vec::new(), [0; 4_096]);
+    loop {
+        let read = stream.read(&mut some).await.unwrap();
+        assert!(read > 0, "it hung up");
+        head.extend_from_slice(some.get(..read).unwrap());
+        let text = String::from_utf8_lossy(&head);
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
+        if let Some(body) = body.and_then(|body| serde_json::from_str(body).ok()) {
+            return body;
+        }
+    }
+}
+
+/// Answers, and hangs up.
+async fn give(stream: &mut TcpStream, answer: &[u8]) {
+    // Who has heard enough hangs up first.
+    let _ = stream.write_all(answer).await;
+    let _ = stream.shutdown().await;
 }
 
 /// An answer of 200 with these events.
@@ -177,7 +191,7 @@ async fn its_refusal_is_an_error_and_no_charge_and_nobody_sees_the_key() {
     let secret = "tk_0000000000000000_secretsecretsecret";
     let (_server, seller) = selling(script(5, Duration::ZERO), Some(secret), 4).await;
     let raw = seller.post("/v1/chat/completions", None, body(json!({}))).await;
-    assert_eq!((raw.status, raw.code().as_str()), (500, "engine_failed"), "{raw:?}");
+    assert_eq!((raw.status, raw.code().as_str()), (500, "engine_misconfigured"), "{raw:?}");
     assert!(!raw.text.contains(secret));
     let status = seller.settled().await;
     assert_eq!((status.total_trades, status.open_holds), (0, 0));
@@ -191,29 +205,34 @@ async fn what_is_no_answer_costs_nothing_and_the_key_goes_nowhere_else() {
     let there = format!("http://{}/v1/chat/completions", elsewhere.local_addr().unwrap());
     let (secret, long) = ("sk-secretsecretsecret", "x".repeat(2 << 20));
     let empty = "content-length: 0\r\nconnection: close\r\n\r\n";
-    for answer in [
-        format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {there}\r\n{empty}"),
-        format!("HTTP/1.1 302 Found\r\nlocation: {there}\r\n{empty}"),
-        format!("HTTP/1.1 401 Unauthorized\r\nconnection: close\r\n\r\nnobody knows {secret}"),
-        format!("HTTP/1.1 500 Oh\r\nconnection: close\r\n\r\n{long}"),
-        format!("HTTP/1.1 200 OK\r\nx: {long}\r\n{empty}"),
-        format!("HTTP/1.1 200 OK\r\n{empty}"),
-        format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n<html>{long}"),
-        "SSH-2.0-OpenSSH_9.6\r\n".to_owned(),
-        String::new(),
+    let failed = (500, "engine_failed");
+    let (unreachable, broke_off) = ((503, "engine_unreachable"), (502, "engine_broke_off"));
+    for (answer, expected) in [
+        (format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {there}\r\n{empty}"), failed),
+        (format!("HTTP/1.1 302 Found\r\nlocation: {there}\r\n{empty}"), failed),
+        (
+            format!("HTTP/1.1 401 Unauthorized\r\nconnection: close\r\n\r\nnobody knows {secret}"),
+            (500, "engine_misconfigured"),
+        ),
+        (format!("HTTP/1.1 500 Oh\r\nconnection: close\r\n\r\n{long}"), failed),
+        (format!("HTTP/1.1 200 OK\r\nx: {long}\r\n{empty}"), unreachable),
+        (format!("HTTP/1.1 200 OK\r\n{empty}"), broke_off),
+        (format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n<html>{long}"), failed),
+        ("SSH-2.0-OpenSSH_9.6\r\n".to_owned(), unreachable),
+        (String::new(), unreachable),
     ]
-    .map(String::into_bytes)
+    .map(|(answer, expected)| (answer.into_bytes(), expected))
     .into_iter()
     .chain([
-        events(&["no json"]),
-        events(&[&format!("{{\"error\":{{\"message\":\"{secret} is spent\"}}}}")]),
-        events(&[&adds(&long)]),
-        events(&["{\"choices\":[]}", "{}"]),
+        (events(&["no json"]), failed),
+        (events(&[&format!("{{\"error\":{{\"message\":\"{secret} is spent\"}}}}")]), broke_off),
+        (events(&[&adds(&long)]), failed),
+        (events(&["{\"choices\":[]}", "{}"]), broke_off),
     ]) {
         let seller = seller_of(&saying(answer.clone()).await, secret, 4).await;
         let told = String::from_utf8_lossy(answer.get(..80).unwrap_or(&answer)).into_owned();
         let raw = seller.post("/v1/chat/completions", None, body(json!({}))).await;
-        assert_eq!((raw.status, raw.code().as_str()), (500, "engine_failed"), "{told}: {raw:?}");
+        assert_eq!((raw.status, raw.code().as_str()), expected, "{told}: {raw:?}");
         assert!(!raw.text.contains(secret), "{told}");
         let status = seller.settled().await;
         assert_eq!((status.total_trades, status.open_holds), (0, 0), "{told}");
@@ -254,7 +273,7 @@ async fn an_answer_that_breaks_off_costs_what_was_delivered() {
             Err(error) => code = error.code().map(str::to_owned),
         }
     }
-    assert_eq!((text.as_str(), code.as_deref()), ("word word ", Some("engine_failed")));
+    assert_eq!((text.as_str(), code.as_deref()), ("word word ", Some("engine_broke_off")));
     assert_eq!(seller.settled().await.total_trades, 1);
     let trades = seller.admin.trades(None, None, None).await.unwrap();
     assert_eq!(trades.trades[0].completion_tokens, 2);
@@ -554,7 +573,7 @@ async fn an_answer_that_just_fits_has_ended_and_one_that_was_broken_off_has_fail
     let answer = events(&[&said, &ends("abort"), "[DONE]"]);
     let seller = seller_of(&saying(answer).await, "key", 4).await;
     let raw = seller.post("/v1/chat/completions", None, body(json!({"stream": true}))).await;
-    assert!(raw.text.contains("engine_failed"), "{raw:?}");
+    assert!(raw.text.contains("engine_broke_off"), "{raw:?}");
     assert_eq!(seller.settled().await.total_trades, 1, "what was delivered is paid");
 }
 
@@ -617,7 +636,7 @@ async fn a_server_that_stands_still_has_failed_and_only_what_it_said_is_paid() {
         let url = standing_still(&said).await;
         let seller = patient_seller(&url, "key", (4, Duration::from_secs(2))).await;
         let raw = seller.post("/v1/chat/completions", None, body(json!({"stream": true}))).await;
-        assert!(raw.text.contains("engine_failed"), "{raw:?}");
+        assert!(raw.text.contains("engine_slow"), "{raw:?}");
         assert_eq!(raw.text.matches("word ").count(), words, "{raw:?}");
         let status = seller.settled().await;
         assert_eq!((status.total_trades as usize, status.open_holds), (words, 0));

@@ -14,8 +14,15 @@ use tokio::sync::mpsc;
 
 use crate::support::{TestNode, script};
 
-/// Says what it was given: the tools, the calls of the chat, and the schema of its answer.
+/// Says what it was given: the tools, the calls of the chat, and the schemas of its answer.
 struct Tells(FakeEngine);
+
+impl Tells {
+    async fn node() -> TestNode {
+        let tells = Self(FakeEngine::new(script(1, Duration::ZERO)));
+        TestNode::serving(Models::from_iter([Arc::new(tells) as Arc<dyn Engine>])).await
+    }
+}
 
 impl Engine for Tells {
     fn model(&self) -> &ModelInfo {
@@ -36,10 +43,11 @@ impl Engine for Tells {
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
         let (sender, pieces) = mpsc::channel(4);
         let mut text: String = prompt.tokens.into_iter().filter_map(char::from_u32).collect();
-        match sampling.format {
-            Format::JsonSchema(schema) => text += &schema,
-            Format::Calls(calls) => text += &calls.schema,
-            Format::Text | Format::JsonObject => {}
+        if let Format::Calls(calls) = &sampling.format {
+            text += &calls.schema;
+        }
+        if let Some(Format::JsonSchema(schema)) = sampling.format.without_calls() {
+            text += &schema;
         }
         let delta = Piece::Delta { tokens: vec![0], text, logprobs: Vec::new() };
         let end = Piece::End { text: String::new(), finish: Finish::Stop };
@@ -70,8 +78,7 @@ fn said(answer: &Value) -> String {
 
 #[tokio::test]
 async fn schemas_and_calls_keep_the_order_of_their_keys() {
-    let tells = Tells(FakeEngine::new(script(1, Duration::ZERO)));
-    let node = TestNode::serving(Models::from_iter([Arc::new(tells) as Arc<dyn Engine>])).await;
+    let node = Tells::node().await;
     let function = json!({"name": "f", "parameters": schema()});
     let call = json!({"id": "1", "type": "function",
                       "function": {"name": "f", "arguments": CALLED}});
@@ -140,5 +147,32 @@ async fn schemas_and_calls_keep_the_order_of_their_keys() {
         let said = said(&raw.json());
         assert_eq!(said.matches(ZEBRA_FIRST).count(), schemas, "{path}: {said}");
         assert_eq!(said.matches(CALLED).count(), schemas - 1, "{path}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_format_beside_tools_comes_to_the_engine_with_theirs() {
+    let node = Tells::node().await;
+    let format = json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema()}});
+    let function = json!({"name": "f", "parameters": schema()});
+    let chat = json!({
+        "model": "fake", "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"type": "function", "function": function}], "response_format": format,
+    });
+    let response = json!({
+        "model": "fake", "input": "hi",
+        "tools": [{"type": "function", "name": "f", "parameters": schema()}],
+        "text": {"format": {"type": "json_schema", "name": "s", "schema": schema()}},
+    });
+    // The tool, its call, and the answer without one, where there may be such.
+    for (choice, schemas) in [("auto", 3), ("required", 2), ("none", 1)] {
+        for (path, body) in [("/v1/chat/completions", &chat), ("/v1/responses", &response)] {
+            let mut body = body.clone();
+            body["tool_choice"] = choice.into();
+            let raw = node.post(path, None, body.to_string()).await;
+            assert_eq!(raw.status, 200, "{raw:?}");
+            let said = said(&raw.json());
+            assert_eq!(said.matches(ZEBRA_FIRST).count(), schemas, "{path} {choice}: {said}");
+        }
     }
 }

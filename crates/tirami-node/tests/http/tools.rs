@@ -136,11 +136,6 @@ async fn an_answer_of_calls_alone_has_no_content_and_its_results_are_taken() {
     let next = request(json!({"messages": messages}));
     assert_eq!(node.post(PATH, None, next.to_string()).await.status, 200);
     for (more, code, param) in [
-        (
-            json!({"response_format": {"type": "json_object"}}),
-            "unsupported_parameter",
-            "response_format",
-        ),
         (json!({"tool_choice": "some"}), "invalid_value", "tool_choice"),
         (json!({"tools": [{"type": "web_search"}]}), "unsupported_parameter", "tools[0].type"),
         (
@@ -152,6 +147,31 @@ async fn an_answer_of_calls_alone_has_no_content_and_its_results_are_taken() {
         let raw = node.post(PATH, None, request(more).to_string()).await;
         assert_eq!((raw.status, raw.code().as_str()), (400, code), "{raw:?}");
         assert_eq!(raw.json()["error"]["param"], param);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_tools_and_a_format_is_one_or_the_other() {
+    let schema = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}});
+    // What looks like a call within a text of JSON is none.
+    let json = r#"{"a": "<tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_call>"}"#;
+    let call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+    for (said, text, calls, finish) in [(json, json, 0, "stop"), (call, "", 1, "tool_calls")] {
+        let node = start(saying(said)).await;
+        for format in [json!({"type": "json_object"}), schema.clone()] {
+            let whole = request(json!({"response_format": format}));
+            let whole = node.post(PATH, None, whole.to_string()).await.json();
+            let choice = &whole["choices"][0];
+            let called = choice["message"]["tool_calls"].as_array().map_or(0, Vec::len);
+            assert_eq!(choice["finish_reason"], finish, "{whole}");
+            assert_eq!(choice["message"]["content"].as_str().unwrap_or_default(), text, "{whole}");
+            assert_eq!(called, calls, "{whole}");
+            let stream = request(json!({"response_format": format, "stream": true}));
+            let streamed = put_together(&node.post(PATH, None, stream.to_string()).await.text);
+            let (said, called, ended) = &streamed[0];
+            assert_eq!((said.as_str(), called.len(), ended.as_str()), (text, calls, finish));
+        }
     }
 }
 

@@ -1,47 +1,30 @@
 //! Jobs between nodes where one of them lies: test doubles that speak the protocol against real
 //! nodes.
 
+use core::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use crate::engines::Odd;
 use crate::jobs_support::{Mesh, TestNode, ask, script};
+use crate::orders::{Consumer, MODEL, SHAPE, key_of, output, wire};
 use crate::support::{SOON, joining, until};
+use futures_util::future::join_all;
 use tirami_core::{
-    Digest, JobId, MINUTE_MS, ModelDigest, ModelShape, PartyId, Ppm, SecretKey, Signed, Timestamp,
-    Trm,
+    Digest, JobId, MINUTE_MS, ModelDigest, PartyId, Ppm, SecretKey, Signed, Timestamp, Trm,
 };
+use tirami_infer::engine::Engine;
 use tirami_infer::fake::FakeEngine;
 use tirami_kernel::mesh::{MeshInput, OwnOffer};
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::documents::{FinishReason, Order, Receipt, Voucher};
 use tirami_ledger::lattice::{Pay, PayItem, Transfer};
-use tirami_node::keys::KeyDir;
 use tirami_node::mesh::{FrameReceiver, IncomingJob, JobStream, MeshOptions, WINDOW_TOKENS_MAX};
-use tirami_proto::{JobRequest, Offer, ToConsumer, ToProvider, WireDocument};
-
-const MODEL: ModelDigest = ModelDigest::from_bytes([0xfa; 32]);
-const SHAPE: ModelShape =
-    ModelShape { parameters_active: 1_000_000, layers: 2, attention_width: 64, context_max: 4_096 };
-
-pub(crate) fn key_of(node: &TestNode) -> SecretKey {
-    KeyDir::open(node.dir.as_ref().unwrap().path()).unwrap().node_key().unwrap()
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap())
-}
-
-fn wire<T: tirami_core::Document>(document: &Signed<T>) -> WireDocument {
-    WireDocument { bytes: document.bytes().to_vec(), signature: document.signature() }
-}
-
-fn output(tokens: &[u32]) -> Digest {
-    Digest::of(&tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<_>>())
-}
+use tirami_proto::{Offer, ToConsumer, ToProvider, WireDocument};
 
 /// Says that it serves, without an engine.
-fn offer(node: &TestNode, price: Ppm) {
+pub(crate) fn offer(node: &TestNode, price: Ppm) {
     let offered = Offer {
         model: MODEL,
         name: "fake".to_owned(),
@@ -145,87 +128,6 @@ fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
             serving.join().unwrap();
         });
         assert_eq!(mesh.user().refused(party, "receipts") as usize, n);
-    }
-}
-
-/// A consumer that is a test: it signs what it wants.
-pub(crate) struct Consumer<'a> {
-    pub(crate) node: &'a TestNode,
-    pub(crate) key: SecretKey,
-    pub(crate) provider: PartyId,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Consumer<'_> {
-    pub(crate) fn order(&self, n: u8) -> Order {
-        Order {
-            consumer: self.node.party(),
-            provider: self.provider,
-            job: JobId::from_bytes([n; 16]),
-            model: MODEL,
-            request: Digest::of(&self.body),
-            seed: 7,
-            price: Ppm::ONE,
-            cached_price: Ppm::ONE,
-            prompt_max: 300,
-            max_amount: SHAPE.work(0, 4_000).cost_ceil(Ppm::ONE),
-            start_by: now().plus_ms(60_000),
-            claim_by: now().plus_ms(3_600_000),
-        }
-    }
-
-    pub(crate) fn sign(&self, order: Order) -> WireDocument {
-        wire(&Signed::sign(self.node.peer.node.handle().mesh(), &self.key, order).unwrap())
-    }
-
-    /// Sends a request and gives the stream with its first answer.
-    fn send(&self, order: WireDocument) -> (JobStream, Option<ToConsumer>) {
-        self.send_to("/v1/chat/completions", order)
-    }
-
-    fn send_to(&self, path: &str, order: WireDocument) -> (JobStream, Option<ToConsumer>) {
-        let request = ToProvider::Request(JobRequest {
-            order,
-            body: self.body.clone(),
-            path: path.to_owned(),
-            resumed: Vec::new(),
-        });
-        let streams = self.node.peer.node.job_streams().unwrap();
-        let mut sent = None;
-        // On a machine that does other things a connection may be lost, and comes again.
-        until("the provider answers", SOON, || {
-            sent = self.node.peer.block_on(async {
-                let mut stream = streams.open(self.provider).await.ok()?;
-                stream.send.send(&request).await.ok()?;
-                let first = stream.receive.next().await.ok()?;
-                Some((stream, first))
-            });
-            sent.is_some()
-        });
-        sent.unwrap()
-    }
-
-    /// A voucher for `tokens` of an order.
-    fn voucher(&self, order: &WireDocument, n: u32, tokens: &[u32]) -> ToProvider {
-        let mesh = self.node.peer.node.handle().mesh();
-        let (bytes, signature) = (order.bytes.clone(), order.signature);
-        let id = Signed::<Order>::verify(mesh, self.node.party().into(), bytes, signature);
-        let count = u32::try_from(tokens.len()).unwrap();
-        let voucher = Voucher {
-            order: id.unwrap().id(),
-            n,
-            amount: SHAPE.work(0, 1 + count).cost_ceil(Ppm::ONE),
-            tokens: count,
-            stream: output(tokens),
-        };
-        ToProvider::Voucher(wire(&Signed::sign(mesh, &self.key, voucher).unwrap()))
-    }
-
-    pub(crate) fn code(&self, order: WireDocument) -> String {
-        match self.send(order).1 {
-            Some(ToConsumer::Refused { code, .. }) => code,
-            other => panic!("{other:?}"),
-        }
     }
 }
 
@@ -578,7 +480,7 @@ fn a_consumer_that_floods_its_job_keeps_nobody_waiting_and_loses_it() {
         tokens = received(&mut receive, 20).await;
         // The same word again and again buys nothing, and the provider still says that it lives.
         let again = consumer.voucher(&order, 1, &tokens[..20]);
-        let alive = core::cell::Cell::new(0);
+        let alive = Cell::new(0);
         let reading = async {
             while alive.get() < 3 {
                 let frame = receive.next().await.unwrap().expect("the job goes on");
@@ -605,4 +507,80 @@ fn a_consumer_that_floods_its_job_keeps_nobody_waiting_and_loses_it() {
     until("the job has ended", SOON, || provider.served_running() == 0);
     let code = "voucher_more_than_sent";
     until("it is recorded", SOON, || provider.refused(node.party(), code) > 0);
+}
+
+/// Longer than a consumer keeps its place by signing too slowly, on a busy machine.
+const LOSES_WITHIN: Duration = Duration::from_secs(180);
+
+/// Signs for `more` tokens with every fifth word that the provider lives, or for as many as came.
+/// Says whether the job still runs, some words after another one's job was `lost`.
+async fn signs_slowly(
+    consumer: &Consumer<'_>,
+    (order, stream): (&WireDocument, &mut JobStream),
+    more: usize,
+    lost: &Cell<bool>,
+) -> bool {
+    let (mut tokens, mut signed, mut words, mut since) = (Vec::new(), 0_usize, 0, 0);
+    while since < 10 {
+        match stream.receive.next().await {
+            Ok(Some(ToConsumer::Tokens { tokens: came, .. })) => tokens.extend(came),
+            Ok(Some(ToConsumer::Working { .. })) => {
+                words += 1;
+                since += u32::from(lost.get());
+                if words % 5 == 0 {
+                    signed = tokens.len().min(signed.saturating_add(more));
+                    let voucher = consumer.voucher(order, words / 5, &tokens[..signed]);
+                    // The provider may have ended the job; that is what is read next.
+                    drop(stream.send.send(&voucher).await);
+                }
+            }
+            Ok(None) => {
+                lost.set(true);
+                return false;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    true
+}
+
+#[test]
+fn who_signs_slowly_loses_its_place_to_those_who_wait_for_it_and_to_nobody_else() {
+    let rows = [
+        ("a token at a time, and somebody waits", 1, 1, false),
+        ("a token at a time, and nobody waits", 1, 0, true),
+        ("as rarely, for all that came, and somebody waits", usize::MAX, 1, true),
+    ];
+    let engines = rows.map(|_| Odd::new(4_000, 0));
+    let mesh = Mesh::with(engines.iter().map(|one| Arc::clone(one) as Arc<dyn Engine>).collect());
+    let node = mesh.add_user();
+    let mut jobs = Vec::new();
+    for (n, (_, _, waiting, _)) in rows.into_iter().enumerate() {
+        let consumer = Consumer {
+            node: &node,
+            key: key_of(&node),
+            provider: mesh.provider(n).party(),
+            body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
+        };
+        let order = consumer.sign(consumer.order(n as u8 + 1));
+        let (stream, first) = consumer.send(order.clone());
+        assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
+        engines[n].queued.store(waiting, Ordering::Relaxed);
+        jobs.push((consumer, order, stream));
+    }
+    let lost = Cell::new(false);
+    let kept = node.peer.block_on(async {
+        let signing = jobs.iter_mut().zip(rows);
+        let signing = signing.map(|((consumer, order, stream), (_, more, ..))| {
+            signs_slowly(consumer, (&*order, stream), more, &lost)
+        });
+        tokio::time::timeout(LOSES_WITHIN, join_all(signing)).await.expect("one loses its place")
+    });
+    for (n, ((what, .., keeps), kept)) in rows.into_iter().zip(kept).enumerate() {
+        assert_eq!(kept, keeps, "{what}");
+        let provider = mesh.provider(n);
+        until("its engine is free, or busy with it", SOON, || {
+            (provider.running() == 1, provider.served_running() == 1) == (keeps, keeps)
+        });
+    }
 }

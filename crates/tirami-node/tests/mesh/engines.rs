@@ -60,6 +60,8 @@ pub(crate) struct Odd {
     pub(crate) delay_ms: AtomicU64,
     /// 0 for as many as there are.
     pub(crate) places: AtomicU32,
+    /// Jobs that it says wait for a place.
+    pub(crate) queued: AtomicU32,
     /// Fails after so many tokens; 0 never.
     pub(crate) fail_after: AtomicU32,
     /// How often the text of a token is repeated.
@@ -88,6 +90,7 @@ impl Odd {
             troubles,
             delay_ms: AtomicU64::new(delay_ms),
             places: AtomicU32::new(0),
+            queued: AtomicU32::new(0),
             fail_after: AtomicU32::new(0),
             fat: AtomicU32::new(1),
             running: Arc::default(),
@@ -189,6 +192,7 @@ impl Engine for Odd {
     fn load(&self) -> EngineLoad {
         let (places, running) =
             (self.places.load(Ordering::Relaxed), self.running.load(Ordering::Relaxed));
-        EngineLoad { places, running, ..self.inner.load() }
+        let queued = self.queued.load(Ordering::Relaxed);
+        EngineLoad { places, running, queued, ..self.inner.load() }
     }
 }

@@ -1,59 +1,120 @@
 //! A stranger who knows the mesh's secret and sends whatever it likes, past any node's own code.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-#![allow(unreachable_pub, reason = "test files and a bench share this")]
+#![allow(dead_code, unreachable_pub, reason = "test files and a bench share this")]
 
 use std::time::Duration;
 
-use iroh::endpoint::Connection;
+use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tirami_core::SecretKey;
-use tirami_proto::{Invite, Message, STREAM_CONTROL, encode};
-use tokio::time::Instant;
+use tirami_proto::{Invite, Message, STREAM_CONTROL, STREAM_JOB, encode};
+use tokio::time::{Instant, timeout_at};
 
-use crate::raw::{connect, endpoint, hello};
+use crate::raw::{connect, endpoint, hello, let_in};
+
+/// What one party sends again and again.
+#[derive(Debug, Clone)]
+pub enum Flood {
+    /// This frame, on its control stream.
+    Control(Vec<u8>),
+    /// On streams of jobs, one after the other and over again: what each begins with, and the
+    /// frame that follows.
+    Jobs(Vec<Talk>),
+}
+
+/// What a stream begins with, and the frame that follows.
+pub type Talk = (Vec<u8>, Vec<u8>);
 
 /// Sends `frame` as fast as it is taken, up to 10 000 times each second, until the other side
-/// closes; gives how many it sent.
-async fn flood(connection: &Connection, hello: &Message, frame: &[u8], until: Instant) -> u64 {
-    let mut sent = 0;
-    let Ok((mut send, mut receive)) = connection.open_bi().await else { return 0 };
-    // What comes back is read, so that nothing but the sender's own haste is at fault.
-    let reading =
-        tokio::spawn(async move { while let Ok(Some(_)) = receive.read_chunk(65_536).await {} });
-    if send.write_all(&[STREAM_CONTROL]).await.is_err()
-        || send.write_all(&encode(hello)).await.is_err()
-    {
-        return 0;
-    }
-    let batch = frame.repeat(100);
+/// takes no more; gives how many it sent.
+async fn repeat(send: &mut SendStream, frame: &[u8], until: Instant) -> u64 {
+    let (batch, mut sent) = (frame.repeat(100), 0);
     while Instant::now() < until {
         let paced = tokio::time::sleep(Duration::from_millis(10));
-        match tokio::time::timeout_at(until, send.write_all(&batch)).await {
+        match timeout_at(until, send.write_all(&batch)).await {
             Ok(Ok(())) => sent += 100,
             _ => break,
         }
         paced.await;
     }
+    sent
+}
+
+/// What comes back is read, so that nothing but the sender's own haste is at fault.
+async fn drain(mut receive: RecvStream) {
+    while let Ok(Some(_)) = receive.read_chunk(65_536).await {}
+}
+
+async fn on_control(connection: &Connection, hello: &Message, frame: &[u8], until: Instant) -> u64 {
+    let Ok((mut send, receive)) = connection.open_bi().await else { return 0 };
+    let reading = tokio::spawn(drain(receive));
+    if send.write_all(&[STREAM_CONTROL]).await.is_err()
+        || send.write_all(&encode(hello)).await.is_err()
+    {
+        return 0;
+    }
+    let sent = repeat(&mut send, frame, until).await;
     reading.abort();
     sent
 }
 
-/// Floods the node of `invite` with `frame` as the party of `key` until `until`, connecting again
-/// whenever it is sent away; gives messages, connections, and how many of these ended with a
-/// goodbye.
+/// Each stream takes the next of `jobs`.
+async fn on_jobs(
+    connection: &Connection,
+    (key, invite): (&SecretKey, &Invite),
+    (jobs, next): (&[Talk], &mut usize),
+    until: Instant,
+) -> u64 {
+    let entering = let_in(connection.clone(), key, invite);
+    let Ok(Some(_control)) = timeout_at(until, entering).await else { return 0 };
+    let mut sent = 0;
+    while let Ok(Ok((mut send, receive))) = timeout_at(until, connection.open_bi()).await {
+        let reading = tokio::spawn(drain(receive));
+        let (begin, frame) = &jobs[*next % jobs.len()];
+        *next += 1;
+        let first = [&[STREAM_JOB][..], begin].concat();
+        if send.write_all(&first).await.is_ok() {
+            sent += repeat(&mut send, frame, until).await;
+        }
+        reading.abort();
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    sent
+}
+
+/// Floods the node of `invite` with `frame` on the control stream; see [`flooding_with`].
 pub async fn flooding(
     key: SecretKey,
     invite: Invite,
     frame: Vec<u8>,
     until: Instant,
 ) -> (u64, u64, u64) {
+    flooding_with(key, invite, Flood::Control(frame), until).await
+}
+
+/// Floods the node of `invite` as the party of `key` until `until`, connecting again whenever it is
+/// sent away; gives messages, connections, and how many of these ended with a goodbye.
+pub async fn flooding_with(
+    key: SecretKey,
+    invite: Invite,
+    flood: Flood,
+    until: Instant,
+) -> (u64, u64, u64) {
     let endpoint = endpoint(&key, "127.0.0.1:0").await;
     let hello = Message::Hello(hello(&key, &invite));
-    let (mut sent, mut connections, mut goodbyes) = (0, 0, 0);
+    let (mut sent, mut connections, mut goodbyes, mut next) = (0, 0, 0, 0);
     while Instant::now() < until {
         if let Some(connection) = connect(&endpoint, &invite).await {
             connections += 1;
-            sent += flood(&connection, &hello, &frame, until).await;
+            sent += match &flood {
+                Flood::Control(frame) => on_control(&connection, &hello, frame, until).await,
+                Flood::Jobs(jobs) => {
+                    let jobs = (jobs.as_slice(), &mut next);
+                    on_jobs(&connection, (&key, &invite), jobs, until).await
+                }
+            };
             let ended = connection.close_reason().map(|reason| reason.to_string());
             goodbyes += u64::from(ended.is_some_and(|reason| reason.contains("goodbye")));
             connection.close(0_u32.into(), b"");
@@ -69,4 +130,14 @@ pub fn malformed() -> Vec<u8> {
     let mut frame = 40_u32.to_be_bytes().to_vec();
     frame.extend_from_slice(&[0xff; 40]);
     frame
+}
+
+/// A frame of a kind that only a later version knows, with so many bytes in it.
+pub fn unknown(bytes: u16) -> Vec<u8> {
+    // A list of two: the number 200, and bytes.
+    let mut inside = vec![0x82, 0x18, 200, 0x59];
+    inside.extend_from_slice(&bytes.to_be_bytes());
+    inside.resize(inside.len() + usize::from(bytes), 0);
+    let length = u32::try_from(inside.len()).unwrap().to_be_bytes();
+    [&length[..], &inside].concat()
 }

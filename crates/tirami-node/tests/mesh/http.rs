@@ -125,6 +125,22 @@ fn whoever_comes_with_an_invite_that_is_used_up_is_told_why_it_gets_no_line() {
     });
     until("its owner can see it", SOON, || owner.refused(second.party(), "invite_used_up") == 1);
     assert!(owner.peer.line_of(second.party()).is_zero());
+
+    // Nobody would take what it drafts, and it hears so.
+    let party = first.party();
+    until("it knows the first one", SOON, || {
+        second.peer.read(move |kernel| kernel.ledger().lattice().chain(party).is_some())
+    });
+    let party = party.to_string();
+    block_on(async {
+        let client = admin(&second);
+        let refused = client.change_witnesses(WitnessAction::Add, &party).await.unwrap_err();
+        assert_eq!(code(&refused), (409, "contradicts".to_owned()));
+        let message = refused.to_string();
+        let begins = "only members draft changes of the charter";
+        assert!(message.starts_with(begins), "{message}");
+        assert!(client.mesh_charter().await.unwrap().drafts.is_empty());
+    });
 }
 
 #[test]

@@ -10,8 +10,8 @@ use tirami_infer::fake::FakeEngine;
 use tirami_infer::loader::Loader;
 use tirami_node::models::{Bounds, KeepAlive, Models};
 
-use crate::cheats::{Consumer, key_of};
 use crate::jobs_support::{Mesh, TestNode, ask, script};
+use crate::orders::{Consumer, key_of};
 use crate::support::{SOON, until};
 
 /// A model that says its own name.

@@ -9,7 +9,8 @@ use iroh::{Endpoint, EndpointAddr, RelayMode, TransportAddr};
 use tirami_core::{PartyId, SecretKey};
 use tirami_proto::{
     ALPN, CONTROL_FRAME_BYTES_MAX, Frames, Hello, Invite, Message, PROTOCOL, PROTOCOL_MIN,
-    STREAM_CONTROL, Via, admission_proof, encode,
+    STREAM_CONTROL, STREAM_JOB, TOKEN_FRAME_BYTES_MAX, ToConsumer, Via, Welcome, admission_proof,
+    encode,
 };
 
 /// An endpoint on `address`.
@@ -90,6 +91,45 @@ impl Control {
         });
         waited.await.ok()?
     }
+}
+
+/// Says hello and welcome, and waits to be let in.
+pub async fn let_in(connection: Connection, key: &SecretKey, invite: &Invite) -> Option<Control> {
+    let mut control = Control::open(connection).await?;
+    let welcome =
+        Welcome { protocol: PROTOCOL, features: 0, charters: Vec::new(), your_address: None };
+    for message in [Message::Hello(hello(key, invite)), Message::Welcome(welcome)] {
+        control.send(&message).await.then_some(())?;
+    }
+    let welcomed = |message| matches!(message, Message::Welcome(_)).then_some(());
+    control.wait_for(welcomed).await?;
+    Some(control)
+}
+
+/// What a provider says on the stream of a job.
+pub struct Answers {
+    receive: RecvStream,
+    frames: Frames,
+}
+
+impl Answers {
+    /// The next frame; none when the stream has ended.
+    pub async fn next(&mut self) -> Option<ToConsumer> {
+        loop {
+            if let Some(frame) = self.frames.next::<ToConsumer>().ok()? {
+                return Some(frame);
+            }
+            let chunk = self.receive.read_chunk(65_536).await.ok()??;
+            self.frames.push(&chunk);
+        }
+    }
+}
+
+/// Opens the stream of a job on a connection that is let in.
+pub async fn job(connection: &Connection) -> Option<(SendStream, Answers)> {
+    let (mut send, receive) = connection.open_bi().await.ok()?;
+    send.write_all(&[STREAM_JOB]).await.ok()?;
+    Some((send, Answers { receive, frames: Frames::new(TOKEN_FRAME_BYTES_MAX) }))
 }
 
 /// Connects and says hello.

@@ -10,8 +10,8 @@ use tirami_ledger::lattice::{Collect, Entry, EntryKind, Lattice, Transfer};
 use tirami_node::mesh::{Invite, MeshOptions};
 use tirami_proto::{Message, PROTOCOL, WireEntry};
 
-use crate::cheats::key_of;
 use crate::jobs_support::{Mesh, TestNode, ask, script};
+use crate::orders::key_of;
 use crate::raw::{self, Control};
 use crate::support::{SOON, joining, until};
 

@@ -43,7 +43,8 @@ fn ask(shared: &Shared, prompt: u32, completion_max: u32) -> mpsc::Receiver<Piec
     let logit_bias = [(0, -100.0), (2, -100.0)].into();
     let sampling = Sampling { completion_max, logit_bias, ..Sampling::default() };
     let progress = Arc::new(Progress::default());
-    assert!(shared.submit(Job { prompt, sampling, sender, progress }).is_ok());
+    let job = Job { prompt, sampling, grammar: None, sender, progress };
+    assert!(shared.submit(job).is_ok());
     reader
 }
 
@@ -87,6 +88,27 @@ fn a_running_stream_waits_for_one_short_pass_of_strangers_prompts_and_no_longer(
         // Each step read as much as it may.
         assert_eq!(made, 2 * 300_usize.div_ceil(PASS_TOKENS_MAX));
         late.iter_mut().for_each(|reader| assert_eq!(came(reader), 1));
+    });
+}
+
+#[test]
+fn where_more_prompts_wait_than_streams_run_as_many_are_read_between_two_tokens() {
+    steps(|steps, shared| {
+        let mut running = ask(shared, 5, 400);
+        while running.is_empty() {
+            assert!(steps.step().unwrap());
+        }
+        came(&mut running);
+        let late = [300, 301, 302].map(|tokens| ask(shared, tokens, 1));
+        // Until the first of them is read.
+        for step in 0..3 {
+            let read = shared.prompt_tokens_total.load(Ordering::Relaxed);
+            assert!(steps.step().unwrap());
+            let read = shared.prompt_tokens_total.load(Ordering::Relaxed) - read;
+            assert_eq!(read, 3 * PASS_TOKENS_MAX as u64, "in step {step}");
+            assert_eq!(came(&mut running), 1, "in step {step}");
+        }
+        assert!(late.iter().all(mpsc::Receiver::is_empty));
     });
 }
 

@@ -4,7 +4,7 @@ use core::task::Poll;
 
 use futures_util::future::{poll_fn, select_all};
 use tirami_infer::calls::{CallReader, Said};
-use tirami_infer::engine::{Generation, Piece, TokenLogprobs};
+use tirami_infer::engine::{Failure, Generation, Piece, TokenLogprobs};
 use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::TiramiInfo;
 
@@ -26,6 +26,8 @@ pub(super) struct Choice {
     /// Completion tokens produced so far.
     pub(super) tokens: u32,
     pub(super) finish: FinishReason,
+    /// What kind of failure ended it, where its engine says so.
+    failure: Option<Failure>,
     /// The stop text that ended it, by its place.
     stop: Option<u32>,
     /// Its time was up before its end.
@@ -57,6 +59,7 @@ impl Choice {
             cached: 0,
             tokens: 0,
             finish: FinishReason::Failed,
+            failure: None,
             stop: None,
             is_cut: false,
             likely: Vec::new(),
@@ -111,7 +114,7 @@ impl Choice {
             }
             Some(Piece::Failed { reason }) => {
                 tracing::warn!(reason, "the engine failed");
-                self.generation = None;
+                self.failure = self.generation.take().and_then(|ended| ended.failure().cloned());
                 Step::Failed
             }
             None => {
@@ -222,6 +225,10 @@ impl Choices {
 
     /// Why the answers broke off.
     pub(super) fn failure(&self) -> ApiError {
+        // The others of them may only not have ended yet.
+        if let Some(failure) = self.all.iter().find_map(|choice| choice.failure.clone()) {
+            return failure.into();
+        }
         let failed = self.all.iter().find(|choice| choice.finish == FinishReason::Failed);
         failed.map_or_else(broken, |choice| choice.job.failure())
     }

@@ -411,7 +411,7 @@ impl Plan {
         let opening = Opening { is_named: here.is_named, sharing, build: head.build.clone() };
         let job = Job::open(app.handle.clone(), here.actor, &mut here.start, opening).await?;
         here.sampling.completion_max = here.start.completion_max;
-        match here.engine.start(here.prompt, here.sampling) {
+        match here.engine.start(here.prompt, here.sampling).await {
             Ok(generation) => Ok((Choice::new(Running::Here(Box::new(job)), generation), head)),
             Err(error) => {
                 job.void(matches!(error, StartError::Stopped)).await;

@@ -6,7 +6,9 @@
 //! silently dropped.
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Conversation, Format, Message, Placed, RawPrompt, STOPS_MAX, Sampling};
+use tirami_infer::engine::{
+    CallText, Conversation, Format, Message, Placed, RawPrompt, STOPS_MAX, Sampling,
+};
 use tirami_infer::image::IMAGES_MAX;
 use tirami_sdk::endpoints::Operation;
 
@@ -111,13 +113,12 @@ impl Ask {
         let newer = number(fields, "max_completion_tokens", 1, u32::MAX)?;
         ask.completion_max = newer.or(ask.completion_max);
         let tools = tools::read(fields)?;
-        if let Some(format) = tools.format {
-            if ask.sampling.format != Format::Text {
-                let message = "response_format and tools cannot both say what the answer is; leave \
-                               one out, or set tool_choice to none";
-                return Err(ApiError::unsupported("response_format", message));
+        if let Some(mut calls) = tools.format {
+            let format = std::mem::take(&mut ask.sampling.format);
+            if calls.may_be_text() {
+                calls.text = CallText::from(format);
             }
-            ask.sampling.format = Format::Calls(format);
+            ask.sampling.format = Format::Calls(calls);
         }
         ask.tools = tools.names;
         ask.subjects = vec![Subject::Chat(conversation(fields)?)];
@@ -465,6 +466,28 @@ mod tests {
             let ask = read(&format!(r#"{{{HI},"seed":{given}}}"#)).unwrap();
             assert_eq!(ask.seed, Some(seed), "{given}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_calls_or_what_its_format_says() {
+        let tools = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;
+        let object = r#""response_format":{"type":"json_object"}"#;
+        let schema = r#""response_format":{"type":"json_schema","json_schema":{"schema":{}}}"#;
+        let text = || Some(Format::JsonSchema("{}".to_owned()));
+        for (more, text) in [
+            (r#""stream":true"#, Some(Format::Text)),
+            (r#""response_format":{"type":"text"}"#, Some(Format::Text)),
+            (object, Some(Format::JsonObject)),
+            (schema, text()),
+            (&*format!(r#""tool_choice":"auto",{schema}"#), text()),
+            (&*format!(r#""tool_choice":"required",{schema}"#), None),
+        ] {
+            let ask = read(&format!("{{{HI},{tools},{more}}}")).unwrap();
+            assert!(matches!(ask.sampling.format, Format::Calls(_)), "{more}");
+            assert_eq!((ask.sampling.format.without_calls(), ask.tools.len()), (text, 1), "{more}");
+        }
+        let none = read(&format!(r#"{{{HI},{tools},{schema},"tool_choice":"none"}}"#)).unwrap();
+        assert_eq!((Some(none.sampling.format), none.tools.len()), (text(), 0));
     }
 
     #[test]

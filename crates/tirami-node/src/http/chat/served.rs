@@ -48,10 +48,14 @@ pub(super) fn unscored() -> ApiError {
 
 /// Refuses a form of answer the engine cannot follow.
 pub(super) fn check_format(engine: &dyn Engine, format: &Format) -> Result<(), ApiError> {
-    engine.check_format(format).map_err(|error| match format {
-        Format::Calls(_) => ApiError::from(error).param("tools"),
-        _ => error.into(),
-    })
+    // What the answer is without calls is asked for by another field than the calls.
+    if let Some(text) = format.without_calls() {
+        engine.check_format(&text)?;
+    }
+    if !matches!(format, Format::Calls(_)) {
+        return Ok(());
+    }
+    engine.check_format(format).map_err(|error| ApiError::from(error).param("tools"))
 }
 
 /// Renders and tokenises, and says how many completion tokens there may be.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Call, CallFormat, Message};
+use tirami_infer::engine::{Call, CallFormat, CallText, Message};
 
 use super::request::{flag, present};
 use crate::http::error::ApiError;
@@ -47,7 +47,8 @@ pub(super) struct Tools {
     pub(super) offered: Vec<String>,
     /// Their names; empty when none may be called.
     pub(super) names: Vec<String>,
-    /// What the answer may be; none when no tool may be called.
+    /// Which calls the answer may have; where it may be text, that is free. None when no tool may
+    /// be called.
     pub(super) format: Option<CallFormat>,
 }
 
@@ -87,7 +88,7 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Tools, ApiError> {
     let schemas: Vec<String> = callable.iter().map(|tool| tool.call_schema()).collect();
     let format = CallFormat {
         schema: format!("{{\"anyOf\":[{}]}}", schemas.join(",")),
-        may_be_text: matches!(choice, Choice::Auto),
+        text: if matches!(choice, Choice::Auto) { CallText::Free } else { CallText::None },
         several,
     };
     Ok(Tools {
@@ -395,11 +396,11 @@ mod tests {
     fn which_tools_are_called_is_understood() {
         let both = json!([named("a", Value::Null), named("b", json!({"properties": {}}))]);
         let named_b = json!({"type": "function", "function": {"name": "b"}});
-        for (choice, offered, names, may_be_text) in [
-            (Value::Null, 2, vec!["a", "b"], Some(true)),
-            (json!("auto"), 2, vec!["a", "b"], Some(true)),
-            (json!("required"), 2, vec!["a", "b"], Some(false)),
-            (named_b, 2, vec!["b"], Some(false)),
+        for (choice, offered, names, text) in [
+            (Value::Null, 2, vec!["a", "b"], Some(CallText::Free)),
+            (json!("auto"), 2, vec!["a", "b"], Some(CallText::Free)),
+            (json!("required"), 2, vec!["a", "b"], Some(CallText::None)),
+            (named_b, 2, vec!["b"], Some(CallText::None)),
             (json!("none"), 0, vec![], None),
         ] {
             let request = json!({"tools": both, "tool_choice": choice,
@@ -409,7 +410,7 @@ mod tests {
                 (tools.offered.len(), &tools.names),
                 (offered, &names.into_iter().map(str::to_owned).collect())
             );
-            assert_eq!(tools.format.as_ref().map(|format| format.may_be_text), may_be_text);
+            assert_eq!(tools.format.as_ref().map(|format| format.text.clone()), text);
             assert!(tools.format.is_none_or(|format| !format.several));
         }
         let none = read(json!({"tools": []})).unwrap();

@@ -142,7 +142,10 @@ impl<'a> Serving<'a> {
                         if let Some(Piece::Failed { reason }) = failed {
                             tracing::warn!(reason, "the engine failed");
                         }
-                        return self.fail("the model's engine failed", frames).await;
+                        let failure = self.generation.as_ref().and_then(Generation::failure);
+                        let told = failure.map(ToString::to_string);
+                        let told = told.as_deref().unwrap_or("the model's engine failed");
+                        return self.fail(told, frames).await;
                     }
                 },
                 () = sleep_until(deadline) => {

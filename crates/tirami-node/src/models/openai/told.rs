@@ -55,7 +55,7 @@ impl Told {
                 Some(Allowed {
                     reader: CallReader::new(names.clone()),
                     names,
-                    may_be_text: calls.may_be_text,
+                    may_be_text: calls.may_be_text(),
                     calls_max: if calls.several { CALLS_MAX } else { 1 },
                 })
             }
@@ -246,7 +246,7 @@ fn names(calls: &CallFormat) -> Vec<String> {
 
 /// Which of the `offered` tools have to be called, as OpenAI has it.
 pub(super) fn choice(calls: &CallFormat, offered: usize) -> Value {
-    if calls.may_be_text {
+    if calls.may_be_text() {
         return json!("auto");
     }
     match names(calls).as_slice() {
@@ -257,12 +257,15 @@ pub(super) fn choice(calls: &CallFormat, offered: usize) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use tirami_infer::engine::CallText;
+
     use super::*;
 
     fn format(names: &[&str], may_be_text: bool, several: bool) -> CallFormat {
         let one = |name: &&str| json!({"properties": {"name": {"const": name}}});
         let choices: Vec<Value> = names.iter().map(one).collect();
-        CallFormat { schema: json!({"anyOf": choices}).to_string(), may_be_text, several }
+        let text = if may_be_text { CallText::Free } else { CallText::None };
+        CallFormat { schema: json!({"anyOf": choices}).to_string(), text, several }
     }
 
     fn part(index: u32, name: &str, arguments: &str) -> UpstreamPiece {
