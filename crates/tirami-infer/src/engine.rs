@@ -567,8 +567,9 @@ pub enum Failure {
     /// The server cannot be reached, or hung up before it answered.
     #[error("the server that computes the model cannot be reached")]
     Unreachable,
-    /// The server has no room, and had none when it was asked again.
-    #[error("the server that computes the model is full")]
+    /// There is no room: the server had none when it was asked again, or others took the place in
+    /// the queue.
+    #[error("what computes the model is full")]
     Full,
     /// The server refuses the node itself: its key, or what it may do.
     #[error("the server that computes the model refuses this node: its engine is misconfigured")]

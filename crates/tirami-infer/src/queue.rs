@@ -1,7 +1,10 @@
 //! Who waits for a place of an engine, and in which order.
 //!
 //! Those who contribute come first. Among them, and then among the others, the consumers take
-//! turns: whoever asks for much at once waits longer for it than somebody who asks once.
+//! turns: whoever asks for much at once waits longer for it than somebody who asks once. Where no
+//! more may wait, whoever has many waiting gives way to whoever has fewer.
+
+use std::collections::BTreeMap;
 
 /// A request that waits for a place.
 pub trait Waits {
@@ -67,6 +70,33 @@ impl<T: Waits> Queue<T> {
             self.waiting.partition_point(|other| (other.class, other.turn) <= (class, turn));
         self.waiting.insert(place, Waiting { one, class, turn });
         self.number();
+    }
+
+    /// Whether a request of another consumer would give way to one of `scope`.
+    pub fn would_give_way(&self, scope: u64) -> bool {
+        self.gives_way(scope).is_some()
+    }
+
+    /// Takes out what gives way to a request of `scope`: the last one of the consumer that has most
+    /// waiting, if it has more than this one would have.
+    pub fn give_way(&mut self, scope: u64) -> Option<T> {
+        let place = self.gives_way(scope)?;
+        let Waiting { one, .. } = self.waiting.remove(place);
+        self.number();
+        Some(one)
+    }
+
+    fn gives_way(&self, scope: u64) -> Option<usize> {
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        for waiting in &self.waiting {
+            *counts.entry(waiting.one.scope()).or_default() += 1;
+        }
+        let own = counts.remove(&scope).unwrap_or_default();
+        let (most, _) = counts
+            .into_iter()
+            .filter(|(_, count)| *count > own + 1)
+            .max_by_key(|(_, count)| *count)?;
+        self.waiting.iter().rposition(|waiting| waiting.one.scope() == most)
     }
 
     /// The next request, which leaves the queue.
@@ -185,6 +215,19 @@ mod tests {
             got.extend(queue.pop().map(|asker| asker.number));
         }
         assert_eq!(got, [0, 3, 1, 4, 2, 5]);
+    }
+
+    #[test]
+    fn who_has_most_waiting_gives_way_where_that_is_fairer() {
+        let (mut queue, _) =
+            queue(&[(1, false), (2, false), (1, false), (1, false), (2, false), (3, false)]);
+        // The consumer, and whose request gives way to it.
+        for (scope, gives_way) in [(4, Some(3)), (1, None), (2, None), (3, None), (4, Some(4))] {
+            assert_eq!(queue.would_give_way(scope), gives_way.is_some(), "{scope}");
+            let gone = queue.give_way(scope).map(|asker| asker.number);
+            assert_eq!(gone, gives_way, "{scope}");
+        }
+        assert_eq!(order(&mut queue), [0, 1, 5, 2]);
     }
 
     #[test]

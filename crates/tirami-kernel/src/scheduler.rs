@@ -361,7 +361,8 @@ impl Runner {
             (false, 0) => Reason::Unmeasured,
             (false, nodes) => Reason::Heard { nodes },
         });
-        if self.estimate.failure_ppm > FAILURE_NEUTRAL_PPM {
+        // Of what others said this node saw nothing.
+        if self.estimate.failure_ppm > FAILURE_NEUTRAL_PPM && self.estimate.heard_from == 0 {
             why.push(Reason::Fails { ppm: self.estimate.failure_ppm });
         }
         why.push(match self.busy {

@@ -32,7 +32,7 @@ def a_call_that_the_server_was_told_to_make_is_made_or_costs_nothing():
     try:
         choice = ask(question, tools=[CLOCK], tool_choice="required", temperature=0, max_tokens=60).choices[0]
     except openai.InternalServerError as error:
-        assert error.body["code"] == "engine_failed", error.body
+        assert error.body["code"] in ("engine_failed", "engine_broke_off"), error.body
         assert balance() == before, "nothing was delivered, and something was charged"
         return
     assert [call.function.name for call in choice.message.tool_calls][0] == "clock", choice

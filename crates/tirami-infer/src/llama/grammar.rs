@@ -15,7 +15,9 @@ use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
 pub use pattern::{SCHEMA_PATTERN_DEPTH_MAX, SCHEMA_PATTERN_SIZE_MAX};
 use schema::Schema;
-pub use schema::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX};
+pub use schema::{
+    SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NAME_BYTES_MAX, SCHEMA_NODES_MAX,
+};
 
 use crate::calls::{CALL_BEGIN, CALL_END, CALLS_MAX};
 use crate::engine::{CallFormat, CallText, Format};

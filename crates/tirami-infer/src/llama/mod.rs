@@ -32,7 +32,7 @@ pub use bare::{BareRun, BareSetting};
 pub use file::LlamaFile;
 use grammar::Grammar;
 pub use grammar::{
-    SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NODES_MAX,
+    SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NAME_BYTES_MAX, SCHEMA_NODES_MAX,
     SCHEMA_PATTERN_DEPTH_MAX, SCHEMA_PATTERN_SIZE_MAX,
 };
 pub use lookup::Guesses;
@@ -282,10 +282,16 @@ impl Engine for LlamaEngine {
     }
 
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
-        // On the engine's thread all answers would wait for it.
+        // On the engine's thread all answers would wait for the grammar.
+        self.worker.check_room(prompt.scope)?;
         let grammar = Grammar::new(&self.model, &sampling.format);
         let what = "to follow the answer's format";
-        let grammar = grammar.map_err(|_| StartError::Unsupported { what })?;
+        let mut grammar = grammar.map_err(|_| StartError::Unsupported { what })?;
+        if let Some(grammar) = &mut grammar {
+            let what = "to go on with what does not follow the answer's format";
+            let follows = sequence::follows(&self.model, grammar, &prompt.resumed);
+            follows.then_some(()).ok_or(StartError::Unsupported { what })?;
+        }
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
         let progress = Arc::new(Progress::default());
         let generation = Generation::new(pieces, Arc::clone(&progress));

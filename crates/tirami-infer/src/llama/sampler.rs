@@ -122,10 +122,14 @@ impl Sampler {
         choose(&allowed, self.temperature, &self.limits, draw)
     }
 
-    /// Notes the next token of the completion, chosen here or elsewhere. False when the grammar
-    /// does not allow it.
-    pub(super) fn accept(&mut self, token: u32, spelling: Spelling<'_>) -> bool {
+    /// Notes the next token of a completion that another one began; the grammar knows it.
+    pub(super) fn note(&mut self, token: u32) {
         self.biases.accept(token);
+    }
+
+    /// Notes the next token of the completion. False when the grammar does not allow it.
+    pub(super) fn accept(&mut self, token: u32, spelling: Spelling<'_>) -> bool {
+        self.note(token);
         self.grammar.as_mut().is_none_or(|grammar| grammar.accept(token, spelling))
     }
 

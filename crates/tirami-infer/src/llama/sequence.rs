@@ -19,7 +19,7 @@ use crate::text::AnswerText;
 pub(super) struct Job {
     pub(super) prompt: Prompt,
     pub(super) sampling: Sampling,
-    /// Of the sampling's format.
+    /// Of the sampling's format, with the resumed tokens behind it.
     pub(super) grammar: Option<Grammar>,
     pub(super) sender: mpsc::Sender<Piece>,
     pub(super) progress: Arc<Progress>,
@@ -98,7 +98,8 @@ impl Sequence {
         let mut answer = AnswerText::new(&sampling.stop);
         let mut last = None;
         for token in &resumed {
-            if last.is_some() || !sampler.accept(*token, &spelling(model)) {
+            sampler.note(*token);
+            if last.is_some() {
                 return Err("the resumed tokens go on after their answer's end".to_owned());
             }
             // The text was delivered with the token by whoever produced it.
@@ -273,6 +274,17 @@ impl Sequence {
 
 fn spelling(model: &LlamaModel) -> impl Fn(usize) -> Vec<u8> + '_ {
     move |index| i32::try_from(index).map_or_else(|_| Vec::new(), |id| piece(model, LlamaToken(id)))
+}
+
+/// Whether an answer may begin with `resumed` in its grammar, which then goes on behind it. The
+/// native engine aborts where an end comes too early, so there may be none.
+pub(super) fn follows(model: &LlamaModel, grammar: &mut Grammar, resumed: &[u32]) -> bool {
+    let (vocab, spelling) = (model.vocab(), spelling(model));
+    let is_text = |token: u32| {
+        (0..vocab.n_tokens().cast_unsigned()).contains(&token)
+            && !vocab.is_eog(LlamaToken(token.cast_signed()))
+    };
+    resumed.iter().all(|token| is_text(*token) && grammar.accept(*token, &spelling))
 }
 
 /// The same with each token's bytes.

@@ -108,7 +108,11 @@ impl<'a> Steps<'a> {
         let most = if decoded { PASS_TOKENS_MAX } else { self.pass_tokens };
         let prefilled = self.prefill_step(most)?;
         if decoded && prefilled {
-            for _ in 1..self.prompts_for_each_stream() {
+            let passes = self.prompts_for_each_stream();
+            for _ in 1..passes {
+                if self.is_picture_next() {
+                    break;
+                }
                 self.prefill_step(most)?;
             }
         }
@@ -122,11 +126,12 @@ impl<'a> Steps<'a> {
     fn prompts_for_each_stream(&self) -> usize {
         let all = self.sequences.iter().flatten();
         let (waiting, running): (Vec<_>, Vec<_>) = all.partition(|one| one.is_prefilling());
-        // A picture takes longer than many passes.
-        if waiting.iter().any(|one| one.picture().is_some()) {
-            return 1;
-        }
         (waiting.len() / running.len().max(1)).min(PROMPT_PASSES_MAX)
+    }
+
+    /// Whether a picture may be read next: it takes longer than many passes.
+    fn is_picture_next(&self) -> bool {
+        self.sequences.iter().flatten().any(|one| one.is_prefilling() && one.picture().is_some())
     }
 
     /// Reads the beginning of all chats before the first of them comes: one pass.

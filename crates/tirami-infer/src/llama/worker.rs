@@ -14,7 +14,7 @@ use super::queue::Queue;
 use super::sequence::Job;
 use super::steps::Steps;
 use super::vision::Vision;
-use crate::engine::{EngineLoad, StartError};
+use crate::engine::{EngineLoad, Failure, Piece, StartError};
 
 /// How often a thread whose every reader is slow looks whether one has read.
 const READERS_POLL: Duration = Duration::from_millis(2);
@@ -62,9 +62,32 @@ impl Shared {
         }
     }
 
-    /// Queues a job, or says why not.
+    /// Says why a job of `scope` could not be queued now.
+    pub(super) fn check_room(&self, scope: u64) -> Result<(), StartError> {
+        let mut queue = self.queue();
+        match self.is_full(&mut queue)? && !queue.would_give_way(scope) {
+            true => Err(busy(&queue)),
+            false => Ok(()),
+        }
+    }
+
+    /// Queues a job, or says why not. Where there is no room, a job of a consumer that has more of
+    /// them ends.
     pub(super) fn submit(&self, job: Job) -> Result<(), StartError> {
         let mut queue = self.queue();
+        if self.is_full(&mut queue)? {
+            let gone = queue.give_way(job.prompt.scope).ok_or_else(|| busy(&queue))?;
+            gone.progress.failed(Failure::Full);
+            // The channel is new, so there is room; a reader that has gone needs no answer.
+            let _ = gone.sender.try_send(Piece::Failed { reason: Failure::Full.to_string() });
+        }
+        queue.push(job);
+        drop(queue);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn is_full(&self, queue: &mut Queue) -> Result<bool, StartError> {
         if queue.stopped {
             return Err(StartError::Stopped);
         }
@@ -73,15 +96,7 @@ impl Shared {
         }
         // A free sequence makes room for one more than may wait.
         let running = self.running.load(Ordering::Relaxed) as usize;
-        let room = self.queue_max.max(usize::from(running == 0));
-        if queue.len() >= room {
-            let queued = u32::try_from(queue.len()).unwrap_or(u32::MAX);
-            return Err(StartError::Busy { queued });
-        }
-        queue.push(job);
-        drop(queue);
-        self.changed.notify_one();
-        Ok(())
+        Ok(queue.len() >= self.queue_max.max(usize::from(running == 0)))
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -150,6 +165,10 @@ impl Worker {
         })
     }
 
+    pub(super) fn check_room(&self, scope: u64) -> Result<(), StartError> {
+        self.shared.check_room(scope)
+    }
+
     pub(super) fn submit(&self, job: Job) -> Result<(), StartError> {
         self.shared.submit(job)
     }
@@ -183,6 +202,10 @@ impl Drop for Worker {
             let _ = thread.join();
         }
     }
+}
+
+fn busy(queue: &Queue) -> StartError {
+    StartError::Busy { queued: u32::try_from(queue.len()).unwrap_or(u32::MAX) }
 }
 
 fn run_thread(

@@ -14,6 +14,9 @@ use crate::scheduler::{Observation, Observed};
 
 /// How often a node tells others what it saw of providers, in milliseconds.
 pub(super) const OPINIONS_MS: u64 = MINUTE_MS;
+/// Trade from which a peer is told, in µTRM: whom a node uses is nobody's affair for a token, and
+/// the peer's own voice would count for little.
+const TELL_FROM: u64 = 100_000_000;
 
 /// What a job at another node cost, or what another node paid.
 pub(super) fn traded(event: &BookEvent) -> Option<Observation> {
@@ -51,7 +54,7 @@ impl Kernel {
         for to in self.mesh.open_peers() {
             let mut said = news.clone();
             said.retain(|opinion| opinion.provider != to);
-            if !said.is_empty() && self.mesh.opinions.trade(to) > 0 {
+            if !said.is_empty() && self.mesh.opinions.trade(to) >= TELL_FROM {
                 effects.send.push((to, Message::Opinions(said)));
             }
         }

@@ -205,8 +205,8 @@ impl Kernel {
     fn take_signal(&mut self, from: PartyId, document: &WireDocument) -> Result<(), SignalRefusal> {
         // The cheap look first: most of what floods is known already.
         if let Ok(signal) = tirami_core::decode_body::<PriceSignal>(&document.bytes) {
-            let floor = self.mesh.signals.floors.get(&signal.provider);
-            let older = floor.is_some_and(|floor| signal.issued_at < *floor);
+            let floor = self.mesh.signals.floors.get(&signal.provider).copied();
+            let older = floor.is_some_and(|floor| signal.issued_at < floor);
             let held = self.mesh.signals.held.get(&signal.provider);
             let same = held.is_some_and(|held| {
                 held.bytes() == document.bytes && held.signature() == document.signature
@@ -219,11 +219,12 @@ impl Kernel {
             let known = strangers.len() < STRANGERS_MAX
                 || strangers.contains(&signal.provider)
                 || !self.is_stranger(from, signal.provider);
-            let soon = held.is_some_and(|held| {
-                let next = held.body().issued_at.plus_ms(SIGNAL_LEAST_MS);
-                signal.issued_at > held.body().issued_at && signal.issued_at < next
+            let soon = floor.is_some_and(|floor| {
+                signal.issued_at > floor && signal.issued_at < floor.plus_ms(SIGNAL_LEAST_MS)
             });
-            if older || same || soon || !known || signal.provider == self.ledger.party() {
+            // Contradicted already: none of that time counts.
+            let gone = held.is_none() && floor == Some(signal.issued_at);
+            if older || gone || same || soon || !known || signal.provider == self.ledger.party() {
                 return Ok(());
             }
         }
@@ -238,9 +239,10 @@ impl Kernel {
                 signals.news.remove(&provider);
                 // Whoever believes the one has to see the other, and whoever knows neither both.
                 let held = held.map(|held| (provider, wire(&held)));
-                signals.contradictions.extend(held);
-                signals.contradictions.push((from, document.clone()));
-                signals.contradictions.truncate(ANNOUNCED_PER_FRAME_MAX);
+                if signals.contradictions.len() + 2 <= ANNOUNCED_PER_FRAME_MAX {
+                    signals.contradictions.extend(held);
+                    signals.contradictions.push((from, document.clone()));
+                }
                 self.mesh.flush_soon(self.clock);
                 return Ok(());
             }

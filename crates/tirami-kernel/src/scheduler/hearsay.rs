@@ -37,7 +37,7 @@ pub(super) struct Rumour {
     pub(super) first_token_ms: u32,
     pub(super) tokens_per_second_milli: u32,
     pub(super) failure_ppm: u64,
-    /// How many measured its speed with the model.
+    /// How many told of it.
     pub(super) speakers: u32,
 }
 
@@ -93,11 +93,11 @@ impl Hearsay {
             };
             let weight = trade(*speaker);
             failures.add(heard.failure_ppm, weight);
+            speakers += 1;
             if let Some(speed) = heard.speeds.get(&model) {
                 let speed_milli = u64::from(speed.tokens_per_second_milli);
                 firsts.add(speed.first_token_ms.min(opinion::TIME_MS_MAX).into(), weight);
                 speeds.add(speed_milli.min(opinion::SPEED_MILLI_MAX), weight);
-                speakers += 1;
             }
         }
         if failures.weight == 0 {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tirami_core::{Digest, MINUTE_MS, ModelDigest, PartyId, Timestamp, Trm};
 use tirami_proto::{MeasuredSpeed, OFFERS_MAX, OPINIONS_PER_FRAME_MAX, Offer, ProviderOpinion};
 
+use super::UNHEALTHY_PPM;
 use super::hearsay::Hearsay;
 
 /// Parties with an opinion at most; whoever was observed longest ago is forgotten first.
@@ -98,7 +99,7 @@ pub(super) struct Estimate {
     pub(super) tokens_per_second_milli: u32,
     pub(super) failure_ppm: u64,
     pub(super) measured: bool,
-    /// How many others measured it, where this node has not.
+    /// How many others told of it, where this node has not measured it.
     pub(super) heard_from: u32,
     /// Whether it was measured within the last minute.
     pub(super) recent: bool,
@@ -209,9 +210,10 @@ impl Opinions {
             return Estimate {
                 first_token_ms: told.first_token_ms,
                 tokens_per_second_milli: speed.max(1),
-                // What happened to this node's own jobs it knows best.
+                // What happened to this node's own jobs it knows best. Whatever others say, a
+                // provider may be tried.
                 failure_ppm: match failures == Failures::default() {
-                    true => told.failure_ppm,
+                    true => told.failure_ppm.min(UNHEALTHY_PPM),
                     false => failure_ppm,
                 },
                 heard_from: told.speakers,

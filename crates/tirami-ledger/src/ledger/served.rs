@@ -163,6 +163,10 @@ impl Ledger {
     ) -> Result<(), OrderRefusal> {
         let consumer = order.consumer;
         self.book.check_new(now, order.job, consumer)?;
+        // A payment that is remembered would answer the claim for another job with this id.
+        if !self.book.paid_for(consumer, (order.provider, order.job)).is_zero() {
+            return Err(OrderRefusal::JobTaken);
+        }
         if head_at.plus_ms(self.book.serving().fresh_ms) <= now {
             return Err(OrderRefusal::StaleHead);
         }

@@ -6,7 +6,7 @@
 //!           ─taken──►         ─vouchers─►
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -204,6 +204,9 @@ pub(super) struct Journey {
     refusals: BTreeMap<PartyId, String>,
     /// What those said that found the request itself invalid.
     invalid: Vec<(PartyId, Invalid)>,
+    /// Those that gave up before the first token. It may be the request's fault: it is held against
+    /// them when somebody answers it.
+    unproven: BTreeSet<PartyId>,
 }
 
 impl Journey {
@@ -223,6 +226,7 @@ impl Journey {
             parts: Vec::new(),
             refusals: BTreeMap::new(),
             invalid: Vec::new(),
+            unproven: BTreeSet::new(),
             ask,
         }
     }
@@ -285,6 +289,7 @@ impl Journey {
                     if body.send(attempt.token(), end).await.is_err() {
                         return End::Left(attempt);
                     }
+                    self.observe_unproven().await;
                     return End::Complete(attempt, receipt);
                 }
                 Next::Ordered => {
@@ -303,7 +308,12 @@ impl Journey {
                 Next::Lost { reason } => (reason, Some(Observed::Failed)),
                 // Whoever was paid for its prompt and then gave up has failed.
                 Next::Failed { reason } => match attempt.made() {
-                    0 => (reason, Some(Observed::Refused { retry_after_ms: REFUSED_MS })),
+                    0 => {
+                        if !attempt.is_here() {
+                            self.unproven.insert(attempt.provider());
+                        }
+                        (reason, None)
+                    }
                     _ => (reason, Some(Observed::Failed)),
                 },
             };
@@ -567,6 +577,13 @@ impl Journey {
     /// Another provider takes the request: those that found it invalid are left alone for a while.
     async fn observe_wrong(&mut self) {
         for (provider, _) in core::mem::take(&mut self.invalid) {
+            let outcome = Observed::Refused { retry_after_ms: REFUSED_MS };
+            observe(&self.client.handle, provider, outcome).await;
+        }
+    }
+
+    async fn observe_unproven(&mut self) {
+        for provider in core::mem::take(&mut self.unproven) {
             let outcome = Observed::Refused { retry_after_ms: REFUSED_MS };
             observe(&self.client.handle, provider, outcome).await;
         }

@@ -15,7 +15,7 @@ pub const REQUEST_BYTES_PER_PEER_MAX: usize = 2 * JOB_FRAME_BYTES_MAX;
 /// The same of all peers together, beside what each has to itself.
 pub const REQUEST_BYTES_MAX: usize = 16 * JOB_FRAME_BYTES_MAX;
 /// Room that each peer has to itself: requests of usual size wait for nobody else's large ones.
-const REQUEST_BYTES_OWN: usize = 512 * 1024;
+const REQUEST_BYTES_OWN: usize = 64 * 1024;
 /// A frame takes at least so much room: of what is no request only so many are looked at.
 pub const FRAME_BYTES_MIN: usize = 4 * 1024;
 /// Streams of one peer whose request is awaited or looked at; the next wait for their turn, so that

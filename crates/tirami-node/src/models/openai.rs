@@ -218,8 +218,10 @@ impl Engine for OpenAiEngine {
             // A reader that has gone needs no answer: what waits or runs for it is dropped, and
             // with it the turn or the place, and the connection.
             let work = async move {
-                let Some(_place) = turn.comes().await else { return };
-                answering.run().await;
+                match turn.comes().await {
+                    Some(_place) => answering.run().await,
+                    None => answering.gave_way(),
+                }
             };
             tokio::select! {
                 () = sender.closed() => {}
@@ -293,6 +295,13 @@ struct Answering {
 }
 
 impl Answering {
+    /// Ends for want of room.
+    fn gave_way(self) {
+        self.progress.failed(Failure::Full);
+        // The channel is new, so there is room; a reader that has gone needs no answer.
+        drop(self.sender.try_send(Piece::Failed { reason: Failure::Full.to_string() }));
+    }
+
     async fn run(mut self) {
         let last = match self.answer().await {
             Ok(Some(finish)) => {

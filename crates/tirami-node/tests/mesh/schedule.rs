@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tirami_core::Trm;
 use tirami_infer::engine::Engine;
 use tirami_node::mesh::MeshOptions;
 
@@ -289,7 +290,7 @@ fn a_node_without_model_and_provider_says_what_to_do() {
 
 #[test]
 fn what_a_node_measured_is_heard_by_those_it_trades_with_and_by_nobody_else() {
-    let mesh = Mesh::with(vec![Odd::new(1, 2), Odd::new(1, 2), Odd::new(1, 2)]);
+    let mesh = Mesh::with(vec![Odd::new(1, 2), Odd::new(1, 2), Odd::new(200, 0)]);
     mesh.generous();
     let (user, partner) = (mesh.user(), mesh.add_user());
     let party = |n: usize| json!(mesh.provider(n).party().to_string());
@@ -297,30 +298,26 @@ fn what_a_node_measured_is_heard_by_those_it_trades_with_and_by_nobody_else() {
         let plan = json!({"model_id": "fake", "provider": {"only": [party(n)]}});
         node.send("/v1/tirami/schedule", &plan).1.to_string()
     };
-    let measured = "measured over 1 job";
     let heard = "measured by 1 node this one trades with";
     // The speaker is a provider that has jobs done by others too.
     let speaker = mesh.provider(2);
     mesh.funded(speaker);
+    let mut request = ask(200, false);
+    request["provider"] = json!({"only": [party(2)]});
+    let (enough, buyer) = (Trm::from_micro(100_000_000), partner.party());
+    until("enough is traded to be told", SOON, || {
+        partner.post(&request);
+        speaker.peer.read(move |kernel| {
+            kernel.mesh().opinions().known(buyer, kernel.clock()).traded.1 >= enough
+        })
+    });
     let mut request = ask(1, false);
     for n in [0, 1] {
         request["provider"] = json!({"only": [party(n)]});
         assert_eq!(speaker.post(&request)["x_tirami"]["provider"], party(n));
-        until("it is measured", SOON, || why(speaker, n).contains(measured));
+        until("it is measured", SOON, || why(speaker, n).contains("measured over 1 job"));
     }
-    request["provider"] = json!({"only": [party(2)]});
-    partner.post(&request);
-    until("the trade is settled", SOON, || {
-        let bought = listed(&partner, &party(2)).and_then(|one| one["bought_trm"].as_f64());
-        bought.is_some_and(|bought| bought > 0.0)
-    });
-    // A telling may find a connection that the jump of the clock has just ended: the next repeats.
-    for _ in 0..2 {
-        mesh.clock.pass_ms(61_000);
-        for node in [user, &partner] {
-            mesh.ready(node);
-        }
-    }
+    mesh.clock.pass_ms(61_000);
     for n in [0, 1] {
         until("what was measured is heard", SOON, || why(&partner, n).contains(heard));
         assert!(!why(user, n).contains(heard), "it trades with nobody");

@@ -23,6 +23,19 @@ pub const SCHEMA_LENGTH_MAX: u64 = 1_000;
 /// Depth of a schema, its references followed.
 pub const SCHEMA_DEPTH_MAX: usize = 64;
 
+/// Types there are.
+const TYPES_MAX: usize = 7;
+/// Bytes of a name in a schema: the native engine recurses once for each.
+pub const SCHEMA_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a `$ref`.
+const REF_BYTES_MAX: usize = 4 * SCHEMA_NAME_BYTES_MAX;
+/// What the bounds of a number count: the grammar follows its digits in so many ways at once.
+const BOUNDS_COUNT: usize = 40;
+/// What a length counts by, beside its value: a grammar has a rule for each.
+const LENGTH_BY: usize = 64;
+
+/// What a schema says of a number's bounds.
+const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
 /// What a schema says of lengths.
 const LENGTHS: [&str; 4] = ["minLength", "maxLength", "minItems", "maxItems"];
 /// What leads away from a schema, so that the native engine does not see a pattern beside it.
@@ -86,12 +99,18 @@ impl Schema {
         take(left, 1 + optional(node).pow(2) / OPTIONAL_SQUARED_BY)?;
         let deep = || format!("a schema is at most {SCHEMA_DEPTH_MAX} levels deep");
         let depth = depth.checked_sub(1).ok_or_else(deep)?;
+        if part != Part::Data && has_long_name(node) {
+            return Err(format!("a name in a schema has at most {SCHEMA_NAME_BYTES_MAX} bytes"));
+        }
         match node {
             Value::Array(items) => {
                 items.iter().try_for_each(|item| self.count((item, part), depth, left))
             }
             Value::Object(fields) if part.is_schema() => {
                 let times = times(fields)?;
+                if BOUNDS.iter().any(|word| fields.contains_key(*word)) {
+                    take(left, times * BOUNDS_COUNT)?;
+                }
                 if has_pattern(fields) {
                     take(left, times * self.pattern(fields, part)?.size)?;
                 }
@@ -117,6 +136,9 @@ impl Schema {
         left: &mut usize,
     ) -> Result<(), String> {
         match value {
+            Value::String(place) if name == "$ref" && place.len() > REF_BYTES_MAX => {
+                Err(format!("a $ref in a schema has at most {REF_BYTES_MAX} bytes"))
+            }
             Value::String(place) if name == "$ref" => {
                 // The native engine knows no escapes in a reference, and would go elsewhere.
                 let path = place.strip_prefix('#').filter(|path| !path.contains('~'));
@@ -124,11 +146,13 @@ impl Schema {
                 let target = target.ok_or_else(|| format!("the schema has no {place:.100}"))?;
                 self.count((target, part), depth, left)
             }
-            Value::Number(length)
-                if LENGTHS.contains(&name.as_str())
-                    && length.as_u64().is_none_or(|length| length > SCHEMA_LENGTH_MAX) =>
-            {
-                Err(format!("{name} in a schema is a whole number up to {SCHEMA_LENGTH_MAX}"))
+            Value::Number(length) if LENGTHS.contains(&name.as_str()) => {
+                let length = length.as_u64().filter(|length| *length <= SCHEMA_LENGTH_MAX);
+                let length = length.and_then(|length| usize::try_from(length).ok());
+                let length = length.ok_or_else(|| {
+                    format!("{name} in a schema is a whole number up to {SCHEMA_LENGTH_MAX}")
+                })?;
+                take(left, 1 + length / LENGTH_BY)
             }
             value => self.count((value, part.under(name)), depth, left),
         }
@@ -250,11 +274,21 @@ fn take(left: &mut usize, count: usize) -> Result<(), String> {
 /// has something in it.
 fn times(fields: &Map<String, Value>) -> Result<usize, String> {
     let Some(Value::Array(types)) = fields.get("type") else { return Ok(1) };
-    if !types.iter().all(Value::is_string) {
-        return Err("the types in a schema are names".to_owned());
+    let names: BTreeSet<&str> = types.iter().filter_map(Value::as_str).collect();
+    if names.len() != types.len() || types.len() > TYPES_MAX {
+        return Err("the types in a schema are names, each of them once".to_owned());
+    }
+    // Each type has the values to itself, whatever type they have.
+    if fields.contains_key("enum") {
+        return Ok(types.len().max(1));
     }
     let has_more = |name: &&str| ["array", "object", "string"].contains(name);
     Ok(types.iter().filter_map(Value::as_str).filter(has_more).count().max(1))
+}
+
+fn has_long_name(node: &Value) -> bool {
+    let names = node.as_object().into_iter().flat_map(Map::keys);
+    names.into_iter().any(|name| name.len() > SCHEMA_NAME_BYTES_MAX)
 }
 
 /// Properties of an object that may be left out.

@@ -117,7 +117,8 @@ impl Places {
         let mut open = self.open();
         let waiting = u32::try_from(open.queue.len()).unwrap_or(u32::MAX);
         if open.free == 0 && waiting >= self.all.saturating_mul(QUEUED_PER_PLACE) {
-            return Err(waiting);
+            // Its turn ends, and says so.
+            drop(open.queue.give_way(prompt.scope).ok_or(waiting)?);
         }
         open.queue.push(Asker {
             scope: prompt.scope,
@@ -164,7 +165,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// The place, when it is free; none when there will never be one.
+    /// The place, when it is free; none when another consumer's request took the place in the
+    /// queue.
     pub(super) async fn comes(mut self) -> Option<Held> {
         (&mut self.called).await.ok()
     }
@@ -228,9 +230,28 @@ mod tests {
     }
 
     #[test]
+    fn a_consumer_with_many_waiting_gives_way_to_one_with_fewer() {
+        let (places, of_model, mut turns) = turns(&[(1, false); 5]);
+        let enter = |scope| {
+            let prompt = Prompt { scope, ..Prompt::default() };
+            places.enter(&prompt, &Arc::default(), &of_model)
+        };
+        let others = [enter(2), enter(2)].map(|turn| turn.ok().unwrap());
+        assert!(enter(2).is_err() && enter(1).is_err(), "both have two now");
+        assert_eq!(of_model.waiting(), 4);
+        let ended = turns.iter_mut().map(|turn| turn.called.try_recv());
+        let ended: Vec<bool> = ended
+            .map(|called| called.err() == Some(oneshot::error::TryRecvError::Closed))
+            .collect();
+        assert_eq!(ended, [false, false, false, true, true], "the last ones ended");
+        drop(others);
+    }
+
+    #[test]
     fn who_leaves_frees_the_place_in_the_queue_or_the_one_that_was_handed_over() {
         let (places, of_model, mut turns) = turns(&[(1, false); 5]);
-        let one_more = places.enter(&Prompt::default(), &Arc::default(), &of_model);
+        let prompt = Prompt { scope: 1, ..Prompt::default() };
+        let one_more = places.enter(&prompt, &Arc::default(), &of_model);
         assert_eq!(one_more.err(), Some(4));
         drop(turns.remove(2));
         assert_eq!((of_model.running(), of_model.waiting()), (1, 3));

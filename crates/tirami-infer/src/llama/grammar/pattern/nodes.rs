@@ -150,7 +150,10 @@ impl<'p> Nodes<'p> {
             Ast::Dot(_) => self.add_set(negated(set(&LINE_ENDS)), next),
             Ast::ClassPerl(class) => self.add_set(perl(class), next),
             Ast::ClassUnicode(property) => self.add_set(self.property(property)?, next),
-            Ast::ClassBracketed(class) => self.add_set(self.bracketed(class)?, next),
+            Ast::ClassBracketed(class) => {
+                let set = self.bracketed(class)?;
+                self.add_set(set, next)
+            }
             Ast::Assertion(assertion) => match assertion.kind {
                 AssertionKind::StartLine => Ok(self.push(Node::Begin(next))),
                 AssertionKind::EndLine => Ok(self.push(Node::End(next))),
@@ -207,7 +210,7 @@ impl<'p> Nodes<'p> {
         Ok(self.push(Node::Char(set, next)))
     }
 
-    fn bracketed(&self, class: &ClassBracketed) -> Result<ClassUnicode, String> {
+    fn bracketed(&mut self, class: &ClassBracketed) -> Result<ClassUnicode, String> {
         let ClassSet::Item(item) = &class.kind else {
             return Err(
                 "&&, -- and ~~ in a set of characters are written with backslashes".to_owned()
@@ -217,7 +220,10 @@ impl<'p> Nodes<'p> {
         Ok(if class.negated { negated(set) } else { set })
     }
 
-    fn item(&self, item: &ClassSetItem) -> Result<ClassUnicode, String> {
+    /// What is in a set. Each thing in it is a part, each time that it is repeated: to read it
+    /// takes time, whatever comes of it.
+    fn item(&mut self, item: &ClassSetItem) -> Result<ClassUnicode, String> {
+        self.take(1)?;
         match item {
             ClassSetItem::Empty(_) => Ok(ClassUnicode::empty()),
             ClassSetItem::Literal(literal) => one(in_set(literal)?),
@@ -227,11 +233,11 @@ impl<'p> Nodes<'p> {
             ClassSetItem::Perl(class) => Ok(perl(class)),
             ClassSetItem::Unicode(property) => self.property(property),
             ClassSetItem::Union(union) => {
-                let mut all = ClassUnicode::empty();
+                let mut all = Vec::new();
                 for item in &union.items {
-                    all.union(&self.item(item)?);
+                    all.extend_from_slice(self.item(item)?.ranges());
                 }
-                Ok(all)
+                Ok(ClassUnicode::new(all))
             }
             ClassSetItem::Ascii(_) | ClassSetItem::Bracketed(_) => {
                 Err("a [ in a set of characters is written \\[".to_owned())

@@ -27,6 +27,11 @@ fn a_schema_is_counted_with_its_references() {
         let required = if required { names.join(",") } else { "\"0\",\"x\"".to_owned() };
         format!("{{\"properties\":{{{all}}},\"required\":[{required}]}}")
     };
+    let bounded = |count: usize| {
+        let one = r#"{"type":"integer","minimum":-1000000000,"maximum":1000000000}"#;
+        format!("{{\"anyOf\":[{}]}}", vec![one; count].join(","))
+    };
+    let named = |word: &str, bytes: usize| format!("{{{word:?}:{{{:?}:{{}}}}}}", "_".repeat(bytes));
     for (schema, usable) in [
         ("{}".to_owned(), true),
         (properties(900, true), true),
@@ -41,6 +46,19 @@ fn a_schema_is_counted_with_its_references() {
         (types(20), false),
         (r#"{"type":["string","null"]}"#.to_owned(), true),
         (r#"{"type":["string",["object","object"]]}"#.to_owned(), false),
+        (r#"{"type":["integer","integer"]}"#.to_owned(), false),
+        // Each type follows all values.
+        (format!(r#"{{"type":["integer","null"],"enum":[{}1]}}"#, "1,".repeat(900)), true),
+        (format!(r#"{{"type":["integer","null"],"enum":[{}1]}}"#, "1,".repeat(1_100)), false),
+        (bounded(40), true),
+        (bounded(60), false),
+        (named("properties", SCHEMA_NAME_BYTES_MAX), true),
+        (named("properties", SCHEMA_NAME_BYTES_MAX + 1), false),
+        (named("$defs", SCHEMA_NAME_BYTES_MAX + 1), false),
+        (named("const", 1_000), true),
+        (format!(r##"{{"$ref":"#/const/{0}","const":{{"{0}":{{}}}}}}"##, "_".repeat(600)), false),
+        (format!(r#"{{"anyOf":[{}{{}}]}}"#, r#"{"maxLength":1000},"#.repeat(100)), true),
+        (format!(r#"{{"anyOf":[{}{{}}]}}"#, r#"{"maxLength":1000},"#.repeat(120)), false),
         (r##"{"items":{"$ref":"#"}}"##.to_owned(), false),
         (r##"{"$ref":"#/$defs/none"}"##.to_owned(), false),
         // Each of the two would go elsewhere.
