@@ -290,7 +290,9 @@ fn a_node_without_model_and_provider_says_what_to_do() {
 
 #[test]
 fn what_a_node_measured_is_heard_by_those_it_trades_with_and_by_nobody_else() {
-    let mesh = Mesh::with(vec![Odd::new(1, 2), Odd::new(1, 2), Odd::new(200, 0)]);
+    // The speaker is a provider that has jobs done by others too, and dear: much is traded with it.
+    let engines: Vec<Arc<dyn Engine>> = vec![Odd::new(200, 0), Odd::new(1, 2), Odd::new(1, 2)];
+    let mesh = Mesh::with_first(engines, |config| config.price_ppm = 500_000_000);
     mesh.generous();
     let (user, partner) = (mesh.user(), mesh.add_user());
     let party = |n: usize| json!(mesh.provider(n).party().to_string());
@@ -299,26 +301,25 @@ fn what_a_node_measured_is_heard_by_those_it_trades_with_and_by_nobody_else() {
         node.send("/v1/tirami/schedule", &plan).1.to_string()
     };
     let heard = "measured by 1 node this one trades with";
-    // The speaker is a provider that has jobs done by others too.
-    let speaker = mesh.provider(2);
+    let speaker = mesh.provider(0);
     mesh.funded(speaker);
     let mut request = ask(200, false);
-    request["provider"] = json!({"only": [party(2)]});
+    request["provider"] = json!({"only": [party(0)]});
     let (enough, buyer) = (Trm::from_micro(100_000_000), partner.party());
     until("enough is traded to be told", SOON, || {
-        partner.post(&request);
+        partner.raw(&request);
         speaker.peer.read(move |kernel| {
             kernel.mesh().opinions().known(buyer, kernel.clock()).traded.1 >= enough
         })
     });
     let mut request = ask(1, false);
-    for n in [0, 1] {
+    for n in [1, 2] {
         request["provider"] = json!({"only": [party(n)]});
         assert_eq!(speaker.post(&request)["x_tirami"]["provider"], party(n));
         until("it is measured", SOON, || why(speaker, n).contains("measured over 1 job"));
     }
     mesh.clock.pass_ms(61_000);
-    for n in [0, 1] {
+    for n in [1, 2] {
         until("what was measured is heard", SOON, || why(&partner, n).contains(heard));
         assert!(!why(user, n).contains(heard), "it trades with nobody");
     }
