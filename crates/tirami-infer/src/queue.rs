@@ -73,30 +73,32 @@ impl<T: Waits> Queue<T> {
     }
 
     /// Whether a request of another consumer would give way to one of `scope`.
-    pub fn would_give_way(&self, scope: u64) -> bool {
-        self.gives_way(scope).is_some()
+    pub fn would_give_way(&self, scope: u64, contributes: bool) -> bool {
+        self.gives_way(scope, contributes).is_some()
     }
 
     /// Takes out what gives way to a request of `scope`: the last one of the consumer that has most
-    /// waiting, if it has more than this one would have.
-    pub fn give_way(&mut self, scope: u64) -> Option<T> {
-        let place = self.gives_way(scope)?;
+    /// waiting, if it has more than this one would have. Those who contribute give way to each
+    /// other only.
+    pub fn give_way(&mut self, scope: u64, contributes: bool) -> Option<T> {
+        let place = self.gives_way(scope, contributes)?;
         let Waiting { one, .. } = self.waiting.remove(place);
         self.number();
         Some(one)
     }
 
-    fn gives_way(&self, scope: u64) -> Option<usize> {
+    fn gives_way(&self, scope: u64, contributes: bool) -> Option<usize> {
+        let class = usize::from(!contributes);
+        let those = || self.waiting.iter().filter(|waiting| waiting.class >= class);
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        for waiting in &self.waiting {
+        for waiting in those() {
             *counts.entry(waiting.one.scope()).or_default() += 1;
         }
         let own = counts.remove(&scope).unwrap_or_default();
-        let (most, _) = counts
-            .into_iter()
-            .filter(|(_, count)| *count > own + 1)
-            .max_by_key(|(_, count)| *count)?;
-        self.waiting.iter().rposition(|waiting| waiting.one.scope() == most)
+        let fuller = counts.into_iter().filter(|(_, count)| *count > own + 1);
+        let (most, _) = fuller.max_by_key(|(_, count)| *count)?;
+        let is_last = |waiting: &Waiting<T>| waiting.class >= class && waiting.one.scope() == most;
+        self.waiting.iter().rposition(is_last)
     }
 
     /// The next request, which leaves the queue.
@@ -223,11 +225,23 @@ mod tests {
             queue(&[(1, false), (2, false), (1, false), (1, false), (2, false), (3, false)]);
         // The consumer, and whose request gives way to it.
         for (scope, gives_way) in [(4, Some(3)), (1, None), (2, None), (3, None), (4, Some(4))] {
-            assert_eq!(queue.would_give_way(scope), gives_way.is_some(), "{scope}");
-            let gone = queue.give_way(scope).map(|asker| asker.number);
+            assert_eq!(queue.would_give_way(scope, false), gives_way.is_some(), "{scope}");
+            let gone = queue.give_way(scope, false).map(|asker| asker.number);
             assert_eq!(gone, gives_way, "{scope}");
         }
         assert_eq!(order(&mut queue), [0, 1, 5, 2]);
+    }
+
+    #[test]
+    fn who_contributes_gives_way_to_nobody_who_does_not() {
+        let asked = [(1, true), (1, true), (1, true), (2, false), (2, false)];
+        let (mut queue, _) = queue(&asked);
+        for (scope, contributes, gives_way) in
+            [(3, false, Some(4)), (3, false, None), (4, true, Some(2))]
+        {
+            let gone = queue.give_way(scope, contributes).map(|asker| asker.number);
+            assert_eq!(gone, gives_way, "{scope}");
+        }
     }
 
     #[test]

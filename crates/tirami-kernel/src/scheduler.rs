@@ -31,7 +31,8 @@ pub const NO_DICE: u64 = u64::MAX;
 const TOKENS_MAX: u32 = 256;
 /// What a failure costs its user, in milliseconds, until another provider has taken over.
 const FAILOVER_MS: u64 = 5_000;
-/// Beyond this failure rate a provider is no measure for others and is not explored.
+/// Beyond this failure rate a provider is no measure for others. What others say of one that this
+/// node never asked counts up to it.
 const UNHEALTHY_PPM: u64 = 200_000;
 /// What settled trade in both directions is worth at most.
 const RECIPROCITY_PPM: u64 = 50_000;
@@ -361,8 +362,7 @@ impl Runner {
             (false, 0) => Reason::Unmeasured,
             (false, nodes) => Reason::Heard { nodes },
         });
-        // Of what others said this node saw nothing.
-        if self.estimate.failure_ppm > FAILURE_NEUTRAL_PPM && self.estimate.heard_from == 0 {
+        if self.estimate.failure_ppm > FAILURE_NEUTRAL_PPM && self.estimate.failed_here {
             why.push(Reason::Fails { ppm: self.estimate.failure_ppm });
         }
         why.push(match self.busy {

@@ -283,7 +283,7 @@ impl Engine for LlamaEngine {
 
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
         // On the engine's thread all answers would wait for the grammar.
-        self.worker.check_room(prompt.scope)?;
+        self.worker.check_room(&prompt)?;
         let grammar = Grammar::new(&self.model, &sampling.format);
         let what = "to follow the answer's format";
         let mut grammar = grammar.map_err(|_| StartError::Unsupported { what })?;

@@ -14,7 +14,7 @@ use super::queue::Queue;
 use super::sequence::Job;
 use super::steps::Steps;
 use super::vision::Vision;
-use crate::engine::{EngineLoad, Failure, Piece, StartError};
+use crate::engine::{EngineLoad, Failure, Piece, Prompt, StartError};
 
 /// How often a thread whose every reader is slow looks whether one has read.
 const READERS_POLL: Duration = Duration::from_millis(2);
@@ -62,10 +62,11 @@ impl Shared {
         }
     }
 
-    /// Says why a job of `scope` could not be queued now.
-    pub(super) fn check_room(&self, scope: u64) -> Result<(), StartError> {
+    /// Says why the job of `prompt` could not be queued now.
+    pub(super) fn check_room(&self, prompt: &Prompt) -> Result<(), StartError> {
         let mut queue = self.queue();
-        match self.is_full(&mut queue)? && !queue.would_give_way(scope) {
+        let gives_way = |queue: &Queue| queue.would_give_way(prompt.scope, prompt.contributes);
+        match self.is_full(&mut queue)? && !gives_way(&queue) {
             true => Err(busy(&queue)),
             false => Ok(()),
         }
@@ -76,7 +77,8 @@ impl Shared {
     pub(super) fn submit(&self, job: Job) -> Result<(), StartError> {
         let mut queue = self.queue();
         if self.is_full(&mut queue)? {
-            let gone = queue.give_way(job.prompt.scope).ok_or_else(|| busy(&queue))?;
+            let Prompt { scope, contributes, .. } = job.prompt;
+            let gone = queue.give_way(scope, contributes).ok_or_else(|| busy(&queue))?;
             gone.progress.failed(Failure::Full);
             // The channel is new, so there is room; a reader that has gone needs no answer.
             let _ = gone.sender.try_send(Piece::Failed { reason: Failure::Full.to_string() });
@@ -165,8 +167,8 @@ impl Worker {
         })
     }
 
-    pub(super) fn check_room(&self, scope: u64) -> Result<(), StartError> {
-        self.shared.check_room(scope)
+    pub(super) fn check_room(&self, prompt: &Prompt) -> Result<(), StartError> {
+        self.shared.check_room(prompt)
     }
 
     pub(super) fn submit(&self, job: Job) -> Result<(), StartError> {

@@ -2,7 +2,7 @@
 
 use tirami_infer::calls::{CALL_BEGIN, CallReader, Said};
 use tirami_infer::engine::{
-    CallFormat, CallText, Engine, Finish, Format, Piece, PrepareError, Prompt, Sampling, StartError,
+    CallFormat, CallText, Engine, Finish, Format, PrepareError, Prompt, Sampling, StartError,
 };
 
 use super::{QUESTIONS, ask, greedy, shared_engine, warm};
@@ -230,10 +230,9 @@ fn an_answer_that_may_have_calls_keeps_to_its_schema_without() {
     for wrong in ["Well", "[", "<tool"] {
         // An answer that goes on otherwise is none; one that may become a call is.
         let sampling = Sampling { format: calls(person(), false), ..greedy(40) };
-        let mut generation = engine.start(begun(wrong), sampling).unwrap();
-        let piece = generation.pieces.blocking_recv();
-        let is_refused = matches!(piece, Some(Piece::Failed { .. }));
-        assert_eq!(is_refused, wrong != "<tool", "{wrong}: {piece:?}");
+        let started = engine.start(begun(wrong), sampling);
+        let is_refused = matches!(started, Err(StartError::Unsupported { .. }));
+        assert_eq!(is_refused, wrong != "<tool", "{wrong}: {started:?}");
     }
 }
 

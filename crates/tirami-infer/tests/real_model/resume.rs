@@ -1,6 +1,6 @@
 //! A generation that another machine began goes on as if it had never been cut.
 
-use tirami_infer::engine::{Engine, Finish, Format, Piece, Prompt, Sampling};
+use tirami_infer::engine::{Engine, Finish, Format, Piece, Prompt, Sampling, StartError};
 use tirami_infer::llama::{LlamaEngine, LlamaOptions};
 
 use super::{
@@ -137,12 +137,15 @@ fn resumed_tokens_that_cannot_be_the_answers_are_refused() {
         (whole.tokens.clone(), greedy(3)),
         (vec![1_000; 2_048], greedy(4_000)),
         (whole.tokens.clone(), after_stop),
-        (whole.tokens.clone(), no_object),
     ] {
         let mut generation = engine.start(resumed(&prompt, &tokens), sampling).unwrap();
         let piece = generation.pieces.blocking_recv();
         assert!(matches!(piece, Some(Piece::Failed { .. })), "{piece:?}");
         assert_eq!(generation.pieces.blocking_recv(), None);
+    }
+    for tokens in [whole.tokens, vec![u32::MAX], vec![2]] {
+        let started = engine.start(resumed(&prompt, &tokens), no_object.clone());
+        assert!(matches!(started, Err(StartError::Unsupported { .. })), "{started:?}");
     }
     assert_eq!((engine.load().running, engine.load().queued), (0, 0));
 }

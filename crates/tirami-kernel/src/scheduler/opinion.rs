@@ -101,6 +101,8 @@ pub(super) struct Estimate {
     pub(super) measured: bool,
     /// How many others told of it, where this node has not measured it.
     pub(super) heard_from: u32,
+    /// Whether its failures are those of this node's own jobs.
+    pub(super) failed_here: bool,
     /// Whether it was measured within the last minute.
     pub(super) recent: bool,
     pub(super) jobs: u32,
@@ -199,6 +201,7 @@ impl Opinions {
                 failure_ppm,
                 measured: false,
                 heard_from: 0,
+                failed_here: true,
                 recent: failures.at.plus_ms(RECENT_MS) > now,
                 jobs: 0,
             };
@@ -206,16 +209,18 @@ impl Opinions {
             let Some(told) = self.hearsay.about(about, |speaker| self.trade(speaker), now) else {
                 return estimate;
             };
+            let failed_here = failures != Failures::default();
             let speed = told.tokens_per_second_milli.min(offer.tokens_per_second_milli);
             return Estimate {
                 first_token_ms: told.first_token_ms,
                 tokens_per_second_milli: speed.max(1),
                 // What happened to this node's own jobs it knows best. Whatever others say, a
                 // provider may be tried.
-                failure_ppm: match failures == Failures::default() {
-                    true => told.failure_ppm.min(UNHEALTHY_PPM),
-                    false => failure_ppm,
+                failure_ppm: match failed_here {
+                    true => failure_ppm,
+                    false => told.failure_ppm.min(UNHEALTHY_PPM),
                 },
+                failed_here,
                 heard_from: told.speakers,
                 ..estimate
             };
@@ -231,6 +236,7 @@ impl Opinions {
             failure_ppm,
             measured: true,
             heard_from: 0,
+            failed_here: true,
             recent: age_ms < RECENT_MS || failures.at.plus_ms(RECENT_MS) > now,
             jobs: speed.jobs,
         }

@@ -32,7 +32,7 @@ pub enum Reason {
     },
     /// This node has not measured it yet.
     Unmeasured,
-    /// This node has not measured it yet, but nodes it trades with have.
+    /// This node has not measured it yet; nodes it trades with told of it.
     Heard {
         /// How many.
         nodes: u32,
@@ -84,7 +84,7 @@ impl fmt::Display for Reason {
             Self::Unmeasured => f.write_str("not measured yet"),
             Self::Heard { nodes } => {
                 let nodes_text = if *nodes == 1 { "node" } else { "nodes" };
-                write!(f, "measured by {nodes} {nodes_text} this one trades with")
+                write!(f, "told of by {nodes} {nodes_text} this one trades with")
             }
             Self::Fails { ppm } => {
                 let (whole, tenth) = tenths(*ppm, 10_000);

@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 /// Where an engine stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
+    /// It gives up before its first token.
+    GivesUp,
     /// It has read one token of the prompt and reads no more.
     Prefill,
     /// It keeps the job at one place of its queue.
@@ -130,6 +132,11 @@ impl Engine for Odd {
         tokio::spawn(async move {
             let answer = async {
                 match trouble {
+                    Some(Trouble::GivesUp) => {
+                        let reason = "told to".to_owned();
+                        let _ = sender.send(Piece::Failed { reason }).await;
+                        return;
+                    }
                     Some(Trouble::Prefill) => {
                         told.read(1);
                         core::future::pending::<()>().await;

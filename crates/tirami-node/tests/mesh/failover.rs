@@ -264,3 +264,22 @@ fn a_client_that_does_not_read_holds_the_provider_up() {
     until("the job has ended", SOON, || mesh.user().open_holds() == 0);
     until("the provider knows", SOON, || mesh.provider(0).served_running() == 0);
 }
+
+#[test]
+fn who_gives_up_before_the_first_token_is_left_alone_only_where_somebody_else_answers() {
+    let gives_up =
+        || -> Arc<dyn Engine> { Odd::with(3, 0, Troubles::new(&[Trouble::GivesUp; 64]), |_| {}) };
+    for (other, status, left_alone) in [(gives_up(), 502, false), (Odd::new(3, 0), 200, true)] {
+        let mesh = Mesh::with(vec![gives_up(), other]);
+        mesh.generous();
+        let user = mesh.user();
+        let party = |n: usize| json!(mesh.provider(n).party().to_string());
+        let mut request = ask(3, false);
+        request["provider"] = json!({"order": [party(0), party(1)]});
+        let (told, answer) = user.raw(&request);
+        assert_eq!(told, status, "{answer}");
+        let plan = json!({"model_id": "fake", "provider": {"only": [party(0)]}});
+        let (_, plan) = user.send("/v1/tirami/schedule", &plan);
+        assert_eq!(plan["provider"] != party(0), left_alone, "{plan}");
+    }
+}

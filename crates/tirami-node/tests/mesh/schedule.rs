@@ -300,7 +300,7 @@ fn what_a_node_measured_is_heard_by_those_it_trades_with_and_by_nobody_else() {
         let plan = json!({"model_id": "fake", "provider": {"only": [party(n)]}});
         node.send("/v1/tirami/schedule", &plan).1.to_string()
     };
-    let heard = "measured by 1 node this one trades with";
+    let heard = "told of by 1 node this one trades with";
     let speaker = mesh.provider(0);
     mesh.funded(speaker);
     let mut request = ask(200, false);

@@ -29,12 +29,10 @@ const TYPES_MAX: usize = 7;
 pub const SCHEMA_NAME_BYTES_MAX: usize = 128;
 /// Bytes of a `$ref`.
 const REF_BYTES_MAX: usize = 4 * SCHEMA_NAME_BYTES_MAX;
-/// What the bounds of a number count: the grammar follows its digits in so many ways at once.
-const BOUNDS_COUNT: usize = 40;
 /// What a length counts by, beside its value: a grammar has a rule for each.
 const LENGTH_BY: usize = 64;
 
-/// What a schema says of a number's bounds.
+/// What a schema says of a number's bounds. The native engine follows those of whole numbers.
 const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
 /// What a schema says of lengths.
 const LENGTHS: [&str; 4] = ["minLength", "maxLength", "minItems", "maxItems"];
@@ -108,9 +106,7 @@ impl Schema {
             }
             Value::Object(fields) if part.is_schema() => {
                 let times = times(fields)?;
-                if BOUNDS.iter().any(|word| fields.contains_key(*word)) {
-                    take(left, times * BOUNDS_COUNT)?;
-                }
+                take(left, digits(fields))?;
                 if has_pattern(fields) {
                     take(left, times * self.pattern(fields, part)?.size)?;
                 }
@@ -263,8 +259,9 @@ impl Part {
 fn take(left: &mut usize, count: usize) -> Result<(), String> {
     *left = left.checked_sub(count).ok_or_else(|| {
         format!(
-            "the schemas of an answer have at most {SCHEMA_NODES_MAX} values, with the parts of \
-             their patterns, few properties that may be left out, and do not refer to themselves"
+            "the schemas of an answer count {SCHEMA_NODES_MAX} at most: values, once for each of \
+             their types, parts of patterns, digits of bounds, large lengths, and the square of \
+             the properties that may be left out; and they do not refer to themselves"
         )
     })?;
     Ok(())
@@ -284,6 +281,18 @@ fn times(fields: &Map<String, Value>) -> Result<usize, String> {
     }
     let has_more = |name: &&str| ["array", "object", "string"].contains(name);
     Ok(types.iter().filter_map(Value::as_str).filter(has_more).count().max(1))
+}
+
+/// Digits of the bounds of a whole number: a grammar follows each of them in several ways at once.
+fn digits(fields: &Map<String, Value>) -> usize {
+    let is_whole = |kind: &Value| kind.as_str() == Some("integer");
+    let kind = fields.get("type");
+    let is_list = || kind.and_then(Value::as_array).is_some_and(|all| all.iter().any(is_whole));
+    if !kind.is_some_and(is_whole) && !is_list() {
+        return 0;
+    }
+    let bounds = BOUNDS.iter().filter_map(|word| fields.get(*word));
+    bounds.map(|bound| 2 * bound.to_string().len()).sum()
 }
 
 fn has_long_name(node: &Value) -> bool {

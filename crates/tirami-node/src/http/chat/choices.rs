@@ -51,6 +51,11 @@ pub(super) enum Step {
 }
 
 impl Choice {
+    /// Whether there was no room for it where it should have been computed.
+    pub(super) fn had_no_room(&self) -> bool {
+        self.failure == Some(Failure::Full)
+    }
+
     pub(super) fn new(job: Running, generation: Generation) -> Self {
         Self {
             job,
@@ -224,6 +229,11 @@ impl Choices {
     }
 
     /// Why the answers broke off.
+    /// Whether what failed is held against the agent's jobs: not where there was no room.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.all.iter().any(Choice::had_no_room)
+    }
+
     pub(super) fn failure(&self) -> ApiError {
         // The others of them may only not have ended yet.
         if let Some(failure) = self.all.iter().find_map(|choice| choice.failure.clone()) {

@@ -253,7 +253,8 @@ async fn settle(choices: Choices, delivered: &[u32], finish: FinishReason) {
         let is_whole = choice.finish != FinishReason::Failed && *delivered == choice.tokens;
         let finish = if is_whole { choice.finish } else { finish };
         if *delivered == 0 {
-            choice.job.void(finish == FinishReason::Failed).await;
+            let has_failed = finish == FinishReason::Failed && !choice.had_no_room();
+            choice.job.void(has_failed).await;
         } else {
             // Nobody is left to tell; the job's own log line says what went wrong.
             let _ = choice.job.finish(*delivered, finish).await;

@@ -65,7 +65,8 @@ async fn collect(begun: Begun, mut reply: Reply) {
             Some((_, Step::Failed)) => {
                 let error = choices.failure();
                 // Nothing of it was handed over, so nothing is owed here.
-                choices.void(true).await;
+                let has_failed = choices.has_failed();
+                choices.void(has_failed).await;
                 let _ = reply.send(Err(error));
                 return;
             }

@@ -118,7 +118,8 @@ impl Places {
         let waiting = u32::try_from(open.queue.len()).unwrap_or(u32::MAX);
         if open.free == 0 && waiting >= self.all.saturating_mul(QUEUED_PER_PLACE) {
             // Its turn ends, and says so.
-            drop(open.queue.give_way(prompt.scope).ok_or(waiting)?);
+            let gone = open.queue.give_way(prompt.scope, prompt.contributes);
+            drop(gone.ok_or(waiting)?);
         }
         open.queue.push(Asker {
             scope: prompt.scope,

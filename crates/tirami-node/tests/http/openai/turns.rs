@@ -100,6 +100,31 @@ async fn who_asks_once_does_not_wait_for_all_that_another_one_asked_before() {
 }
 
 #[tokio::test]
+async fn who_has_much_waiting_gives_way_to_who_has_nothing_and_pays_nothing_for_it() {
+    let mut server = OneByOne::start().await;
+    let seller = seller_of(&server.url, "key", 1).await;
+    let (much, other) = (consumer(&seller, "much").await, consumer(&seller, "other").await);
+    let mut asked = Vec::new();
+    for question in ["one", "two", "three", "four", "five"] {
+        let all = u32::try_from(asked.len()).unwrap() + 1;
+        asked.push(ask(&seller, (&much, question), all).await);
+    }
+    let last = asked.pop().unwrap();
+    asked.push(ask(&seller, (&other, "other"), 5).await);
+    let refused = last.await.unwrap().unwrap_err();
+    assert_eq!((refused.status(), refused.code()), (Some(429), Some("engine_busy")));
+    let mut order = Vec::new();
+    for _ in 0..asked.len() {
+        order.push(server.answer().await);
+    }
+    assert_eq!(order, ["one", "two", "other", "three", "four"]);
+    for one in asked {
+        assert_eq!(one.await.unwrap().unwrap().text(), "word ");
+    }
+    assert_eq!(seller.settled().await.total_trades, 5);
+}
+
+#[tokio::test]
 async fn who_leaves_the_queue_takes_no_place_and_leaves_room_for_another_one() {
     let mut server = OneByOne::start().await;
     let seller = seller_of(&server.url, "key", 1).await;

@@ -1,5 +1,7 @@
 //! What a pattern says, as nodes that lead to each other; a character may lead several ways.
 
+use std::collections::BTreeMap;
+
 use regex_syntax::ast::parse::ParserBuilder;
 use regex_syntax::ast::{
     AssertionKind, Ast, ClassBracketed, ClassPerl, ClassPerlKind, ClassSet, ClassSetItem,
@@ -59,6 +61,8 @@ pub(super) struct Nodes<'p> {
     pub(super) first: usize,
     /// Parts there may still be.
     left: usize,
+    /// The sets that were read, by where they stand: one that is repeated is read once.
+    sets: BTreeMap<usize, ClassUnicode>,
 }
 
 impl<'p> Nodes<'p> {
@@ -71,7 +75,8 @@ impl<'p> Nodes<'p> {
         let mut parser = ParserBuilder::new().nest_limit(SCHEMA_PATTERN_DEPTH_MAX).build();
         let ast = parser.parse(pattern).map_err(|error| error.kind().to_string())?;
         let left = SCHEMA_PATTERN_SIZE_MAX;
-        let mut nodes = Self { pattern, all: vec![Node::Rest], first: REST, left };
+        let (all, sets) = (vec![Node::Rest], BTreeMap::new());
+        let mut nodes = Self { pattern, all, first: REST, left, sets };
         let pattern = nodes.add(&ast, REST)?;
         let is_last = |at: &usize| matches!(nodes.all[*at], Node::Rest | Node::Char(..));
         let is_met_later = nodes.reached(&[pattern], (false, true)).iter().any(is_last);
@@ -151,7 +156,12 @@ impl<'p> Nodes<'p> {
             Ast::ClassPerl(class) => self.add_set(perl(class), next),
             Ast::ClassUnicode(property) => self.add_set(self.property(property)?, next),
             Ast::ClassBracketed(class) => {
-                let set = self.bracketed(class)?;
+                let at = class.span.start.offset;
+                let set = match self.sets.get(&at) {
+                    Some(set) => set.clone(),
+                    None => self.bracketed(class)?,
+                };
+                self.sets.insert(at, set.clone());
                 self.add_set(set, next)
             }
             Ast::Assertion(assertion) => match assertion.kind {
@@ -220,8 +230,7 @@ impl<'p> Nodes<'p> {
         Ok(if class.negated { negated(set) } else { set })
     }
 
-    /// What is in a set. Each thing in it is a part, each time that it is repeated: to read it
-    /// takes time, whatever comes of it.
+    /// What is in a set. Each thing in it is a part: to read it takes time, whatever comes of it.
     fn item(&mut self, item: &ClassSetItem) -> Result<ClassUnicode, String> {
         self.take(1)?;
         match item {

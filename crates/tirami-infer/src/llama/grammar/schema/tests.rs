@@ -27,8 +27,12 @@ fn a_schema_is_counted_with_its_references() {
         let required = if required { names.join(",") } else { "\"0\",\"x\"".to_owned() };
         format!("{{\"properties\":{{{all}}},\"required\":[{required}]}}")
     };
-    let bounded = |count: usize| {
-        let one = r#"{"type":"integer","minimum":-1000000000,"maximum":1000000000}"#;
+    let bounded = |kind: &str, count: usize| {
+        let one = format!(r#"{{"type":"{kind}","minimum":-1000000000,"maximum":1000000000}}"#);
+        format!("{{\"anyOf\":[{}]}}", vec![one; count].join(","))
+    };
+    let paged = |count: usize| {
+        let one = r#"{"type":"integer","minimum":1,"maximum":100}"#;
         format!("{{\"anyOf\":[{}]}}", vec![one; count].join(","))
     };
     let named = |word: &str, bytes: usize| format!("{{{word:?}:{{{:?}:{{}}}}}}", "_".repeat(bytes));
@@ -50,8 +54,10 @@ fn a_schema_is_counted_with_its_references() {
         // Each type follows all values.
         (format!(r#"{{"type":["integer","null"],"enum":[{}1]}}"#, "1,".repeat(900)), true),
         (format!(r#"{{"type":["integer","null"],"enum":[{}1]}}"#, "1,".repeat(1_100)), false),
-        (bounded(40), true),
-        (bounded(60), false),
+        (bounded("integer", 40), true),
+        (bounded("integer", 60), false),
+        (bounded("number", 300), true),
+        (paged(150), true),
         (named("properties", SCHEMA_NAME_BYTES_MAX), true),
         (named("properties", SCHEMA_NAME_BYTES_MAX + 1), false),
         (named("$defs", SCHEMA_NAME_BYTES_MAX + 1), false),
@@ -158,4 +164,37 @@ fn a_pattern_counts_wherever_a_reference_leads_to_it() {
     for (references, usable) in [(8, true), (10, false)] {
         assert_eq!(read(&schema(references)).is_ok(), usable, "{references}");
     }
+}
+
+#[test]
+fn no_mutilated_schema_makes_the_reader_fall_over() {
+    const WHOLE: &str = r##"{"$defs":{"a":{"type":["string","null"],"enum":["x",1]}},
+        "type":"object","properties":{"b":{"$ref":"#/$defs/a"},"c":{"type":"integer","minimum":-5,
+        "maximum":1000},"d":{"type":"string","pattern":"^[a-z]{2,9}$","maxLength":5},"e":{"anyOf":[
+        {"type":"array","items":{"const":{"pattern":"("}},"minItems":1},{"type":"number"}]}},
+        "required":["b"],"additionalProperties":false}"##;
+    assert!(read(WHOLE).and_then(|schema| schema.rules()).is_ok());
+    let mut state = 1_u64;
+    let mut below = |most: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % most
+    };
+    let mut followed = 0;
+    for _ in 0..5_000 {
+        let mut bytes = WHOLE.as_bytes().to_vec();
+        for _ in 0..=below(3) {
+            let (from, to) = (below(bytes.len()), below(bytes.len()));
+            let (from, to) = (from.min(to), from.max(to).min(from.min(to) + 12));
+            let part = bytes[from..to].to_vec();
+            match below(3) {
+                0 => drop(bytes.drain(from..to)),
+                1 => drop(bytes.splice(to..to, part)),
+                _ => bytes[from] = b"{}[],:\"019aA^$-"[below(15)],
+            }
+        }
+        let Ok(text) = String::from_utf8(bytes) else { continue };
+        followed += usize::from(read(&text).and_then(|schema| schema.rules()).is_ok());
+    }
+    assert!(followed > 100, "{followed}");
 }
