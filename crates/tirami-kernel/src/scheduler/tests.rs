@@ -600,7 +600,7 @@ fn what_others_say_counts_by_trade_with_them_and_only_of_who_was_never_measured(
     }
     let tell = |world: &mut World| {
         world.hears(10, 2, (100, 50, 0));
-        world.hears(10, 1, (100, 50, 900_000));
+        world.hears(10, 1, (1_000, 10, 900_000));
     };
     tell(&mut world);
     assert_eq!([0, 1, 2].map(|n| world.heard_of(n)), [0; 3], "a voice without trade is none");
