@@ -70,7 +70,7 @@ impl Tellers<'_> {
 
     /// The signal of `provider` as the node gives it to whoever asks.
     fn ask_for(&mut self, provider: PartyId) -> WireDocument {
-        let (_endpoint, mut control) = self.saying(&Message::WantPeers);
+        let (endpoint, mut control) = self.saying(&Message::WantPeers);
         let is_its = |document: &WireDocument| {
             let signal = decode_body::<PriceSignal>(&document.bytes);
             signal.is_ok_and(|signal| signal.provider == provider)
@@ -79,7 +79,9 @@ impl Tellers<'_> {
             Message::Announce(documents) => documents.into_iter().find(is_its),
             _ => None,
         });
-        self.runtime.block_on(told).expect("all signals are told")
+        let told = self.runtime.block_on(told).expect("all signals are told");
+        self.runtime.block_on(endpoint.close());
+        told
     }
 
     /// Tells the node of signals and then of one that is good, and waits until all `nodes` list
@@ -97,6 +99,8 @@ impl Tellers<'_> {
             }
             nodes.iter().all(|node| lists(node, party))
         });
+        // A node with many peers passes news on to some of them only.
+        self.runtime.block_on(open.0.close());
     }
 }
 
