@@ -1,5 +1,7 @@
 //! The picture of aggregate tokens per second by streams.
 
+/// Between two names below each other.
+const LABEL_HEIGHT: f64 = 14.0;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;
 /// Room around the plot: left, top, right, bottom.
@@ -73,7 +75,8 @@ pub(crate) fn draw(curves: &[Curve]) -> Option<String> {
             HEIGHT - bottom + 18.0
         );
     }
-    let mut labels: Vec<f64> = Vec::new();
+    // Where each curve ends, its class and its name.
+    let mut labels: Vec<(usize, f64, String, &str)> = Vec::new();
     for (number, curve) in curves.iter().enumerate() {
         let class = format!("c{}", number % COLOURS);
         let line: Vec<_> =
@@ -83,16 +86,22 @@ pub(crate) fn draw(curves: &[Curve]) -> Option<String> {
             let (x, y) = (x(*n), y(*rate));
             out += &format!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>");
         }
-        let Some((n, rate)) = curve.points.last() else { continue };
-        let mut at = y(*rate) + 4.0;
-        while labels.iter().any(|label| (label - at).abs() < 14.0) {
-            at += 2.0;
+        if let Some((n, rate)) = curve.points.last() {
+            labels.push((*n, y(*rate) + 4.0, class, &curve.name));
         }
-        labels.push(at);
-        let name = &curve.name;
+    }
+    // Those that end together stand below each other, in the order of their curves' ends.
+    labels.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
+    let mut before: Option<(usize, f64)> = None;
+    for (n, end, class, name) in labels {
+        let at = match before {
+            Some((other, at)) if other == n => end.max(at + LABEL_HEIGHT),
+            _ => end,
+        };
+        before = Some((n, at));
         out += &format!(
             "<text class=\"{class}\" x=\"{:.1}\" y=\"{at:.1}\">{name}</text>\n",
-            x(*n) + 8.0
+            x(n) + 8.0
         );
     }
     Some(out + "</svg>\n")
