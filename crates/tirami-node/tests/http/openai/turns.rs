@@ -72,6 +72,27 @@ async fn consumer(seller: &TestNode, name: &str) -> Client {
     seller.with(&key)
 }
 
+/// Questions of one client, asked one after the other at a node where nothing waits.
+async fn all_of(seller: &TestNode, client: &Client, questions: &[&str]) -> Vec<Asked> {
+    let mut asked = Vec::new();
+    for (all, question) in (1..).zip(questions) {
+        asked.push(ask(seller, (client, question), all).await);
+    }
+    asked
+}
+
+/// All that was asked, which is answered; gives the questions in the order of their answers.
+async fn answered(server: &mut OneByOne, asked: Vec<Asked>) -> Vec<String> {
+    let mut order = Vec::new();
+    for _ in 0..asked.len() {
+        order.push(server.answer().await);
+    }
+    for one in asked {
+        assert_eq!(one.await.unwrap().unwrap().text(), "word ");
+    }
+    order
+}
+
 #[tokio::test]
 async fn who_asks_once_does_not_wait_for_all_that_another_one_asked_before() {
     let mut server = OneByOne::start().await;
@@ -86,15 +107,8 @@ async fn who_asks_once_does_not_wait_for_all_that_another_one_asked_before() {
     }
     let load = seller.admin.status().await.unwrap().engine;
     assert_eq!((load.running, load.queued), (1, 4));
-    let mut order = Vec::new();
-    for _ in 0..asked.len() {
-        order.push(server.answer().await);
-    }
     // The first had its place already; of those that wait the other consumer's is the second.
-    assert_eq!(order, ["one", "two", "other", "three", "four"]);
-    for one in asked {
-        assert_eq!(one.await.unwrap().unwrap().text(), "word ");
-    }
+    assert_eq!(answered(&mut server, asked).await, ["one", "two", "other", "three", "four"]);
     let load = seller.settled().await.engine;
     assert_eq!((load.running, load.queued), (0, 0));
 }
@@ -104,23 +118,12 @@ async fn who_has_much_waiting_gives_way_to_who_has_nothing_and_pays_nothing_for_
     let mut server = OneByOne::start().await;
     let seller = seller_of(&server.url, "key", 1).await;
     let (much, other) = (consumer(&seller, "much").await, consumer(&seller, "other").await);
-    let mut asked = Vec::new();
-    for question in ["one", "two", "three", "four", "five"] {
-        let all = u32::try_from(asked.len()).unwrap() + 1;
-        asked.push(ask(&seller, (&much, question), all).await);
-    }
+    let mut asked = all_of(&seller, &much, &["one", "two", "three", "four", "five"]).await;
     let last = asked.pop().unwrap();
     asked.push(ask(&seller, (&other, "other"), 5).await);
     let refused = last.await.unwrap().unwrap_err();
     assert_eq!((refused.status(), refused.code()), (Some(429), Some("engine_busy")));
-    let mut order = Vec::new();
-    for _ in 0..asked.len() {
-        order.push(server.answer().await);
-    }
-    assert_eq!(order, ["one", "two", "other", "three", "four"]);
-    for one in asked {
-        assert_eq!(one.await.unwrap().unwrap().text(), "word ");
-    }
+    assert_eq!(answered(&mut server, asked).await, ["one", "two", "other", "three", "four"]);
     assert_eq!(seller.settled().await.total_trades, 5);
 }
 
@@ -129,25 +132,14 @@ async fn who_leaves_the_queue_takes_no_place_and_leaves_room_for_another_one() {
     let mut server = OneByOne::start().await;
     let seller = seller_of(&server.url, "key", 1).await;
     let client = consumer(&seller, "client").await;
-    let mut asked = Vec::new();
-    for question in ["runs", "leaves", "stays", "waits", "lasts"] {
-        let all = u32::try_from(asked.len()).unwrap() + 1;
-        asked.push(ask(&seller, (&client, question), all).await);
-    }
+    let mut asked = all_of(&seller, &client, &["runs", "leaves", "stays", "waits", "lasts"]).await;
     let one_more = ChatRequest { max_tokens: Some(4), ..ChatRequest::new("sold").user("no") };
     let refused = client.chat(&one_more).await.unwrap_err();
     assert_eq!((refused.status(), refused.code()), (Some(429), Some("engine_busy")));
     asked.remove(1).abort();
     at_the_node(&seller, 4).await;
     asked.push(ask(&seller, (&client, "comes"), 5).await);
-    let mut order = Vec::new();
-    for _ in 0..asked.len() {
-        order.push(server.answer().await);
-    }
-    assert_eq!(order, ["runs", "stays", "waits", "lasts", "comes"]);
-    for one in asked {
-        assert_eq!(one.await.unwrap().unwrap().text(), "word ");
-    }
+    assert_eq!(answered(&mut server, asked).await, ["runs", "stays", "waits", "lasts", "comes"]);
     assert_eq!(seller.settled().await.total_trades, 5);
     assert!(server.asked.try_recv().is_err(), "nobody asked for who had left");
 }
