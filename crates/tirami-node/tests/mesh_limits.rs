@@ -97,14 +97,20 @@ fn a_job_has_a_stream_of_its_own_and_its_frames_have_a_limit() {
     one.stop();
 }
 
-/// A member that opens many streams, announces a long request on each and keeps back its last byte.
-#[test]
-fn requests_that_never_end_take_their_senders_room_and_nobody_elses() {
+/// Two connected nodes, their folders, and the invite of the first.
+fn pair() -> ([tempfile::TempDir; 2], [Peer; 2], Invite) {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let one = Peer::start(dirs[0].path(), on_loopback());
     let invite = one.node.invite().unwrap();
     let two = Peer::start(dirs[1].path(), joining(invite.clone()));
     until("they are connected", SOON, || one.sees(&two) && two.sees(&one));
+    (dirs, [one, two], invite)
+}
+
+/// A member that opens many streams, announces a long request on each and keeps back its last byte.
+#[test]
+fn requests_that_never_end_take_their_senders_room_and_nobody_elses() {
+    let (_dirs, [one, two], invite) = pair();
     let before = resident_mib();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let whole = Arc::new(AtomicUsize::new(0));
@@ -134,11 +140,7 @@ fn requests_that_never_end_take_their_senders_room_and_nobody_elses() {
 /// Members that open all the streams they may, more than are served at once, and say nothing.
 #[test]
 fn silent_streams_take_nobodys_place() {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let one = Peer::start(dirs[0].path(), on_loopback());
-    let invite = one.node.invite().unwrap();
-    let two = Peer::start(dirs[1].path(), joining(invite.clone()));
-    until("they are connected", SOON, || one.sees(&two) && two.sees(&one));
+    let (_dirs, [one, two], invite) = pair();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let silent = runtime.block_on(async {
         let (mut members, mut silent) = (Vec::new(), Vec::new());
@@ -214,11 +216,7 @@ fn what_is_no_order_on_the_stream_of_a_job_ends_its_senders_connection() {
 /// and cost the node little.
 #[test]
 fn words_of_later_versions_before_a_request_are_read_up_to_a_bound_and_their_streams_end() {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let one = Peer::start(dirs[0].path(), on_loopback());
-    let invite = one.node.invite().unwrap();
-    let two = Peer::start(dirs[1].path(), joining(invite.clone()));
-    until("they are connected", SOON, || one.sees(&two) && two.sees(&one));
+    let (_dirs, [one, two], invite) = pair();
     let before = resident_mib();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (frame, sent) = (unknown(1_000), Arc::new(AtomicUsize::new(0)));
