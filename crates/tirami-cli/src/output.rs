@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
+use tirami_core::Timestamp;
 use tirami_sdk::types::LimitAmount;
 
 use crate::exit::Failure;
@@ -191,23 +192,9 @@ pub(crate) fn duration(ms: u64) -> String {
 
 /// A moment as `2026-01-31 12:00:00`, in UTC.
 pub(crate) fn moment(at_ms: u64) -> String {
-    let seconds = at_ms / 1_000;
-    let (year, month, day) = civil(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-}
-
-/// Year, month and day of a number of days since 1970, in the Gregorian calendar.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // Counted from 1 March of year 0, so that the leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
+    let text = Timestamp::from_ms(at_ms).to_string();
+    let seconds = text.split_once('.').map_or(&*text, |(seconds, _)| seconds);
+    seconds.replace('T', " ")
 }
 
 /// The first characters of a long id, enough to tell it from others on one screen.

@@ -146,6 +146,14 @@ impl Digest {
     }
 }
 
+/// How many buckets chains fall into where nodes compare what they hold.
+pub const BUCKETS: u8 = 64;
+
+/// The bucket of a chain: the first six bits of its id.
+pub const fn bucket_of(chain: PartyId) -> u8 {
+    chain.0[0] >> 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

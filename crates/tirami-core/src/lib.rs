@@ -13,7 +13,9 @@ mod time;
 mod trm;
 
 pub use flop::Flop;
-pub use id::{AgentId, Digest, DocumentId, IdError, JobId, MeshId, ModelDigest, PartyId};
+pub use id::{
+    AgentId, BUCKETS, Digest, DocumentId, IdError, JobId, MeshId, ModelDigest, PartyId, bucket_of,
+};
 pub use key::{KeyError, PublicKey, SecretKey, Signature};
 pub use model::ModelShape;
 pub use remember::{REMEMBERED_MAX, RememberSignatures, one_copy};

@@ -6,6 +6,7 @@
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use data_encoding::HEXLOWER;
 use tirami_core::SecretKey;
 use tirami_sdk::types::{Bundle, Cryption};
 use zeroize::Zeroizing;
@@ -70,8 +71,8 @@ pub fn seal(key: &SecretKey, name: &str, passphrase: &str) -> Result<Bundle, Bun
             memory_kib: MEMORY_KIB,
             passes: PASSES,
             lanes: LANES,
-            salt: hex(&salt),
-            nonce: hex(&nonce),
+            salt: HEXLOWER.encode(&salt),
+            nonce: HEXLOWER.encode(&nonce),
         },
         ciphertext: String::new(),
     };
@@ -81,7 +82,7 @@ pub fn seal(key: &SecretKey, name: &str, passphrase: &str) -> Result<Bundle, Bun
     let ciphertext = cipher(&bundle.cryption, &salt, passphrase)?
         .encrypt(&XNonce::from(nonce), payload)
         .map_err(|_| BundleError::Unusable)?;
-    bundle.ciphertext = hex(&ciphertext);
+    bundle.ciphertext = HEXLOWER.encode(&ciphertext);
     Ok(bundle)
 }
 
@@ -144,10 +145,6 @@ fn cipher(
 /// What the key is bound to: a bundle with another name or DID on it does not open.
 fn associated(bundle: &Bundle) -> Vec<u8> {
     [&bundle.format, &bundle.did, &bundle.name].map(String::as_str).join("\n").into_bytes()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn array<const N: usize>(text: &str) -> Result<[u8; N], BundleError> {

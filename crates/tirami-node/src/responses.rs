@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
-use tirami_core::AgentId;
+use tirami_core::{AgentId, DAY_MS};
 
 /// How long an answer is kept.
-const KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+const KEPT_MS: u64 = 30 * DAY_MS;
 /// Answers kept for one agent at most; the oldest go first.
 const ANSWERS_PER_AGENT_MAX: u32 = 1_000;
 /// Bytes of the file in use at most; beyond it the oldest answers of all agents go.

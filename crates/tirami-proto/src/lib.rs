@@ -41,9 +41,8 @@ pub use limits::{
     REFUSAL_MS_MAX, REFUSAL_MS_MIN, SCORE_MAX, Score, TokenBucket,
 };
 pub use message::{
-    ANNOUNCED_PER_FRAME_MAX, BUCKETS, HEADS_PER_FRAME_MAX, KEPT_PER_FRAME_MAX, MeasuredSpeed,
-    Message, OPINIONS_PER_FRAME_MAX, PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX,
-    ProviderOpinion, bucket_of,
+    ANNOUNCED_PER_FRAME_MAX, HEADS_PER_FRAME_MAX, KEPT_PER_FRAME_MAX, MeasuredSpeed, Message,
+    OPINIONS_PER_FRAME_MAX, PEERS_PER_FRAME_MAX, PLACES_ASKED_MAX, PLACES_MAX, ProviderOpinion,
 };
 pub use peer::{
     ADDRESS_BYTES_MAX, AddressError, INVITE_PEERS_MAX, INVITE_PREFIX, Invite, InviteError,

@@ -1,7 +1,7 @@
 //! What nodes say to each other on the control stream.
 
 use minicbor::{Decode, Encode};
-use tirami_core::{Digest, DocumentId, ModelDigest, PartyId, SIGNED_BYTES_MAX};
+use tirami_core::{BUCKETS, Digest, DocumentId, ModelDigest, PartyId, SIGNED_BYTES_MAX};
 
 use crate::frame::{CONTROL_FRAME_BYTES_MAX, Frame};
 use crate::wire::{
@@ -11,8 +11,6 @@ use crate::wire::{FINALS_PER_FRAME_MAX, Head, WireCharter, WireClaim, WireDocume
 use crate::{FinalEntry, Goodbye, Hello, PeerAddress, Welcome, WireEntry, WirePlace, WireSlot};
 use crate::{OFFERS_MAX, REASON_BYTES_MAX, bounded, wire};
 
-/// Into how many buckets chains are sorted for comparing what two nodes hold.
-pub const BUCKETS: usize = 64;
 /// Heads in one frame at most: those of one bucket.
 pub const HEADS_PER_FRAME_MAX: usize = 8_192;
 /// Announcements in one frame at most.
@@ -32,11 +30,6 @@ pub const OPINIONS_PER_FRAME_MAX: usize = 64;
 const CODE_BYTES_MAX: usize = 64;
 /// Bytes of a frame that carries one signed thing, its certificate or a question.
 const SMALL_FRAME: usize = 64 * 1024;
-
-/// The bucket of a chain: the first six bits of its id.
-pub const fn bucket_of(chain: PartyId) -> u8 {
-    chain.as_bytes()[0] >> 2
-}
 
 /// A message on the control stream, in either direction. Unknown numbers are skipped by
 /// [`crate::Frames`].

@@ -5,11 +5,11 @@
 mod samples;
 
 use tirami_core::{
-    Digest, DocumentId, ModelDigest, PartyId, PublicKey, SIGNED_BYTES_MAX, Signature,
+    BUCKETS, Digest, DocumentId, ModelDigest, PartyId, PublicKey, SIGNED_BYTES_MAX, Signature,
 };
 use tirami_proto::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, AGENT_BYTES_MAX, ANNOUNCED_PER_FRAME_MAX, APPROVAL_BYTES_MAX,
-    BODY_BYTES_MAX, BUCKETS, CERTIFICATE_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, CUT_SLOTS_MAX,
+    BODY_BYTES_MAX, CERTIFICATE_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, CUT_SLOTS_MAX,
     FINALS_PER_FRAME_MAX, FinalEntry, Frame, Frames, HEADS_PER_FRAME_MAX, Head, Hello,
     JOB_FRAME_BYTES_MAX, JobRequest, KEPT_PER_FRAME_MAX, LIKELIEST_MAX, LIKELIHOODS_PER_FRAME_MAX,
     Likelihood, Likely, MeasuredSpeed, Message, OFFERS_MAX, OPINIONS_PER_FRAME_MAX, PATH_BYTES_MAX,
@@ -88,7 +88,7 @@ fn the_largest_control_messages_fit() {
         ("hello", Message::Hello(hello)),
         ("entry", Message::Entry(entry())),
         ("acknowledgement", Message::Acknowledgement(vec![0xff; CERTIFICATE_BYTES_MAX])),
-        ("summary", Message::Summary { state: digest, buckets: vec![digest; BUCKETS] }),
+        ("summary", Message::Summary { state: digest, buckets: vec![digest; BUCKETS.into()] }),
         ("heads", Message::Heads { bucket: 63, heads }),
         ("cut", Message::Cut { checkpoint: ID, slots: vec![slot; CUT_SLOTS_MAX] }),
         ("charters", Message::Charters { charters: vec![charter] }),

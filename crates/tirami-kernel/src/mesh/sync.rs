@@ -3,15 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tirami_core::{Digest, DocumentId, PartyId, Signature, Timestamp};
+use tirami_core::{BUCKETS, Digest, DocumentId, PartyId, Signature, Timestamp, bucket_of};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{
     Certificate, CutRejection, Dependency, Entry, EntryRejection, Slot, Summary,
 };
-use tirami_proto::{BUCKETS, Fault, FinalEntry, Head, Message, WireSlot, bucket_of};
+use tirami_proto::{Fault, FinalEntry, Head, Message, WireSlot};
 
-use super::{NEWS_PEERS_MAX, Peer, Serve, peer::AHEAD_MAX};
+use super::{NEWS_PEERS_MAX, Peer, Serve, peer::AHEAD_MAX, witness::SHOWN_BYTES};
 use crate::kernel::{Effects, Kernel};
 
 /// Final entries that are served at once, whatever was asked for.
@@ -156,7 +156,7 @@ impl Kernel {
         (state, buckets): (Digest, &[Digest]),
         effects: &mut Effects,
     ) {
-        if buckets.len() != BUCKETS {
+        if buckets.len() != usize::from(BUCKETS) {
             self.fault(from, Fault::Invalid, effects);
             return;
         }
@@ -242,7 +242,7 @@ impl Kernel {
             }
             if let Some(from_seq) = frozen {
                 // The peer may not know that two entries are final in one slot.
-                if own_head != Some(head) {
+                if own_head != Some(head) && self.may_answer(from, SHOWN_BYTES) {
                     effects.serve.push(Serve { peer: from, chain, from_seq, max: 1 });
                 }
             } else if next_seq > own_next {

@@ -213,7 +213,7 @@ fn nobody_makes_a_node_keep_what_it_does_not_want() {
     let heads = vec![Head { chain, next_seq: 5, head }];
     let places = vec![WirePlace { entry: head, chain, seq: 0 }];
     let unasked = [
-        Message::Heads { bucket: tirami_proto::bucket_of(chain), heads: heads.clone() },
+        Message::Heads { bucket: tirami_core::bucket_of(chain), heads: heads.clone() },
         Message::Beyond { number: 0, heads },
         Message::Places { places, more: true },
     ];

@@ -121,7 +121,7 @@ fn a_newcomer_that_is_cut_off_again_and_again_goes_on_where_it_was() {
 fn a_peer_that_claims_more_than_it_has_costs_nothing() {
     let mut net = Net::of(3);
     let (liar, chain) = (net.party(2), net.party(1));
-    let bucket = tirami_proto::bucket_of(chain);
+    let bucket = tirami_core::bucket_of(chain);
     let head = tirami_core::DocumentId::from_bytes([9; 32]);
     let heads = vec![Head { chain, next_seq: u64::MAX, head }];
     let event = PeerEvent::Message(Box::new(Message::Heads { bucket, heads }));

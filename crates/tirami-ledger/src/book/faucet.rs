@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use minicbor::{Decode, Encode};
-use tirami_core::{HOUR_MS, Timestamp, Trm};
+use tirami_core::{DAY_MS, Timestamp, Trm};
 
 use crate::command::FaucetBounds;
 use crate::refusal::FaucetRefusal;
@@ -12,8 +12,6 @@ use crate::refusal::FaucetRefusal;
 /// Newcomers that a faucet sponsors within a day at most, whatever its owner sets. About 32 bytes
 /// each.
 pub const FAUCET_DAY_MAX: usize = 4_096;
-/// How long a gift counts, in milliseconds.
-const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// One newcomer sponsored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]

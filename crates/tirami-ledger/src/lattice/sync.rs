@@ -4,13 +4,10 @@
 //! costs less than verifying one signature. A sum that every entry updates would have to be
 //! kilobytes long, since chains cost nothing and two sets of heads with one short sum can be found.
 
-use tirami_core::{Digest, DocumentId, PartyId};
+use tirami_core::{BUCKETS, Digest, DocumentId, PartyId};
 
 use super::Lattice;
 use super::state::Chain;
-
-/// How many buckets the chains fall into, by the first six bits of their ids.
-pub const BUCKETS: u8 = 64;
 
 /// What a node says of its chains to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,11 +27,6 @@ pub struct Head {
     pub next_seq: u64,
     /// Its last entry.
     pub head: DocumentId,
-}
-
-/// The bucket of a chain.
-pub const fn bucket_of(chain: PartyId) -> u8 {
-    chain.as_bytes()[0] >> 2
 }
 
 impl Lattice {

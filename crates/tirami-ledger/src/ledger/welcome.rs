@@ -1,14 +1,14 @@
 //! Lines as the node itself handles them: it takes up what the registrar granted it later, settles
 //! its own welcome line in time, and takes back what it locked for newcomers that settled.
 
-use tirami_core::Timestamp;
+use tirami_core::{DAY_MS, Timestamp};
 
 use super::Ledger;
 use crate::lattice::{Change, Ending, EntryKind, Grant, Line, Settle, Unsponsor};
 
 /// How long before its deadline a newcomer settles, in milliseconds: time enough for checkpoints
 /// to cover it, and for the line to be of use before.
-const SETTLE_AHEAD_MS: u64 = 24 * 3_600_000;
+const SETTLE_AHEAD_MS: u64 = DAY_MS;
 
 impl Ledger {
     /// The entry about a welcome line that is due on the node's chain.

@@ -2,6 +2,7 @@
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, DocumentId, JobId, PublicKey, Trm};
 use tirami_kernel::Kernel;
@@ -181,7 +182,7 @@ fn document(record: &DocumentRecord) -> SignedDocument {
             DocumentKind::Claim => "claim",
         }
         .to_owned(),
-        body: views::hex(&record.bytes),
+        body: HEXLOWER.encode(&record.bytes),
         signature: record.signature.to_string(),
     }
 }

@@ -132,7 +132,3 @@ pub(super) fn trade(row: &TradeRow) -> types::Trade {
 pub(super) fn ms(at: Option<Timestamp>) -> Option<u64> {
     at.map(Timestamp::ms)
 }
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -4,8 +4,8 @@
 use std::rc::Rc;
 
 use tirami_core::{
-    Digest, Document, DocumentId, JobId, MeshId, PartyId, Ppm, Signature, Signed, Timestamp, Trm,
-    decode_body, signing_message,
+    BUCKETS, Digest, Document, DocumentId, JobId, MeshId, PartyId, Ppm, Signature, Signed,
+    Timestamp, Trm, bucket_of, decode_body, signing_message,
 };
 use tirami_kernel::{Input, RequestId};
 use tirami_ledger::command::{Actor, Command};
@@ -15,8 +15,8 @@ use tirami_ledger::lattice::{
     Acknowledgement, Certificate, Collect, Enrol, Entry, EntryKind, LatticeEvent, Line, Transfer,
 };
 use tirami_proto::{
-    BUCKETS, FinalEntry, Head, JobRequest, Message, PriceSignal, ToProvider, WireClaim,
-    WireDocument, WireEntry, bucket_of,
+    FinalEntry, Head, JobRequest, Message, PriceSignal, ToProvider, WireClaim, WireDocument,
+    WireEntry,
 };
 
 use super::node::{Role, local};
