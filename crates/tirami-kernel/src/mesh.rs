@@ -5,6 +5,7 @@
 //! Every table has a named bound.
 
 mod addresses;
+mod buckets;
 mod charters;
 mod claims;
 mod farewell;
@@ -14,6 +15,7 @@ mod handshake;
 mod kept;
 mod lag;
 mod peer;
+mod proofs;
 mod react;
 mod reciprocity;
 mod roll;
@@ -32,6 +34,7 @@ use crate::scheduler::Opinions;
 
 pub use addresses::ADDRESSES_KNOWN_MAX;
 pub use charters::DRAFTS_MAX;
+pub use claims::CLAIMS_TAKEN;
 pub use farewell::{FAREWELLS_MAX, Farewell};
 pub use faucet::Faucet;
 pub use fetch::PAGE_MAX;
@@ -41,7 +44,9 @@ pub use peer::Peer;
 pub use settings::{ADMITTED_MAX, Admission, MeshInput, MeshSettings, OwnOffer, PeerEvent, Serve};
 pub use signals::{ANNOUNCED_MAX, Provider, SIGNAL_LIFE_MS, SIGNAL_RENEW_MS};
 pub use sync::SERVE_MAX;
-pub use witness::{FREE_OPENS, OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX};
+pub use witness::{
+    CHAIN_BYTES, FREE_OPENS, OFFERED_MAX, PARKED_PER_PEER_MAX, PENDING_PER_CHAIN_MAX,
+};
 
 /// Peers that a node looks for by itself; witnesses come on top.
 pub const PEERS_TARGET: usize = 12;
@@ -84,6 +89,8 @@ pub struct Mesh {
     lag: lag::Lag,
     kept: kept::Kept,
     desk: witness::Desk,
+    claims: claims::Claims,
+    rivals: proofs::Rivals,
     start: start::Start,
     roll: roll::Roll,
     drafts: charters::Drafts,

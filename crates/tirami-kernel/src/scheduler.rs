@@ -10,7 +10,7 @@ mod reason;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tirami_core::{Digest, ModelDigest, ModelShape, PartyId, Ppm, Timestamp};
+use tirami_core::{Digest, Flop, ModelDigest, ModelShape, PartyId, Ppm, Timestamp};
 use tirami_proto::{Offer, PriceSignal};
 
 pub use hearsay::{OPINION_LIFE_MS, SPEAKERS_MAX};
@@ -58,6 +58,15 @@ pub struct Query {
     pub preferences: Preferences,
 }
 
+impl Query {
+    /// The job's work at most by `shape`.
+    pub fn work(&self, shape: ModelShape) -> Flop {
+        // A job that only reads may read several texts, each by itself.
+        let shape = if self.completion_tokens == 0 { shape.without_attention() } else { shape };
+        shape.work(0, self.prompt_tokens.saturating_add(self.completion_tokens))
+    }
+}
+
 /// The requester's `provider` object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preferences {
@@ -71,7 +80,8 @@ pub struct Preferences {
     pub allow_fallbacks: bool,
     /// No other quantisations than these, compared without case; empty for any.
     pub quantizations: Vec<String>,
-    /// The highest price, µTRM for 10⁹ FLOP.
+    /// The highest price, µTRM for 10⁹ FLOP: of the model's own shape where this node knows it,
+    /// else of the least work that is named for the job.
     pub max_price: Option<Ppm>,
     /// What counts before everything else.
     pub sort: Option<Sort>,
@@ -139,6 +149,8 @@ pub struct Candidate {
     pub price: Ppm,
     /// Its price of cached prompt tokens, µTRM for 10⁹ FLOP.
     pub cached_price: Ppm,
+    /// The job's work at most, by the shape that it offers.
+    pub work: Flop,
     /// How it compares with the best by measure, which has 1 000 000: twice the expected time,
     /// with risk and price counted as time, is half the score.
     pub score: u64,
@@ -190,18 +202,30 @@ pub fn rank<'a>(
     dice: u64,
 ) -> Ranking {
     let mut ranking = Ranking::default();
-    let mut runners = Vec::new();
+    let (mut runners, mut proven) = (Vec::new(), Vec::new());
     for provider in providers {
         ranking.asked = ranking.asked.saturating_add(1);
         match admit(&provider, opinions, query, now) {
             Ok(offer) => runners.push(Runner::new(&provider, offer, opinions, query, now)),
-            Err(exclusion) => *ranking.excluded.entry(exclusion).or_default() += 1,
+            Err(exclusion) => {
+                *ranking.excluded.entry(exclusion).or_default() += 1;
+                proven.extend(proven_work(&provider, opinions, query, now));
+            }
         }
     }
-    // A shape that is too large makes a low price dear: what counts is what a token costs.
-    let least = runners.iter().map(|runner| runner.token_flop).min().unwrap_or(1);
+    // A shape that is too large makes a low price dear: what counts is what the job costs.
+    let least = match query.shape {
+        Some(shape) => query.work(shape).get().max(1),
+        None => least_work(&runners, proven),
+    };
     for runner in &mut runners {
         runner.weigh(query, opinions, least);
+    }
+    let most = query.preferences.max_price.map(|most| u64::from(most.get()));
+    let (dear, mut runners): (Vec<_>, Vec<_>) =
+        runners.into_iter().partition(|runner| most.is_some_and(|most| runner.job_price > most));
+    if let Ok(count @ 1..) = u32::try_from(dear.len()) {
+        *ranking.excluded.entry(Exclusion::Price).or_default() += count;
     }
     hold_back_strangers(&mut runners);
     runners.sort_by_cached_key(|runner| runner.key(query, dice));
@@ -244,7 +268,6 @@ fn admit<'a>(
     let fits = wish.quantizations.is_empty() || wish.quantizations.iter().any(same);
     refuse(!fits, Exclusion::Quantisation)?;
     refuse(wish.data == Data::Trusted && !provider.trusted, Exclusion::Untrusted)?;
-    refuse(wish.max_price.is_some_and(|max| signal.price > max), Exclusion::Price)?;
     let estimate = opinions.estimate(party, offer, now);
     let declared = offer.tokens_per_second_milli;
     let known = if estimate.measured { estimate.tokens_per_second_milli } else { declared };
@@ -258,10 +281,10 @@ struct Runner {
     provider: PartyId,
     price: Ppm,
     cached_price: Ppm,
-    /// The work of a token, as the provider says.
-    token_flop: u64,
-    /// The price, had the model the least work for a token that any of its providers names.
-    token_price: u64,
+    /// The job's work at most, as the provider says.
+    work: Flop,
+    /// The price, had the job the work by the model's own shape, or else the least that is named.
+    job_price: u64,
     estimate: Estimate,
     slots: (u16, u16),
     queue: u16,
@@ -286,8 +309,8 @@ impl Runner {
             provider: signal.provider,
             price: signal.price,
             cached_price: signal.cached_price,
-            token_flop: offer.shape.work(0, 1).get().max(1),
-            token_price: 0,
+            work: query.work(offer.shape),
+            job_price: 0,
             estimate: opinions.estimate(signal.provider, offer, now),
             slots: (signal.slots_free, signal.slots),
             queue: signal.queue,
@@ -299,8 +322,12 @@ impl Runner {
         }
     }
 
+    fn flop(&self) -> u64 {
+        self.work.get().max(1)
+    }
+
     fn weigh(&mut self, query: &Query, opinions: &Opinions, least: u64) {
-        self.token_price = scale(u64::from(self.price.get()), self.token_flop, least);
+        self.job_price = scale(u64::from(self.price.get()), self.flop(), least);
         self.cost = self.expected(query, opinions.mutual(self.provider));
     }
 
@@ -320,7 +347,7 @@ impl Runner {
         let failing = estimate.failure_ppm.min(PPM - 10_000);
         time = scale(time, PPM, PPM - failing) + FAILOVER_MS * failing / PPM;
         // At twice the price of par an answer costs what half as much more time does.
-        time = scale(time, self.token_price.saturating_add(PPM), 2 * PPM);
+        time = scale(time, self.job_price.saturating_add(PPM), 2 * PPM);
         let share = scale(RECIPROCITY_PPM, mutual, mutual.saturating_add(RECIPROCITY_HALF));
         scale(time, PPM - share, PPM).max(1)
     }
@@ -335,7 +362,7 @@ impl Runner {
         let speed = u64::from(self.estimate.tokens_per_second_milli);
         let sorted = match wish.sort {
             None => 0,
-            Some(Sort::Price) => scale(self.token_price, PPM, healthy),
+            Some(Sort::Price) => scale(self.job_price, PPM, healthy),
             Some(Sort::Throughput) => u64::MAX - coarse(scale(speed, healthy, PPM)),
             Some(Sort::Latency) => {
                 coarse(scale(u64::from(self.estimate.first_token_ms), PPM, healthy))
@@ -375,10 +402,36 @@ impl Runner {
             provider: self.provider,
             price: self.price,
             cached_price: self.cached_price,
+            work: self.work,
             score: scale(PPM, best, self.cost),
             why,
         }
     }
+}
+
+/// The job's work by the shape of a provider that may not take it, but answered this node before
+/// and is well: it still shows what the others' prices are worth.
+fn proven_work(
+    provider: &Provider<'_>,
+    opinions: &Opinions,
+    query: &Query,
+    now: Timestamp,
+) -> Option<u64> {
+    let party = provider.signal.provider;
+    let offer = provider.signal.offer(query.model)?;
+    let estimate = opinions.estimate(party, offer, now);
+    let is_measure = estimate.measured
+        && estimate.failure_ppm <= UNHEALTHY_PPM
+        && !query.preferences.ignore.contains(&party);
+    is_measure.then(|| query.work(offer.shape).get().max(1))
+}
+
+/// The job's work by the smallest shape. Whoever fails is no measure: a shape that is too small
+/// would keep all others from those who say how dear they take it.
+fn least_work(runners: &[Runner], proven: Vec<u64>) -> u64 {
+    let well = runners.iter().filter(|runner| runner.estimate.failure_ppm <= UNHEALTHY_PPM);
+    let least = well.map(Runner::flop).chain(proven).min();
+    least.or_else(|| runners.iter().map(Runner::flop).min()).unwrap_or(1)
 }
 
 /// Whoever was never measured does not come before the best of those that were and are well.
@@ -405,9 +458,9 @@ fn explore(runners: &mut [Runner], query: &Query, dice: u64) {
     let worth = |runner: &Runner| !runner.estimate.recent && !runner.busy;
     let worth = |runner: &Runner| worth(runner) && runner.estimate.failure_ppm < PPM / 2;
     // A trial is not for whoever is much dearer than others.
-    let cheapest = runners.iter().map(|runner| runner.token_price).min().unwrap_or_default();
+    let cheapest = runners.iter().map(|runner| runner.job_price).min().unwrap_or_default();
     let dear = cheapest.saturating_mul(2);
-    let worth = |runner: &Runner| worth(runner) && runner.token_price <= dear;
+    let worth = |runner: &Runner| worth(runner) && runner.job_price <= dear;
     let choices: Vec<usize> = (1..runners.len()).filter(|at| worth(&runners[*at])).collect();
     let Some(count) = u64::try_from(choices.len()).ok().filter(|count| *count > 0) else {
         return;

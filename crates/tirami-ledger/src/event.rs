@@ -684,7 +684,7 @@ pub struct ServedFinished {
     pub unsigned: Trm,
 }
 
-/// Events from before the field keep their bytes.
+/// Left out of the bytes where it says nothing, so that equal records have equal bytes.
 fn nothing(amount: &Trm) -> bool {
     amount.is_zero()
 }

@@ -10,8 +10,8 @@ pub enum OrderRefusal {
     /// The owner serves nobody for now.
     #[error("this node is not serving at the moment; ask another one or try again later")]
     Paused,
-    /// The bytes are no order.
-    #[error("the bytes are not a well-formed order")]
+    /// The bytes are no order, or more than 2 KiB.
+    #[error("the bytes are not a well-formed order of at most 2 KiB")]
     Malformed,
     /// The order names another provider.
     #[error("the order is for {provider}, not for this node; sign one for this node")]
@@ -60,7 +60,10 @@ pub enum OrderRefusal {
     #[error("start_by must be at most 5 min and claim_by at most 24 h ahead, after start_by")]
     TooFar,
     /// The order's price, or its price for cached tokens, is below what is asked, or they differ.
-    #[error("the price is {price:?}, both prices of the order must be the same and not below it")]
+    #[error(
+        "the price is {} µTRM for 10⁹ FLOP; both prices of the order must be the same and not below it",
+        price.get()
+    )]
     Price {
         /// What the node asks.
         price: Ppm,
@@ -120,6 +123,12 @@ pub enum OrderRefusal {
         /// What is left of today's limit.
         left: Trm,
     },
+    /// As many jobs run for other nodes as may at the same time.
+    #[error("this node has {max} jobs at once for other nodes; try again later")]
+    NoPlace {
+        /// The bound.
+        max: u32,
+    },
     /// As many jobs are served or remembered as may be.
     #[error("this node has {max} {what}; try again later")]
     TooMany {
@@ -163,7 +172,7 @@ impl OrderRefusal {
             Self::Balance { .. } => "order_balance",
             Self::Exposure { .. } => "order_exposure",
             Self::ExposureUnknown { .. } => "order_exposure_unknown",
-            Self::TooMany { .. } => "order_too_many",
+            Self::NoPlace { .. } | Self::TooMany { .. } => "order_too_many",
             Self::Reserved => "order_reserved",
         }
     }
@@ -178,9 +187,16 @@ impl OrderRefusal {
                 | Self::Balance { .. }
                 | Self::Exposure { .. }
                 | Self::ExposureUnknown { .. }
+                | Self::NoPlace { .. }
                 | Self::TooMany { .. }
                 | Self::Reserved
         )
+    }
+
+    /// Whether the consumer would be served if any job of others ended. Whoever is refused a place
+    /// that is kept for contributors takes none of theirs by asking for it.
+    pub const fn waits_for_a_place(&self) -> bool {
+        matches!(self, Self::NoPlace { .. })
     }
 
     /// Whether an honest consumer could not have sent it, so that it counts against the sender.
@@ -195,8 +211,8 @@ impl OrderRefusal {
 /// Why a provider refuses a voucher, in order of precedence. The highest voucher before stands.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VoucherRefusal {
-    /// The bytes are no voucher.
-    #[error("the bytes are not a well-formed voucher")]
+    /// The bytes are no voucher, or more than 2 KiB.
+    #[error("the bytes are not a well-formed voucher of at most 2 KiB")]
     Malformed,
     /// It belongs to no order that is being served.
     #[error("the voucher belongs to no job that is being served")]

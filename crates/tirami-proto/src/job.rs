@@ -181,6 +181,14 @@ pub enum ToConsumer {
         /// Why, for people.
         #[cbor(n(0), decode_with = "bounded::text::<_, REASON_BYTES_MAX>")]
         reason: String,
+        /// Set where the request itself is at fault, so that no provider could go on: which rule
+        /// refuses it, for programs.
+        #[cbor(
+            n(1),
+            decode_with = "bounded::some_text::<_, CODE_BYTES_MAX>",
+            nil = "bounded::none"
+        )]
+        invalid: Option<String>,
     },
     /// There is no news but that the job is not forgotten, and how far it is.
     #[n(5)]

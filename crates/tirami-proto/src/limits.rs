@@ -64,6 +64,12 @@ impl TokenBucket {
         Err((wanted - self.level_milli).div_ceil(u64::from(self.per_second)))
     }
 
+    /// Whether it holds its burst, as a new one would.
+    pub fn is_full(&mut self, now: Timestamp) -> bool {
+        self.fill(now);
+        self.level_milli == self.capacity_milli
+    }
+
     fn fill(&mut self, now: Timestamp) {
         // A clock that was set back fills nothing and starts again from there.
         let gained = now.since_ms(self.at).saturating_mul(u64::from(self.per_second));

@@ -28,10 +28,15 @@ pub(crate) struct Addresses {
 
 #[derive(Debug, Clone)]
 struct Known {
+    /// With the ways that the owner gave before all others.
     address: PeerAddress,
+    /// How many those are: whatever is told takes none of their places.
+    given: usize,
     /// Given by the owner.
     pinned: bool,
     failures: u32,
+    /// Whether the last dial did not reach it.
+    missed: bool,
     next_at: Timestamp,
     /// Until when the peer asked to be left alone.
     hold_until: Timestamp,
@@ -52,23 +57,19 @@ impl Addresses {
         self.known.get(&party).map(|known| &known.address)
     }
 
-    /// Takes an address. New ways to reach a known peer come first.
+    /// Whether it could not be reached, or asked to be left alone: others go first.
+    pub(crate) fn is_missed(&self, party: PartyId, now: Timestamp) -> bool {
+        self.known.get(&party).is_some_and(|known| known.missed || known.hold_until > now)
+    }
+
+    /// Takes an address. New ways to reach a known peer come first, after those the owner gave.
     pub(crate) fn add(&mut self, own: PartyId, address: &PeerAddress, pinned: bool) {
         let party = address.party();
         if party == own {
             return;
         }
         if let Some(known) = self.known.get_mut(&party) {
-            known.pinned |= pinned;
-            let fresh = address.via.iter().filter(|via| !known.address.via.contains(via));
-            let mut via: Vec<Via> = fresh.cloned().collect();
-            if !via.is_empty() {
-                known.failures = known.failures.min(1);
-            }
-            via.append(&mut known.address.via);
-            via.truncate(VIA_MAX);
-            known.address.via = via;
-            return;
+            return known.learn(&address.via, pinned);
         }
         if self.known.len() >= ADDRESSES_KNOWN_MAX && !self.forget_one() {
             return;
@@ -78,8 +79,17 @@ impl Addresses {
         let mut rank = [0; 8];
         rank.copy_from_slice(&Digest::of(&seed).as_bytes()[..8]);
         let (next_at, hold_until) = (Timestamp::default(), Timestamp::default());
-        let address = address.clone();
-        let known = Known { address, pinned, failures: 0, next_at, hold_until, rank };
+        let mut known = Known {
+            address: PeerAddress { key: address.key, via: Vec::new() },
+            given: 0,
+            pinned,
+            failures: 0,
+            missed: false,
+            next_at,
+            hold_until,
+            rank,
+        };
+        known.learn(&address.via, pinned);
         self.known.insert(party, known);
     }
 
@@ -107,13 +117,15 @@ impl Addresses {
     /// The peer accepted this node.
     pub(crate) fn reached(&mut self, party: PartyId) {
         if let Some(known) = self.known.get_mut(&party) {
-            known.failures = 0;
+            (known.failures, known.missed) = (0, false);
         }
     }
 
     /// The connection ended, or could not be made.
     pub(crate) fn lost(&mut self, party: PartyId, now: Timestamp) {
         if let Some(known) = self.known.get_mut(&party) {
+            // It was dialled since it was reached.
+            known.missed |= known.failures > 0;
             known.next_at = known.next_at.min(now.plus_ms(BACK_OFF_MS << known.failures.min(8)));
         }
     }
@@ -168,6 +180,33 @@ impl Addresses {
     }
 }
 
+impl Known {
+    fn learn(&mut self, ways: &[Via], pinned: bool) {
+        let mut given = core::mem::take(&mut self.address.via);
+        let mut told = given.split_off(self.given);
+        let fresh = ways.iter().filter(|way| !given.contains(way));
+        let mut fresh: Vec<Via> = fresh.cloned().collect();
+        if fresh.iter().any(|way| !told.contains(way)) {
+            self.failures = self.failures.min(1);
+        }
+        let ways = if pinned {
+            told.retain(|way| !fresh.contains(way));
+            &mut given
+        } else {
+            fresh.retain(|way| !told.contains(way));
+            &mut told
+        };
+        fresh.append(ways);
+        *ways = fresh;
+        given.truncate(VIA_MAX);
+        self.pinned |= pinned;
+        self.given = given.len();
+        given.append(&mut told);
+        given.truncate(VIA_MAX);
+        self.address.via = given;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tirami_core::PublicKey;
@@ -182,8 +221,11 @@ mod tests {
             key[..8].copy_from_slice(&(n as u64).to_be_bytes());
             PeerAddress { key: PublicKey::from_bytes(key), via: Vec::new() }
         };
+        let way = |port: u16| Via::Ip(([192, 0, 2, 1], port).into());
+        let given = [way(1), Via::Name("node.example.org:3001".to_owned())];
+        let pinned = PeerAddress { via: given.to_vec(), ..address(0) };
         let mut addresses = Addresses::default();
-        addresses.add(own, &address(0), true);
+        addresses.add(own, &pinned, true);
         // A witness that is away: it is dialled again and again in vain.
         let witness = address(1).party();
         addresses.keep([witness].into_iter());
@@ -200,10 +242,19 @@ mod tests {
         assert!(addresses.is_pinned(address(0).party()));
         assert!(addresses.get(witness).is_some());
         for port in 1..100 {
-            let via = vec![Via::Ip(([192, 0, 2, 1], port).into())];
-            addresses.add(own, &PeerAddress { via, ..address(0) }, false);
+            addresses.add(own, &PeerAddress { via: vec![way(port)], ..address(0) }, false);
         }
-        let known = addresses.get(address(0).party());
-        assert_eq!(known.map(|known| known.via.len()), Some(VIA_MAX));
+        // What was told last comes after it, and what the owner adds before.
+        let ways = |addresses: &Addresses| addresses.get(address(0).party()).unwrap().via.clone();
+        assert_eq!(ways(&addresses).len(), VIA_MAX);
+        assert_eq!(ways(&addresses)[..2], given);
+        assert_eq!(ways(&addresses)[2..4], [way(99), way(98)]);
+        addresses.add(own, &PeerAddress { via: vec![way(99), way(200)], ..address(0) }, true);
+        for port in 300..400 {
+            addresses.add(own, &PeerAddress { via: vec![way(port)], ..address(0) }, false);
+        }
+        assert_eq!(ways(&addresses).len(), VIA_MAX);
+        assert_eq!(ways(&addresses)[..2], [way(99), way(200)]);
+        assert_eq!(ways(&addresses)[2..4], given);
     }
 }

@@ -7,6 +7,7 @@ use tirami_proto::{
     common_version,
 };
 
+use super::proofs::PROOFS_AGAIN_MS;
 use super::{FEATURES, FIRST_PEERS, PEERS_MAX, Peer, PeerEvent, SCORES_MAX, STRANGERS_MAX};
 use crate::kernel::{Effects, Kernel};
 
@@ -246,7 +247,7 @@ impl Kernel {
     }
 
     /// Whether the party belongs here without showing the secret again.
-    fn is_known(&self, party: PartyId) -> bool {
+    pub(super) fn is_known(&self, party: PartyId) -> bool {
         self.is_trusted(party)
             || self.mesh.addresses.is_pinned(party)
             || self.is_witness(party)
@@ -267,7 +268,11 @@ impl Kernel {
         self.compare_with(from, effects);
         self.ask_highest(from, effects);
         self.offer_entries(false, effects);
-        self.offer_claims(from, effects);
+        self.tell_claims(from, effects);
+        self.tell_proofs(from, effects);
+        if let Some(peer) = self.mesh.peers.get_mut(&from) {
+            peer.proofs_again_at = Some(self.clock.plus_ms(PROOFS_AGAIN_MS));
+        }
         self.tell_signal(from, effects);
         self.tell_proposals(from, effects);
         if self.mesh.open_peers().len() <= FIRST_PEERS {

@@ -56,7 +56,13 @@ pub struct Peer {
     pub(crate) offered_at: Option<Timestamp>,
     pub(crate) highest_asked_at: Option<Timestamp>,
     pub(crate) peers_asked_at: Option<Timestamp>,
+    /// Whether its answer to that has not come.
+    pub(crate) peers_due: bool,
     pub(crate) charters_asked_at: Option<Timestamp>,
+    /// When it is told once more who signed twice.
+    pub(crate) proofs_again_at: Option<Timestamp>,
+    /// The last party of which it was told so.
+    pub(crate) proofs_told: Option<PartyId>,
 }
 
 impl Peer {
@@ -86,7 +92,10 @@ impl Peer {
             offered_at: None,
             highest_asked_at: None,
             peers_asked_at: None,
+            peers_due: false,
             charters_asked_at: None,
+            proofs_again_at: None,
+            proofs_told: None,
         }
     }
 

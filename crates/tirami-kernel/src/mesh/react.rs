@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use tirami_core::{PartyId, Timestamp};
 use tirami_ledger::event::{BookEvent, Event};
 use tirami_ledger::lattice::{Change, Entry, EntryKind, LatticeEvent, SignedEntry};
-use tirami_proto::{Fault, FinalEntry, Message, PEERS_PER_FRAME_MAX, PeerAddress, WireEntry};
+use tirami_proto::{FinalEntry, Message, PEERS_PER_FRAME_MAX, PeerAddress};
 
-use super::witness::{PENDING_PER_CHAIN_MAX, wire_entry};
 use super::{BEAT_MS, MeshInput, PEERS_ASK_MS, PEERS_TARGET};
 use crate::kernel::{Effects, Kernel};
 
@@ -282,55 +281,10 @@ impl Kernel {
         self.mesh.flush_soon(self.clock);
     }
 
-    /// Tells of a party that signed twice; whoever hears of it for the first time tells others.
-    fn spread_proof(&mut self, rival: &SignedEntry, effects: &mut Effects) {
-        let lattice = self.ledger.lattice();
-        let proof = lattice.double_sign_proof(rival.entry().chain);
-        let known = proof.and_then(|proof| lattice.pending_entry(proof.known));
-        let second = wire_entry(rival);
-        // The other one is final and everybody has it, or will: then the rival alone proves it.
-        let first = known.map_or_else(|| second.clone(), |known| wire_entry(known.entry()));
-        let mut peers = self.mesh.news_peers(self.ledger.party(), |_| true);
-        peers.retain(|to| Some(*to) != self.mesh.source);
-        for to in peers {
-            let (first, second) = (first.clone(), second.clone());
-            effects.send.push((to, Message::DoubleSign { first, second }));
-        }
-    }
-
-    /// Takes two entries of one slot. Nothing of a chain that is not known here, already proven
-    /// or has as many entries under way as one may have: a proof is no way around those bounds.
-    fn take_proof(&mut self, from: PartyId, pair: [WireEntry; 2], effects: &mut Effects) {
-        let slot = |entry: &WireEntry| {
-            let entry = tirami_core::decode_body::<Entry>(&entry.bytes).ok()?;
-            Some((entry.chain, entry.seq))
-        };
-        let slots = [slot(&pair[0]), slot(&pair[1])];
-        let [Some((chain, seq)), second] = slots else {
-            return self.fault(from, Fault::Invalid, effects);
-        };
-        if second != Some((chain, seq)) {
-            return self.fault(from, Fault::Invalid, effects);
-        }
-        let lattice = self.ledger.lattice();
-        let many = lattice.pending_of(chain).count() >= PENDING_PER_CHAIN_MAX;
-        if lattice.chain(chain).is_none() || lattice.double_sign_proof(chain).is_some() || many {
-            return;
-        }
-        for WireEntry { bytes, signature } in pair {
-            if let Err(rejection) = self.take_entry(bytes, signature, effects)
-                && let Some(fault) = super::sync::fault_of(&rejection)
-            {
-                self.fault(from, fault, effects);
-                return;
-            }
-        }
-    }
-
     pub(super) fn ask_peers(&mut self, from: PartyId, effects: &mut Effects) {
         let now = self.clock;
         let Some(peer) = self.mesh.peers.get_mut(&from) else { return };
-        peer.peers_asked_at = Some(now);
+        (peer.peers_asked_at, peer.peers_due) = (Some(now), true);
         effects.send.push((from, Message::WantPeers));
     }
 
@@ -354,7 +308,13 @@ impl Kernel {
         effects.send.push((to, Message::Peers(peers)));
     }
 
+    /// Takes one answer to each question: whoever is not asked would fill the address book.
     fn take_peers(&mut self, from: PartyId, peers: &[PeerAddress]) {
+        let peer = self.mesh.peers.get_mut(&from);
+        let is_due = peer.is_some_and(|peer| core::mem::take(&mut peer.peers_due));
+        if !is_due {
+            return;
+        }
         for PeerAddress { key, via } in peers {
             let address = PeerAddress { key: *key, via: self.ways_told(from, via.iter().cloned()) };
             self.mesh.addresses.add(self.ledger.party(), &address, false);
@@ -388,6 +348,8 @@ impl Kernel {
         self.beat_witness(effects);
         self.beat_roll(effects);
         self.beat_faucet(now, effects);
+        self.beat_claims(effects);
+        self.beat_proofs(now, effects);
         self.beat_welcome(effects);
         self.tell_opinions(now, effects);
         self.dial(now, effects);
@@ -419,7 +381,7 @@ impl Kernel {
                 self.mesh.addresses.add(own, &address, false);
             }
         }
-        let providers = self.mesh.serving_parties(own);
+        let providers = self.mesh.serving_parties(own, now);
         let peers = &self.mesh.peers;
         let wanted = PEERS_TARGET.saturating_sub(peers.len());
         let blocked = &self.ledger.book().serving().blocked;

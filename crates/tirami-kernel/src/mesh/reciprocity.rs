@@ -14,9 +14,9 @@ use crate::scheduler::{Observation, Observed};
 
 /// How often a node tells others what it saw of providers, in milliseconds.
 pub(super) const OPINIONS_MS: u64 = MINUTE_MS;
-/// Trade from which a peer is told, in µTRM: whom a node uses is nobody's affair for a token, and
-/// the peer's own voice would count for little.
-const TELL_FROM: u64 = 100_000_000;
+/// What a node has paid a peer that it tells: whom a node uses is nobody's affair for a token, and
+/// its voice would count for little there.
+const TELL_FROM: Trm = Trm::from_micro(100_000_000);
 
 /// What a job at another node cost, or what another node paid.
 pub(super) fn traded(event: &BookEvent) -> Option<Observation> {
@@ -32,16 +32,20 @@ impl Kernel {
     /// Refuses an order that the ledger would take when the places left are kept for others.
     pub(crate) fn check_reserved(&self, outcome: &Outcome) -> Result<(), Rejection> {
         let Outcome::OrderAccepted { consumer, .. } = outcome else { return Ok(()) };
-        let book = self.ledger.book();
-        let above = book.serving().contributors_above as usize;
-        let is_busy = above > 0 && book.served_running() >= above;
-        if is_busy && !self.has_served_us(*consumer) {
+        if self.keeps_places_from(*consumer) {
             return Err(OrderRefusal::Reserved.into());
         }
         Ok(())
     }
 
-    /// Tells the peers this node trades with what its own jobs showed, once again what it told
+    /// Whether the places left are kept for others than `consumer`.
+    pub fn keeps_places_from(&self, consumer: PartyId) -> bool {
+        let book = self.ledger.book();
+        let above = book.serving().contributors_above as usize;
+        above > 0 && book.served_running() >= above && !self.has_served_us(consumer)
+    }
+
+    /// Tells the peers that this node has paid what its own jobs showed, once again what it told
     /// last: one that was away hears it too. Others would not listen.
     pub(super) fn tell_opinions(&mut self, now: Timestamp, effects: &mut Effects) {
         let told_at = self.mesh.opinions_told_at;
@@ -54,7 +58,7 @@ impl Kernel {
         for to in self.mesh.open_peers() {
             let mut said = news.clone();
             said.retain(|opinion| opinion.provider != to);
-            if !said.is_empty() && self.mesh.opinions.trade(to) >= TELL_FROM {
+            if !said.is_empty() && self.mesh.opinions.bought(to) >= TELL_FROM {
                 effects.send.push((to, Message::Opinions(said)));
             }
         }

@@ -94,6 +94,15 @@ impl Kernel {
         (roll.map_or(0, |roll| roll.enrolled.len()) + more.len()) as u64
     }
 
+    /// Whether `party` is enrolled, or will be as soon as what this node signed is final.
+    pub fn is_enrolled(&self, party: PartyId) -> bool {
+        let pending = self.ledger.lattice().pending_of(self.ledger.party());
+        let mut changes = pending.map(|pending| pending.effect().change);
+        self.enrolment(party).is_some()
+            || changes
+                .any(|change| matches!(change, Change::Enrolled { party: p, .. } if p == party))
+    }
+
     /// Enrols an invited party with the charter's default line, once, while the owner's invites
     /// have a use left. Where they have none, or the charter's `line_total` has no room, it is
     /// told why it gets no line: the registrar's owner may enrol it by hand.
@@ -102,7 +111,7 @@ impl Kernel {
         if lattice.charter().registrar != own || lattice.chain(own).is_none() {
             return;
         }
-        if self.enrolment(party).is_some() {
+        if self.is_enrolled(party) {
             return;
         }
         self.read_roll();
@@ -113,16 +122,7 @@ impl Kernel {
                           made it for another one, or to run tirami mesh enrol";
             return self.gets_no_line(party, INVITE_USED_UP, reason.to_owned(), effects);
         }
-        let lattice = self.ledger.lattice();
-        let changes = lattice.pending_of(own).map(|pending| pending.effect().change);
-        let named = |change| match change {
-            Change::Enrolled { party, .. } => Some(party),
-            _ => None,
-        };
-        if changes.filter_map(named).any(|named| named == party) {
-            return;
-        }
-        let line = lattice.charter().params.line_default;
+        let line = self.ledger.lattice().charter().params.line_default;
         let owner: String = party.to_string().chars().take(LABEL_CHARACTERS).collect();
         let kind = Enrol { party, owner, line }.into();
         match self.decide(&Actor::Node, &Command::SignEntry { kind }) {

@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 
 use tirami_core::{PartyId, Timestamp};
 use tirami_ledger::command::{Actor, Command};
+use tirami_ledger::lattice::{Lattice, SignedEntry};
 use tirami_proto::{FinalEntry, Message, WireEntry};
 
-use super::{Mesh, Serve, witness::wire_entry};
+use super::Serve;
+use super::sync::HEAD_BYTES;
+use super::witness::{SHOWN_BYTES, wire_entry};
 use crate::kernel::{Effects, Kernel};
 
 /// How long further witnesses are waited for after the first that answered.
@@ -24,13 +27,6 @@ pub(crate) struct Start {
     /// Witnesses whose answer is known to hold nothing that is missing here.
     answered: BTreeSet<PartyId>,
     first_at: Option<Timestamp>,
-}
-
-impl Mesh {
-    /// Witnesses that have told since the start how far this node's chain goes.
-    pub fn witnesses_answered(&self) -> usize {
-        self.start.answered.len()
-    }
 }
 
 impl Kernel {
@@ -70,19 +66,29 @@ impl Kernel {
         }
     }
 
-    /// Tells how far this node knows a chain to go. What it acknowledged and is not final goes
-    /// along; what is final the asker gets from the store.
-    pub(super) fn tell_highest(&self, to: PartyId, chain: PartyId, effects: &mut Effects) {
+    /// Tells how far this node knows a chain to go. To the chain's own party goes along what this
+    /// node acknowledged and is not final; what is final that one gets from the store.
+    pub(super) fn tell_highest(&mut self, to: PartyId, chain: PartyId, effects: &mut Effects) {
         let (witness, lattice) = (self.keys.node.public(), self.ledger.lattice());
-        let Some((seq, id)) = lattice.highest_acknowledged(witness, chain) else {
-            effects.send.push((to, Message::Highest { chain, next_seq: 0, entry: None }));
+        let highest = lattice.highest_acknowledged(witness, chain);
+        let next_seq = highest.map_or(0, |(seq, _)| seq.saturating_add(1));
+        let key = lattice.chain(chain).map(|known| known.key().party());
+        let is_own = to == chain || key == Some(to);
+        let Some((seq, id)) = highest.filter(|_| is_own) else {
+            if self.may_answer(to, HEAD_BYTES) {
+                effects.send.push((to, Message::Highest { chain, next_seq, entry: None }));
+            }
             return;
         };
-        let next_seq = seq.saturating_add(1);
-        let before = lattice.pending_of(chain).map(|pending| pending.entry());
-        for entry in before.filter(|entry| entry.entry().seq < seq) {
-            effects.send.push((to, Message::Entry(wire_entry(entry))));
+        let last = lattice.pending_entry(id).map(|pending| pending.entry());
+        let bytes = last.map_or(SHOWN_BYTES, about_bytes)
+            + before(lattice, chain, seq).map(about_bytes).sum::<u32>();
+        if !self.may_answer(to, bytes) {
+            return;
         }
+        let lattice = self.ledger.lattice();
+        let before = before(lattice, chain, seq).map(wire_entry);
+        effects.send.extend(before.map(|entry| (to, Message::Entry(entry))));
         let entry = lattice.pending_entry(id).map(|pending| wire_entry(pending.entry()));
         if entry.is_none() {
             effects.serve.push(Serve { peer: to, chain, from_seq: seq, max: 1 });
@@ -174,4 +180,15 @@ impl Kernel {
         }
         self.confirm(effects);
     }
+}
+
+/// The entries of a chain before `seq` that are not final.
+fn before(lattice: &Lattice, chain: PartyId, seq: u64) -> impl Iterator<Item = &SignedEntry> {
+    let pending = lattice.pending_of(chain).map(|pending| pending.entry());
+    pending.filter(move |entry| entry.entry().seq < seq)
+}
+
+/// About the bytes of an entry on the wire. Few entries are held, so their sum fits.
+fn about_bytes(entry: &SignedEntry) -> u32 {
+    HEAD_BYTES + entry.bytes().len() as u32
 }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use tirami_core::{Digest, Document, DocumentId, PartyId, Timestamp, decode_body, signing_message};
+use tirami_core::{
+    Digest, Document, DocumentId, PartyId, SIGNED_BYTES_MAX, Timestamp, decode_body,
+    signing_message,
+};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::lattice::{
@@ -11,14 +14,18 @@ use tirami_ledger::lattice::{
 };
 use tirami_proto::{Fault, Message, TokenBucket, WireEntry};
 
+use super::Serve;
+use super::buckets::{Buckets, Rate};
 use super::sync::fault_of;
-use super::{Mesh, Serve};
 use crate::kernel::{Effects, Kernel};
 
 /// Own entries that one witness is asked to acknowledge and has not answered.
 pub const OFFERED_MAX: usize = 64;
 /// Entries of one chain that are not final and that a witness holds.
 pub const PENDING_PER_CHAIN_MAX: usize = 128;
+/// Bytes of entries of one chain that are not final here: a certificate may stand for all of them,
+/// and with it they have to fit a frame.
+const PENDING_BYTES_PER_CHAIN_MAX: usize = tirami_proto::CONTROL_FRAME_BYTES_MAX / 2;
 /// Entries that wait for something and came from one peer.
 pub const PARKED_PER_PEER_MAX: usize = 64;
 /// When a witness that has not answered is asked again.
@@ -28,6 +35,15 @@ const WAITING_MAX: usize = 1_024;
 /// Chains that parties without a grant open, each second in the long run and at once: the bytes of
 /// each are kept for ever, whether it is acknowledged or not.
 pub const FREE_OPENS: (u32, u32) = (1, 64);
+/// Bytes of entries without a price that a witness acknowledges of one chain, each second in the
+/// long run and at once: every node that keeps all chains keeps them for ever.
+pub const CHAIN_BYTES: (u32, u32) = (1 << 10, 1 << 20);
+/// The same of all chains without a line together: they cost nothing to open. What only a grant
+/// makes valid is not among it, so that nobody has to wait for others to take up or give back a
+/// line.
+const FREE_BYTES: Rate = (64 << 10, 64 << 20);
+/// What a final entry counts that is read from the store to be shown: the most it can have.
+pub(super) const SHOWN_BYTES: u32 = SIGNED_BYTES_MAX as u32;
 /// Entries looked at again at once.
 const AGAIN_MAX: usize = 64;
 /// What the owner reads of offers that this witness refused.
@@ -38,17 +54,35 @@ const UNPAID_CLAIM: &str = "entry_unpaid_claim";
 /// What this node does as a witness.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Desk {
-    /// Entries that could not be acknowledged yet, and who asked.
-    waiting: BTreeMap<DocumentId, PartyId>,
+    /// Entries that could not be acknowledged yet.
+    waiting: BTreeMap<DocumentId, Waiting>,
     /// Whether something became final since they were looked at.
     pub(super) again: bool,
     cursor: Option<DocumentId>,
     /// How many chains without a grant may still be opened now.
     free_opens: Option<TokenBucket>,
+    /// What each chain has left of [`CHAIN_BYTES`], and chains without a line of [`FREE_BYTES`].
+    bytes: Buckets<PartyId>,
+    free_bytes: Option<TokenBucket>,
     /// When the last checkpoint's cut was asked for.
     cut_asked_at: Option<Timestamp>,
     /// Who sent which parked entry, by its number in the order of parking.
     parked: BTreeMap<u64, PartyId>,
+}
+
+/// Who asked for an entry that waits, and whether its bytes are counted.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    to: PartyId,
+    counted: bool,
+}
+
+/// What an entry costs its chain.
+struct Cost {
+    chain: PartyId,
+    bytes: u32,
+    /// What it costs all chains without a line, if it is one.
+    free: u32,
 }
 
 impl Desk {
@@ -70,15 +104,31 @@ impl Desk {
         room.take(1, now).is_err()
     }
 
+    /// Whether there is room for an entry.
+    fn has_bytes(&self, cost: &Cost, now: Timestamp) -> bool {
+        let fits_all = cost.free == 0 || self.free_left(now).take(cost.free, now).is_ok();
+        cost.bytes == 0 || (fits_all && self.bytes.has(&cost.chain, CHAIN_BYTES, cost.bytes, now))
+    }
+
+    /// Counts the bytes of an entry; `false` when there is no room for it.
+    fn take_bytes(&mut self, cost: &Cost, now: Timestamp) -> bool {
+        if !self.has_bytes(cost, now) {
+            return false;
+        }
+        if cost.free > 0 {
+            let mut left = self.free_left(now);
+            self.free_bytes = left.take(cost.free, now).is_ok().then_some(left);
+        }
+        cost.bytes == 0 || self.bytes.take(cost.chain, CHAIN_BYTES, cost.bytes, now)
+    }
+
+    fn free_left(&self, now: Timestamp) -> TokenBucket {
+        let (per_second, burst) = FREE_BYTES;
+        self.free_bytes.unwrap_or(TokenBucket::new(per_second, burst, now))
+    }
+
     fn parked_of(&self, peer: PartyId) -> usize {
         self.parked.values().filter(|source| **source == peer).count()
-    }
-}
-
-impl Mesh {
-    /// Entries of others that wait for this witness: what they rest on is not final here.
-    pub fn entries_waiting(&self) -> usize {
-        self.desk.waiting.len()
     }
 }
 
@@ -143,16 +193,12 @@ impl Kernel {
         let lattice = self.ledger.lattice();
         let slot = body.as_ref().map(Entry::slot);
         if let Some(slot) = slot.filter(|slot| lattice.final_at(*slot) == Some(id)) {
-            show_final(from, slot, effects);
+            self.show_final(from, slot, effects);
             return;
         }
-        let known = lattice.pending_entry(id).is_some();
-        let many =
-            chain.is_some_and(|chain| lattice.pending_of(chain).count() >= PENDING_PER_CHAIN_MAX);
-        let is_new = chain.is_some_and(|chain| lattice.pending_of(chain).next().is_none());
-        let is_free = body.as_ref().is_some_and(opens_free) && is_new;
-        let many = many || self.mesh.desk.parked_of(from) >= PARKED_PER_PEER_MAX;
-        if !known && (many || (is_free && self.mesh.desk.is_crowded(self.clock))) {
+        let is_new = lattice.pending_entry(id).is_none();
+        let body = body.filter(|_| is_new);
+        if body.is_some_and(|body| self.must_wait(from, &body, bytes.len())) {
             refuse(from, id, ("too_many", true), effects);
             return;
         }
@@ -169,11 +215,15 @@ impl Kernel {
             };
             effects.send.push((from, message));
             if taken && let Some(slot) = slot {
-                show_final(from, slot, effects);
+                self.show_final(from, slot, effects);
             }
             if let Some(fault) = fault_of(&rejection) {
                 self.fault(from, fault, effects);
             }
+            return;
+        }
+        if !self.is_counted(id) {
+            refuse(from, id, ("too_many", true), effects);
             return;
         }
         if let Some(refusal) = self.acknowledge(from, id, effects) {
@@ -188,6 +238,54 @@ impl Kernel {
             };
             effects.send.push((from, message));
         }
+    }
+
+    /// Whether there is no room for an entry that is new here. Nothing of it is verified yet, so
+    /// its bytes are not counted: anybody could name another's chain.
+    fn must_wait(&mut self, from: PartyId, entry: &Entry, len: usize) -> bool {
+        let (now, cost) = (self.clock, self.cost(entry, len));
+        let pending = self.ledger.lattice().pending_of(entry.chain);
+        let (count, bytes) = pending
+            .map(|pending| pending.entry().bytes().len())
+            .fold((0, len), |(count, bytes), more| (count + 1, bytes + more));
+        let desk = &mut self.mesh.desk;
+        count >= PENDING_PER_CHAIN_MAX
+            || bytes > PENDING_BYTES_PER_CHAIN_MAX
+            || desk.parked_of(from) >= PARKED_PER_PEER_MAX
+            || !desk.has_bytes(&cost, now)
+            || (count == 0 && opens_free(entry) && desk.is_crowded(now))
+    }
+
+    /// Counts the bytes of an entry that is not acknowledged yet, once; `false` when it has to
+    /// wait for room. Its author is verified: it is held.
+    fn is_counted(&mut self, id: DocumentId) -> bool {
+        let (own, lattice) = (self.keys.node.public(), self.ledger.lattice());
+        let Some(pending) = lattice.pending_entry(id) else { return true };
+        let mut acknowledged = pending.acknowledged_by(lattice.charter().version);
+        let waits = self.mesh.desk.waiting.get(&id);
+        if acknowledged.any(|by| by == own) || waits.is_some_and(|waits| waits.counted) {
+            return true;
+        }
+        let entry = pending.entry();
+        let cost = self.cost(entry.entry(), entry.bytes().len());
+        self.mesh.desk.take_bytes(&cost, self.clock)
+    }
+
+    fn cost(&self, entry: &Entry, len: usize) -> Cost {
+        let has_line = !self.ledger.lattice().line(entry.chain).is_zero();
+        let says = minicbor::to_vec(entry).map_or(0, |bytes| bytes.len());
+        let says = u32::try_from(says).unwrap_or(u32::MAX);
+        let all = u32::try_from(len).unwrap_or(u32::MAX);
+        let beside = all.saturating_sub(says);
+        // Nothing is paid for them. What moves money has its price: of that only what it has beside
+        // what it says counts. Grants and checkpoints only the offices write.
+        let (bytes, free) = match entry.kind {
+            EntryKind::Rekey(_) => (all, all),
+            EntryKind::Line(_) | EntryKind::Settle(_) => (all, beside),
+            _ if opens_free(entry) => (all, all),
+            _ => (beside, beside),
+        };
+        Cost { chain: entry.chain, bytes, free: if has_line { 0 } else { free } }
     }
 
     /// Acknowledges an entry that was received. Why it has to wait, if it has.
@@ -213,8 +311,9 @@ impl Kernel {
         match &refusal {
             Rejection::Acknowledge(AcknowledgeRefusal::Final) => {
                 self.mesh.desk.waiting.remove(&id);
-                if let Some(known) = self.ledger.lattice().final_entry(id) {
-                    show_final(to, known.slot, effects);
+                let slot = self.ledger.lattice().final_entry(id).map(|known| known.slot);
+                if let Some(slot) = slot {
+                    self.show_final(to, slot, effects);
                 }
                 return None;
             }
@@ -231,20 +330,29 @@ impl Kernel {
             Rejection::Acknowledge(AcknowledgeRefusal::Unknown) => self.compare_with(to, effects),
             _ => {}
         }
+        let counted = self.ledger.lattice().pending_entry(id).is_some();
         let waiting = &mut self.mesh.desk.waiting;
         if waiting.len() < WAITING_MAX || waiting.contains_key(&id) {
-            waiting.insert(id, to);
+            waiting.insert(id, Waiting { to, counted });
         }
         Some(refusal)
     }
 
     /// Shows an owner which of its entries has the slot.
-    fn show_rival(&self, to: PartyId, taken: DocumentId, effects: &mut Effects) {
+    fn show_rival(&mut self, to: PartyId, taken: DocumentId, effects: &mut Effects) {
         let lattice = self.ledger.lattice();
         if let Some(pending) = lattice.pending_entry(taken) {
             effects.send.push((to, Message::Entry(wire_entry(pending.entry()))));
-        } else if let Some(known) = lattice.final_entry(taken) {
-            show_final(to, known.slot, effects);
+        } else if let Some(slot) = lattice.final_entry(taken).map(|known| known.slot) {
+            self.show_final(to, slot, effects);
+        }
+    }
+
+    /// Shows an owner the final entry of a slot with its certificate.
+    fn show_final(&mut self, to: PartyId, slot: Slot, effects: &mut Effects) {
+        let Slot { chain, seq: from_seq } = slot;
+        if self.may_answer(to, SHOWN_BYTES) {
+            effects.serve.push(Serve { peer: to, chain, from_seq, max: 1 });
         }
     }
 
@@ -255,10 +363,10 @@ impl Kernel {
         }
         let desk = &mut self.mesh.desk;
         let after = desk.waiting.iter().filter(|(id, _)| Some(**id) > desk.cursor);
-        let mut ready: Vec<_> = after.take(AGAIN_MAX).map(|(id, to)| (*id, *to)).collect();
+        let mut ready: Vec<_> = after.take(AGAIN_MAX).map(|(id, waits)| (*id, waits.to)).collect();
         if ready.len() < AGAIN_MAX {
             let before = desk.waiting.iter().filter(|(id, _)| Some(**id) <= desk.cursor);
-            ready.extend(before.take(AGAIN_MAX - ready.len()).map(|(id, to)| (*id, *to)));
+            ready.extend(before.take(AGAIN_MAX - ready.len()).map(|(id, waits)| (*id, waits.to)));
         }
         desk.cursor = ready.last().map(|(id, _)| *id);
         for (id, to) in ready {
@@ -266,7 +374,7 @@ impl Kernel {
             let parked = lattice.pending_entry(id).is_none() && lattice.final_entry(id).is_none();
             if !self.mesh.is_open(to) {
                 self.mesh.desk.waiting.remove(&id);
-            } else if !parked {
+            } else if !parked && self.is_counted(id) {
                 let _still_waits = self.acknowledge(to, id, effects);
             }
         }
@@ -344,12 +452,6 @@ fn opens_free(entry: &Entry) -> bool {
     matches!(&entry.kind, EntryKind::Open(open) if open.enrol.is_none() && open.sponsor.is_none())
 }
 
-/// Shows an owner the final entry of a slot with its certificate.
-fn show_final(to: PartyId, slot: Slot, effects: &mut Effects) {
-    let Slot { chain, seq: from_seq } = slot;
-    effects.serve.push(Serve { peer: to, chain, from_seq, max: 1 });
-}
-
 pub(super) fn wire_entry(entry: &SignedEntry) -> WireEntry {
     WireEntry { bytes: entry.bytes().to_vec(), signature: entry.signature() }
 }
@@ -367,7 +469,7 @@ fn refuse(to: PartyId, entry: DocumentId, (code, retry): (&str, bool), effects: 
     }
     let reason = match code {
         "not_a_witness" => "this node is no witness of the charter in force",
-        "too_many" => "too many entries of this chain or this peer wait here; try again later",
+        "too_many" => "too much of this chain or this peer came lately or waits; try again later",
         _ => "another entry has the slot; adopt that branch before signing again",
     };
     let (code, reason) = (code.to_owned(), reason.to_owned());

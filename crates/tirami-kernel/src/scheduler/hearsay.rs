@@ -1,22 +1,33 @@
 //! What other nodes say of providers. It counts where this node has measured nothing itself, in
-//! proportion to the settled trade with whoever says it: a voice costs more than it gains.
+//! proportion to what whoever says it has paid this node: nobody is paid for a voice, and a
+//! provider has none with those who only buy from it.
 
 use std::collections::BTreeMap;
 
 use tirami_core::{MINUTE_MS, ModelDigest, PartyId, Timestamp};
 use tirami_proto::{MeasuredSpeed, OPINIONS_PER_FRAME_MAX, ProviderOpinion};
 
-use super::opinion::{FAILURE_NEUTRAL_PPM, FIRST_TOKEN_NEUTRAL_MS, PPM};
-use super::{opinion, scale};
+use super::opinion::{
+    FAILURE_NEUTRAL_PPM, FIRST_TOKEN_NEUTRAL_MS, PPM, SPEED_MILLI_MAX, SPEED_NEUTRAL_MILLI,
+};
+use super::scale;
 
-/// Nodes whose opinions are kept at most: those with the most settled trade.
+/// Nodes whose opinions are kept at most: those that paid this node the most.
 pub const SPEAKERS_MAX: usize = 64;
 /// How long an opinion counts after it was heard, in milliseconds.
 pub const OPINION_LIFE_MS: u64 = 10 * MINUTE_MS;
 /// Providers of one speaker that are kept at most, those heard of last.
 const PROVIDERS_MAX: usize = OPINIONS_PER_FRAME_MAX;
-/// Trade with the speakers at which they count as much as what is expected of a stranger, in µTRM.
-const TRADE_HALF: u64 = 1_000_000_000;
+/// What speakers have paid this node when they count as much as what is expected of a stranger, in
+/// µTRM.
+const PAID_HALF: u64 = 1_000_000_000;
+/// How many times slower than a stranger somebody is believed to be at most: whoever is spoken ill
+/// of is still tried where others are slow.
+const SLOWER_MAX: u32 = 4;
+/// The longest time to the first token that is believed, in milliseconds.
+const FIRST_TOKEN_MS_MAX: u32 = FIRST_TOKEN_NEUTRAL_MS * SLOWER_MAX;
+/// The lowest speed that is believed, in tokens per 1 000 s.
+const SPEED_MILLI_MIN: u32 = SPEED_NEUTRAL_MILLI / SLOWER_MAX;
 
 /// What others said. Bounded; nothing of it is durable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,21 +53,21 @@ pub(super) struct Rumour {
 }
 
 impl Hearsay {
-    /// Notes what `speaker` said of others. `trade` is the settled trade with a node, in µTRM.
+    /// Notes what `speaker` said of others. `paid` is what a node has paid this one, in µTRM.
     pub(super) fn hear(
         &mut self,
         speaker: PartyId,
         said: Vec<ProviderOpinion>,
-        trade: impl Fn(PartyId) -> u64,
+        paid: impl Fn(PartyId) -> u64,
         now: Timestamp,
     ) {
         self.forget(now);
-        if trade(speaker) == 0 {
+        if paid(speaker) == 0 {
             return;
         }
         if !self.speakers.contains_key(&speaker) && self.speakers.len() >= SPEAKERS_MAX {
-            let least = self.speakers.keys().copied().min_by_key(|party| trade(*party));
-            let Some(least) = least.filter(|least| trade(*least) < trade(speaker)) else { return };
+            let least = self.speakers.keys().copied().min_by_key(|party| paid(*party));
+            let Some(least) = least.filter(|least| paid(*least) < paid(speaker)) else { return };
             self.speakers.remove(&least);
         }
         let known = self.speakers.entry(speaker).or_default();
@@ -81,7 +92,7 @@ impl Hearsay {
     pub(super) fn about(
         &self,
         (provider, model, declared): (PartyId, ModelDigest, u32),
-        trade: impl Fn(PartyId) -> u64,
+        paid: impl Fn(PartyId) -> u64,
         now: Timestamp,
     ) -> Option<Rumour> {
         let (mut failures, mut firsts, mut speeds) =
@@ -91,13 +102,13 @@ impl Hearsay {
             let Some(heard) = known.get(&provider).filter(|heard| heard.counts(now)) else {
                 continue;
             };
-            let weight = trade(*speaker);
+            let weight = paid(*speaker);
             failures.add(heard.failure_ppm, weight);
             speakers += 1;
             if let Some(speed) = heard.speeds.get(&model) {
-                let speed_milli = u64::from(speed.tokens_per_second_milli);
-                firsts.add(speed.first_token_ms.min(opinion::TIME_MS_MAX).into(), weight);
-                speeds.add(speed_milli.min(opinion::SPEED_MILLI_MAX), weight);
+                let speed_milli = u64::from(speed.tokens_per_second_milli.max(SPEED_MILLI_MIN));
+                firsts.add(speed.first_token_ms.min(FIRST_TOKEN_MS_MAX).into(), weight);
+                speeds.add(speed_milli.min(SPEED_MILLI_MAX), weight);
             }
         }
         if failures.weight == 0 {
@@ -132,7 +143,7 @@ impl Heard {
     }
 }
 
-/// A mean of what several say, weighted by trade.
+/// A mean of what several say, weighted by what they paid.
 #[derive(Default)]
 struct Mean {
     sum: u128,
@@ -145,12 +156,12 @@ impl Mean {
         self.weight += u128::from(weight);
     }
 
-    /// `neutral`, moved towards the mean by what the speakers' trade is worth.
+    /// `neutral`, moved towards the mean by what the speakers have paid.
     fn applied_to(&self, neutral: u64) -> u64 {
         let told = self.sum.checked_div(self.weight).unwrap_or_default();
         let told = u64::try_from(told).unwrap_or(u64::MAX);
         let weight = u64::try_from(self.weight).unwrap_or(u64::MAX);
-        let share = scale(PPM, weight, weight.saturating_add(TRADE_HALF));
+        let share = scale(PPM, weight, weight.saturating_add(PAID_HALF));
         scale(neutral, PPM - share, PPM).saturating_add(scale(told, share, PPM))
     }
 }

@@ -44,7 +44,7 @@ const SPEED_HALF_LIFE_MS: u64 = 5 * MINUTE_MS;
 /// A provider that asks to wait is left alone for at most this long.
 const WAIT_MS_MAX: u64 = MINUTE_MS;
 /// Times beyond this are measured as this.
-pub(super) const TIME_MS_MAX: u32 = 600_000;
+const TIME_MS_MAX: u32 = 600_000;
 /// Speeds beyond this are measured as this.
 pub(super) const SPEED_MILLI_MAX: u64 = 1_000_000_000;
 
@@ -206,7 +206,9 @@ impl Opinions {
                 jobs: 0,
             };
             let about = (party, offer.model, declared);
-            let Some(told) = self.hearsay.about(about, |speaker| self.trade(speaker), now) else {
+            let Some(told) =
+                self.hearsay.about(about, |speaker| paid_by(&self.parties, speaker), now)
+            else {
                 return estimate;
             };
             let failed_here = failures != Failures::default();
@@ -242,11 +244,11 @@ impl Opinions {
         }
     }
 
-    /// Notes what `speaker` saw providers do. It counts in proportion to the settled trade with
-    /// the speaker, and not at all without.
+    /// Notes what `speaker` saw providers do. It counts in proportion to what the speaker has paid
+    /// this node, and not at all without.
     pub fn hear(&mut self, speaker: PartyId, said: Vec<ProviderOpinion>, now: Timestamp) {
         let parties = &self.parties;
-        self.hearsay.hear(speaker, said, |party| trade(parties, party), now);
+        self.hearsay.hear(speaker, said, |party| paid_by(parties, party), now);
     }
 
     /// What there is to tell others: what was seen from `since` on, the newest of it.
@@ -287,11 +289,6 @@ impl Opinions {
     /// The smaller of what was bought from `party` and what was sold to it, in µTRM.
     pub(super) fn mutual(&self, party: PartyId) -> u64 {
         self.parties.get(&party).map_or(0, |opinion| opinion.bought.min(opinion.sold).micro())
-    }
-
-    /// What was bought from `party` and sold to it, in µTRM.
-    pub(crate) fn trade(&self, party: PartyId) -> u64 {
-        trade(&self.parties, party)
     }
 
     /// What was bought from `party`.
@@ -404,8 +401,9 @@ impl Failures {
     }
 }
 
-fn trade(parties: &BTreeMap<PartyId, Opinion>, party: PartyId) -> u64 {
-    parties.get(&party).map_or(0, |with| with.bought.saturating_add(with.sold).micro())
+/// What `party` has paid this node, in µTRM.
+fn paid_by(parties: &BTreeMap<PartyId, Opinion>, party: PartyId) -> u64 {
+    parties.get(&party).map_or(0, |opinion| opinion.sold.micro())
 }
 
 /// Tokens per 1 000 s; nothing when there were too few to say.

@@ -125,12 +125,12 @@ pub enum Exclusion {
     Quantisation,
     /// It is not on the owner's list of trusted peers.
     Untrusted,
-    /// It asks for more than the requester pays.
-    Price,
     /// It is slower than the requester accepts.
     Throughput,
     /// It asked to be left alone for now.
     Waiting,
+    /// The job would cost more there than at the price that the requester pays.
+    Price,
 }
 
 impl fmt::Display for Exclusion {
@@ -147,9 +147,9 @@ impl fmt::Display for Exclusion {
             Self::Fallback => "not the first choice while provider.allow_fallbacks is false",
             Self::Quantisation => "quantisation not in provider.quantizations",
             Self::Untrusted => "not trusted while provider.data is trusted",
-            Self::Price => "price above provider.max_price",
             Self::Throughput => "slower than provider.min_throughput",
             Self::Waiting => "asked to wait",
+            Self::Price => "price above provider.max_price",
         })
     }
 }

@@ -18,7 +18,7 @@ fn party(n: u16) -> PartyId {
 
 fn signal(n: u16) -> PriceSignal {
     let shape =
-        ModelShape { parameters_active: 1, layers: 1, attention_width: 1, context_max: 4_096 };
+        ModelShape { parameters_active: 1_000, layers: 1, attention_width: 1, context_max: 4_096 };
     PriceSignal {
         provider: party(n),
         issued_at: NOW,
@@ -375,6 +375,20 @@ fn wishes() -> Vec<Constraint> {
             &[2],
         ),
         (
+            "trusted",
+            |w| {
+                w.trusted.insert(party(3));
+                w.query.preferences.data = Data::Trusted;
+            },
+            &[3],
+        ),
+    ]
+}
+
+/// What the requester pays at most.
+fn prices() -> Vec<Constraint> {
+    vec![
+        (
             "price",
             |w| {
                 w.signals[0].price = Ppm::new(1_000_001);
@@ -383,12 +397,41 @@ fn wishes() -> Vec<Constraint> {
             &[1, 2, 3],
         ),
         (
-            "trusted",
+            "price, of too much work",
             |w| {
-                w.trusted.insert(party(3));
-                w.query.preferences.data = Data::Trusted;
+                w.signals[0].models[0].shape.parameters_active *= 1_000;
+                w.signals[0].price = Ppm::new(500_000);
+                w.query.preferences.max_price = Some(Ppm::ONE);
             },
-            &[3],
+            &[1, 2, 3],
+        ),
+        (
+            "price, of too much work where the context is long",
+            |w| {
+                w.signals[0].models[0].shape.attention_width = 3;
+                w.signals[0].price = Ppm::new(900_000);
+                w.query.preferences.max_price = Some(Ppm::ONE);
+            },
+            &[1, 2, 3],
+        ),
+        (
+            "price, when only too much work is cheap enough",
+            |w| {
+                w.signals[0].models[0].shape.parameters_active *= 1_000;
+                w.signals[0].price = Ppm::new(500_000);
+                w.query.preferences.max_price = Some(Ppm::new(600_000));
+            },
+            &[],
+        ),
+        (
+            "price, by a shape that this node knows",
+            |w| {
+                w.query.shape = Some(w.signals[0].models[0].shape);
+                w.signals[0].models[0].shape.parameters_active = 1;
+                w.signals[1].price = Ppm::new(1_000_001);
+                w.query.preferences.max_price = Some(Ppm::ONE);
+            },
+            &[2, 3],
         ),
     ]
 }
@@ -441,7 +484,7 @@ fn states() -> Vec<Constraint> {
 
 #[test]
 fn constraints_come_before_everything_measured() {
-    for (what, change, expected) in [wishes(), states()].concat() {
+    for (what, change, expected) in [wishes(), prices(), states()].concat() {
         let mut world = World::of(4);
         world.served(0, 100, 40);
         world.served(1, 200, 20);
@@ -455,6 +498,42 @@ fn constraints_come_before_everything_measured() {
         let cut = if what == "no fallbacks" { 3 } else { 0 };
         assert_eq!(listed + excluded + cut, ranking.asked, "{what}: all are accounted for");
     }
+}
+
+#[test]
+fn whoever_names_too_little_work_and_fails_is_no_measure_for_the_price_of_others() {
+    let mut world = World::of(2);
+    world.query.preferences.max_price = Some(Ppm::ONE);
+    world.signals[1].models[0].shape.parameters_active = 1;
+    assert_eq!(world.order(), [1], "it may be so");
+    assert_eq!(world.rank(PLAIN).excluded.get(&Exclusion::Price), Some(&1));
+    world.saw(1, Observed::Failed);
+    assert_eq!(world.order(), [1, 0]);
+}
+
+#[test]
+fn whoever_answered_before_is_a_measure_for_the_price_of_others_while_it_is_busy() {
+    let mut world = World::of(2);
+    world.query.preferences.max_price = Some(Ppm::ONE);
+    world.signals[0].models[0].shape.parameters_active *= 1_000;
+    world.saw(1, Observed::Refused { retry_after_ms: 2_000 });
+    assert_eq!(world.order(), [0], "nothing is known of the other one");
+    world.later(2_000);
+    world.served(1, 200, 20);
+    world.saw(1, Observed::Refused { retry_after_ms: 2_000 });
+    assert!(world.order().is_empty());
+    world.query.preferences.ignore = vec![party(1)];
+    assert_eq!(world.order(), [0], "the requester knows better");
+}
+
+#[test]
+fn a_candidate_says_what_work_it_offers() {
+    let mut world = World::of(1);
+    let shape = world.signals[0].models[0].shape;
+    assert_eq!(world.rank(PLAIN).candidates[0].work, shape.work(0, 300));
+    // What is only read is read each text by itself.
+    world.query.completion_tokens = 0;
+    assert_eq!(world.rank(PLAIN).candidates[0].work, shape.without_attention().work(0, 100));
 }
 
 #[test]
@@ -575,8 +654,15 @@ impl World {
         self.opinions.hear(party(speaker), vec![said], self.now);
     }
 
-    fn traded(&mut self, speaker: u16, bought: u64, sold: u64) {
-        let (bought, sold) = (Trm::from_micro(bought), Trm::from_micro(sold));
+    /// The speaker paid this node, in µTRM.
+    fn paid(&mut self, speaker: u16, micro: u64) {
+        let (bought, sold) = (Trm::ZERO, Trm::from_micro(micro));
+        self.saw(speaker, Observed::Traded { bought, sold });
+    }
+
+    /// This node paid the speaker, in µTRM.
+    fn bought(&mut self, speaker: u16, micro: u64) {
+        let (bought, sold) = (Trm::from_micro(micro), Trm::ZERO);
         self.saw(speaker, Observed::Traded { bought, sold });
     }
 
@@ -592,7 +678,7 @@ impl World {
 }
 
 #[test]
-fn what_others_say_counts_by_trade_with_them_and_only_of_who_was_never_measured() {
+fn what_others_say_counts_by_what_they_paid_and_only_of_who_was_never_measured() {
     const MUCH: u64 = 100_000_000_000;
     let mut world = World::of(3);
     for signal in &mut world.signals {
@@ -603,23 +689,23 @@ fn what_others_say_counts_by_trade_with_them_and_only_of_who_was_never_measured(
         world.hears(10, 1, (1_000, 10, 900_000));
     };
     tell(&mut world);
-    assert_eq!([0, 1, 2].map(|n| world.heard_of(n)), [0; 3], "a voice without trade is none");
+    assert_eq!([0, 1, 2].map(|n| world.heard_of(n)), [0; 3], "who paid nothing has no voice");
 
-    world.traded(10, 1_000_000, 0);
+    world.paid(10, 1_000_000);
     tell(&mut world);
     assert_eq!([0, 1, 2].map(|n| world.heard_of(n)), [0, 1, 1]);
     let scores: Vec<u64> = world.rank(PLAIN).candidates.iter().map(|one| one.score).collect();
-    assert!(scores[2] > 980_000, "a little trade is worth little: {scores:?}");
+    assert!(scores[2] > 980_000, "who paid little says little: {scores:?}");
 
-    world.traded(10, 0, MUCH);
+    world.paid(10, MUCH);
     assert_eq!(world.order(), [2, 0, 1]);
-    world.traded(11, MUCH, 0);
+    world.paid(11, 10 * MUCH);
     world.hears(11, 1, (100, 50, 0));
     world.hears(11, 2, (20_000, 1, 0));
     assert_eq!([0, 1, 2].map(|n| world.heard_of(n)), [0, 2, 2]);
     assert_ne!(world.first(), 2, "another one knows better");
 
-    world.traded(0, MUCH, MUCH);
+    world.paid(0, MUCH);
     world.hears(0, 0, (1, 1_000, 0));
     assert_eq!(world.heard_of(0), 0, "nobody is asked about itself");
 
@@ -634,15 +720,38 @@ fn what_others_say_counts_by_trade_with_them_and_only_of_who_was_never_measured(
 fn whoever_is_said_to_be_fast_is_no_faster_than_it_says_itself() {
     let mut world = World::of(2);
     world.signals[0].models[0].tokens_per_second_milli = 500;
-    world.traded(10, 100_000_000_000, 0);
+    world.paid(10, 100_000_000_000);
     world.hears(10, 0, (1, 1_000, 0));
     assert_eq!(world.order(), [1, 0]);
 }
 
 #[test]
+fn whoever_was_only_paid_has_no_voice() {
+    let mut world = World::of(2);
+    world.bought(10, 100_000_000_000);
+    world.hears(10, 0, (u32::MAX, 0, 1_000_000));
+    assert_eq!(world.heard_of(0), 0);
+    let scores: Vec<u64> = world.rank(PLAIN).candidates.iter().map(|one| one.score).collect();
+    assert_eq!(scores, [1_000_000, 1_000_000]);
+    world.paid(10, 100_000_000_000);
+    world.hears(10, 0, (u32::MAX, 0, 1_000_000));
+    assert_eq!((world.heard_of(0), world.order()), (1, vec![1, 0]));
+}
+
+#[test]
+fn whoever_is_spoken_ill_of_counts_as_little_more_than_four_times_slower() {
+    let mut world = World::of(2);
+    world.paid(10, 1_000_000_000_000_000);
+    world.hears(10, 0, (u32::MAX, 0, u32::MAX));
+    assert_eq!(world.order(), [1, 0]);
+    let score = world.rank(PLAIN).candidates[1].score;
+    assert!((200_000..250_000).contains(&score), "{score}");
+}
+
+#[test]
 fn a_node_tells_what_it_saw_since_it_last_told() {
     let mut world = World::of(3);
-    world.traded(2, 7, 7);
+    world.paid(2, 7);
     world.served(0, 100, 50);
     let since = world.now;
     world.later(1_000);
@@ -659,20 +768,20 @@ fn a_node_tells_what_it_saw_since_it_last_told() {
 }
 
 #[test]
-fn what_is_heard_is_bounded_and_those_with_the_most_trade_are_heard() {
+fn what_is_heard_is_bounded_and_those_that_paid_most_are_heard() {
     let mut world = World::of(1);
     let extra = 6_u16;
     let speakers = u16::try_from(SPEAKERS_MAX).unwrap() + extra;
     for speaker in 0..speakers {
-        world.traded(1_000 + speaker, 1 + u64::from(speaker), 0);
+        world.paid(1_000 + speaker, 1 + u64::from(speaker));
         for n in 0..70 {
             world.hears(1_000 + speaker, n, (u32::MAX, 4_000_000, u32::MAX));
         }
     }
     assert_eq!(world.opinions.heard(), (SPEAKERS_MAX, SPEAKERS_MAX * OPINIONS_PER_FRAME_MAX));
-    // The one with the least trade takes nobody's place.
+    // The one that paid least takes nobody's place.
     world.hears(1_000, 69, (1, 1, 1));
-    world.traded(2_000, 1, 0);
+    world.paid(2_000, 1);
     world.hears(2_000, 69, (1, 1, 1));
     assert_eq!(world.opinions.heard().0, SPEAKERS_MAX);
     assert_eq!(world.heard_of(0), 0, "the oldest of each were forgotten");

@@ -3,11 +3,13 @@
 use tirami_core::Timestamp;
 use tirami_kernel::command::{Actor, Command};
 use tirami_kernel::event::Event;
-use tirami_kernel::lattice::{CharterChange, LatticeEvent, Transfer};
+use tirami_kernel::lattice::{CharterChange, LatticeEvent, SignedEntry, Transfer};
 use tirami_kernel::mesh::PeerEvent;
 use tirami_kernel::{Input, Rejection, RequestId};
+use tirami_ledger::refusal::OrderRefusal;
 use tirami_proto::{Message, WireEntry};
 
+use crate::claims::would_take;
 use crate::harness::{Faults, Net, trm};
 
 fn balance(net: &Net, at: usize, of: usize) -> i64 {
@@ -169,11 +171,10 @@ fn the_clerks_checkpoint_becomes_final_at_three_witnesses() {
     net.converge_ms(1_000);
 }
 
-#[test]
-fn a_rival_signed_in_secret_is_proved_to_everybody_and_only_one_becomes_final() {
-    let mut net = Net::of(4);
-    let (cheat, payee) = (net.party(1), net.party(3));
-    // A second copy of node 1, with the same key, signs another entry for the same slot.
+/// A second copy of node 1, with the same key, signs another entry for the same slot, which `payee`
+/// shows to the witness when the first one is final.
+fn signed_twice(net: &mut Net, payee: usize) -> SignedEntry {
+    let payee = net.party(payee);
     let mut twin = net.nodes[1].kernel.clone();
     let kind = Transfer { payee, amount: trm(77) }.into();
     let input = Input::Command {
@@ -196,6 +197,28 @@ fn a_rival_signed_in_secret_is_proved_to_everybody_and_only_one_becomes_final() 
     let event = PeerEvent::Message(Box::new(Message::Entry(entry)));
     net.give(0, Input::Peer { peer: payee, event });
     net.run_ms(2_000);
+    rival
+}
+
+#[test]
+fn a_provider_that_was_away_and_a_new_one_hear_who_signed_twice() {
+    let mut net = Net::of(4);
+    net.stop(3);
+    signed_twice(&mut net, 2);
+    net.start(3, None);
+    let newcomer = net.join(&[0]);
+    net.run_ms(70_000);
+    for provider in [3, newcomer] {
+        let refused = would_take(&net, (1, provider));
+        assert_eq!(refused, Err(OrderRefusal::DoubleSigned), "node {provider}");
+    }
+}
+
+#[test]
+fn a_rival_signed_in_secret_is_proved_to_everybody_and_only_one_becomes_final() {
+    let mut net = Net::of(4);
+    let cheat = net.party(1);
+    let rival = signed_twice(&mut net, 3);
     for node in &net.nodes {
         assert!(node.lattice().double_sign_proof(cheat).is_some(), "somebody has no proof");
         assert!(node.lattice().final_entry(rival.id()).is_none());

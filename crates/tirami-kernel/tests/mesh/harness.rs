@@ -85,14 +85,21 @@ impl Node {
         self.store.extend(events);
     }
 
-    /// What a store answers: a run that ends with a certificate.
+    /// What a store answers: a run that ends with a certificate and fits a frame.
     fn read(&self, serve: &Serve) -> Message {
         let none = Vec::new();
         let all = self.archive.get(&serve.chain).unwrap_or(&none);
         let from: Vec<_> = all.iter().filter(|(seq, _)| *seq >= serve.from_seq).collect();
-        let mut end = from.len().min(serve.max as usize);
-        while end < from.len() && end > 0 && from[end - 1].1.certificate.is_none() {
-            end += 1;
+        let (mut end, mut bytes) = (0, 0);
+        for (index, (_, entry)) in from.iter().enumerate() {
+            bytes += entry.wire_bytes();
+            let is_full = index >= serve.max as usize || bytes > CONTROL_FRAME_BYTES_MAX - 1_024;
+            if end > 0 && is_full {
+                break;
+            }
+            if entry.certificate.is_some() {
+                end = index + 1;
+            }
         }
         let entries = from[..end].iter().map(|(_, entry)| entry.clone()).collect();
         Message::Finals { chain: serve.chain, entries, more: end < from.len() }
@@ -516,7 +523,7 @@ impl Net {
         {
             let head = tirami_core::DocumentId::from_bytes([9; 32]);
             let heads = vec![Head { chain: *chain, next_seq: *from_seq, head }];
-            let bucket = tirami_proto::bucket_of(*chain);
+            let bucket = tirami_core::bucket_of(*chain);
             self.send(to, self.party(from), &Message::Heads { bucket, heads });
         }
         let event = PeerEvent::Message(Box::new(message));
@@ -600,6 +607,7 @@ fn kind(message: &Message) -> &'static str {
         Message::Summary { .. } => "summary",
         Message::WantRange { .. } => "want_range",
         Message::Announce(_) => "announce",
+        Message::Claim(_) => "claim",
         Message::Kept { .. } => "kept",
         Message::Beyond { .. } => "beyond",
         _ => "other",

@@ -9,7 +9,7 @@ use tirami_kernel::command::{AcceptOrder, Actor, Command, OrderJob, Outcome, Sta
 use crate::harness::{Net, key, trm};
 
 const MODEL: ModelDigest = ModelDigest::from_bytes([9; 32]);
-const JOB: JobId = JobId::from_bytes([5; 16]);
+pub(crate) const JOB: JobId = JobId::from_bytes([5; 16]);
 /// One token is 1 TRM at the price of one.
 const SHAPE: ModelShape = ModelShape {
     parameters_active: 500_000_000,
@@ -23,9 +23,8 @@ fn claims(net: &Net) -> usize {
     net.nodes[0].kernel.ledger().book().claims_against(net.party(1), now).count()
 }
 
-#[test]
-fn a_claim_reaches_the_witness_and_ends_when_the_debtor_has_paid() {
-    let mut net = Net::of(3);
+/// Node 1 orders a job of node 2 and signs for five tokens.
+pub(crate) fn vouched(net: &mut Net) {
     let agent = key(99);
     let id = agent.public().agent();
     net.give(1, Input::AddAgentKey(agent));
@@ -76,6 +75,12 @@ fn a_claim_reaches_the_witness_and_ends_when_the_debtor_has_paid() {
     let Outcome::VoucherSigned { voucher } = net.ok(1, deliver) else { panic!("no voucher") };
     let (bytes, signature) = (voucher.bytes().to_vec(), voucher.signature());
     net.ok(2, Command::TakeVoucher { bytes, signature, stream, sent: 5 });
+}
+
+#[test]
+fn a_claim_reaches_the_witness_and_ends_when_the_debtor_has_paid() {
+    let mut net = Net::of(3);
+    vouched(&mut net);
     net.stop(1);
     net.ok(2, Command::AbandonServed { job: JOB, sent: 5 });
     assert_eq!(claims(&net), 0);

@@ -8,9 +8,11 @@
 )]
 
 mod charter;
+mod claims;
 mod drafts;
 mod faucet;
 mod finality;
+mod floods;
 mod harness;
 mod jobs;
 mod kept;

@@ -8,9 +8,9 @@ use tirami_kernel::lattice::{Entry, PARKED_PER_CHAIN_MAX, Transfer};
 use tirami_kernel::mesh::{Admission, MeshInput, PARKED_PER_PEER_MAX, PeerEvent};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::Command;
-use tirami_proto::{GoodbyeCode, Hello, Message, WireEntry};
+use tirami_proto::{GoodbyeCode, Hello, Message, PeerAddress, VIA_MAX, Via, WireEntry};
 
-use crate::harness::{Net, START_MS, trm};
+use crate::harness::{Net, START_MS, key, trm};
 
 /// What node 0 says to a stranger whose hello is changed.
 fn refused(change: impl Fn(&mut Hello)) -> GoodbyeCode {
@@ -177,6 +177,82 @@ fn one_bootstrap_peer_is_enough_to_find_the_others() {
     net.stop(0);
     net.run_ms(10_000);
     assert!(net.is_connected(1, 2) || net.is_connected(1, 3));
+}
+
+/// A peer whose key is that of `number`, with as many ways as there are ports.
+fn address(number: u8, ports: std::ops::Range<u16>) -> PeerAddress {
+    let via = ports.map(|port| Via::Ip(([10, 8, 0, number], port).into())).collect();
+    PeerAddress { key: key(number).public(), via }
+}
+
+/// Node 0 of two, and what it dials while the other one says something now and then.
+struct Asked {
+    net: Net,
+    dialled: Vec<PeerAddress>,
+}
+
+impl Asked {
+    fn handle(&mut self, input: Input) -> Vec<(tirami_core::PartyId, Message)> {
+        let now = Timestamp::from_ms(self.net.now_ms);
+        let effects = self.net.nodes[0].kernel.handle(now, input);
+        self.dialled.extend(effects.connect);
+        effects.send
+    }
+
+    fn hear(&mut self, peers: Vec<PeerAddress>) {
+        let event = PeerEvent::Message(Box::new(Message::Peers(peers)));
+        let peer = self.net.party(1);
+        self.handle(Input::Peer { peer, event });
+    }
+
+    /// Lets time pass, and says whether the other one was asked for peers.
+    fn run_ms(&mut self, ms: u64) -> bool {
+        let mut asked = false;
+        for _ in 0..ms / 500 {
+            self.net.now_ms += 500;
+            let sent = self.handle(Input::Tick);
+            asked |= sent.contains(&(self.net.party(1), Message::WantPeers));
+        }
+        asked
+    }
+
+    fn has_dialled(&self, number: u8) -> bool {
+        self.dialled.iter().any(|address| address.key == key(number).public())
+    }
+}
+
+#[test]
+fn addresses_are_taken_once_from_a_peer_that_was_asked() {
+    let mut net = Net::of(2);
+    net.run_ms(2_000);
+    let mut asked = Asked { net, dialled: Vec::new() };
+    asked.hear(vec![address(201, 1..3)]);
+    assert!(!asked.run_ms(10_000));
+    assert!(asked.run_ms(40_000), "it looks for more peers");
+    assert!(!asked.has_dialled(201), "nobody asked for that one");
+    asked.hear(vec![address(202, 1..3)]);
+    asked.hear(vec![address(203, 1..3)]);
+    asked.run_ms(5_000);
+    assert!(asked.has_dialled(202) && !asked.has_dialled(203));
+}
+
+#[test]
+fn ways_that_the_owner_gave_stay_first_whatever_peers_tell() {
+    let net = Net::of(2);
+    let mut asked = Asked { net, dialled: Vec::new() };
+    let name = Via::Name("node.example.org:3001".to_owned());
+    let mut friend = address(201, 1..2);
+    friend.via.insert(0, name);
+    asked.handle(Input::Mesh(MeshInput::AddPeer(friend.clone())));
+    assert!(asked.run_ms(60_000));
+    asked.dialled.clear();
+    asked.hear(vec![address(201, 1_000..1_008)]);
+    asked.run_ms(10_000);
+    assert!(asked.has_dialled(201));
+    for dialled in asked.dialled.iter().filter(|address| address.key == friend.key) {
+        assert_eq!(dialled.via[..2], friend.via);
+        assert_eq!(dialled.via.len(), VIA_MAX);
+    }
 }
 
 #[test]

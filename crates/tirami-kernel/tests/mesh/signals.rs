@@ -2,13 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use tirami_core::{ModelDigest, ModelShape, Ppm, SecretKey, Signed, Timestamp};
+use tirami_core::{MINUTE_MS, ModelDigest, ModelShape, PartyId, Ppm, SecretKey, Signed, Timestamp};
 use tirami_kernel::Input;
-use tirami_kernel::mesh::{ANNOUNCED_MAX, MeshInput, OwnOffer, PeerEvent};
+use tirami_kernel::command::Command;
+use tirami_kernel::lattice::Enrol;
+use tirami_kernel::mesh::{ANNOUNCED_MAX, MeshInput, OwnOffer, PEERS_TARGET, PeerEvent};
 use tirami_kernel::scheduler::{Preferences, Query};
-use tirami_proto::{Message, Offer, PriceSignal, WireDocument};
+use tirami_proto::{
+    ANNOUNCED_PER_FRAME_MAX, Hello, Message, Offer, PeerAddress, PriceSignal, WireDocument,
+    admission_proof,
+};
 
-use crate::harness::{Net, key};
+use crate::harness::{Net, SECRET, key, trm};
 
 fn offer(price: u32) -> OwnOffer {
     let shape = ModelShape {
@@ -97,8 +102,16 @@ fn forged(net: &Net, issued_ms: u64, price: u32) -> WireDocument {
 }
 
 fn signed(net: &Net, key: &SecretKey, (issued_ms, price): (u64, u32)) -> WireDocument {
-    let now = Timestamp::from_ms(net.now_ms);
-    let signal = PriceSignal {
+    signed_with(net, key, (issued_ms, price), |_| {})
+}
+
+fn signed_with(
+    net: &Net,
+    key: &SecretKey,
+    (issued_ms, price): (u64, u32),
+    change: impl FnOnce(&mut PriceSignal),
+) -> WireDocument {
+    let mut signal = PriceSignal {
         provider: key.public().party(),
         issued_at: Timestamp::from_ms(issued_ms),
         expires_at: Timestamp::from_ms(issued_ms + 45_000),
@@ -114,15 +127,49 @@ fn signed(net: &Net, key: &SecretKey, (issued_ms, price): (u64, u32)) -> WireDoc
         http_endpoint: None,
         serving: true,
     };
-    assert!(now.ms() > 0);
+    change(&mut signal);
     let signed = Signed::sign(net.nodes[0].lattice().mesh(), key, signal).unwrap();
     WireDocument { bytes: signed.bytes().to_vec(), signature: signed.signature() }
 }
 
 fn announce(net: &mut Net, from: usize, document: WireDocument) {
-    let event = PeerEvent::Message(Box::new(Message::Announce(vec![document])));
-    let peer = net.party(from);
-    net.give(0, Input::Peer { peer, event });
+    tell(net, (from, 0), &[document]);
+}
+
+fn announcements(peer: PartyId, documents: &[WireDocument]) -> impl Iterator<Item = Input> {
+    documents.chunks(ANNOUNCED_PER_FRAME_MAX).map(move |documents| {
+        let event = PeerEvent::Message(Box::new(Message::Announce(documents.to_vec())));
+        Input::Peer { peer, event }
+    })
+}
+
+fn tell(net: &mut Net, (from, to): (usize, usize), documents: &[WireDocument]) {
+    for input in announcements(net.party(from), documents) {
+        net.give(to, input);
+    }
+}
+
+/// A key that nobody knows, another one for each number.
+fn made_up(n: usize) -> SecretKey {
+    let mut seed = [7; 32];
+    seed[..8].copy_from_slice(&(n as u64).to_be_bytes());
+    SecretKey::from_seed(seed)
+}
+
+/// What strangers say of themselves, valid for as long as anything may be.
+fn of_strangers(net: &Net, numbers: std::ops::Range<usize>) -> Vec<WireDocument> {
+    let expires_at = Timestamp::from_ms(net.now_ms + 5 * MINUTE_MS);
+    let said =
+        |n| signed_with(net, &made_up(n), (net.now_ms, 1), |signal| signal.expires_at = expires_at);
+    numbers.map(said).collect()
+}
+
+fn listed(net: &Net, node: usize) -> usize {
+    net.nodes[node].kernel.mesh().providers(Timestamp::from_ms(net.now_ms)).count()
+}
+
+fn knows(net: &Net, node: usize, key: &SecretKey) -> bool {
+    net.nodes[node].kernel.mesh().signal(key.public().party()).is_some()
 }
 
 fn heard(net: &Net) -> Option<u32> {
@@ -155,18 +202,211 @@ fn an_old_signal_never_comes_back() {
 #[test]
 fn providers_that_one_peer_makes_up_take_little_of_the_room_and_none_of_its_own() {
     let mut net = Net::of(2);
-    for n in 0..ANNOUNCED_MAX as u64 + 100 {
-        let mut seed = [7; 32];
-        seed[..8].copy_from_slice(&n.to_be_bytes());
-        let document = signed(&net, &SecretKey::from_seed(seed), (net.now_ms, 1));
-        announce(&mut net, 1, document);
-    }
-    let now = Timestamp::from_ms(net.now_ms);
-    let known = net.nodes[0].kernel.mesh().providers(now).count();
-    assert!(known > 0 && known <= ANNOUNCED_MAX / 8, "{known}");
+    let documents = of_strangers(&net, 0..ANNOUNCED_MAX + 100);
+    tell(&mut net, (1, 0), &documents);
+    let known = listed(&net, 0);
+    assert!(known > 0 && known <= ANNOUNCED_MAX / 4, "{known}");
     let own = signed(&net, &net.nodes[1].key, (net.now_ms, 2));
     announce(&mut net, 1, own);
     assert_eq!(price_at(&net, 0, 1), Some(2));
+}
+
+#[test]
+fn keys_that_one_peer_makes_up_for_ever_hide_no_provider() {
+    let mut net = Net::of(4);
+    for round in 0..40 {
+        let expires_at = Timestamp::from_ms(net.now_ms + 200);
+        let keys = (0..256).map(|n| made_up(256 * round + n));
+        let said = keys.map(|key| {
+            signed_with(&net, &key, (net.now_ms, 1), |signal| signal.expires_at = expires_at)
+        });
+        let documents: Vec<WireDocument> = said.collect();
+        tell(&mut net, (1, 0), &documents);
+        net.run_ms(1_000);
+    }
+    let member = signed(&net, &net.nodes[3].key, (net.now_ms, 2));
+    announce(&mut net, 2, member);
+    let stranger = forged(&net, net.now_ms, 3);
+    announce(&mut net, 2, stranger);
+    let own = signed(&net, &net.nodes[2].key, (net.now_ms, 4));
+    announce(&mut net, 2, own);
+    assert_eq!(
+        (price_at(&net, 0, 3), heard(&net), price_at(&net, 0, 2)),
+        (Some(2), Some(3), Some(4))
+    );
+}
+
+#[test]
+fn a_node_that_keeps_few_chains_hears_of_all_providers_whatever_a_liar_makes_up() {
+    let mut net = Net::of(3);
+    let light = net.join_light(&[0, 1, 2]);
+    net.run_ms(5_000);
+    assert!(net.is_connected(light, 1) && net.is_connected(light, 2));
+    let lies = of_strangers(&net, 0..5_000);
+    tell(&mut net, (2, light), &lies);
+    // As many as in a mesh of 3 000 nodes, from one peer.
+    let honest = 10_000..10_750;
+    let documents = of_strangers(&net, honest.clone());
+    tell(&mut net, (1, light), &documents);
+    assert_eq!(honest.filter(|n| knows(&net, light, &made_up(*n))).count(), 750);
+    assert!(listed(&net, light) <= ANNOUNCED_MAX);
+}
+
+#[test]
+fn where_all_places_are_taken_members_have_one_and_peers_that_told_of_less() {
+    let mut net = Net::of(7);
+    for from in 1..6 {
+        let documents = of_strangers(&net, 2_000 * from..2_000 * from + 1_500);
+        tell(&mut net, (from, 0), &documents);
+    }
+    assert_eq!(listed(&net, 0), ANNOUNCED_MAX);
+    let member = signed(&net, &net.nodes[5].key, (net.now_ms, 2));
+    announce(&mut net, 4, member);
+    assert_eq!(price_at(&net, 0, 5), Some(2));
+    let stranger = forged(&net, net.now_ms, 3);
+    announce(&mut net, 6, stranger);
+    assert_eq!(heard(&net), Some(3));
+    // More of whoever told of most change nothing about that.
+    let documents = of_strangers(&net, 20_000..20_500);
+    tell(&mut net, (1, 0), &documents);
+    assert_eq!((heard(&net), price_at(&net, 0, 5)), (Some(3), Some(2)));
+    assert_eq!(listed(&net, 0), ANNOUNCED_MAX);
+}
+
+/// A peer with the invite connects to node 1, says what it offers and leaves.
+fn visit(net: &mut Net, visitor: &SecretKey) {
+    let (own, peer) = (net.party(1), visitor.public().party());
+    let mesh = net.nodes[1].lattice().mesh();
+    let hello = Hello {
+        protocol_min: 1,
+        protocol: 1,
+        features: 0,
+        mesh,
+        charter_version: 1,
+        admission: Some(admission_proof(&SECRET, mesh, peer, own)),
+        addresses: Vec::new(),
+        agent: String::new(),
+    };
+    let expires_at = Timestamp::from_ms(net.now_ms + 5 * MINUTE_MS);
+    let offer = signed_with(net, visitor, (net.now_ms, 1), |signal| signal.expires_at = expires_at);
+    let events = [
+        PeerEvent::Connected { outgoing: false, address: None },
+        PeerEvent::Message(Box::new(Message::Hello(hello))),
+        PeerEvent::Message(Box::new(Message::Announce(vec![offer]))),
+    ];
+    for event in events {
+        net.give(1, Input::Peer { peer, event });
+    }
+    assert!(knows(net, 1, visitor), "a peer's own word is taken");
+    net.give(1, Input::Peer { peer, event: PeerEvent::Disconnected });
+}
+
+#[test]
+fn keys_that_come_and_go_leave_nothing_behind() {
+    let mut net = Net::of(3);
+    for n in 0..ANNOUNCED_MAX + 10 {
+        visit(&mut net, &made_up(n));
+    }
+    assert_eq!(listed(&net, 1), 0);
+    let member = signed(&net, &net.nodes[2].key, (net.now_ms, 2));
+    tell(&mut net, (0, 1), &[member]);
+    assert_eq!(price_at(&net, 1, 2), Some(2));
+}
+
+#[test]
+fn much_that_one_peer_tells_does_not_stop_what_another_one_does() {
+    let mut net = Net::of(4);
+    let mut keys: Vec<SecretKey> = (0..321).map(made_up).collect();
+    keys.sort_by_key(|key| key.public().party());
+    let (lies, honest) = (&keys[..160], &keys[320]);
+    for round in 0..12 {
+        let large = |signal: &mut PriceSignal| signal.addresses = vec!["x".repeat(320); 8];
+        let said = lies.iter().map(|key| signed_with(&net, key, (net.now_ms, 1), large));
+        let documents: Vec<WireDocument> = said.collect();
+        tell(&mut net, (1, 0), &documents);
+        if round == 2 {
+            let document = signed(&net, honest, (net.now_ms, 2));
+            tell(&mut net, (2, 0), &[document]);
+        }
+        net.run_ms(250);
+    }
+    assert!(knows(&net, 3, honest), "it was not passed on");
+    // What did not fit at once came later.
+    net.run_ms(10_000);
+    assert!(lies.iter().all(|key| knows(&net, 3, key)));
+}
+
+/// Peers of node 0 tell of providers that all can be dialled. Whom it dials then, in rounds in
+/// each of which nobody is reached.
+fn dialled(net: &mut Net, told: &[(usize, &[SecretKey])], rounds: u64) -> Vec<BTreeSet<PartyId>> {
+    let start_ms = net.now_ms;
+    let now = Timestamp::from_ms(start_ms);
+    assert!(net.nodes[0].kernel.mesh().peers().count() >= PEERS_TARGET, "it looks for no others");
+    for (from, keys) in told {
+        let said = keys.iter().enumerate().map(|(n, key)| {
+            signed_with(net, key, (start_ms, 1), |signal| {
+                signal.addresses = vec![format!("10.9.{from}.{}:3001", n + 1)];
+                signal.expires_at = now.plus_ms(5 * MINUTE_MS);
+            })
+        });
+        let documents: Vec<WireDocument> = said.collect();
+        for input in announcements(net.party(*from), &documents) {
+            let effects = net.nodes[0].kernel.handle(now, input);
+            assert_eq!(effects.connect, []);
+        }
+    }
+    let kernel = &mut net.nodes[0].kernel;
+    let rounds = (1..=rounds).map(|round| {
+        let now = Timestamp::from_ms(start_ms + 500 * round);
+        let effects = kernel.handle(now, Input::Tick);
+        let parties: BTreeSet<PartyId> = effects.connect.iter().map(PeerAddress::party).collect();
+        for peer in parties.iter().copied() {
+            let missed = Input::Peer { peer, event: PeerEvent::Disconnected };
+            let _effects = kernel.handle(now, missed);
+        }
+        parties
+    });
+    rounds.collect()
+}
+
+fn among(dialled: &BTreeSet<PartyId>, keys: &[SecretKey]) -> usize {
+    keys.iter().filter(|key| dialled.contains(&key.public().party())).count()
+}
+
+/// Keys that nobody knows, those that are nearest to node 0 first.
+fn by_nearness(net: &Net) -> Vec<SecretKey> {
+    let head = |party: PartyId| u64::from_be_bytes(party.as_bytes()[..8].try_into().unwrap());
+    let own = head(net.party(0));
+    let mut keys: Vec<SecretKey> = (0..1_000).map(made_up).collect();
+    keys.sort_by_key(|key| head(key.public().party()) ^ own);
+    keys
+}
+
+#[test]
+fn keys_made_near_a_node_do_not_keep_it_from_dialling_others() {
+    let mut net = Net::of(14);
+    let keys = by_nearness(&net);
+    let (near, honest) = (&keys[..32], &keys[960..]);
+    let rounds = dialled(&mut net, &[(2, near), (1, honest)], 10);
+    assert!(among(&rounds[0], honest) >= 12, "{}", among(&rounds[0], honest));
+    // Whoever was not reached gives its place to the next.
+    let all: BTreeSet<PartyId> = rounds.into_iter().flatten().collect();
+    assert_eq!((among(&all, near), among(&all, honest)), (32, 40));
+}
+
+#[test]
+fn members_are_dialled_before_keys_that_nobody_knows() {
+    let mut net = Net::of(14);
+    let keys = by_nearness(&net);
+    let (near, members) = (&keys[..40], &keys[960..]);
+    for key in members {
+        let party = key.public().party();
+        let kind = Enrol { party, owner: "member".to_owned(), line: trm(1) }.into();
+        net.ok(0, Command::SignEntry { kind });
+    }
+    net.run_ms(2_000);
+    let rounds = dialled(&mut net, &[(2, near), (1, members)], 1);
+    assert_eq!((among(&rounds[0], near), among(&rounds[0], members)), (4, 28));
 }
 
 #[test]

@@ -19,6 +19,13 @@ pub const CLAIMS_MAX: u32 = 4_096;
 pub const CONSUMER_CLAIMS_MAX: u32 = 256;
 /// Claims of one provider kept at most.
 pub const PROVIDER_CLAIMS_MAX: u32 = 256;
+/// A higher voucher of a claimed job counts when it adds one part in so many: a debtor and its
+/// friends make few records of one job.
+const RAISE_PART: u64 = 10;
+/// What there is too much of, by bound.
+const OF_CONSUMER: (u32, &str) = (CONSUMER_CLAIMS_MAX, "claims against one consumer");
+const OF_PROVIDER: (u32, &str) = (PROVIDER_CLAIMS_MAX, "claims of one provider");
+const IN_ALL: (u32, &str) = (CLAIMS_MAX, "claims");
 /// Final payments for single jobs remembered at most, the oldest of the consumer with the most
 /// dropped first: nobody's payments are forgotten because others pay a lot. About 60 bytes each.
 pub const PAYMENTS_REMEMBERED_MAX: usize = 1 << 16;
@@ -46,6 +53,13 @@ pub struct NotedClaim {
 pub type Claimed = (PartyId, JobId);
 
 impl NotedClaim {
+    /// Whether a claim for the same job adds what is worth a record: a tenth more, or ten more
+    /// minutes.
+    pub fn is_raised_by(&self, amount: Trm, claim_by: Timestamp) -> bool {
+        let part = Trm::from_micro((self.amount.micro() / RAISE_PART).max(1));
+        amount >= self.amount.saturating_add(part) || claim_by >= self.claim_by.plus_ms(DUN_MS)
+    }
+
     const fn left(&self) -> Trm {
         self.amount.saturating_sub(self.paid)
     }
@@ -138,10 +152,15 @@ impl Claims {
         payments.and_then(|paid| paid.amounts.get(&paid_for(claimed))).copied().unwrap_or_default()
     }
 
-    /// The claim known for the same job, if it is for at least as much.
-    pub(super) fn knows(&self, consumer: PartyId, claimed: Claimed, amount: Trm) -> bool {
+    /// The claim known for a job, if it has not lapsed at `now`.
+    pub(super) fn noted(
+        &self,
+        consumer: PartyId,
+        claimed: Claimed,
+        now: Timestamp,
+    ) -> Option<&NotedClaim> {
         let known = self.by_consumer.get(&consumer).and_then(|claims| claims.get(&claimed));
-        known.is_some_and(|known| known.amount >= amount)
+        known.filter(|known| now < known.claim_by)
     }
 
     /// The claims that give way to a new one of which `left` is to pay, and of which `means` says
@@ -164,6 +183,13 @@ impl Claims {
         if claims.is_some_and(|claims| claims.contains_key(&claimed)) {
             return Ok(Vec::new());
         }
+        let Some((max, what)) = self.reached(consumer, claimed.0, now) else {
+            return Ok(Vec::new());
+        };
+        if left.min(means(consumer)).is_zero() {
+            // Nothing is worth less.
+            return Err(ClaimRefusal::TooMany { what, max });
+        }
         let mut all = Vec::with_capacity(self.count as usize + 1);
         for debtor in self.by_consumer.keys().filter(|debtor| **debtor != consumer) {
             weigh(*debtor, self.against(*debtor, now), means(*debtor), &mut all);
@@ -175,15 +201,14 @@ impl Claims {
         let Some(at) = all.iter().position(is_new) else { return Ok(Vec::new()) };
         let new = all.swap_remove(at);
         let mut gone = Vec::new();
-        for (max, what, worth, among) in [
+        for ((max, what), worth, among) in [
             (
-                CONSUMER_CLAIMS_MAX,
-                "claims against one consumer",
+                OF_CONSUMER,
                 Weighed::alone as fn(&Weighed) -> Trm,
                 Weighed::has_debtor_of as fn(&Weighed, &Weighed) -> bool,
             ),
-            (PROVIDER_CLAIMS_MAX, "claims of one provider", Weighed::shared, Weighed::is_by_same),
-            (CLAIMS_MAX, "claims", Weighed::shared, |_, _| true),
+            (OF_PROVIDER, Weighed::shared, Weighed::is_by_same),
+            (IN_ALL, Weighed::shared, |_, _| true),
         ] {
             let those = all.iter().enumerate().filter(|(_, claim)| among(claim, &new));
             if those.clone().count() < max as usize {
@@ -197,6 +222,26 @@ impl Claims {
             gone.push((claim.debtor, claim.claimed));
         }
         Ok(gone)
+    }
+
+    /// The first bound that leaves no room for one more claim of these two, if one does.
+    fn reached(
+        &self,
+        consumer: PartyId,
+        provider: PartyId,
+        now: Timestamp,
+    ) -> Option<(u32, &'static str)> {
+        let (mut against, mut by, mut all) = (0_u32, 0_u32, 0_u32);
+        for (debtor, claims) in &self.by_consumer {
+            for ((claimant, _), claim) in claims {
+                let counts = u32::from(now < claim.claim_by);
+                all += counts;
+                against += counts * u32::from(*debtor == consumer);
+                by += counts * u32::from(*claimant == provider);
+            }
+        }
+        let counted = [(against, OF_CONSUMER), (by, OF_PROVIDER), (all, IN_ALL)];
+        counted.into_iter().find(|(count, (max, _))| count >= max).map(|(_, bound)| bound)
     }
 
     /// Forgets a claim that gave way to another.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use minicbor::{Decode, Encode};
 use tirami_core::{DocumentId, JobId, MINUTE_MS, PartyId, Timestamp, Trm};
 
+use super::serving::EXPOSURE_START_ANSWERS;
 use crate::Rejection;
 use crate::event::HoldPosted;
 use crate::lattice::{Pay, PayItem};
@@ -19,6 +20,9 @@ use crate::lattice::{Pay, PayItem};
 pub const SETTLE_MS: u64 = 10_000;
 /// So many jobs that one provider did are paid at once.
 pub const SETTLE_ITEMS: usize = 32;
+/// A provider that is owed so many answers is paid at once. It is a quarter of what providers lend
+/// at first, so that whoever asks one thing after the other is not refused.
+pub const SETTLE_ANSWERS: u64 = EXPOSURE_START_ANSWERS / 4;
 /// Payments to this node are collected so often at most, in milliseconds.
 pub const COLLECT_MS: u64 = MINUTE_MS;
 /// When an entry could not be signed it is tried again after so long, in milliseconds.
@@ -91,7 +95,8 @@ pub(super) struct Debts {
     open: Trm,
     #[n(4)]
     paying: BTreeMap<u64, Paying>,
-    /// A creditor owed this much is paid at once; zero is no such amount.
+    /// A creditor owed this much is paid at once; zero is no such amount. It is
+    /// [`SETTLE_ANSWERS`] of the model and at the price of the job that was charged last.
     #[n(5)]
     settle_at: Trm,
     #[n(6)]
@@ -167,10 +172,6 @@ impl Debts {
         self.collected_at = self.collected_at.max(at);
     }
 
-    pub(super) fn set_settle_at(&mut self, amount: Trm) {
-        self.settle_at = amount;
-    }
-
     pub(super) fn count_cheat(&mut self, provider: PartyId) {
         if self.cheats.len() < CHEATS_MAX || self.cheats.contains_key(&provider) {
             let count = self.cheats.entry(provider).or_default();
@@ -178,11 +179,12 @@ impl Debts {
         }
     }
 
-    /// A job at another node was charged.
-    pub(super) fn add(&mut self, posted: &HoldPosted) {
+    /// A job at another node was charged, where an answer costs so much.
+    pub(super) fn add(&mut self, posted: &HoldPosted, answer: Trm) {
         let Some(provider) = posted.provider.filter(|_| !posted.amount.is_zero()) else {
             return;
         };
+        self.settle_at = Trm::from_micro(answer.micro().saturating_mul(SETTLE_ANSWERS));
         let (amount, fee) = (posted.amount, posted.fee.unwrap_or_default());
         let debt = Debt { provider, amount, fee, at: posted.at, paying: None };
         self.by_job.insert(posted.job, debt);
@@ -287,8 +289,10 @@ impl Debts {
 
     fn change(&mut self, provider: PartyId, change: impl FnOnce(&mut Creditor)) {
         let mut creditor = self.creditors.remove(&provider).unwrap_or_default();
-        if let Some(at) = self.due_at(&creditor) {
-            self.due.remove(&(at, provider));
+        // `settle_at` may have been another one when it was entered.
+        if let Some((oldest, _)) = creditor.jobs.first() {
+            self.due.remove(&(*oldest, provider));
+            self.due.remove(&(oldest.plus_ms(SETTLE_MS), provider));
         }
         change(&mut creditor);
         if let Some(at) = self.due_at(&creditor) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tirami_core::{DocumentId, JobId, MINUTE_MS, PartyId, Ppm, Timestamp, Trm};
 
-use super::claims::Claimed;
+use super::claims::{Claimed, NotedClaim};
 use super::debts::Debt;
 use super::holds::VoucherHead;
 use super::refused::Refused;
@@ -19,8 +19,6 @@ use crate::refusal::{ClaimRefusal, FaucetRefusal, OrderRefusal};
 /// Orders at the price before are taken so long after it rose, in milliseconds: signals of the
 /// old price are on their way.
 pub const PRICE_GRACE_MS: u64 = MINUTE_MS;
-/// An open debt of a quarter of what this node itself lends at first is paid at once.
-const SETTLE_SHARE: u64 = 4;
 
 impl Book {
     pub(super) fn apply_mesh(&mut self, event: &BookEvent) {
@@ -60,11 +58,7 @@ impl Book {
                 self.tell_time(*at);
                 self.debts.count_cheat(*provider);
             }
-            BookEvent::ServingSet(policy) => {
-                let quarter = policy.exposure_start.micro() / SETTLE_SHARE;
-                self.debts.set_settle_at(Trm::from_micro(quarter));
-                self.served.set_policy(policy.clone());
-            }
+            BookEvent::ServingSet(policy) => self.served.set_policy(policy.clone()),
             BookEvent::Refused { party, code, more, at } => {
                 self.tell_time(*at);
                 self.refusals.note(self.clock, *party, (code, *more));
@@ -217,10 +211,6 @@ impl Book {
         self.claims.binding(consumer, now)
     }
 
-    pub(crate) fn knows_claim(&self, consumer: PartyId, claimed: Claimed, amount: Trm) -> bool {
-        self.claims.knows(consumer, claimed, amount)
-    }
-
     /// What final entries of `consumer` paid for a job, as far as it is remembered.
     pub(crate) fn paid_for(&self, consumer: PartyId, claimed: Claimed) -> Trm {
         self.claims.paid(consumer, claimed)
@@ -299,5 +289,15 @@ impl Book {
         now: Timestamp,
     ) -> impl Iterator<Item = (Claimed, Trm)> {
         self.claims.against(consumer, now)
+    }
+
+    /// The claim against `consumer` for one job, if it is neither paid nor lapsed.
+    pub fn noted_claim(
+        &self,
+        consumer: PartyId,
+        claimed: Claimed,
+        now: Timestamp,
+    ) -> Option<&NotedClaim> {
+        self.claims.noted(consumer, claimed, now)
     }
 }

@@ -41,7 +41,8 @@ pub use claims::{
     PROVIDER_CLAIMS_MAX,
 };
 pub use debts::{
-    CHEATS_MAX, COLLECT_MS, DEBTS_MAX, Debt, SETTLE_ITEMS, SETTLE_MS, SETTLE_RETRY_MS,
+    CHEATS_MAX, COLLECT_MS, DEBTS_MAX, Debt, SETTLE_ANSWERS, SETTLE_ITEMS, SETTLE_MS,
+    SETTLE_RETRY_MS,
 };
 pub use defaults::{
     ANSWER_TOKENS, APPROVAL_ANSWERS, BREAKER_ERRORS, BREAKER_OPEN_MS, BREAKER_SPENDS_PER_MINUTE,
@@ -57,9 +58,9 @@ pub use mesh::PRICE_GRACE_MS;
 pub use meter::Usage;
 pub use refused::{REFUSED_CODE_MAX, REFUSED_MAX, Refused};
 pub use served::{
-    CLAIM_AHEAD_MAX_MS, CONSUMERS_MAX, Consumer, DUN_MS, ORDER_AHEAD_MAX_MS, RESULTS_KEPT_MAX,
-    SERVED_DONE_MAX, SERVED_UNPAID_MAX, SERVED_UNPAID_PER_CONSUMER_MAX, ServedEnd, ServedJob,
-    WINDOW_TOKENS,
+    CLAIM_AHEAD_MAX_MS, CLAIMED_DOCUMENT_BYTES_MAX, CONSUMERS_MAX, Consumer, DUN_MS,
+    ORDER_AHEAD_MAX_MS, RESULTS_KEPT_MAX, SERVED_DONE_MAX, SERVED_UNPAID_MAX,
+    SERVED_UNPAID_PER_CONSUMER_MAX, ServedEnd, ServedJob, WINDOW_TOKENS,
 };
 pub use serving::{
     EXPOSURE_ANSWERS, EXPOSURE_START_ANSWERS, EXPOSURE_UNKNOWN_ANSWERS, FRESH_MS,
@@ -141,7 +142,7 @@ pub struct Book {
     #[n(15)]
     #[cbor(default)]
     claims: Claims,
-    /// Books from before these fields keep their bytes.
+    /// Left out of the bytes where they say nothing, so that equal books have equal bytes.
     #[cbor(n(16), default, skip_if = "Refusals::is_empty")]
     refusals: Refusals,
     #[cbor(n(17), default, skip_if = "Faucet::is_empty")]
@@ -334,8 +335,10 @@ impl Book {
     fn post_hold(&mut self, posted: &HoldPosted) {
         self.tell_time(posted.at);
         let charged = posted.amount.saturating_add(posted.fee.unwrap_or_default());
+        let hold = self.holds.all().get(&posted.job);
+        let answer = hold.map_or(Trm::ZERO, |hold| answer_cost(&hold.shape, hold.price));
         if self.end_hold(posted.job, charged, outcome_of(posted.finish)) {
-            self.debts.add(posted);
+            self.debts.add(posted, answer);
             self.agents_total = self.agents_total.saturating_sub(charged);
             self.charged_total = self.charged_total.saturating_add(charged);
             self.jobs_charged = self.jobs_charged.saturating_add(1);

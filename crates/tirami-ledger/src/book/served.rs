@@ -23,8 +23,11 @@ use crate::documents::{Claim, FinishReason, SignedBytes};
 use crate::event::{BookEvent, ServedAccepted, ServedFinished};
 use crate::refusal::OrderRefusal;
 
+mod done;
 #[cfg(test)]
 mod tests;
+
+use done::{Done, DoneJobs};
 
 /// A served job that is not paid so long after its end is claimed, in milliseconds (MONEY §8).
 pub const DUN_MS: u64 = 10 * MINUTE_MS;
@@ -32,6 +35,9 @@ pub const DUN_MS: u64 = 10 * MINUTE_MS;
 pub const ORDER_AHEAD_MAX_MS: u64 = MINUTE_MS;
 /// How far ahead an order's claim time may be, by this node's clock, in milliseconds (MONEY §8).
 pub const CLAIM_AHEAD_MAX_MS: u64 = DAY_MS + ORDER_AHEAD_MAX_MS;
+/// Bytes of an order, and of a voucher, that are taken: honest ones have about 300. A claim shows
+/// both to the whole mesh.
+pub const CLAIMED_DOCUMENT_BYTES_MAX: usize = 2 * 1_024;
 /// Served jobs that run or are not paid at most. About 1 KiB each.
 pub const SERVED_UNPAID_MAX: u32 = 16_384;
 /// Of them, those of one consumer: others always find room.
@@ -43,6 +49,9 @@ pub const SERVED_DONE_MAX: u32 = 1 << 18;
 /// order is answered with its first result. Later ones are kept until the order is too late to be
 /// started again. The rest is room for 364 new jobs a second.
 pub const RESULTS_KEPT_MAX: usize = 1 << 17;
+/// Of [`SERVED_DONE_MAX`], those of one consumer when there is room for no more than so many: the
+/// last quarter is for others.
+const SERVED_DONE_PER_CONSUMER_MAX: u32 = SERVED_DONE_MAX / 4;
 /// Consumers remembered at most. When there are more, one is forgotten that owes nothing.
 pub const CONSUMERS_MAX: u32 = 10_000;
 /// Completion tokens that a provider may send ahead of the vouchers, at least (MONEY §8).
@@ -129,7 +138,7 @@ pub struct ServedEnd {
     pub unsigned: Trm,
 }
 
-/// Jobs from before the field keep their bytes.
+/// Left out of the bytes where it says nothing, so that equal records have equal bytes.
 fn nothing(amount: &Trm) -> bool {
     amount.is_zero()
 }
@@ -202,19 +211,6 @@ impl ServedJob {
     }
 }
 
-/// A served job that is paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-struct Done {
-    #[n(0)]
-    consumer: PartyId,
-    #[n(1)]
-    receipt: Option<DocumentId>,
-    #[n(2)]
-    due: Trm,
-    #[n(3)]
-    until: Timestamp,
-}
-
 /// What a node remembers of a party it served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Consumer {
@@ -268,7 +264,7 @@ pub(super) struct Served {
     #[n(5)]
     consumers: BTreeMap<PartyId, Consumer>,
     #[n(6)]
-    done: BTreeMap<JobId, Done>,
+    done: DoneJobs,
     /// Follows from `done`.
     #[n(7)]
     done_until: BTreeSet<(Timestamp, JobId)>,
@@ -327,7 +323,7 @@ impl Served {
             (served.consumer, end.and_then(|end| end.receipt), due)
         });
         let known = known
-            .or_else(|| self.done.get(&job).map(|done| (done.consumer, done.receipt, done.due)));
+            .or_else(|| self.done.get(job).map(|done| (done.consumer, done.receipt, done.due)));
         match known {
             Some((of, receipt, due)) if of == consumer => {
                 Err(OrderRefusal::Replayed { receipt, due })
@@ -358,7 +354,7 @@ impl Served {
     fn check_room(&self, now: Timestamp, consumer: PartyId) -> Result<(), OrderRefusal> {
         let full = |what, max| Err(OrderRefusal::TooMany { what, max });
         if self.running.len() >= self.policy.jobs_max as usize {
-            return full("jobs at once for other nodes", self.policy.jobs_max);
+            return Err(OrderRefusal::NoPlace { max: self.policy.jobs_max });
         }
         if self.jobs.len() >= SERVED_UNPAID_MAX as usize {
             return full("jobs that are not paid", SERVED_UNPAID_MAX);
@@ -368,8 +364,15 @@ impl Served {
             return full("jobs that this consumer has not paid", SERVED_UNPAID_PER_CONSUMER_MAX);
         }
         let makes_room = self.done_until.first().is_some_and(|(until, _)| *until <= now);
-        if !makes_room && self.jobs.len() + self.done.len() >= SERVED_DONE_MAX as usize {
+        let kept = self.jobs.len() + self.done.len();
+        if !makes_room && kept >= SERVED_DONE_MAX as usize {
             return full("paid jobs whose order could come again", SERVED_DONE_MAX);
+        }
+        let is_crowded = kept >= (SERVED_DONE_MAX - SERVED_DONE_PER_CONSUMER_MAX) as usize;
+        let has_its_part = self.done.count_of(consumer) >= SERVED_DONE_PER_CONSUMER_MAX;
+        if !makes_room && is_crowded && has_its_part {
+            let what = "paid jobs of this consumer whose order could come again";
+            return full(what, SERVED_DONE_PER_CONSUMER_MAX);
         }
         let is_known = self.consumers.contains_key(&consumer);
         if !is_known && self.consumers.len() >= CONSUMERS_MAX as usize && self.idle().is_none() {
@@ -612,7 +615,7 @@ impl Served {
                 return;
             };
             self.done_until.remove(&(until, job));
-            self.done.remove(&job);
+            self.done.remove(job);
         }
     }
 
@@ -634,6 +637,7 @@ impl Served {
             && running == self.running.len()
             && self.claim_times.len() == self.jobs.len()
             && self.done_until.len() == self.done.len()
+            && self.done.is_consistent()
             && self.jobs.len() <= SERVED_UNPAID_MAX as usize
             && self.done.len() <= SERVED_DONE_MAX as usize
             && self.consumers.len() <= CONSUMERS_MAX as usize

@@ -58,9 +58,15 @@ pub struct ServingPolicy {
     /// the rest; 0 for no such rule.
     #[cbor(n(9), default, skip_if = "is_zero")]
     pub contributors_above: u32,
+    /// Whom of `blocked` the settings added at the last start: the next one takes those off again.
+    #[cbor(n(10), default, skip_if = "BTreeSet::is_empty")]
+    pub blocked_by_settings: BTreeSet<PartyId>,
+    /// The same of `trusted`.
+    #[cbor(n(11), default, skip_if = "BTreeSet::is_empty")]
+    pub trusted_by_settings: BTreeSet<PartyId>,
 }
 
-/// Policies from before the field keep their bytes.
+/// Left out of the bytes where it says nothing, so that equal records have equal bytes.
 fn is_off(word: &bool) -> bool {
     !word
 }
@@ -83,6 +89,8 @@ impl Default for ServingPolicy {
             trusted: BTreeSet::new(),
             paused_by_owner: false,
             contributors_above: 0,
+            blocked_by_settings: BTreeSet::new(),
+            trusted_by_settings: BTreeSet::new(),
         }
     }
 }
@@ -104,7 +112,9 @@ impl ServingPolicy {
     }
 
     pub(super) fn check(&self) -> Result<(), Rejection> {
-        if self.blocked.len() > SERVING_LIST_MAX || self.trusted.len() > SERVING_LIST_MAX {
+        let named = [&self.blocked_by_settings, &self.trusted_by_settings];
+        let mut lists = [&self.blocked, &self.trusted].into_iter().chain(named);
+        if lists.any(|list| list.len() > SERVING_LIST_MAX) {
             let field = "blocked and trusted";
             return Err(Rejection::OutOfRange { field, range: "at most 4096 parties each" });
         }

@@ -73,7 +73,8 @@ pub struct Params {
     /// The share of a payment that is burned, rounded up.
     #[n(0)]
     pub fee_ppm: Ppm,
-    /// The least time between two checkpoints, in milliseconds.
+    /// The least time between two checkpoints, in milliseconds. The default stands for an hour
+    /// where there are more than 1 000 parties (MONEY §6).
     #[n(1)]
     pub checkpoint_ms: u64,
     /// The most TRM that may ever be minted.
@@ -88,7 +89,7 @@ pub struct Params {
     pub welcome: Trm,
 }
 
-/// Whether nothing is said: charters from before the field keep their bytes.
+/// Left out of the bytes where it says nothing, so that equal charters have equal bytes.
 fn none(amount: &Trm) -> bool {
     amount.is_zero()
 }

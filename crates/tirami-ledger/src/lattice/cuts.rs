@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tirami_core::{DocumentId, PartyId, Timestamp, Trm};
+use tirami_core::{DocumentId, HOUR_MS, PartyId, Timestamp, Trm};
 
 use super::Lattice;
+use super::charter::Params;
 use super::entry::Entry;
 use super::event::LatticeEvent;
 use super::kinds::{Change, Checkpoint, DECISIONS_MAX, Effect, EntryKind, decisions_root, epoch};
@@ -15,6 +16,12 @@ use super::state::{CutHead, Slot};
 /// How many cuts are kept: the last one is needed to judge the next, the others answer
 /// witnesses that were away.
 const CUTS_MAX: usize = 16;
+/// Parties above which a charter that says the default interval means the longer one: each
+/// checkpoint makes every witness look at all chains. A chain counts that has a line or a balance:
+/// others cost nothing to open.
+const LARGE_PARTIES: usize = 1_000;
+/// That longer interval, in milliseconds.
+const LARGE_CHECKPOINT_MS: u64 = HOUR_MS;
 
 impl Lattice {
     /// The checkpoint that is due at `now`, as the clerk's next entry; `None` when none is due,
@@ -65,8 +72,9 @@ impl Lattice {
         self.draft(clerk, now, EntryKind::Checkpoint(checkpoint)).ok()
     }
 
-    /// The earliest time of the next checkpoint: the charter's interval after the last one, or at
-    /// once when its decisions filled it.
+    /// The earliest time of the next checkpoint: the charter's interval after the last one (an hour
+    /// where that is the default and there are more than 1 000 parties), or at once when its
+    /// decisions filled it. Only the clerk goes by it: others judge what a checkpoint says.
     pub fn next_checkpoint(&self) -> Timestamp {
         self.last_checkpoint().map_or(Timestamp::default(), |(_, id, time)| {
             time.plus_ms(self.checkpoint_wait_ms(Some(id)))
@@ -77,7 +85,21 @@ impl Lattice {
         let full = last
             .and_then(|id| self.final_entry(id))
             .is_some_and(|record| record.effect.decisions().len() == DECISIONS_MAX);
-        if full { 1 } else { self.charter().params.checkpoint_ms }
+        if full {
+            return 1;
+        }
+        match last.is_some() && last == self.large_cut {
+            true => self.checkpoint_ms_most(),
+            false => self.charter().params.checkpoint_ms,
+        }
+    }
+
+    /// The interval between two checkpoints at most. Whoever holds some chains only does not know
+    /// how many parties there are.
+    pub(super) fn checkpoint_ms_most(&self) -> u64 {
+        let asked = self.charter().params.checkpoint_ms;
+        let is_default = asked == Params::default().checkpoint_ms;
+        if is_default { asked.max(LARGE_CHECKPOINT_MS) } else { asked }
     }
 
     /// The last checkpoint if its cut is not known here: a witness or a clerk asks for it, since
@@ -142,9 +164,19 @@ impl Lattice {
         };
         let cut = heads.iter().map(|slot| (slot.chain, slot.seq)).collect();
         self.cuts.insert((number, checkpoint), cut);
+        let is_last = self.cuts.last_key_value().is_some_and(|(place, _)| place.1 == checkpoint);
+        if is_last {
+            let parties = heads.iter().filter(|slot| self.counts_as_party(slot.chain)).count();
+            self.large_cut = (parties > LARGE_PARTIES).then_some(checkpoint);
+        }
         if self.cuts.len() > CUTS_MAX {
             self.cuts.pop_first();
         }
+    }
+
+    fn counts_as_party(&self, chain: PartyId) -> bool {
+        let chain = self.chain(chain);
+        chain.is_some_and(|chain| !chain.line().is_zero() || chain.balance() != 0)
     }
 
     /// What a witness checks of a pending checkpoint besides its causal past. Gives the cut when

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
-use tirami_core::{DocumentId, PartyId, Timestamp, Trm};
+use tirami_core::{DAY_MS, DocumentId, PartyId, Timestamp, Trm};
 
 use super::Lattice;
 use super::kinds::{Change, Collect, DECISIONS_MAX, Decision, Effect, Ending, Payout, item_id};
@@ -16,7 +16,7 @@ use super::shared::Shared;
 use super::state::{Slot, Totals};
 
 /// How long a newcomer has to settle, and how long it has to open its chain, by checkpoints.
-pub(super) const WELCOME_MS: u64 = 72 * 3_600_000;
+pub(super) const WELCOME_MS: u64 = 3 * DAY_MS;
 
 /// The most welcome lines that are open before a witness lets further sponsors wait.
 pub const WELCOMES_MAX: usize = 4_096;
@@ -363,7 +363,7 @@ impl Lattice {
             return line;
         };
         let now = self.last_checkpoint().map_or(Timestamp::default(), |(_, _, time)| time);
-        let covered = now.plus_ms(self.charter().params.checkpoint_ms.saturating_mul(2));
+        let covered = now.plus_ms(self.checkpoint_ms_most().saturating_mul(2));
         let in_time = welcome.deadline.is_none_or(|deadline| covered <= deadline);
         let open = self.chain(party).map_or(Trm::ZERO, |chain| chain.state.welcome);
         if in_time { line.saturating_add(open) } else { line }

@@ -75,7 +75,7 @@ pub use state::{
     ParkedEntry, PendingEntry, Slot, Totals,
 };
 
-pub use sync::{BUCKETS, Head, Summary, bucket_of};
+pub use sync::{Head, Summary};
 pub use trail::RECENT_MAX;
 
 use history::Proposal;
@@ -127,6 +127,10 @@ pub struct Lattice {
     /// Which chains the node keeps: a setting, which says how entries are judged that come.
     #[cbor(skip)]
     keeps: Keep,
+    /// The newest cut, if it has so many parties that the next one comes later. After a start it is
+    /// not known until the next cut is: the clerk alone goes by it, and may come sooner.
+    #[cbor(skip)]
+    large_cut: Option<DocumentId>,
 }
 
 /// A version of the charter.
@@ -191,6 +195,7 @@ impl Lattice {
             asking: false,
             own: None,
             keeps: Keep::All,
+            large_cut: None,
         })
     }
 

@@ -133,7 +133,7 @@ pub enum EntryRejection {
         entry: DocumentId,
     },
     /// The amount is above what the charter lets a newcomer begin with.
-    #[error("a newcomer is welcomed with at most {max} TRM; lock less or change the charter")]
+    #[error("a newcomer is welcomed with at most {max} TRM; lock at most that much")]
     WelcomeTooHigh {
         /// The charter's `welcome`.
         max: Trm,
@@ -169,7 +169,7 @@ pub enum EntryRejection {
         entry: DocumentId,
     },
     /// The lines enrolled would sum to more than the charter allows.
-    #[error("the charter leaves {left} TRM to enrol; ask for less or change line_total")]
+    #[error("the charter leaves {left} TRM to enrol; ask for less")]
     LineTotal {
         /// What may still be enrolled.
         left: Trm,
@@ -178,7 +178,7 @@ pub enum EntryRejection {
     #[error("the checkpoint does not follow the one before")]
     CheckpointOrder,
     /// The checkpoint's time is not after the one before.
-    #[error("a checkpoint's time must be after {after:?}")]
+    #[error("a checkpoint's time must be after {after}")]
     CheckpointTime {
         /// The time of the one before.
         after: Timestamp,

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use tirami_core::{DocumentId, PartyId, Signed, Timestamp, Trm, decode_body};
+use tirami_core::{DocumentId, PartyId, PublicKey, Signed, Timestamp, Trm, decode_body};
 
 use super::jobs::record;
 use super::{Decision, Keyring, Ledger};
 use crate::Rejection;
 use crate::book::{CLAIM_AHEAD_MAX_MS, Claimed};
 use crate::command::Outcome;
-use crate::documents::{Order, SignedBytes, Voucher};
+use crate::documents::{Claim, Order, SignedBytes, Voucher};
 use crate::event::{BookEvent, DocumentKind, Event};
 use crate::lattice::{AcknowledgeRefusal, EntryKind};
 use crate::refusal::ClaimRefusal;
@@ -52,9 +52,13 @@ impl Ledger {
         if self.book.paid_for(consumer, (provider, job)) >= amount {
             return Err(ClaimRefusal::Paid.into());
         }
-        if self.book.knows_claim(consumer, (provider, job), amount) {
+        let noted = self.book.noted_claim(consumer, (provider, job), now);
+        if noted.is_some_and(|noted| !noted.is_raised_by(amount, claim_by)) {
             return Ok(Decision { events: Vec::new(), outcome: Outcome::Done });
         }
+        // The debtor signs orders: no other one of it ends or shrinks what is claimed.
+        let amount = noted.map_or(amount, |noted| noted.amount.max(amount));
+        let claim_by = noted.map_or(claim_by, |noted| noted.claim_by.max(claim_by));
         let left = amount.saturating_sub(self.book.paid_for(consumer, (provider, job)));
         let means = |party| self.means(party);
         let outweighed = self.book.claim_room((consumer, (provider, job)), left, now, means)?;
@@ -62,6 +66,22 @@ impl Ledger {
             |(consumer, (provider, job))| BookEvent::ClaimOutweighed { consumer, provider, job };
         let noted = BookEvent::ClaimNoted { consumer, provider, job, amount, claim_by, at: now };
         Ok(Decision::done(outweighed.into_iter().map(gone).chain([noted])))
+    }
+
+    /// Whether a claim, of which nothing is verified, says nothing that is worth a record beside
+    /// what was noted or paid for the same job.
+    pub fn knows_claim(&self, now: Timestamp, order: &Order, voucher: &Voucher) -> bool {
+        let claimed = (order.provider, order.job);
+        let noted = self.book.noted_claim(order.consumer, claimed, now);
+        noted.is_some_and(|noted| !noted.is_raised_by(voucher.amount, order.claim_by))
+            || self.book.paid_for(order.consumer, claimed) >= voucher.amount
+    }
+
+    /// Whether a claim of this node against `consumer` proves anything: what an old key signed is
+    /// void once a new one is in force (MONEY §5).
+    pub fn claim_stands(&self, consumer: PartyId, claim: &Claim) -> bool {
+        self.key_of(consumer) == PublicKey::from(consumer)
+            || self.proven_claim(&claim.order, &claim.voucher).is_ok()
     }
 
     /// What a party could pay by its final entries: its line and what it has.

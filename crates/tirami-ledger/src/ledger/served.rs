@@ -1,14 +1,16 @@
 //! Jobs that this node does for others: whose order is taken, what its consumer signed for, and
 //! what is due in the end (MONEY §8, §9).
 
-use tirami_core::{Digest, JobId, PartyId, Signature, Signed, Timestamp, Trm, decode_body};
+use tirami_core::{
+    Digest, JobId, ModelShape, PartyId, Signature, Signed, Timestamp, Trm, decode_body,
+};
 
 use super::jobs::record;
 use super::{Decision, Keyring, Ledger};
 use crate::Rejection;
 use crate::book::{
-    BUILD_MAX_CHARS, CLAIM_AHEAD_MAX_MS, Demand, JOB_TOKENS_MAX, ORDER_AHEAD_MAX_MS,
-    START_WITHIN_MS, ServedJob, WINDOW_TOKENS, check_shape,
+    BUILD_MAX_CHARS, CLAIM_AHEAD_MAX_MS, CLAIMED_DOCUMENT_BYTES_MAX, Demand, JOB_TOKENS_MAX,
+    ORDER_AHEAD_MAX_MS, START_WITHIN_MS, ServedJob, WINDOW_TOKENS, check_shape,
 };
 use crate::command::{AcceptOrder, FinishJob, Outcome};
 use crate::documents::{Order, Receipt, SignedBytes, Voucher};
@@ -25,7 +27,8 @@ impl Ledger {
         check_shape(&accept.shape)?;
         let order = self.proven_order(accept)?;
         self.check_standing(now, order.body().consumer)?;
-        self.check_terms(now, accept, order.body())?;
+        self.check_offer(now, order.body())?;
+        check_terms(accept, order.body())?;
         let completion_max = affordable(accept, order.body())?;
         self.check_risk(now, accept.head_at, order.body())?;
         let body = order.body();
@@ -56,8 +59,10 @@ impl Ledger {
         Ok(Decision { events, outcome })
     }
 
-    /// Looks at what is known of a consumer before its request costs any work: whether it may order
-    /// here at all, and whether what it owes leaves room for this order.
+    /// Looks at a consumer and its order before the request costs any work: whether it may order
+    /// here at all, whether the order is one that could be taken for some request, and whether what
+    /// the consumer owes leaves room for it. `least` is the shape of the model that is ordered and
+    /// the completion tokens of the shortest job; none where the model is not served.
     ///
     /// # Errors
     ///
@@ -67,6 +72,7 @@ impl Ledger {
         now: Timestamp,
         order: &Order,
         head_at: Timestamp,
+        least: Option<(ModelShape, u32)>,
     ) -> Result<(), OrderRefusal> {
         let now = now.max(self.book.clock());
         if order.provider != self.party {
@@ -76,6 +82,10 @@ impl Ledger {
             return Err(OrderRefusal::SelfOrder);
         }
         self.check_standing(now, order.consumer)?;
+        self.check_offer(now, order)?;
+        let (shape, completion) = least.ok_or(OrderRefusal::Model)?;
+        let tokens = completion.saturating_add(1);
+        check_max(order, shape.work(0, tokens).cost_ceil(order.price))?;
         self.check_risk(now, head_at, order)
     }
 
@@ -83,6 +93,9 @@ impl Ledger {
     fn proven_order(&self, accept: &AcceptOrder) -> Result<Signed<Order>, OrderRefusal> {
         if self.book.serving().paused {
             return Err(OrderRefusal::Paused);
+        }
+        if accept.order.len() > CLAIMED_DOCUMENT_BYTES_MAX {
+            return Err(OrderRefusal::Malformed);
         }
         let body: Order = decode_body(&accept.order).map_err(|_| OrderRefusal::Malformed)?;
         if body.provider != self.party {
@@ -122,13 +135,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Times, price, model and prompt are as this node serves.
-    fn check_terms(
-        &self,
-        now: Timestamp,
-        accept: &AcceptOrder,
-        order: &Order,
-    ) -> Result<(), OrderRefusal> {
+    /// Times and price are as this node serves.
+    fn check_offer(&self, now: Timestamp, order: &Order) -> Result<(), OrderRefusal> {
         if order.start_by <= now {
             return Err(OrderRefusal::Expired { start_by: order.start_by });
         }
@@ -143,13 +151,6 @@ impl Ledger {
         let price = self.book.lowest_price(now);
         if order.price < price || order.cached_price != order.price {
             return Err(OrderRefusal::Price { price: self.book.price() });
-        }
-        if order.model != accept.model {
-            return Err(OrderRefusal::Model);
-        }
-        let (prompt_tokens, prompt_max) = (accept.prompt_tokens, order.prompt_max);
-        if prompt_tokens > prompt_max || prompt_tokens > JOB_TOKENS_MAX {
-            return Err(OrderRefusal::PromptTooLong { prompt_tokens, prompt_max });
         }
         Ok(())
     }
@@ -205,6 +206,9 @@ impl Ledger {
         (bytes, signature): (&[u8], Signature),
         (stream, sent): (Digest, u32),
     ) -> Result<Decision, Rejection> {
+        if bytes.len() > CLAIMED_DOCUMENT_BYTES_MAX {
+            return Err(VoucherRefusal::Malformed.into());
+        }
         let body: Voucher = decode_body(bytes).map_err(|_| VoucherRefusal::Malformed)?;
         let found = self.book.served_by_order(body.order);
         let (job, served) = found.ok_or(VoucherRefusal::UnknownOrder)?;
@@ -301,6 +305,27 @@ impl Ledger {
     }
 }
 
+/// Model and prompt are those of the order.
+fn check_terms(accept: &AcceptOrder, order: &Order) -> Result<(), OrderRefusal> {
+    if order.model != accept.model {
+        return Err(OrderRefusal::Model);
+    }
+    let (prompt_tokens, prompt_max) = (accept.prompt_tokens, order.prompt_max);
+    if prompt_tokens > prompt_max || prompt_tokens > JOB_TOKENS_MAX {
+        return Err(OrderRefusal::PromptTooLong { prompt_tokens, prompt_max });
+    }
+    Ok(())
+}
+
+/// The order pays for what is `needed`.
+fn check_max(order: &Order, needed: Trm) -> Result<(), OrderRefusal> {
+    let max_amount = order.max_amount;
+    if needed > max_amount {
+        return Err(OrderRefusal::MaxTooSmall { max_amount, needed });
+    }
+    Ok(())
+}
+
 /// The completion tokens that the order pays for beside the prompt, at most those asked for; none
 /// for a job that only reads.
 fn affordable(accept: &AcceptOrder, order: &Order) -> Result<u32, OrderRefusal> {
@@ -308,11 +333,7 @@ fn affordable(accept: &AcceptOrder, order: &Order) -> Result<u32, OrderRefusal> 
         let tokens = accept.prompt_tokens.saturating_add(tokens);
         accept.shape.work(0, tokens).cost_ceil(order.price)
     };
-    let needed = cost(accept.completion_max.min(1));
-    if needed > order.max_amount {
-        let max_amount = order.max_amount;
-        return Err(OrderRefusal::MaxTooSmall { max_amount, needed });
-    }
+    check_max(order, cost(accept.completion_max.min(1)))?;
     if accept.completion_max == 0 {
         return Ok(0);
     }

@@ -280,7 +280,10 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
     };
     let (plain, likelihoods) = (tokens(Vec::new()), tokens(vec![likelihood]));
     let end = |stop| ToConsumer::End { text: text.clone(), finish: 1, receipt: document(3), stop };
-    let failed = ToConsumer::Failed { reason: "the engine stopped".to_owned() };
+    let failed = |invalid: Option<&str>| ToConsumer::Failed {
+        reason: "the engine stopped".to_owned(),
+        invalid: invalid.map(str::to_owned),
+    };
     vec![
         ("accepted", accepted),
         ("refused", refused(None)),
@@ -292,7 +295,8 @@ pub(crate) fn to_consumer() -> Vec<(&'static str, ToConsumer)> {
         ("tokens-likelihoods", likelihoods),
         ("end", end(None)),
         ("end-stopped", end(Some(2))),
-        ("failed", failed),
+        ("failed", failed(None)),
+        ("failed-invalid", failed(Some("format_too_costly"))),
         ("working", ToConsumer::Working { read: 512, place_in_queue: 3 }),
         ("vector", ToConsumer::Vector { numbers: vec![0, 0, 0x80, 0x3f, 0, 0, 0, 0xbf] }),
     ]

@@ -280,7 +280,7 @@ impl World {
         let Some(serving) = self.serving.get(&stream) else { return Ok(()) };
         if self.now >= serving.seen_at + PATIENCE_MS {
             let reason = "the consumer signs nothing".to_owned();
-            self.send_to_consumer(stream, ToConsumer::Failed { reason });
+            self.send_to_consumer(stream, ToConsumer::Failed { reason, invalid: None });
             return self.abandon_serving(stream);
         }
         self.plan(1_000, Task::LookAtServing { stream });

@@ -97,6 +97,39 @@ fn a_consumer_that_pays_nothing_leaves_room_for_others() {
 }
 
 #[test]
+fn a_consumer_whose_jobs_end_at_once_leaves_room_for_others() {
+    let [busy, other] = [1, 2].map(|byte| PartyId::from_bytes([byte; 32]));
+    let mut served = Served::default();
+    served.policy.jobs_max = 1;
+    let until = NOW.plus_ms(START_WITHIN_MS);
+    let end = |served: &mut Served, consumer, number: u32| {
+        let done = Done { consumer, receipt: None, due: Trm::ZERO, until };
+        served.done.insert(job(number.into()), done);
+        served.done_until.insert((until, job(number.into())));
+    };
+    let max = SERVED_DONE_MAX / 4;
+    for number in 1..3 * max {
+        end(&mut served, busy, number);
+    }
+    assert_eq!(served.check_room(NOW, busy), Ok(()));
+    end(&mut served, busy, 0);
+    let what = "paid jobs of this consumer whose order could come again";
+    assert_eq!(served.check_room(NOW, busy), Err(OrderRefusal::TooMany { what, max }));
+    for number in 0..max {
+        assert_eq!(served.check_room(NOW, other), Ok(()), "{number}");
+        end(&mut served, other, 3 * max + number);
+    }
+    assert!(matches!(served.check_room(NOW, other), Err(OrderRefusal::TooMany { .. })));
+    assert_eq!(served.check_room(until, busy), Ok(()));
+    served.forget_passed(until);
+    assert_eq!(served.done.len(), SERVED_DONE_MAX as usize - FORGOTTEN_PER_JOB);
+    assert!(served.done.is_consistent() && served.done_until.len() == served.done.len());
+    // A snapshot brings the counts back.
+    let bytes = minicbor::to_vec(&served.done).unwrap();
+    assert_eq!(minicbor::decode::<DoneJobs>(&bytes).unwrap(), served.done);
+}
+
+#[test]
 fn what_is_paid_beyond_the_last_voucher_that_came_is_not_lost() {
     for is_paid_before_its_end in [false, true] {
         let mut node = Node::new();
@@ -195,7 +228,7 @@ fn a_provider_with_very_many_jobs_remembers_the_later_ones_until_they_cannot_be_
     };
     paid(&mut node, u64::MAX);
     let startable = NOW.plus_ms(START_WITHIN_MS + ORDER_AHEAD_MAX_MS);
-    assert_eq!(node.0.done[&job(u64::MAX)].until, startable);
+    assert_eq!(node.0.done.get(job(u64::MAX)).unwrap().until, startable);
     // So there is room again long before claim times pass.
     for number in RESULTS_KEPT_MAX as u64 + 1..u64::from(SERVED_DONE_MAX) {
         let (consumer, receipt, due, until) = (CONSUMER, None, micro(1), startable);
