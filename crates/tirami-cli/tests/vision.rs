@@ -1,8 +1,11 @@
 //! Pictures in a chat: a real process, the real text model, and a small projector made by the test.
+//! And models whose headers name another template or another way to make vectors.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "../../tirami-infer/tests/support/header.rs"]
+mod header;
 #[path = "../../tirami-infer/tests/support/vision.rs"]
 mod support;
 
@@ -16,6 +19,12 @@ use tempfile::{TempDir, tempdir};
 
 const QUESTION: &str = "What is in this picture?";
 const CHATS: &str = "/v1/chat/completions";
+/// A template that wants a list of parts, and writes what SmolLM2's own writes of the same chat.
+const PARTS: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}\
+                     {% for line in message['content'] %}{% if line['type'] == 'text' %}\
+                     {{ line['text'] }}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}\
+                     {% endfor %}{{ '<|im_end|>' + '\\n' }}{% endfor %}\
+                     {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 const SOON: Duration = Duration::from_secs(30);
 
 /// A JPEG of 8 × 8 grey pixels.
@@ -137,6 +146,69 @@ fn an_answer_depends_on_the_picture_which_is_counted_and_paid_like_a_prompt() {
     let estimate = answered(&node, "/v1/tirami/estimate", &asked);
     assert_eq!(estimate["prompt_tokens"], tokens(&one));
     assert!(micro(&estimate["max_cost_trm"]) >= cost(&one), "{estimate}");
+}
+
+#[test]
+fn a_template_that_wants_parts_is_given_the_picture_and_the_text() {
+    let home = tempdir().unwrap();
+    let paths = ["seeing", "parts"].map(|name| lay_beside(&common::model(), home.path(), name));
+    let template = |text| [("tokenizer.chat_template", header::text(text))];
+    header::copy_with(&paths[0], &paths[1], &template(PARTS));
+    let [text, parts] = [&paths[0], &paths[1]].map(|path| path.to_str().unwrap());
+    let node = Node::start_with(home.path(), "data", &["--model", text, "--model", parts]);
+    let asked = |model: &str, seed| {
+        let mut asked = asking(model, &[url(&png(64, 48, seed))]);
+        // Where there is none the model's own template adds one.
+        let system = json!({"role": "system", "content": "Be brief."});
+        asked["messages"].as_array_mut().unwrap().insert(0, system);
+        answered(&node, CHATS, &asked)
+    };
+    let (one, other) = (asked("seeing", 1), asked("parts", 1));
+    assert_eq!(said(&other), said(&one));
+    assert_eq!(other["usage"]["prompt_tokens"], one["usage"]["prompt_tokens"]);
+    assert_ne!(said(&asked("parts", 2)), said(&other));
+}
+
+#[test]
+fn a_template_that_writes_no_chat_leaves_the_model_its_other_uses() {
+    let home = tempdir().unwrap();
+    let mute = home.path().join("mute.gguf");
+    let template = ("tokenizer.chat_template", header::text("{{ messages | length }}"));
+    header::copy_with(&common::model(), &mute, &[template]);
+    let node = Node::start_with(home.path(), "data", &["--model", mute.to_str().unwrap()]);
+    let (status, error) = post(&node, CHATS, &asking("mute", &[]));
+    assert_eq!((status, &error["error"]["code"]), (400, &json!("invalid_value")), "{error}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("it leaves out what a user says"), "{error}");
+    let text = json!({"model": "mute", "prompt": "The cat sleeps."});
+    assert!(answered(&node, "/tokenize", &text)["count"].as_u64().unwrap() > 1);
+    let text = json!({"model": "mute", "prompt": "The cat sleeps.", "max_tokens": 2});
+    answered(&node, "/v1/completions", &text);
+}
+
+#[test]
+fn a_model_for_vectors_reads_its_end_token_and_one_that_ranks_makes_none() {
+    let home = tempdir().unwrap();
+    let made = |name: &str, pooling: u32| {
+        let path = home.path().join(format!("{name}.gguf"));
+        let pooling = ("llama.pooling_type", header::number(pooling));
+        let ended = ("tokenizer.ggml.add_eos_token", header::flag(true));
+        header::copy_with(&common::model(), &path, &[pooling, ended]);
+        path
+    };
+    let paths = [common::model(), made("last", 3), made("ranks", 4)];
+    let [plain, last, ranks] = [&paths[0], &paths[1], &paths[2]].map(|path| path.to_str().unwrap());
+    let args = ["--model", plain, "--model", last, "--model", ranks];
+    let node = Node::start_with(home.path(), "data", &args);
+    let asked = |model: &str| json!({"model": model, "input": "The cat sleeps on the sofa."});
+    let mean = answered(&node, "/v1/embeddings", &asked(&text_name()));
+    let last = answered(&node, "/v1/embeddings", &asked("last"));
+    let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(tokens(&last), tokens(&mean) + 1);
+    assert_ne!(last["data"], mean["data"]);
+    let (status, error) = post(&node, "/v1/embeddings", &asked("ranks"));
+    assert_eq!((status, &error["error"]["code"]), (400, &json!("unsupported_parameter")));
+    assert!(error["error"]["message"].as_str().unwrap().contains("makes no embeddings"), "{error}");
 }
 
 #[test]

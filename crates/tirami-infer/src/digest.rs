@@ -81,6 +81,7 @@ mod tests {
             cached_per_token: 0,
             vocabulary: 0,
             chat_template: None,
+            pooling: None,
         };
         let digest = remembered(&file, &cache).unwrap();
         assert_eq!(digest.as_bytes(), Digest::of(b"onetwo").as_bytes());

@@ -1,9 +1,14 @@
 //! Chat templates: from messages to the text a model was trained to continue.
 //!
 //! The template is the file's own Jinja program. It is given the messages and nothing of this
-//! machine, and it is stopped when it runs too long.
+//! machine, and it is stopped when it runs too long. How it wants a conversation is found out when
+//! it is read.
 
+mod date;
+#[cfg(test)]
+mod fixtures;
 mod json;
+mod ways;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,6 +19,7 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use crate::calls::{self, CALL_BEGIN};
 use crate::engine::{Call, Conversation, Message, PrepareError};
 use json::{object, of_json};
+use ways::Ways;
 
 /// Bytes of a template.
 pub const TEMPLATE_BYTES_MAX: usize = 1 << 20;
@@ -35,8 +41,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
-    /// Whether it writes calls of tools in the way that is read here.
-    knows_calls: bool,
+    /// How it wants a conversation, or why it can write none.
+    ways: Result<Ways, String>,
 }
 
 /// A template that does not parse.
@@ -54,9 +60,10 @@ impl ChatTemplate {
     ///
     /// # Errors
     ///
-    /// [`TemplateError`] when the source is too long or is not Jinja.
+    /// [`TemplateError`] when the source is too long or is not Jinja. One that refuses a user's
+    /// question or leaves it out is a template; it renders nothing.
     pub fn new(source: Option<&str>, bos: &str, eos: &str) -> Result<Self, TemplateError> {
-        let source = source.unwrap_or(CHATML).to_owned();
+        let source = source.unwrap_or(CHATML);
         if source.len() > TEMPLATE_BYTES_MAX {
             let reason = format!("it has more than {TEMPLATE_BYTES_MAX} bytes");
             return Err(TemplateError { reason });
@@ -77,29 +84,45 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        let knows_calls = source.contains("tools") && source.contains(CALL_BEGIN);
+        environment.add_function("strftime_now", |format: String| date::strftime_now(&format));
         environment
-            .add_template_owned(NAME, source)
+            .add_template_owned(NAME, without_training_marks(source))
             .map_err(|error| TemplateError { reason: error.to_string() })?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned(), knows_calls })
+        let (bos, eos, ways) = (bos.to_owned(), eos.to_owned(), Ok(Ways::default()));
+        let template = Self { environment, bos, eos, ways };
+        let may_call = source.contains("tools") && source.contains(CALL_BEGIN);
+        Ok(Self { ways: Ways::of(&template, may_call), ..template })
     }
 
     /// The text that ends where the assistant's answer begins.
     ///
     /// # Errors
     ///
-    /// [`PrepareError::Template`] with the template's own message.
+    /// [`PrepareError::Template`] with the template's own message, or with the reason for which it
+    /// can write no conversation.
     pub fn render(&self, conversation: &Conversation) -> Result<String, PrepareError> {
-        let refused = |error: Error| PrepareError::Template { reason: first_line(&error) };
         if conversation.messages.is_empty() {
             return Err(PrepareError::Template { reason: "there are no messages".to_owned() });
         }
-        if !self.knows_calls && conversation.has_tools() {
-            return self.render(&calls::as_text(conversation));
-        }
-        let messages = conversation.messages.iter().map(message_value).collect::<Vec<_>>();
-        let tools = conversation.tools.iter().map(|tool| tool_value(tool));
-        let tools = tools.collect::<Result<Vec<_>, _>>()?;
+        let refused = |reason: &String| PrepareError::Template { reason: reason.clone() };
+        let ways = self.ways.as_ref().map_err(refused)?;
+        let is_text = !ways.calls && conversation.has_tools();
+        let as_text = is_text.then(|| calls::as_text(conversation));
+        let Conversation { messages, tools } = as_text.as_ref().unwrap_or(conversation);
+        self.write(&ways.turns(messages), tools, ways.in_parts)
+    }
+
+    /// What the template makes of these very messages.
+    fn write(
+        &self,
+        messages: &[Message],
+        tools: &[String],
+        in_parts: bool,
+    ) -> Result<String, PrepareError> {
+        let refused = |error: Error| PrepareError::Template { reason: first_line(&error) };
+        let messages = messages.iter().map(|message| message_value(message, in_parts));
+        let messages = messages.collect::<Vec<_>>();
+        let tools = tools.iter().map(|tool| tool_value(tool)).collect::<Result<Vec<_>, _>>()?;
         let tools = if tools.is_empty() { Value::from(()) } else { Value::from(tools) };
         let template = self.environment.get_template(NAME).map_err(refused)?;
         template
@@ -114,12 +137,32 @@ impl ChatTemplate {
     }
 }
 
-fn message_value(message: &Message) -> Value {
-    let texts = [("role", &message.role), ("content", &message.content)];
-    let texts = texts.map(|(name, text)| (name, Value::from(text.as_str())));
+/// The source with conditions that always hold in place of `{% generation %}` and
+/// `{% endgeneration %}`, which mark what an assistant says for its training and write nothing.
+fn without_training_marks(source: &str) -> String {
+    let tags = source.split("{%").map(|tag| {
+        let Some((inside, after)) = tag.split_once("%}") else { return tag.to_owned() };
+        let inside = match inside.trim_matches(['-', '+']).trim() {
+            "generation" => inside.replace("generation", "if true"),
+            "endgeneration" => inside.replace("endgeneration", "endif"),
+            _ => return tag.to_owned(),
+        };
+        format!("{inside}%}}{after}")
+    });
+    tags.collect::<Vec<_>>().join("{%")
+}
+
+/// In parts there is one, the text. Pictures stand within it, so that what a template itself writes
+/// for a picture does not matter.
+fn message_value(message: &Message, in_parts: bool) -> Value {
+    let mut content = Value::from(message.content.as_str());
+    if in_parts {
+        content = Value::from(vec![object([("type", Value::from("text")), ("text", content)])]);
+    }
+    let said = [("role", Value::from(message.role.as_str())), ("content", content)];
     let calls = message.calls.iter().map(call_value).collect::<Vec<_>>();
     let calls = (!calls.is_empty()).then(|| ("tool_calls", Value::from(calls)));
-    object(texts.into_iter().chain(calls))
+    object(said.into_iter().chain(calls))
 }
 
 fn call_value(call: &Call) -> Value {
@@ -349,8 +392,8 @@ mod tests {
             {% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}\
             {% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}\
             {% endif %}{% endfor %}";
-        let dated = "{%- if strftime_now is defined %}{{ strftime_now('%d') }}{% else %}\
-                     {{- '26 Jul 2024' }}{%- endif %}";
+        let dated = "{%- if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}\
+                     {{- '26 Jul 2024' }}{%- endif %}{{ messages[0].content }}";
         type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Result<&'a str, &'a str>);
         let cases: [Case<'_>; 5] = [
             (
@@ -359,10 +402,10 @@ mod tests {
                 Ok("<s>[INST] <<SYS>>\nS\n<</SYS>>\n\n Hi [/INST] Yo </s><s>[INST] Bye [/INST]"),
             ),
             (llama2, &[("assistant", "Hi")], Err("Conversation roles must alternate")),
-            (dated, &[("user", "Hi")], Ok("26 Jul 2024")),
+            (dated, &[("user", "Hi")], Ok("26 Jul 2024Hi")),
             (
                 "{% for m in messages if m.role == 'user' %}{{ m.content | trim }}{% endfor %}",
-                &[("system", "no"), ("user", " yes ")],
+                &[("assistant", "no"), ("user", " yes ")],
                 Ok("yes"),
             ),
             ("{{ messages[0].content.split('x')[-1] }}", &[("user", "axb")], Ok("b")),
@@ -387,14 +430,30 @@ mod tests {
             "{% for a in range(9999) %}{% for b in range(9999) %}{{ a * b }}{% endfor %}{% endfor %}",
             "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         ];
-        for source in sources {
+        let reason = |source: &str| {
             let template = ChatTemplate::new(Some(source), "", "").unwrap();
+            let Err(PrepareError::Template { reason }) = template.render(&chat(&[("user", "Hi")]))
+            else {
+                panic!("a template that writes nothing of it renders a chat: {source}")
+            };
+            reason
+        };
+        for source in sources {
+            let source = format!(
+                "{{{{ messages[0].content }}}}{{% if messages[0].content == 'Hi' %}}{source}\
+                 {{% endif %}}"
+            );
+            let template = ChatTemplate::new(Some(&source), "", "").unwrap();
             let refused = template.render(&chat(&[("user", "Hi")]));
             assert!(matches!(refused, Err(PrepareError::Template { .. })), "{source}");
         }
+        for source in sources {
+            let refused = reason(source);
+            assert!(refused.starts_with("it refuses a user's question: "), "{refused}");
+        }
         assert!(ChatTemplate::new(Some("{% if %}"), "", "").is_err());
         assert!(ChatTemplate::new(Some(&" ".repeat(TEMPLATE_BYTES_MAX + 1)), "", "").is_err());
-        assert!(ChatTemplate::new(Some(&"(".repeat(100_000)), "", "").is_ok());
+        assert_eq!(reason(&"(".repeat(100_000)), "it leaves out what a user says");
         assert!(
             ChatTemplate::new(Some(&format!("{{{{{}}}}}", "(".repeat(9_999))), "", "").is_err()
         );

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use super::header::{Header, NumberArray, Value};
-use super::{GgufError, NumberFields};
+use super::{GgufError, NumberFields, Pooling};
 
 /// Layers a model may have.
 pub const LAYERS_MAX: u64 = 512;
@@ -53,6 +53,7 @@ pub(super) struct Numbers {
     pub(super) cached_per_token: u64,
     pub(super) experts: u64,
     pub(super) experts_used: u64,
+    pub(super) pooling: Option<Pooling>,
 }
 
 /// Checks architecture, sizes, vocabulary and tensor types.
@@ -104,6 +105,7 @@ fn check_sizes(fields: &NumberFields<'_>, whole_heads: bool) -> Result<Numbers, 
         return Err(fields.bad("nextn_predict_layers", "less than block_count"));
     }
     let (experts, experts_used) = check_experts(fields, layers)?;
+    let pooling = check_pooling(fields)?;
     let attention_width = heads_max.saturating_mul(key);
     let kv_of = |i| pick(&kv_heads, i).or(pick(&heads, i)).unwrap_or(heads_max);
     let layers_listed = usize::try_from(layers).unwrap_or(0);
@@ -120,6 +122,7 @@ fn check_sizes(fields: &NumberFields<'_>, whole_heads: bool) -> Result<Numbers, 
                 cached_per_token,
                 experts,
                 experts_used,
+                pooling,
             })
         }
         _ => Err(fields.bad("attention.head_count", "less than 2^32 in all")),
@@ -147,6 +150,17 @@ fn check_experts(fields: &NumberFields<'_>, layers: u64) -> Result<(u64, u64), G
         return Err(fields.bad("expert_count", "consistent with the experts and groups used"));
     }
     Ok((experts, used))
+}
+
+/// None where the model ranks texts. The engine ends the process at a number it does not know.
+fn check_pooling(fields: &NumberFields<'_>) -> Result<Option<Pooling>, GgufError> {
+    match fields.optional("pooling_type")? {
+        None | Some(0 | 1) => Ok(Some(Pooling::Mean)),
+        Some(2) => Ok(Some(Pooling::First)),
+        Some(3) => Ok(Some(Pooling::Last)),
+        Some(4) => Ok(None),
+        Some(_) => Err(fields.bad("pooling_type", "0 to 4")),
+    }
 }
 
 fn check_reals(fields: &NumberFields<'_>) -> Result<(), GgufError> {

@@ -49,6 +49,19 @@ pub struct GgufFile {
     pub vocabulary: u64,
     /// The chat template in Jinja, if the file has one.
     pub chat_template: Option<String>,
+    /// What becomes a text's vector; none where the model ranks texts and makes no vectors.
+    pub pooling: Option<Pooling>,
+}
+
+/// Which of the vectors of a text's tokens become the text's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The mean of all of them; so too where the file says nothing, or "none".
+    Mean,
+    /// That of the first token.
+    First,
+    /// That of the last token.
+    Last,
 }
 
 /// Why a file is not a model. One sentence each.
@@ -235,6 +248,7 @@ impl GgufFile {
             cached_per_token: numbers.cached_per_token,
             vocabulary: vocabulary(header),
             chat_template: header.text("tokenizer.chat_template"),
+            pooling: numbers.pooling,
         })
     }
 
@@ -253,6 +267,11 @@ impl GgufFile {
         self.projector = Some(path.to_owned());
         self.size_bytes = self.size_bytes.saturating_add(size_bytes);
         Ok(self)
+    }
+
+    /// Numbers of a text's vector; 0 where the model makes none.
+    pub const fn embedding_width(&self) -> u32 {
+        if self.pooling.is_some() { self.width } else { 0 }
     }
 
     /// blake3 over the bytes of the file, or of all shards in order, and of the projector. Reads

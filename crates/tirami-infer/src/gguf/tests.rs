@@ -131,6 +131,30 @@ fn a_longer_key_widens_the_attention() {
 }
 
 #[test]
+fn the_file_says_which_vectors_become_a_texts_own() {
+    let open_with = |pooling: Option<u32>| {
+        let mut maker = Maker::model();
+        if let Some(kind) = pooling {
+            maker.number("pooling_type", kind);
+        }
+        open(&maker.bytes())
+    };
+    for (kind, pooling, width) in [
+        (None, Some(Pooling::Mean), 8),
+        (Some(0), Some(Pooling::Mean), 8),
+        (Some(1), Some(Pooling::Mean), 8),
+        (Some(2), Some(Pooling::First), 8),
+        (Some(3), Some(Pooling::Last), 8),
+        (Some(4), None, 0),
+    ] {
+        let file = open_with(kind).unwrap();
+        assert_eq!((file.pooling, file.embedding_width()), (pooling, width), "{kind:?}");
+    }
+    let refused = open_with(Some(5)).unwrap_err().to_string();
+    assert_eq!(refused, "it is damaged: \"llama.pooling_type\" must be 0 to 4");
+}
+
+#[test]
 fn what_the_engine_could_not_survive_is_refused() {
     type Change = fn(&mut Maker);
     let cases: &[(&str, Change)] = &[
@@ -149,6 +173,8 @@ fn what_the_engine_could_not_survive_is_refused() {
             m.set("llama.attention.layer_norm_rms_epsilon", typed(6, &(-1_f32).to_le_bytes()));
         }),
         ("scaling", |m| m.set("llama.rope.scaling.type", typed(8, &text("odd")))),
+        ("pooling", |m| m.number("pooling_type", u32::MAX)),
+        ("pooling's type", |m| m.set("llama.pooling_type", typed(5, &3_u32.to_le_bytes()))),
         ("causal", |m| m.set("llama.attention.causal", typed(7, &[0]))),
         ("alignment", |m| m.set("general.alignment", typed(4, &8_u32.to_le_bytes()))),
         ("twins", |m| m.set("tokenizer.ggml.tokens", texts(&["a", "b", "a"]))),

@@ -27,6 +27,8 @@ pub(super) struct Tokenizer {
     context_tokens: u32,
     /// The begin token, where the model wants one.
     bos: Option<LlamaToken>,
+    /// The end token, where the model wants one after a text.
+    eos: Option<LlamaToken>,
     /// The tokens before the text before a gap, before the text after it, and before what fills
     /// it, where the model has them.
     infill: Option<[LlamaToken; 3]>,
@@ -59,6 +61,7 @@ impl Tokenizer {
             context_tokens,
             infill: infill.iter().all(|token| valid(*token).is_some()).then_some(infill),
             bos: valid(vocab.bos()).filter(|_| vocab.should_add_bos()),
+            eos: valid(vocab.eos()).filter(|_| vocab.should_add_eos()),
             token_bytes_max: token_bytes_max.max(1),
         })
     }
@@ -196,6 +199,10 @@ impl Tokenizer {
         self.bos.map(|token| token.0.cast_unsigned())
     }
 
+    pub(super) fn end_token(&self) -> Option<u32> {
+        self.eos.map(|token| token.0.cast_unsigned())
+    }
+
     /// The bytes of a token as it is spelled; `None` for unknown ids.
     pub(super) fn spelling(&self, model: &LlamaModel, token: u32) -> Option<Vec<u8>> {
         let (vocab, token) = (model.vocab(), LlamaToken(token.cast_signed()));
@@ -293,12 +300,18 @@ mod tests {
 
     /// The words of a small file whose metadata names these tokens for a gap.
     fn words(gap_keys: &[(&str, u32)]) -> (LlamaModel, Tokenizer) {
+        words_ended(gap_keys, false)
+    }
+
+    /// The same, and whether the file wants an end token after a text.
+    fn words_ended(gap_keys: &[(&str, u32)], ended: bool) -> (LlamaModel, Tokenizer) {
         let mut maker = Maker::model();
         let tokens = ["a", "b", "ab", "<3>", "<4>", "<5>", "<6>", "<7>", "Ċ"];
         maker.set("tokenizer.ggml.tokens", texts(&tokens));
         maker.set("tokenizer.ggml.token_type", integers(&[1, 1, 1, 3, 3, 3, 3, 3, 1]));
         maker.set("tokenizer.ggml.merges", texts(&["a b"]));
         maker.set("tokenizer.ggml.add_bos_token", typed(7, &[1]));
+        maker.set("tokenizer.ggml.add_eos_token", typed(7, &[u8::from(ended)]));
         let ends = [("tokenizer.ggml.bos_token_id", BOS), ("tokenizer.ggml.eos_token_id", 6)];
         for (key, token) in ends.iter().chain(gap_keys) {
             maker.set(key, typed(4, &token.to_le_bytes()));
@@ -337,6 +350,12 @@ mod tests {
         let long = tokenizer.prepare_raw(&model, &gap(&"a".repeat(60), "b"));
         let refused = PrepareError::ContextLength { prompt_tokens: 65, context_tokens: 64 };
         assert_eq!(long, Err(refused));
+    }
+
+    #[test]
+    fn an_end_token_is_wanted_where_the_file_says_so() {
+        assert_eq!(words_ended(&[], true).1.end_token(), Some(6));
+        assert_eq!(words_ended(&[], false).1.end_token(), None);
     }
 
     #[test]

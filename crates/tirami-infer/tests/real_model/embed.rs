@@ -3,10 +3,17 @@
 use tirami_infer::engine::{EmbedError, Engine};
 use tirami_infer::llama::LlamaEngine;
 
-use super::{CAPITAL, ask, greedy, shared_engine};
+use super::{CAPITAL, ask, greedy, model_path, shared_engine, small};
+
+#[path = "../support/header.rs"]
+mod header;
+
+fn vector(engine: &LlamaEngine, tokens: &[u32]) -> Vec<f32> {
+    engine.embed(tokens, &|| true).unwrap()
+}
 
 fn embedded(engine: &LlamaEngine, text: &str) -> Vec<f32> {
-    engine.embed(&engine.tokenize(text).unwrap(), &|| true).unwrap()
+    vector(engine, &engine.tokenize(text).unwrap())
 }
 
 #[test]
@@ -27,6 +34,39 @@ fn near_texts_have_near_embeddings() {
     assert_eq!(embedded(&engine, &long), expected);
     super::collect(generation);
     assert!(ask(&engine, CAPITAL, greedy(16)).text.contains("Paris"));
+}
+
+#[test]
+fn a_text_gets_the_vector_of_the_token_that_the_models_file_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |pooling: u32| {
+        let path = folder.path().join(format!("{pooling}.gguf"));
+        let pooling = ("llama.pooling_type", header::number(pooling));
+        let ended = ("tokenizer.ggml.add_eos_token", header::flag(true));
+        header::copy_with(&model_path(), &path, &[pooling, ended]);
+        LlamaEngine::load(&path, &small()).unwrap()
+    };
+    let mean = shared_engine();
+    // Several passes.
+    let tokens = mean.tokenize(&"The cat sleeps on the sofa. ".repeat(8)).unwrap();
+    let (begin, of_all) = (vector(&mean, &tokens[..1]), vector(&mean, &tokens));
+    assert_eq!(mean.end_token(), None);
+    let likeness = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let first = load(2);
+    assert!(likeness(&vector(&first, &tokens), &begin) > 0.999);
+    assert_eq!(first.end_token(), None);
+    drop(first);
+    let last = load(3);
+    assert!(likeness(&vector(&last, &tokens[..1]), &begin) > 0.999);
+    let of_last = vector(&last, &tokens);
+    assert!(of_last != of_all && likeness(&of_last, &begin) < 0.999);
+    let end = last.end_token().unwrap();
+    assert_ne!(vector(&last, &[&tokens[..], &[end]].concat()), of_last);
+    drop(last);
+    let ranks = load(4);
+    assert_eq!(ranks.model().embedding_width, 0);
+    assert_eq!(ranks.embed(&tokens, &|| true), Err(EmbedError::Unsupported));
+    assert_eq!(mean.model().embedding_width, 576);
 }
 
 #[test]

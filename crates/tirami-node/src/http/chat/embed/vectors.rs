@@ -144,7 +144,7 @@ fn tokens(engine: &dyn Engine, (index, input): (usize, &Input)) -> Result<Vec<u3
     let tokens = match input {
         Input::Text(text) => {
             let text = engine.tokenize(text).map_err(refused)?;
-            engine.begin_token().into_iter().chain(text).collect()
+            engine.begin_token().into_iter().chain(text).chain(engine.end_token()).collect()
         }
         Input::Tokens(tokens) => {
             for token in tokens {
