@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "edge/formats.rs"]
+mod formats;
 
 use std::io::Read as _;
 use std::process::Stdio;
@@ -428,7 +430,7 @@ fn agents_keys_limits_approvals_and_the_kill_switch_work_from_the_command_line()
     waits.fails(7, "run `tirami approve");
     let error: serde_json::Value = serde_json::from_str(&waits.stderr).unwrap();
     assert_eq!(error["error"]["code"], "approval_required");
-    let list = node.run(&["approve", "list", "--json"]).succeeds().json();
+    let list = node.run(&["approve", "--json"]).succeeds().json();
     let approval = list["approvals"][0]["id"].to_string();
     let waiting = node.run(&["approve"]);
     assert!(waiting.succeeds().stdout.contains("waiting"), "{waiting:?}");
@@ -517,7 +519,8 @@ fn the_fields_that_choose_tokens_reach_the_model() {
     assert_ne!(is_even, either["tool_calls"].is_array(), "{either}");
     let text = |pattern: &str| {
         let schema = serde_json::json!({"type": "string", "pattern": pattern});
-        serde_json::json!({"type": "json_schema", "json_schema": {"schema": schema}})
+        let schema = serde_json::json!({"schema": schema, "strict": true});
+        serde_json::json!({"type": "json_schema", "json_schema": schema})
     };
     let number = said(&ask(serde_json::json!({"response_format": text(r"^\d{3}-[ab]$")})));
     let number: String = serde_json::from_str(&number).unwrap();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-pub use format::{CallFormat, CallText, Format};
+pub use format::{CallFormat, CallSchema, CallText, Format, JsonSchema};
 use tirami_core::{ModelDigest, ModelShape};
 use tokio::sync::mpsc;
 
@@ -70,6 +70,11 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
+    /// The token that the model wants after a text it is to embed, if it wants one.
+    fn end_token(&self) -> Option<u32> {
+        None
+    }
+
     /// Whether its tokens are those of the model itself. Where they only count text, they mean
     /// nothing to anybody else.
     fn has_vocabulary(&self) -> bool {
@@ -102,9 +107,10 @@ pub trait Engine: Send + Sync + 'static {
     }
 
     /// The meaning of `tokens` as a vector of length 1: the mean of the last layer over all of
-    /// them. The same tokens and build give the same bits. It reads the tokens on the caller's
-    /// thread, one text at a time, so it belongs on a thread that may be kept waiting; between
-    /// passes it asks whether it `is_wanted` and stops when not.
+    /// them, or what it says of the one the model's file names. The same tokens and build give the
+    /// same bits. It reads the tokens on the caller's thread, one text at a time, so it belongs on
+    /// a thread that may be kept waiting; between passes it asks whether it `is_wanted` and stops
+    /// when not.
     ///
     /// # Errors
     ///
@@ -589,6 +595,9 @@ pub enum Failure {
     /// No text came for too long.
     #[error("the server that computes the model gave no text for too long")]
     Slow,
+    /// To follow the answer's format took more time than an answer may keep the others waiting.
+    #[error("to follow the answer's format takes too much time")]
+    Costly,
 }
 
 /// How busy an engine is.

@@ -176,11 +176,11 @@ impl UpstreamChat {
         serde_json::json!({"type": "json_object"})
     }
 
-    /// The format of an answer after a schema, which is given as its text; none when that is no
-    /// JSON.
-    pub fn json_schema(schema: &str) -> Option<serde_json::Value> {
+    /// The format of an answer after a schema, which is given as its text, and whether all of it
+    /// has to be followed; none when that is no JSON.
+    pub fn json_schema(schema: &str, strict: bool) -> Option<serde_json::Value> {
         let schema: serde_json::Value = serde_json::from_str(schema).ok()?;
-        let named = serde_json::json!({"name": "answer", "strict": true, "schema": schema});
+        let named = serde_json::json!({"name": "answer", "strict": strict, "schema": schema});
         Some(serde_json::json!({"type": "json_schema", "json_schema": named}))
     }
 }
@@ -501,6 +501,15 @@ mod tests {
         assert_eq!(hidden.shortened(&long), long.replace("sk-secret", "…"));
         let wide = format!("x{}", "é".repeat(REASON_BYTES_MAX));
         assert_eq!(hidden.shortened(&wide).len(), REASON_BYTES_MAX - 1);
+    }
+
+    #[test]
+    fn a_schema_is_as_strict_as_it_was_asked() {
+        for strict in [false, true] {
+            let format = UpstreamChat::json_schema("{}", strict).unwrap();
+            assert_eq!(format["json_schema"]["strict"], strict);
+        }
+        assert_eq!(UpstreamChat::json_schema("{", true), None);
     }
 
     #[test]

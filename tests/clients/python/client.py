@@ -205,7 +205,8 @@ def tools_are_called_with_valid_arguments():
         assert parts["arguments"] == call.function.arguments, parts
         assert chunk.choices[0].finish_reason == "tool_calls", chunk
     named = {"type": "function", "function": {"name": "clock"}}
-    message = ask(question, tools=[WEATHER, CLOCK], tool_choice=named, parallel_tool_calls=False).choices[0].message
+    # Whoever names a tool wants one call of it, and says no more.
+    message = ask(question, tools=[WEATHER, CLOCK], tool_choice=named).choices[0].message
     assert [call.function.name for call in message.tool_calls] == ["clock"], message
     result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "noon"}
     after = ask([*question, message.model_dump(), result], tools=[CLOCK], max_tokens=16)
@@ -259,6 +260,18 @@ def refusals_are_typed():
     error = refused(openai.BadRequestError, 400, lambda: ask(QUESTION, temperature=-1))
     assert error.param == "temperature", error.body
     refused(openai.BadRequestError, 400, lambda: ask(QUESTION, max_tokens=-5))
+    bounded = {"type": "object", "properties": {"a": {"type": "number", "minimum": 0}}}
+    for strict in (True, False):
+        form = {"type": "json_schema", "json_schema": {"name": "a", "strict": strict, "schema": bounded}}
+        asked = lambda: ask(QUESTION, response_format=form, max_tokens=4)
+        asked()
+        bounded["minProperties"] = 1
+        if strict:
+            error = refused(openai.BadRequestError, 400, asked)
+            assert error.param == "response_format" and "minProperties" in error.body["message"], error.body
+        else:
+            asked()
+        del bounded["minProperties"]
     too_long = [{"role": "user", "content": "word " * 200_000}]
     refused(openai.BadRequestError, 400, lambda: ask(too_long))
 

@@ -10,23 +10,40 @@ pub enum Format {
     Text,
     /// One JSON object.
     JsonObject,
-    /// One JSON value that satisfies this JSON schema, given as its text. Check it with
+    /// One JSON value that satisfies this JSON schema. Check it with
     /// [`Engine::check_format`](super::Engine::check_format) before anything is paid for. A schema
-    /// that refers to itself is refused, and so is one with a `pattern` that has look-around, word
-    /// boundaries, back-references or flags, or comes to too much: what following it would cost
-    /// has no bound. The bounds are the constants of `llama` that begin with `SCHEMA`.
-    JsonSchema(String),
+    /// that refers to itself is refused, and so is one that comes to too much: what following it
+    /// would cost has no bound. The bounds are the constants of `llama` that begin with `SCHEMA`.
+    JsonSchema(JsonSchema),
     /// Calls of tools, written as [`crate::calls`] says.
     Calls(CallFormat),
+}
+
+/// A JSON schema, and how much of it has to be followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonSchema {
+    /// The schema as its text.
+    pub text: String,
+    /// Whether all of it that binds an answer is followed or the schema is refused, but for bounds
+    /// of numbers and formats; else what the engine cannot follow is left out.
+    pub strict: bool,
+}
+
+/// A tool that may be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallSchema {
+    /// Its name, which no other tool of the format has.
+    pub name: String,
+    /// What the arguments follow, which are an object whatever it says. No reference is in it.
+    pub arguments: JsonSchema,
 }
 
 /// Which calls an answer may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallFormat {
-    /// The JSON schema of one call, as its text: an object of `name` and `arguments`, in this
-    /// order. The same bounds hold as for [`Format::JsonSchema`], and for this schema and the one
-    /// of [`CallFormat::text`] together.
-    pub schema: String,
+    /// The tools that may be called. The same bounds hold as for [`Format::JsonSchema`], and for
+    /// these schemas and the one of [`CallFormat::text`] together.
+    pub tools: Vec<CallSchema>,
     /// What the answer may be besides calls.
     pub text: CallText,
     /// Whether there may be more than one call, up to [`crate::calls::CALLS_MAX`].
@@ -43,7 +60,14 @@ pub enum CallText {
     /// One JSON object in place of calls.
     JsonObject,
     /// One JSON value in place of calls that satisfies this schema, as [`Format::JsonSchema`].
-    JsonSchema(String),
+    JsonSchema(JsonSchema),
+}
+
+impl JsonSchema {
+    /// A schema with this text.
+    pub fn new(text: impl Into<String>, strict: bool) -> Self {
+        Self { text: text.into(), strict }
+    }
 }
 
 impl Format {
@@ -84,17 +108,21 @@ mod tests {
 
     #[test]
     fn an_answer_without_calls_is_what_it_would_be_without_tools() {
-        let schema = || Format::JsonSchema("{}".to_owned());
+        let schema = || Format::JsonSchema(JsonSchema::new("{}", true));
+        let tools = || {
+            let arguments = JsonSchema::new("{}", false);
+            vec![CallSchema { name: "f".to_owned(), arguments }]
+        };
         for format in [Format::Text, Format::JsonObject, schema()] {
             let text = CallText::from(format.clone());
-            let calls = CallFormat { schema: "{}".to_owned(), text, several: true };
+            let calls = CallFormat { tools: tools(), text, several: true };
             assert!(calls.may_be_text());
             let calls = Format::Calls(calls);
             assert_eq!(calls.without_calls(), Some(format.clone()));
             assert_eq!(CallText::from(calls), CallText::from(format));
         }
         let text = CallText::None;
-        let only = CallFormat { schema: "{}".to_owned(), text, several: false };
+        let only = CallFormat { tools: tools(), text, several: false };
         assert!(!only.may_be_text());
         assert_eq!(Format::Calls(only).without_calls(), None);
     }

@@ -6,6 +6,9 @@
 mod gbnf;
 mod pattern;
 mod schema;
+mod time;
+
+use std::time::Duration;
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::sampling::LlamaSampler;
@@ -19,11 +22,17 @@ pub use schema::{
     SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NAME_BYTES_MAX, SCHEMA_NODES_MAX,
 };
 
+use time::Allowance;
+
 use crate::calls::{CALL_BEGIN, CALL_END, CALLS_MAX};
-use crate::engine::{CallFormat, CallText, Format};
+use crate::engine::{CallFormat, CallText, Format, JsonSchema};
 
 const OBJECT: &str = r#"{"type":"object"}"#;
+/// Tokens of the vocabulary that are looked at before the time is.
+const TOKENS_AT_ONCE: usize = 4_096;
 const ROOT: &str = "root";
+/// Nearly any text, so that all characters of a token are looked at.
+const ONE_WAY: &str = "root ::= [^\"]*\n";
 /// What the names of the rules of a call and of an answer without calls begin with.
 const CALL: &str = "call";
 const TEXT: &str = "text";
@@ -39,17 +48,40 @@ pub(super) struct Grammar {
     free: Option<Free>,
     /// A token was refused; the native state must not be used any more.
     left: bool,
+    time: Allowance,
 }
 
 impl Grammar {
     /// The grammar of `format`; none where anything is allowed. That takes some milliseconds, and
-    /// many of a large schema.
-    pub(super) fn new(model: &LlamaModel, format: &Format) -> Result<Option<Self>, String> {
+    /// many of a large schema. What following it may take goes by what [`scan`] measured.
+    pub(super) fn new(
+        model: &LlamaModel,
+        format: &Format,
+        scan: Duration,
+    ) -> Result<Option<Self>, String> {
         let Some(rules) = rules(format)? else { return Ok(None) };
         let too_large = |_| "it is too large or repeats too much".to_owned();
         let sampler = LlamaSampler::grammar(model, &rules, ROOT).map_err(too_large)?;
         let is_free = matches!(format, Format::Calls(calls) if calls.text == CallText::Free);
-        Ok(Some(Self { sampler, free: is_free.then(Free::default), left: false }))
+        let free = is_free.then(Free::default);
+        Ok(Some(Self { sampler, free, left: false, time: Allowance::new(scan) }))
+    }
+
+    /// The same without any time to follow it.
+    #[cfg(test)]
+    pub(super) fn without_time(self) -> Self {
+        Self { time: Allowance::none(), ..self }
+    }
+
+    /// What is left of the time to follow it.
+    #[cfg(test)]
+    pub(super) const fn time_left(&self) -> Duration {
+        self.time.left()
+    }
+
+    /// Whether following it took more time than it may; then no token is allowed.
+    pub(super) const fn is_too_costly(&self) -> bool {
+        self.time.is_spent()
     }
 
     /// Whether the answer may go on with the token of this index.
@@ -63,7 +95,7 @@ impl Grammar {
             .is_some_and(|token| token.logit() > f32::NEG_INFINITY)
     }
 
-    /// `logits` with those of forbidden tokens at minus infinity.
+    /// `logits` with those of forbidden tokens at minus infinity; none where that took too long.
     pub(super) fn only_allowed(&mut self, logits: &[f32], spelling: Spelling<'_>) -> Vec<f32> {
         if let Some(free) = &self.free {
             let kept = logits.iter().enumerate().map(|(index, logit)| {
@@ -73,16 +105,27 @@ impl Grammar {
         }
         let tokens = (0..).zip(logits);
         let data = tokens.map(|(token, logit)| LlamaTokenData::new(LlamaToken(token), *logit, 0.0));
-        let kept = self.keeps(data.collect());
-        kept.iter().map(LlamaTokenData::logit).collect()
+        let data: Vec<LlamaTokenData> = data.collect();
+        let mut allowed = Vec::with_capacity(data.len());
+        for some in data.chunks(TOKENS_AT_ONCE) {
+            let kept = self.keeps(some.to_vec());
+            if kept.is_empty() {
+                return Vec::new();
+            }
+            allowed.extend(kept.iter().map(LlamaTokenData::logit));
+        }
+        allowed
     }
 
+    /// The same tokens, those that are forbidden with a logit of minus infinity; none where no
+    /// token may be asked for any more.
     fn keeps(&mut self, data: Vec<LlamaTokenData>) -> Vec<LlamaTokenData> {
-        if self.left {
+        if self.left || self.is_too_costly() {
             return Vec::new();
         }
         let mut data = LlamaTokenDataArray::new(data, false);
-        self.sampler.apply(&mut data);
+        let Self { sampler, time, .. } = self;
+        time.spend(|| sampler.apply(&mut data));
         data.data
     }
 
@@ -94,9 +137,26 @@ impl Grammar {
             }
             return true;
         }
-        self.left = self.left || self.sampler.try_accept(LlamaToken(token.cast_signed())).is_err();
+        if self.left || self.is_too_costly() {
+            return false;
+        }
+        let Self { sampler, time, .. } = self;
+        let accepted = time.spend(|| sampler.try_accept(LlamaToken(token.cast_signed())));
+        self.left = accepted.is_err();
+        self.time.earn();
         !self.left
     }
+}
+
+/// How long it takes to look at the whole vocabulary once for a grammar of one way.
+pub(super) fn scan(model: &LlamaModel) -> Duration {
+    let Ok(mut sampler) = LlamaSampler::grammar(model, ONE_WAY, ROOT) else {
+        return Duration::ZERO;
+    };
+    let tokens = 0..model.vocab().n_tokens();
+    let data = tokens.map(|token| LlamaTokenData::new(LlamaToken(token), 0.0, 0.0));
+    let mut data = LlamaTokenDataArray::new(data.collect(), false);
+    time::taken(|| sampler.apply(&mut data))
 }
 
 /// The free text before the first call. The token that completes the beginning of a call ends
@@ -126,18 +186,18 @@ impl Free {
 /// The rules of `format`; none where anything is allowed.
 fn rules(format: &Format) -> Result<Option<String>, String> {
     let mut left = SCHEMA_NODES_MAX;
-    let mut of = |schema: &str, name| Schema::read(schema, name, &mut left)?.rules();
+    let object = JsonSchema::new(OBJECT, true);
     let whole = format!("{ROOT} ::= {TEXT}-{ROOT}\n");
     let rules = match format {
         Format::Text => return Ok(None),
-        Format::JsonObject => whole + &of(OBJECT, TEXT)?,
-        Format::JsonSchema(schema) => whole + &of(schema, TEXT)?,
+        Format::JsonObject => whole + &Schema::read(&object, TEXT, &mut left)?.rules()?,
+        Format::JsonSchema(schema) => whole + &Schema::read(schema, TEXT, &mut left)?.rules()?,
         Format::Calls(calls) => {
-            let call = of(&calls.schema, CALL)?;
+            let call = Schema::of_calls(&calls.tools, CALL, &mut left)?.rules()?;
             let text = match &calls.text {
                 CallText::None | CallText::Free => String::new(),
-                CallText::JsonObject => of(OBJECT, TEXT)?,
-                CallText::JsonSchema(schema) => of(schema, TEXT)?,
+                CallText::JsonObject => Schema::read(&object, TEXT, &mut left)?.rules()?,
+                CallText::JsonSchema(schema) => Schema::read(schema, TEXT, &mut left)?.rules()?,
             };
             of_calls(calls) + &call + &text
         }
@@ -169,6 +229,7 @@ fn of_calls(calls: &CallFormat) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::CallSchema;
 
     #[test]
     fn text_is_free_until_a_call_begins() {
@@ -192,8 +253,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_text_or_calls_as_its_format_says() {
-        let call = r#"{"enum":["c"]}"#;
-        let schema = || CallText::JsonSchema(r#"{"enum":["t"]}"#.to_owned());
+        let tools = || {
+            let arguments = JsonSchema::new(r#"{"enum":[{}]}"#, true);
+            vec![CallSchema { name: "f".to_owned(), arguments }]
+        };
+        let schema = || CallText::JsonSchema(JsonSchema::new(r#"{"enum":["t"]}"#, true));
         for (text, several, root, has_text) in [
             (CallText::None, false, r#"root ::= "<tool_call>" calls-rest"#, false),
             (CallText::Free, true, "root ::= calls-rest calls-next{0,15}", false),
@@ -205,11 +269,11 @@ mod tests {
                 true,
             ),
         ] {
-            let calls = CallFormat { schema: call.to_owned(), text, several };
+            let calls = CallFormat { tools: tools(), text, several };
             let rules = rules(&Format::Calls(calls)).unwrap().unwrap();
             let lines: Vec<&str> = rules.lines().collect();
             assert_eq!(lines[0], root);
-            assert!(lines.contains(&r#"call-root ::= ("\"c\"")"#), "{rules}");
+            assert!(lines.contains(&"call-alternative-0-arguments ::= (\"{}\")"), "{rules}");
             assert_eq!(rules.contains("\ntext-root ::= "), has_text, "{rules}");
         }
         assert_eq!(rules(&Format::Text), Ok(None));
@@ -221,8 +285,11 @@ mod tests {
     fn an_answers_schema_and_those_of_its_tools_share_one_bound() {
         let of = |values: usize| format!("{{\"enum\":[{}1]}}", "1,".repeat(values));
         for (call, text, usable) in [(900, 900, true), (900, 1_200, false), (1_200, 900, false)] {
-            let text = CallText::JsonSchema(of(text));
-            let calls = CallFormat { schema: of(call), text, several: false };
+            let text = CallText::JsonSchema(JsonSchema::new(of(text), true));
+            let arguments =
+                JsonSchema::new(format!("{{\"properties\":{{\"a\":{}}}}}", of(call)), true);
+            let tools = vec![CallSchema { name: "f".to_owned(), arguments }];
+            let calls = CallFormat { tools, text, several: false };
             assert_eq!(rules(&Format::Calls(calls)).is_ok(), usable, "{call} {usable}");
         }
     }

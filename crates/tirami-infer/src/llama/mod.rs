@@ -19,7 +19,8 @@ mod vocabulary;
 mod worker;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -47,7 +48,7 @@ use crate::engine::{
     Conversation, EmbedError, Engine, EngineLoad, Format, Generation, ModelInfo, PIECES_AHEAD_MAX,
     PrepareError, Progress, Prompt, RawPrompt, Sampling, StartError,
 };
-use crate::gguf::{GgufError, GgufFile, projector_beside};
+use crate::gguf::{GgufError, GgufFile, Pooling, projector_beside};
 use crate::image::IMAGE_TOKENS_MAX;
 
 /// Context of one sequence where the operator names none, in tokens, or what the model has.
@@ -190,6 +191,10 @@ pub struct LlamaEngine {
     model: Arc<LlamaModel>,
     /// Held while a text is embedded: one at a time.
     embedding: Mutex<()>,
+    /// How long one look at the vocabulary takes, measured when it is first asked for.
+    scan: OnceLock<Duration>,
+    /// None where the model makes no vectors.
+    pooling: Option<Pooling>,
 }
 
 impl std::fmt::Debug for LlamaEngine {
@@ -236,8 +241,8 @@ impl LlamaEngine {
             let measured = vision.as_ref().map_or(0, |vision| vision.tokens_max());
             let image_tokens_max = measured.min(info.image_tokens_max);
             let info = ModelInfo { image_tokens_max, ..info };
-            let embedding = Mutex::new(());
-            Ok(Self { info, tokenizer, setting, worker, vision, model, embedding })
+            let (embedding, scan, pooling) = (Mutex::new(()), OnceLock::new(), file.pooling);
+            Ok(Self { info, tokenizer, setting, worker, vision, model, embedding, scan, pooling })
         })
     }
 }
@@ -267,24 +272,32 @@ impl Engine for LlamaEngine {
         self.tokenizer.begin_token()
     }
 
+    fn end_token(&self) -> Option<u32> {
+        self.tokenizer.end_token().filter(|_| self.pooling == Some(Pooling::Last))
+    }
+
     fn spelling(&self, token: u32) -> Result<Option<Vec<u8>>, PrepareError> {
         Ok(self.tokenizer.spelling(&self.model, token))
     }
 
     fn check_format(&self, format: &Format) -> Result<(), PrepareError> {
-        Grammar::new(&self.model, format)
+        Grammar::new(&self.model, format, Duration::ZERO)
             .map(drop)
             .map_err(|reason| PrepareError::Format { reason })
     }
 
     fn embed(&self, tokens: &[u32], is_wanted: &dyn Fn() -> bool) -> Result<Vec<f32>, EmbedError> {
-        self.mean_embedding(tokens, is_wanted)
+        self.embedding_of(tokens, is_wanted)
     }
 
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
         // On the engine's thread all answers would wait for the grammar.
         self.worker.check_room(&prompt)?;
-        let grammar = Grammar::new(&self.model, &sampling.format);
+        let scan = match sampling.format {
+            Format::Text => Duration::ZERO,
+            _ => *self.scan.get_or_init(|| grammar::scan(&self.model)),
+        };
+        let grammar = Grammar::new(&self.model, &sampling.format, scan);
         let what = "to follow the answer's format";
         let mut grammar = grammar.map_err(|_| StartError::Unsupported { what })?;
         if let Some(grammar) = &mut grammar {
@@ -385,7 +398,7 @@ fn model_info(
         quantisation: file.quantisation.clone(),
         size_bytes: file.size_bytes,
         context_tokens: setting.context_tokens,
-        embedding_width: file.width,
+        embedding_width: file.embedding_width(),
         image_tokens_max: match file.projector {
             Some(_) => IMAGE_TOKENS_MAX.min(setting.context_tokens),
             None => 0,

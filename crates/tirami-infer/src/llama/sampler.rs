@@ -94,8 +94,8 @@ impl Sampler {
         }
     }
 
-    /// The index of the token at `position` of the completion; none when no logit is a number or
-    /// the grammar allows no token.
+    /// The index of the token at `position` of the completion; none when no logit is a number, or
+    /// the grammar allows no token or is too costly to follow.
     pub(super) fn pick(
         &mut self,
         logits: &[f32],
@@ -120,6 +120,11 @@ impl Sampler {
         let allowed = grammar.only_allowed(logits, spelling);
         let draw = uniform(&mut self.generator, SECOND_DRAW, position);
         choose(&allowed, self.temperature, &self.limits, draw)
+    }
+
+    /// Whether following the grammar took more time than it may.
+    pub(super) fn is_too_costly(&self) -> bool {
+        self.grammar.as_ref().is_some_and(Grammar::is_too_costly)
     }
 
     /// Notes the next token of a completion that another one began; the grammar knows it.

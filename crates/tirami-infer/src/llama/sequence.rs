@@ -11,7 +11,8 @@ use super::lookup::{Lookup, Toll};
 use super::sampler::{Logprobs, Sampler};
 use super::tokens::piece;
 use crate::engine::{
-    Finish, Likely, Piece, Progress, Prompt, PromptImage, Sampling, TokenLogprobs, is_image_token,
+    Failure, Finish, Likely, Piece, Progress, Prompt, PromptImage, Sampling, TokenLogprobs,
+    is_image_token,
 };
 use crate::text::AnswerText;
 
@@ -240,8 +241,7 @@ impl Sequence {
         let index = self.sampler.pick(logits, position, &spelling(model));
         let token = index.and_then(|index| u32::try_from(index).ok());
         let (Some(index), Some(token)) = (index, token) else {
-            let reason = "the model computes no numbers; its file is damaged".to_owned();
-            return Some(Piece::Failed { reason });
+            return Some(self.failed("the model computes no numbers; its file is damaged"));
         };
         let native = LlamaToken(token.cast_signed());
         if model.vocab().is_eog(native) {
@@ -249,8 +249,7 @@ impl Sequence {
             return Some(Piece::End { text, finish: Finish::Stop });
         }
         if !self.sampler.accept(token, &spelling(model)) {
-            let reason = "the answer has left its grammar".to_owned();
-            return Some(Piece::Failed { reason });
+            return Some(self.failed("the answer has left its grammar"));
         }
         self.tokens.push(token);
         let certain = self.answer.push(&piece(model, native));
@@ -264,6 +263,16 @@ impl Sequence {
             return Some(Piece::End { text: String::new(), finish: Finish::Stop });
         }
         self.last_by_length()
+    }
+
+    /// The last piece where there is no next token: for this reason, unless the grammar is too
+    /// costly to follow.
+    fn failed(&self, reason: &str) -> Piece {
+        if !self.sampler.is_too_costly() {
+            return Piece::Failed { reason: reason.to_owned() };
+        }
+        self.progress.failed(Failure::Costly);
+        Piece::Failed { reason: Failure::Costly.to_string() }
     }
 
     fn last_by_length(&mut self) -> Option<Piece> {

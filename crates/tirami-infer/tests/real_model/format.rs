@@ -1,8 +1,11 @@
 //! Answers that must be JSON are JSON, whatever the schema is and however the model is tempted.
 
+use std::time::{Duration, Instant};
+
 use tirami_infer::calls::{CALL_BEGIN, CallReader, Said};
 use tirami_infer::engine::{
-    CallFormat, CallText, Engine, Finish, Format, PrepareError, Prompt, Sampling, StartError,
+    CallFormat, CallSchema, CallText, Engine, Failure, Finish, Format, JsonSchema, Piece,
+    PrepareError, Prompt, Sampling, StartError,
 };
 
 use super::{QUESTIONS, ask, greedy, shared_engine, warm};
@@ -19,13 +22,18 @@ const PERSON: &str = r#"{
     "additionalProperties": false
 }"#;
 
+/// A format of which all is followed or refused.
+fn strict(schema: impl Into<String>) -> Format {
+    Format::JsonSchema(JsonSchema::new(schema, true))
+}
+
 #[test]
 fn an_answer_follows_its_schema() {
     let engine = shared_engine();
     for (question, temperature, seed) in
         [(QUESTIONS[0], 0.0, 1), (QUESTIONS[1], 1.0, 2), ("Tell me of Rex, a dog.", 1.5, 3)]
     {
-        let format = Format::JsonSchema(PERSON.to_owned());
+        let format = strict(PERSON);
         let sampling = Sampling { format, temperature, ..warm(200, seed) };
         let answer = ask(&engine, question, sampling);
         assert_eq!(answer.end, Some(Finish::Stop), "{}", answer.text);
@@ -94,13 +102,13 @@ fn hostile_schemas_get_a_sentence_or_a_grammar_and_never_end_the_process() {
         (deep(64), Some(false)),
         (deep(5_000), Some(false)),
     ] {
-        let checked = engine.check_format(&Format::JsonSchema(schema.clone()));
+        let checked = engine.check_format(&strict(schema.clone()));
         if let Some(usable) = usable {
             assert_eq!(checked.is_ok(), usable, "{schema:.200}: {checked:?}");
         }
         match checked {
             Ok(()) => {
-                let format = Format::JsonSchema(schema);
+                let format = strict(schema);
                 let sampling = Sampling { format, ..warm(4, 1) };
                 let prompt = engine.prepare(&super::chat("Hi")).unwrap();
                 let mut generation = engine.start(prompt, sampling).unwrap();
@@ -116,7 +124,7 @@ fn a_format_that_cannot_be_followed_starts_nothing() {
     let engine = shared_engine();
     let before = engine.load();
     let prompt = engine.prepare(&super::chat("Hi")).unwrap();
-    let format = Format::JsonSchema("[]".to_owned());
+    let format = strict("[]");
     let started = engine.start(prompt, Sampling { format, ..greedy(4) });
     assert!(matches!(started, Err(StartError::Unsupported { .. })), "{started:?}");
     assert_eq!(engine.load(), before);
@@ -124,18 +132,16 @@ fn a_format_that_cannot_be_followed_starts_nothing() {
 
 /// A call of `weather` or `age`, whose arguments follow a schema.
 fn calls(text: CallText, several: bool) -> Format {
-    let call = |name: &str, arguments: &str| {
-        format!(
-            r#"{{"type":"object","properties":{{"name":{{"const":"{name}"}},
-            "arguments":{{"type":"object","properties":{arguments},"required":["a","b"],
-            "additionalProperties":false}}}},"required":["name","arguments"],
-            "additionalProperties":false}}"#
-        )
+    let call = |name: &str, properties: &str| {
+        let arguments = format!(
+            r#"{{"properties":{properties},"required":["a","b"],"additionalProperties":false}}"#
+        );
+        CallSchema { name: name.to_owned(), arguments: JsonSchema::new(arguments, true) }
     };
     let weather = r#"{"a":{"type":"string","maxLength":9},"b":{"enum":["C","F"]}}"#;
     let age = r#"{"a":{"type":"integer","minimum":1,"maximum":9},"b":{"type":"boolean"}}"#;
-    let schema = format!(r#"{{"anyOf":[{},{}]}}"#, call("weather", weather), call("age", age));
-    Format::Calls(CallFormat { schema, text, several })
+    let tools = vec![call("weather", weather), call("age", age)];
+    Format::Calls(CallFormat { tools, text, several })
 }
 
 /// The calls in an answer, of which there is no text.
@@ -206,7 +212,7 @@ fn an_answer_that_may_have_calls_keeps_to_its_schema_without() {
         let prompt = engine.prepare(&super::chat(QUESTIONS[0])).unwrap();
         Prompt { resumed: engine.tokenize(text).unwrap(), ..prompt }
     };
-    let person = || CallText::JsonSchema(PERSON.to_owned());
+    let person = || CallText::JsonSchema(JsonSchema::new(PERSON, true));
     for (text, beginning) in [(person(), "{"), (CallText::JsonObject, "{"), (person(), CALL_BEGIN)]
     {
         let format = calls(text, false);
@@ -263,7 +269,7 @@ fn a_text_follows_its_pattern_and_the_bounds_of_its_length() {
             "additionalProperties":false}}"#
         );
         for (question, temperature, seed) in [(QUESTIONS[0], 0.0, 1), (QUESTIONS[2], 1.5, 2)] {
-            let format = Format::JsonSchema(schema.clone());
+            let format = strict(schema.clone());
             engine.check_format(&format).unwrap();
             let sampling = Sampling { format, temperature, ..warm(120, seed) };
             let answer = ask(&engine, question, sampling);
@@ -272,4 +278,79 @@ fn a_text_follows_its_pattern_and_the_bounds_of_its_length() {
             assert!(follows(value["pattern"].as_str().unwrap()), "{pattern}: {}", answer.text);
         }
     }
+}
+
+#[test]
+fn what_a_schema_says_is_followed_or_refused_by_its_name_and_left_out_where_that_may_be() {
+    let engine = shared_engine();
+    for (schema, word) in [
+        (r#"{"type":"string","pattern":"^(?!a)b$","maxLength":4}"#, "look-around"),
+        (
+            r#"{"type":"array","items":{"type":"null"},"uniqueItems":true,"maxItems":2}"#,
+            "uniqueItems",
+        ),
+        (r#"{"type":"object","maxProperties":1,"properties":{"a":{}}}"#, "maxProperties"),
+        (r#"{"type":"boolean","not":{"const":true}}"#, "not"),
+        (r#"{"oneOf":[{"type":"null"},{"type":["boolean","null"]}]}"#, "oneOf"),
+    ] {
+        let refused = engine.check_format(&strict(schema)).unwrap_err().to_string();
+        assert!(refused.contains(word), "{schema}: {refused}");
+        let loose = Format::JsonSchema(JsonSchema::new(schema, false));
+        engine.check_format(&loose).unwrap();
+        let answer = ask(&engine, QUESTIONS[0], Sampling { format: loose, ..greedy(40) });
+        if answer.end == Some(Finish::Stop) {
+            let value: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+            assert!(!value.is_object() || schema.contains("properties"), "{schema}: {value}");
+        }
+    }
+    // Each of the alternatives has what stands beside them.
+    let schema = r#"{"type":"object","properties":{"a":{"enum":[1,2]},"b":{"type":"null"}},
+        "additionalProperties":false,"anyOf":[{"required":["a"]},{"required":["b"]}]}"#;
+    for seed in 0..4 {
+        let sampling = Sampling { format: strict(schema), ..warm(60, seed) };
+        let answer = ask(&engine, QUESTIONS[1], sampling);
+        assert_eq!(answer.end, Some(Finish::Stop), "{}", answer.text);
+        let value: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+        let fields = value.as_object().unwrap();
+        assert!((1..=2).contains(&fields.len()), "{value}");
+        assert!(fields.keys().all(|name| name == "a" || name == "b"), "{value}");
+    }
+}
+
+#[test]
+fn a_schema_of_many_ways_is_refused_or_keeps_nobody_waiting_for_long() {
+    let engine = shared_engine();
+    let ways = |count: usize| {
+        let one = r#"{"items":[{},{"const":0}]}"#;
+        format!(r#"{{"anyOf":[{}]}}"#, vec![one; count].join(","))
+    };
+    assert!(engine.check_format(&strict(ways(399))).is_err());
+    let most = (1..399).rev().find(|count| engine.check_format(&strict(ways(*count))).is_ok());
+    let most = most.unwrap();
+    // What the grammar forbids is always the likeliest, so the whole vocabulary is looked at; and
+    // what goes on in all ways at once comes next.
+    let likely = [("the", 100.0), ("[", 60.0), ("1", 50.0), (",", 40.0)];
+    let logit_bias = likely.iter().map(|(text, bias)| (engine.tokenize(text).unwrap()[0], *bias));
+    let costly =
+        Sampling { logit_bias: logit_bias.collect(), format: strict(ways(most)), ..greedy(60) };
+    let prompts = [QUESTIONS[0], QUESTIONS[1]]
+        .map(|question| engine.prepare(&super::chat(question)).unwrap());
+    let [plain, offender] = prompts;
+    let mut plain = engine.start(plain, warm(60, 3)).unwrap();
+    assert!(plain.pieces.blocking_recv().is_some());
+    let mut offender = engine.start(offender, costly).unwrap();
+    let (mut before, mut longest) = (Instant::now(), Duration::ZERO);
+    while plain.pieces.blocking_recv().is_some() {
+        longest = longest.max(before.elapsed());
+        before = Instant::now();
+    }
+    let mut last = None;
+    while let Some(piece) = offender.pieces.blocking_recv() {
+        last = Some(piece);
+    }
+    match last {
+        Some(Piece::Failed { .. }) => assert_eq!(offender.failure(), Some(&Failure::Costly)),
+        last => assert!(matches!(last, Some(Piece::End { .. })), "{last:?}"),
+    }
+    assert!(longest < Duration::from_secs(10), "{longest:?} with {most} ways");
 }

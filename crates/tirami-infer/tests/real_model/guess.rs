@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tirami_infer::engine::{Engine, Format, Piece, Prompt, Sampling};
+use tirami_infer::engine::{Engine, Format, JsonSchema, Piece, Prompt, Sampling};
 use tirami_infer::llama::{Guesses, LlamaEngine, LlamaOptions};
 
 use super::{chat, engine, greedy, small, warm};
@@ -32,7 +32,7 @@ fn an_answer_that_is_guessed_is_the_one_that_is_not() {
         Sampling { frequency_penalty: 0.1, repeat_penalty: 1.05, ..greedy(50) },
         Sampling { top_logprobs: Some(3), ..greedy(40) },
         Sampling { stop: vec!["pears".to_owned()], ..greedy(60) },
-        Sampling { format: Format::JsonSchema(schema.to_owned()), ..greedy(60) },
+        Sampling { format: Format::JsonSchema(JsonSchema::new(schema, true)), ..greedy(60) },
         Sampling { logit_bias: BTreeMap::from([(30, 1.0)]), ..warm(40, 5) },
     ];
     let prompt = plain.prepare(&chat(EDIT)).unwrap();

@@ -126,7 +126,9 @@ impl OpenAiEngine {
             seed: sampling.seed,
             response_format: match sampling.format.without_calls() {
                 Some(Format::JsonObject) => Some(UpstreamChat::json_object()),
-                Some(Format::JsonSchema(schema)) => UpstreamChat::json_schema(&schema),
+                Some(Format::JsonSchema(schema)) => {
+                    UpstreamChat::json_schema(&schema.text, schema.strict)
+                }
                 _ => None,
             },
         }
@@ -174,7 +176,9 @@ impl Engine for OpenAiEngine {
     /// server's affair.
     fn check_format(&self, format: &Format) -> Result<(), PrepareError> {
         match format.without_calls() {
-            Some(Format::JsonSchema(schema)) if UpstreamChat::json_schema(&schema).is_none() => {
+            Some(Format::JsonSchema(schema))
+                if UpstreamChat::json_schema(&schema.text, schema.strict).is_none() =>
+            {
                 Err(PrepareError::Format { reason: "the schema is not JSON".to_owned() })
             }
             _ => Ok(()),

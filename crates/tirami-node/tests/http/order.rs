@@ -44,10 +44,10 @@ impl Engine for Tells {
         let (sender, pieces) = mpsc::channel(4);
         let mut text: String = prompt.tokens.into_iter().filter_map(char::from_u32).collect();
         if let Format::Calls(calls) = &sampling.format {
-            text += &calls.schema;
+            text.extend(calls.tools.iter().map(|tool| tool.arguments.text.as_str()));
         }
         if let Some(Format::JsonSchema(schema)) = sampling.format.without_calls() {
-            text += &schema;
+            text += &schema.text;
         }
         let delta = Piece::Delta { tokens: vec![0], text, logprobs: Vec::new() };
         let end = Piece::End { text: String::new(), finish: Finish::Stop };

@@ -1,13 +1,19 @@
-//! A JSON schema before the native engine makes a grammar of it: it is bounded, and the patterns
-//! of its texts are made rules here.
+//! A JSON schema before the native engine makes a grammar of it: it is bounded, has only what is
+//! followed, and the patterns of its texts are made rules here.
+
+mod followed;
+mod kind;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use followed::Reader;
+use kind::{Kind, TYPES};
 use llama_cpp_2::json_schema_to_grammar;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::gbnf::renamed;
-use super::pattern::Pattern;
+use super::pattern::{Lengths, Pattern};
+use crate::engine::{CallSchema, JsonSchema};
 
 /// Bytes of a JSON schema.
 pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
@@ -23,8 +29,13 @@ pub const SCHEMA_LENGTH_MAX: u64 = 1_000;
 /// Depth of a schema, its references followed.
 pub const SCHEMA_DEPTH_MAX: usize = 64;
 
-/// Types there are.
-const TYPES_MAX: usize = 7;
+/// What an alternative counts beside its values where another one may begin alike: the native
+/// engine follows both at once, each in some ten ways behind a number.
+const OVERLAP_BY: usize = 16;
+
+/// Patterns that are left out one by one because they cannot be followed; where there are more,
+/// all that may go are. To find that out may take as long as to follow one.
+const LEFT_OUT_MAX: usize = 32;
 /// Bytes of a name in a schema: the native engine recurses once for each.
 pub const SCHEMA_NAME_BYTES_MAX: usize = 128;
 /// Bytes of a `$ref`.
@@ -36,8 +47,6 @@ const LENGTH_BY: usize = 64;
 const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
 /// What a schema says of lengths.
 const LENGTHS: [&str; 4] = ["minLength", "maxLength", "minItems", "maxItems"];
-/// What leads away from a schema, so that the native engine does not see a pattern beside it.
-const LEADS_AWAY: [&str; 4] = ["$ref", "allOf", "anyOf", "oneOf"];
 
 /// A schema that may be followed.
 #[derive(Debug)]
@@ -54,20 +63,64 @@ impl Schema {
     /// # Errors
     ///
     /// One sentence where following it could keep the native engine busy without end, cost it its
-    /// stack, or follow something else.
-    pub(super) fn read(text: &str, name: &'static str, left: &mut usize) -> Result<Self, String> {
-        if text.len() > SCHEMA_BYTES_MAX {
-            return Err(format!("a schema has at most {SCHEMA_BYTES_MAX} bytes"));
+    /// stack, or follow less than a strict schema says.
+    pub(super) fn read(
+        schema: &JsonSchema,
+        name: &'static str,
+        left: &mut usize,
+    ) -> Result<Self, String> {
+        let given = parsed(&schema.text)?;
+        let whole = Value::Object(given.clone());
+        fitting(name, left, |mut patterns, left| {
+            let mut root = given.clone();
+            Reader::new(&whole, schema.strict, &mut patterns).read(&mut root)?;
+            let schema = Self { root: root.into(), patterns };
+            schema.count((&schema.root, Part::Schema), SCHEMA_DEPTH_MAX, left)?;
+            Ok(schema)
+        })
+    }
+
+    /// Reads the schemas of the tools of which one is called: an object of `name` and `arguments`,
+    /// in this order, so that the arguments, which are an object, are written for the tool.
+    ///
+    /// # Errors
+    ///
+    /// As [`Schema::read`], with the name of the tool.
+    pub(super) fn of_calls(
+        tools: &[CallSchema],
+        name: &'static str,
+        left: &mut usize,
+    ) -> Result<Self, String> {
+        fitting(name, left, |patterns, left| Self::of_all_calls(tools, patterns, left))
+    }
+
+    fn of_all_calls(
+        tools: &[CallSchema],
+        mut patterns: Patterns,
+        left: &mut usize,
+    ) -> Result<Self, String> {
+        let mut calls = Vec::with_capacity(tools.len());
+        let mut bytes = SCHEMA_BYTES_MAX;
+        for CallSchema { name, arguments } in tools {
+            let of_tool = |reason: String| format!("{reason} (tool {name:.100})");
+            let mut of_arguments = parsed(&arguments.text).map_err(of_tool)?;
+            bytes = bytes.checked_sub(arguments.text.len()).ok_or_else(too_long)?;
+            of_arguments.insert("type".to_owned(), "object".into());
+            let whole = Value::Object(of_arguments.clone());
+            let reader = Reader::new(&whole, arguments.strict, &mut patterns);
+            reader.read(&mut of_arguments).map_err(of_tool)?;
+            calls.push(json!({
+                "type": "object",
+                "properties": {"name": {"const": name}, "arguments": of_arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": false,
+            }));
         }
-        let root = serde_json::from_str::<Value>(text);
-        let mut root = root.map_err(|error| format!("the schema is no JSON: {error}"))?;
-        if !root.is_object() {
-            return Err("a schema is a JSON object".to_owned());
-        }
-        let mut patterns = Patterns { name, all: BTreeMap::new(), left: SCHEMA_NODES_MAX };
-        patterns.put_in(&mut root, Part::Schema)?;
-        let schema = Self { root, patterns };
-        schema.count((&schema.root, Part::Schema), SCHEMA_DEPTH_MAX, left)?;
+        let schema = Self { root: json!({"anyOf": calls}), patterns };
+        take(left, 1)?;
+        // No two of them go on alike, because their names come first.
+        let calls = &schema.root["anyOf"];
+        schema.count((calls, Part::Schema), SCHEMA_DEPTH_MAX - 1, left)?;
         Ok(schema)
     }
 
@@ -95,8 +148,7 @@ impl Schema {
         left: &mut usize,
     ) -> Result<(), String> {
         take(left, 1 + optional(node).pow(2) / OPTIONAL_SQUARED_BY)?;
-        let deep = || format!("a schema is at most {SCHEMA_DEPTH_MAX} levels deep");
-        let depth = depth.checked_sub(1).ok_or_else(deep)?;
+        let depth = depth.checked_sub(1).ok_or_else(too_deep)?;
         if part != Part::Data && has_long_name(node) {
             return Err(format!("a name in a schema has at most {SCHEMA_NAME_BYTES_MAX} bytes"));
         }
@@ -104,11 +156,12 @@ impl Schema {
             Value::Array(items) => {
                 items.iter().try_for_each(|item| self.count((item, part), depth, left))
             }
-            Value::Object(fields) if part.is_schema() => {
+            Value::Object(fields) if part == Part::Schema => {
                 let times = times(fields)?;
                 take(left, digits(fields))?;
+                take(left, self.overlaps(fields) * OVERLAP_BY)?;
                 if has_pattern(fields) {
-                    take(left, times * self.pattern(fields, part)?.size)?;
+                    take(left, times * self.pattern(fields)?.size)?;
                 }
                 for _ in 0..times {
                     let mut fields = fields.iter();
@@ -137,8 +190,7 @@ impl Schema {
             }
             Value::String(place) if name == "$ref" => {
                 // The native engine knows no escapes in a reference, and would go elsewhere.
-                let path = place.strip_prefix('#').filter(|path| !path.contains('~'));
-                let target = path.and_then(|path| self.root.pointer(path));
+                let target = found(&self.root, place);
                 let target = target.ok_or_else(|| format!("the schema has no {place:.100}"))?;
                 self.count((target, part), depth, left)
             }
@@ -155,18 +207,95 @@ impl Schema {
     }
 
     /// The pattern of a text's schema.
-    fn pattern(&self, fields: &Map<String, Value>, part: Part) -> Result<&Pattern, String> {
-        let leads_away = LEADS_AWAY.iter().any(|word| fields.contains_key(*word));
-        if leads_away || part == Part::Joined {
-            let message = "a pattern in a schema stands beside the type of its text, not within \
-                           allOf nor beside allOf, anyOf, oneOf or $ref";
-            return Err(message.to_owned());
-        }
+    fn pattern(&self, fields: &Map<String, Value>) -> Result<&Pattern, String> {
         let name = fields.get("pattern").and_then(Value::as_str).and_then(named);
         let pattern = name.and_then(|name| self.patterns.all.get(name));
-        // Where a pattern stands in a value, it is none.
-        pattern.ok_or_else(|| "a $ref in the schema leads to what is no schema".to_owned())
+        pattern.ok_or_else(no_schema)
     }
+
+    /// Alternatives of a schema of which another one may begin alike. Values are told apart as
+    /// soon as they differ.
+    fn overlaps(&self, fields: &Map<String, Value>) -> usize {
+        let ways = ["anyOf", "oneOf"].iter().filter_map(|word| fields.get(*word)?.as_array());
+        let kinds: Vec<Vec<&'static str>> =
+            ways.flatten().map(|way| self.types(way)).filter(|types| !types.is_empty()).collect();
+        let mut often = BTreeMap::<&'static str, usize>::new();
+        for kind in kinds.iter().flatten() {
+            *often.entry(*kind).or_default() += 1;
+        }
+        kinds.iter().filter(|types| types.iter().any(|kind| often[kind] > 1)).count()
+    }
+
+    /// What an alternative may be, at least; nothing where it is one of some values. A whole number
+    /// is a number too.
+    fn types(&self, way: &Value) -> Vec<&'static str> {
+        let place = way.get("$ref").and_then(Value::as_str);
+        let way = place.and_then(|place| found(&self.root, place)).unwrap_or(way);
+        let Some(fields) = way.as_object() else { return Vec::new() };
+        let mut types = BTreeSet::new();
+        for kind in Kind::of(fields) {
+            match kind {
+                Kind::Values => return Vec::new(),
+                Kind::Plain => {}
+                Kind::Ref | Kind::Ways | Kind::Any => types.extend(TYPES),
+                Kind::Object => {
+                    types.insert("object");
+                }
+                Kind::List => {
+                    types.insert("array");
+                }
+                Kind::Text => {
+                    types.insert("string");
+                }
+                Kind::Whole | Kind::Number => {
+                    types.insert("number");
+                }
+            }
+        }
+        types.into_iter().collect()
+    }
+}
+
+/// Reads with all patterns; where that comes to too much, without those that may go.
+fn fitting(
+    name: &'static str,
+    left: &mut usize,
+    mut read: impl FnMut(Patterns, &mut usize) -> Result<Schema, String>,
+) -> Result<Schema, String> {
+    let before = *left;
+    read(Patterns::new(name), left).or_else(|_| {
+        *left = before;
+        read(Patterns { has_room: false, ..Patterns::new(name) }, left)
+    })
+}
+
+/// The object that is the schema of this text.
+fn parsed(text: &str) -> Result<Map<String, Value>, String> {
+    if text.len() > SCHEMA_BYTES_MAX {
+        return Err(too_long());
+    }
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err("a schema is a JSON object".to_owned()),
+        Err(error) => Err(format!("the schema is no JSON: {error}")),
+    }
+}
+
+fn too_long() -> String {
+    format!("a schema has at most {SCHEMA_BYTES_MAX} bytes")
+}
+
+fn too_deep() -> String {
+    format!("a schema is at most {SCHEMA_DEPTH_MAX} levels deep")
+}
+
+fn no_schema() -> String {
+    "a $ref in the schema leads to what is no schema".to_owned()
+}
+
+/// Where a `$ref` leads. The native engine knows no escapes in it, and would go elsewhere.
+fn found<'a>(root: &'a Value, place: &str) -> Option<&'a Value> {
+    root.pointer(place.strip_prefix('#').filter(|path| !path.contains('~'))?)
 }
 
 /// The patterns of a schema, by the names of their rules.
@@ -175,35 +304,44 @@ struct Patterns {
     /// Of the schema.
     name: &'static str,
     all: BTreeMap<String, Pattern>,
+    /// Those that were left out, at most [`LEFT_OUT_MAX`].
+    left_out: BTreeSet<(String, Lengths)>,
     /// What they may still count.
     left: usize,
+    /// Whether there is room for those that may go.
+    has_room: bool,
 }
 
 impl Patterns {
-    /// Makes rules of all patterns within `node` and puts the rules' names in their places.
-    fn put_in(&mut self, node: &mut Value, part: Part) -> Result<(), String> {
-        match node {
-            Value::Array(items) => items.iter_mut().try_for_each(|item| self.put_in(item, part)),
-            Value::Object(fields) => {
-                if part.is_schema() && has_pattern(fields) {
-                    self.put_in_text(fields)?;
-                }
-                let mut fields = fields.iter_mut();
-                fields.try_for_each(|(name, value)| self.put_in(value, part.under(name)))
-            }
-            _ => Ok(()),
-        }
+    fn new(name: &'static str) -> Self {
+        let (all, left_out) = (BTreeMap::new(), BTreeSet::new());
+        Self { name, all, left_out, left: SCHEMA_NODES_MAX, has_room: true }
     }
 
-    fn put_in_text(&mut self, fields: &mut Map<String, Value>) -> Result<(), String> {
+    /// Makes rules of the pattern of a text's schema, if it has one, and puts the rules' name in
+    /// its place. What cannot be followed is left out where it `may_go`.
+    fn put_in(&mut self, fields: &mut Map<String, Value>, may_go: bool) -> Result<(), String> {
         let length = |name: &str| usize::try_from(fields.get(name)?.as_u64()?).ok();
         let lengths = (length("minLength").unwrap_or(0), length("maxLength"));
-        let pattern = fields.get("pattern").and_then(Value::as_str).unwrap_or_default();
+        let Some(pattern) = fields.get("pattern").and_then(Value::as_str) else { return Ok(()) };
+        let known = (pattern.to_owned(), lengths);
+        if may_go && (!self.has_room || self.left_out.contains(&known)) {
+            fields.shift_remove("pattern");
+            return Ok(());
+        }
         let name = format!("pattern-{}-{}", self.name, self.all.len());
-        let pattern = Pattern::new(&name, pattern, lengths)?;
-        take(&mut self.left, pattern.size)?;
-        fields.insert("pattern".to_owned(), marked(&name).into());
-        self.all.insert(name, pattern);
+        let pattern = Pattern::new(&name, pattern, lengths);
+        match pattern.and_then(|pattern| take(&mut self.left, pattern.size).map(|()| pattern)) {
+            Ok(pattern) => {
+                fields.insert("pattern".to_owned(), marked(&name).into());
+                self.all.insert(name, pattern);
+            }
+            Err(_) if may_go && self.left_out.len() < LEFT_OUT_MAX => {
+                fields.shift_remove("pattern");
+                self.left_out.insert(known);
+            }
+            Err(reason) => return Err(reason),
+        }
         Ok(())
     }
 }
@@ -226,9 +364,6 @@ fn has_pattern(fields: &Map<String, Value>) -> bool {
 enum Part {
     /// A schema, or what words of JSON schema lead to.
     Schema,
-    /// A schema that has to hold together with others. Of a text the native engine sees nothing
-    /// there.
-    Joined,
     /// Schemas by names that somebody gave.
     Named,
     /// Values.
@@ -236,10 +371,6 @@ enum Part {
 }
 
 impl Part {
-    const fn is_schema(self) -> bool {
-        matches!(self, Self::Schema | Self::Joined)
-    }
-
     /// What stands under `name`.
     fn under(self, name: &str) -> Self {
         match (self, name) {
@@ -250,7 +381,6 @@ impl Part {
                 "$defs" | "definitions" | "dependentSchemas" | "patternProperties" | "properties",
             ) => Self::Named,
             (_, "const" | "default" | "enum" | "example" | "examples") => Self::Data,
-            (_, "allOf") | (Self::Joined, "anyOf" | "oneOf") => Self::Joined,
             _ => Self::Schema,
         }
     }
@@ -260,8 +390,9 @@ fn take(left: &mut usize, count: usize) -> Result<(), String> {
     *left = left.checked_sub(count).ok_or_else(|| {
         format!(
             "the schemas of an answer count {SCHEMA_NODES_MAX} at most: values, once for each of \
-             their types, parts of patterns, digits of bounds, large lengths, and the square of \
-             the properties that may be left out; and they do not refer to themselves"
+             their types, parts of patterns, digits of bounds, large lengths, alternatives that \
+             may begin alike, and the square of the properties that may be left out; and they do \
+             not refer to themselves"
         )
     })?;
     Ok(())
@@ -272,7 +403,7 @@ fn take(left: &mut usize, count: usize) -> Result<(), String> {
 fn times(fields: &Map<String, Value>) -> Result<usize, String> {
     let Some(Value::Array(types)) = fields.get("type") else { return Ok(1) };
     let names: BTreeSet<&str> = types.iter().filter_map(Value::as_str).collect();
-    if names.len() != types.len() || types.len() > TYPES_MAX {
+    if names.len() != types.len() || types.len() > TYPES.len() {
         return Err("the types in a schema are names, each of them once".to_owned());
     }
     // Each type has the values to itself, whatever type they have.

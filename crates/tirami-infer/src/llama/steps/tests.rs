@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use llama_cpp_2::model::params::LlamaModelParams;
 
 use super::super::backend;
+use super::super::grammar::Grammar;
 use super::super::lookup::Guesses;
 use super::super::sequence::Job;
 use super::*;
-use crate::engine::{Progress, Prompt, Sampling};
+use crate::engine::{Failure, Format, Generation, Progress, Prompt, Sampling};
 
 const SEQUENCES: u32 = 4;
 
@@ -146,5 +148,48 @@ fn a_reader_that_leaves_frees_its_place_within_one_step() {
         assert!(steps.step().unwrap());
         assert_eq!(shared.running.load(Ordering::Relaxed), 0, "and the waiting one is answered");
         assert!(!waits.is_empty());
+    });
+}
+
+#[test]
+fn to_follow_a_grammar_takes_of_its_time() {
+    let model = model();
+    assert!(!super::super::grammar::scan(&model).is_zero());
+    let grammar = Grammar::new(&model, &Format::JsonObject, Duration::ZERO);
+    let mut grammar = grammar.unwrap().unwrap();
+    let logits = vec![0.0; usize::try_from(model.vocab().n_tokens()).unwrap()];
+    let before = grammar.time_left();
+    let allowed = grammar.only_allowed(&logits, &|_| Vec::new());
+    assert_eq!(allowed.len(), logits.len());
+    assert!(allowed.iter().any(|logit| logit.is_infinite()));
+    assert!(grammar.time_left() < before);
+}
+
+#[test]
+fn an_answer_whose_grammar_takes_too_much_time_ends_alone() {
+    steps(|steps, shared| {
+        let mut running = ask(shared, 5, 60);
+        let (sender, pieces) = mpsc::channel(512);
+        let grammar =
+            Grammar::new(steps.model, &Format::JsonObject, Duration::ZERO).unwrap().unwrap();
+        let progress = Arc::new(Progress::default());
+        let mut costly = Generation::new(pieces, Arc::clone(&progress));
+        let job = Job {
+            prompt: Prompt::from((1_000..1_009).collect::<Vec<_>>()),
+            sampling: Sampling { completion_max: 60, ..Sampling::default() },
+            grammar: Some(grammar.without_time()),
+            sender,
+            progress,
+        };
+        assert!(shared.submit(job).is_ok());
+        while costly.pieces.is_empty() {
+            assert!(steps.step().unwrap());
+        }
+        let reason = Failure::Costly.to_string();
+        assert_eq!(costly.pieces.try_recv(), Ok(Piece::Failed { reason }));
+        assert_eq!(costly.failure(), Some(&Failure::Costly));
+        came(&mut running);
+        assert!(steps.step().unwrap());
+        assert_eq!((came(&mut running), shared.running.load(Ordering::Relaxed)), (1, 1));
     });
 }

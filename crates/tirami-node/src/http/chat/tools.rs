@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Call, CallFormat, CallText, Message};
+use tirami_infer::engine::{Call, CallFormat, CallSchema, CallText, JsonSchema, Message};
 
 use super::request::{flag, present};
 use crate::http::error::ApiError;
@@ -60,6 +60,8 @@ struct Tool<'a> {
     parameters: Value,
     /// The same without notes: what a call follows.
     followed: Value,
+    /// Whether all of it is followed or the tool is refused.
+    strict: bool,
 }
 
 /// Which tools have to be called.
@@ -75,6 +77,8 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Tools, ApiError> {
     let tools = tools(fields)?;
     let choice = choice(fields)?;
     let several = flag(fields, "parallel_tool_calls")?.unwrap_or(true);
+    // What is named is called once.
+    let several = several && !matches!(choice, Choice::Named(_));
     let callable: Vec<&Tool<'_>> = match &choice {
         Choice::None => return Ok(Tools::default()),
         Choice::Auto if tools.is_empty() => return Ok(Tools::default()),
@@ -85,9 +89,8 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Tools, ApiError> {
         let message = "tool_choice asks for a tool that is not in tools; name one that is";
         return Err(ApiError::invalid("tool_choice", message));
     }
-    let schemas: Vec<String> = callable.iter().map(|tool| tool.call_schema()).collect();
     let format = CallFormat {
-        schema: format!("{{\"anyOf\":[{}]}}", schemas.join(",")),
+        tools: callable.iter().map(|tool| tool.call_schema()).collect(),
         text: if matches!(choice, Choice::Auto) { CallText::Free } else { CallText::None },
         several,
     };
@@ -99,13 +102,9 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Tools, ApiError> {
 }
 
 impl Tool<'_> {
-    /// The schema of a call; its name comes first, so that the arguments are written for it.
-    fn call_schema(&self) -> String {
-        format!(
-            "{{\"type\":\"object\",\"properties\":{{\"name\":{{\"const\":\"{}\"}},\"arguments\":{}}},\
-             \"required\":[\"name\",\"arguments\"],\"additionalProperties\":false}}",
-            self.name, self.followed
-        )
+    fn call_schema(&self) -> CallSchema {
+        let arguments = JsonSchema::new(self.followed.to_string(), self.strict);
+        CallSchema { name: self.name.to_owned(), arguments }
     }
 
     fn shown(&self) -> String {
@@ -185,6 +184,11 @@ fn tool<'a>(at: &str, value: &'a Value, left: &mut Left) -> Result<Tool<'a>, Api
         Some(Value::Object(schema)) => schema.clone(),
         Some(_) => return Err(wrong(".function.parameters", of_object)),
     };
+    let strict = match present(function, "strict") {
+        None => false,
+        Some(Value::Bool(strict)) => *strict,
+        Some(_) => return Err(wrong(".function.strict", "must be true or false")),
+    };
     if schema.get("type").is_some_and(|kind| kind != "object") {
         return Err(wrong(".function.parameters", of_object));
     }
@@ -192,10 +196,12 @@ fn tool<'a>(at: &str, value: &'a Value, left: &mut Left) -> Result<Tool<'a>, Api
     let root = Value::Object(schema.clone());
     schema.retain(|name, _| !matches!(name.as_str(), "$defs" | "definitions" | "$schema"));
     left.values = left.values.saturating_sub(TOOL_VALUES);
-    let parameters = inlined(&Value::Object(schema), Part::Schema, (&root, DEPTH_MAX), left);
+    let schema = Value::Object(schema);
+    let mut inlining = Inlining { root: &root, strict, within: vec!["#"], left };
+    let parameters = inlining.inlined(&schema, Part::Schema, DEPTH_MAX);
     let parameters = parameters.map_err(|what| wrong(".function.parameters", &what))?;
     let followed = without_notes(&parameters, Part::Schema);
-    Ok(Tool { name, description, parameters, followed })
+    Ok(Tool { name, description, parameters, followed, strict })
 }
 
 /// What the schemas of a request's tools may still have.
@@ -246,38 +252,83 @@ impl Part {
     }
 }
 
-/// The schema with what its references lead to in their places: it becomes a part of another one,
+/// Puts what the references of a schema lead to in their places: it becomes a part of another one,
 /// in which they would lead elsewhere.
-fn inlined(
-    node: &Value,
-    part: Part,
-    (root, depth): (&Value, usize),
-    left: &mut Left,
-) -> Result<Value, String> {
-    let Some(depth) = depth.checked_sub(1).filter(|_| left.takes(node, part)) else {
-        return Err(format!(
-            "is too large, too deep, or refers to itself: all tools together have at most \
-             {VALUES_MAX} values, {TOOL_VALUES} for each tool included and descriptions and the \
-             like not counted, and {TEXT_BYTES_MAX} bytes of text; make it simpler"
-        ));
-    };
-    match node {
-        Value::Array(items) => {
-            items.iter().map(|item| inlined(item, part, (root, depth), left)).collect()
-        }
-        Value::Object(fields) => {
-            if let (Part::Schema, Some(Value::String(place))) = (part, fields.get("$ref")) {
-                let target = place.strip_prefix('#').and_then(|place| root.pointer(place));
-                let target = target.ok_or("has a $ref that leads to nothing in it")?;
-                return inlined(target, part, (root, depth), left);
+struct Inlining<'a> {
+    root: &'a Value,
+    /// Whether what is not followed is refused.
+    strict: bool,
+    /// The references that lead to where it is.
+    within: Vec<&'a str>,
+    left: &'a mut Left,
+}
+
+impl<'a> Inlining<'a> {
+    fn inlined(&mut self, node: &'a Value, part: Part, depth: usize) -> Result<Value, String> {
+        let Some(depth) = depth.checked_sub(1).filter(|_| self.left.takes(node, part)) else {
+            return Err(format!(
+                "is too large or too deep: all tools together have at most {VALUES_MAX} values, \
+                 {TOOL_VALUES} for each tool included and descriptions and the like not counted, \
+                 and {TEXT_BYTES_MAX} bytes of text; make it simpler"
+            ));
+        };
+        match node {
+            Value::Array(items) => {
+                items.iter().map(|item| self.inlined(item, part, depth)).collect()
             }
-            let inline = |(name, value): (&String, &Value)| {
-                let value = inlined(value, part.under(name), (root, depth), left)?;
-                Ok((name.clone(), value))
-            };
-            fields.iter().map(inline).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+            Value::Object(fields) => {
+                if let (Part::Schema, Some(Value::String(place))) = (part, fields.get("$ref")) {
+                    return self.followed(place, fields, depth);
+                }
+                let inline = |(name, value): (&'a String, &'a Value)| {
+                    Ok((name.clone(), self.inlined(value, part.under(name), depth)?))
+                };
+                fields.iter().map(inline).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+            }
+            plain => Ok(plain.clone()),
         }
-        plain => Ok(plain.clone()),
+    }
+
+    /// What `place` leads to, which is one of `fields`. What stands beside it holds together with
+    /// it, which the engine sees to.
+    fn followed(
+        &mut self,
+        place: &'a str,
+        fields: &'a Map<String, Value>,
+        depth: usize,
+    ) -> Result<Value, String> {
+        let root = self.root;
+        let target = place.strip_prefix('#').and_then(|place| root.pointer(place));
+        let target = target.ok_or("has a $ref that leads to nothing in it")?;
+        let target = if self.within.contains(&place) {
+            if self.strict {
+                let what = "refers to itself, which cannot be followed; leave it out, or set \
+                            strict to false, and any value is followed there";
+                return Err(what.to_owned());
+            }
+            Value::Object(Map::new())
+        } else {
+            self.within.push(place);
+            let followed = self.inlined(target, Part::Schema, depth);
+            self.within.pop();
+            followed?
+        };
+        let mut all = Map::new();
+        for (name, value) in fields {
+            let is_more = name != "$ref" && !NOTES.contains(&name.as_str());
+            if is_more && target.get(name) != Some(value) {
+                all.insert(name.clone(), self.inlined(value, Part::Schema.under(name), depth)?);
+            }
+        }
+        if all.is_empty() {
+            return Ok(target);
+        }
+        let mut parts = vec![target];
+        if let Some(Value::Array(more)) = all.shift_remove("allOf") {
+            parts.extend(more);
+        }
+        all.insert("allOf".to_owned(), parts.into());
+        Ok(Value::Object(all))
     }
 }
 
@@ -388,6 +439,16 @@ mod tests {
         read.map_err(|error| error.body().error.param.clone().unwrap_or_default())
     }
 
+    /// What the arguments of the first tool follow.
+    fn arguments_of(tools: Tools) -> String {
+        tools.format.unwrap().tools.swap_remove(0).arguments.text
+    }
+
+    fn strict(name: &str, parameters: Value) -> Value {
+        json!({"type": "function",
+               "function": {"name": name, "parameters": parameters, "strict": true}})
+    }
+
     fn named(name: &str, parameters: Value) -> Value {
         json!({"type": "function", "function": {"name": name, "parameters": parameters}})
     }
@@ -400,9 +461,13 @@ mod tests {
             (Value::Null, 2, vec!["a", "b"], Some(CallText::Free)),
             (json!("auto"), 2, vec!["a", "b"], Some(CallText::Free)),
             (json!("required"), 2, vec!["a", "b"], Some(CallText::None)),
-            (named_b, 2, vec!["b"], Some(CallText::None)),
+            (named_b.clone(), 2, vec!["b"], Some(CallText::None)),
             (json!("none"), 0, vec![], None),
         ] {
+            // Whoever names a tool wants one call of it.
+            let is_named = choice == named_b;
+            let several = read(json!({"tools": both, "tool_choice": choice})).unwrap().format;
+            assert!(several.is_none_or(|format| format.several != is_named), "{choice}");
             let request = json!({"tools": both, "tool_choice": choice,
                                  "parallel_tool_calls": false});
             let tools = read(request).unwrap();
@@ -416,12 +481,9 @@ mod tests {
         let none = read(json!({"tools": []})).unwrap();
         assert!(none.offered.is_empty() && none.format.is_none());
         let one = read(json!({"tools": [named("a", Value::Null)]})).unwrap();
-        assert_eq!(
-            one.format.unwrap().schema,
-            "{\"anyOf\":[{\"type\":\"object\",\"properties\":{\"name\":{\"const\":\"a\"},\
-             \"arguments\":{\"type\":\"object\"}},\"required\":[\"name\",\"arguments\"],\
-             \"additionalProperties\":false}]}"
-        );
+        let arguments = JsonSchema::new("{\"type\":\"object\"}", false);
+        let tool = CallSchema { name: "a".to_owned(), arguments };
+        assert_eq!(one.format.unwrap().tools, [tool]);
     }
 
     #[test]
@@ -431,9 +493,60 @@ mod tests {
             "properties": {"size": {"$ref": "#/$defs/Size"}},
         });
         let tools = read(json!({"tools": [named("a", schema)]})).unwrap();
-        let schema = tools.format.unwrap().schema;
+        let schema = arguments_of(tools);
         assert!(schema.contains("\"size\":{\"enum\":[\"s\",\"l\"]}"), "{schema}");
         assert!(!schema.contains('$'), "{schema}");
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_is_followed_as_far_as_it_does_not() {
+        let node = json!({"type": "object", "properties": {
+            "name": {"type": "string"}, "next": {"$ref": "#/$defs/Node"}, "all": {"$ref": "#"},
+        }});
+        let schema = json!({
+            "$defs": {"Node": node},
+            "properties": {"first": {"$ref": "#/$defs/Node"}, "second": {"$ref": "#/$defs/Node"}},
+        });
+        let node = json!({"type": "object", "properties": {
+            "name": {"type": "string"}, "next": {}, "all": {},
+        }});
+        let expected = json!({"properties": {"first": node, "second": node}, "type": "object"});
+        let tools = read(json!({"tools": [named("a", schema.clone())]})).unwrap();
+        assert!(!tools.format.as_ref().unwrap().tools[0].arguments.strict);
+        assert_eq!(arguments_of(tools), expected.to_string());
+        let refused = read(json!({"tools": [strict("a", schema)]})).map(drop);
+        assert_eq!(refused, Err("tools[0].function.parameters".to_owned()));
+        let noted = json!({"properties": {"a": {"$ref": "#/$defs/A", "description": "d"}},
+                           "$defs": {"A": {"type": "string"}}});
+        let tools = read(json!({"tools": [strict("a", noted)]})).unwrap();
+        assert!(tools.format.unwrap().tools[0].arguments.strict);
+    }
+
+    #[test]
+    fn what_stands_beside_a_reference_holds_together_with_what_it_leads_to() {
+        let text = json!({"type": "string"});
+        let object = json!({"type": "object", "properties": {"a": text}});
+        for (schema, followed) in [
+            // The type of the arguments was not sent.
+            (json!({"$ref": "#/$defs/A", "$defs": {"A": object}}), object.clone()),
+            (
+                json!({"$ref": "#/$defs/A", "$defs": {"A": {"properties": {"a": text}}}}),
+                json!({"type": "object", "allOf": [{"properties": {"a": text}}]}),
+            ),
+            (
+                json!({"type": "object", "properties": {"b": {
+                    "$ref": "#/$defs/B", "description": "d", "type": "string", "minLength": 1,
+                }}, "$defs": {"B": text}}),
+                json!({"type": "object", "properties": {"b": {
+                    "minLength": 1, "allOf": [text],
+                }}}),
+            ),
+        ] {
+            for tool in [named("a", schema.clone()), strict("a", schema.clone())] {
+                let tools = read(json!({"tools": [tool]})).unwrap();
+                assert_eq!(arguments_of(tools), followed.to_string(), "{schema}");
+            }
+        }
     }
 
     #[test]
@@ -454,8 +567,7 @@ mod tests {
                            "list": {"type": "array", "items": {"type": "string"}}},
             "required": ["title"],
         });
-        let schema = tools.format.unwrap().schema;
-        assert!(schema.contains(&format!("\"arguments\":{followed}}}")), "{schema}");
+        assert_eq!(arguments_of(tools), followed.to_string());
     }
 
     #[test]
@@ -485,6 +597,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let one = named("a", Value::Null);
         let itself = json!({"properties": {"a": {"$ref": "#"}}});
+        let odd = json!({"type": "function", "function": {"name": "a", "strict": "yes"}});
         for (request, param) in [
             (json!({"tools": {}}), "tools"),
             (json!({"tools": ["a"]}), "tools[0]"),
@@ -496,7 +609,8 @@ mod tests {
                 json!({"tools": [named("a", json!({"type": "array"}))]}),
                 "tools[0].function.parameters",
             ),
-            (json!({"tools": [named("a", itself)]}), "tools[0].function.parameters"),
+            (json!({"tools": [strict("a", itself)]}), "tools[0].function.parameters"),
+            (json!({"tools": [odd]}), "tools[0].function.strict"),
             (json!({"tools": [one], "tool_choice": "some"}), "tool_choice"),
             (
                 json!({"tools": [one], "tool_choice": {"type": "function", "function": {"name": "b"}}}),

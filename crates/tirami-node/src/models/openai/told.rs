@@ -235,13 +235,9 @@ fn begins_an_object(text: &str) -> bool {
         && serde_json::from_str::<Map<String, Value>>(text).is_err_and(is_cut)
 }
 
-/// The tools that a call may name: the format says them in its schema.
+/// The tools that a call may name.
 fn names(calls: &CallFormat) -> Vec<String> {
-    let schema: Value = serde_json::from_str(&calls.schema).unwrap_or_default();
-    let choices = schema["anyOf"].as_array().cloned().unwrap_or_default();
-    let name =
-        |choice: &Value| Some(choice.pointer("/properties/name/const")?.as_str()?.to_owned());
-    choices.iter().filter_map(name).collect()
+    calls.tools.iter().map(|tool| tool.name.clone()).collect()
 }
 
 /// Which of the `offered` tools have to be called, as OpenAI has it.
@@ -257,15 +253,17 @@ pub(super) fn choice(calls: &CallFormat, offered: usize) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use tirami_infer::engine::CallText;
+    use tirami_infer::engine::{CallSchema, CallText, JsonSchema};
 
     use super::*;
 
     fn format(names: &[&str], may_be_text: bool, several: bool) -> CallFormat {
-        let one = |name: &&str| json!({"properties": {"name": {"const": name}}});
-        let choices: Vec<Value> = names.iter().map(one).collect();
+        let one = |name: &&str| CallSchema {
+            name: (*name).to_owned(),
+            arguments: JsonSchema::new("{}", false),
+        };
         let text = if may_be_text { CallText::Free } else { CallText::None };
-        CallFormat { schema: json!({"anyOf": choices}).to_string(), text, several }
+        CallFormat { tools: names.iter().map(one).collect(), text, several }
     }
 
     fn part(index: u32, name: &str, arguments: &str) -> UpstreamPiece {

@@ -1,0 +1,75 @@
+//! What answers follow of a schema, and what they do not.
+
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+use super::common::Node;
+use super::post;
+
+/// What is not followed in a schema may not make of a call what is none.
+#[test]
+fn a_call_has_an_object_of_arguments_whatever_its_schema_says() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let model = node.banner[1].strip_prefix("model: ").unwrap().split(' ').next().unwrap();
+    let ask = |parameters: &Value, strict: bool| {
+        let function = json!({"name": "book", "parameters": parameters, "strict": strict});
+        let body = json!({
+            "model": model, "temperature": 0, "max_tokens": 200, "tool_choice": "required",
+            "messages": [{"role": "user", "content": "Book a table for two."}],
+            "tools": [{"type": "function", "function": function}],
+        });
+        post(&node, "/v1/chat/completions", &body)
+    };
+    let properties = json!({
+        "guests": {"type": "integer", "minimum": 1, "maximum": 9}, "name": {"enum": ["a", "b"]},
+    });
+    let one_of_two = json!({
+        "type": "object", "properties": properties, "additionalProperties": false,
+        "anyOf": [{"required": ["guests"]}, {"required": ["name"]}],
+    });
+    for (parameters, needed, refused) in [
+        (one_of_two, true, None),
+        (
+            json!({
+                "type": "object", "properties": properties, "required": ["guests"],
+                "anyOf": [{"type": "null"}, {"type": "integer"}],
+            }),
+            true,
+            Some("anyOf"),
+        ),
+        (
+            json!({
+                "type": "object", "required": ["guests", "mail"], "properties": {
+                    "guests": properties["guests"],
+                    "mail": {"type": "string", "maxLength": 9, "pattern": "^(?!\\.)[a-z.]+@x$"},
+                },
+            }),
+            true,
+            Some("look-around"),
+        ),
+        (json!({"const": 5}), false, Some("const")),
+    ] {
+        let answer = ask(&parameters, false);
+        let choice = &answer["choices"][0];
+        for call in choice["message"]["tool_calls"].as_array().unwrap() {
+            let arguments = call["function"]["arguments"].as_str().unwrap();
+            // The last one of an answer may be cut.
+            let Ok(value) = serde_json::from_str::<Value>(arguments) else {
+                assert_eq!(choice["finish_reason"], "length", "{answer}");
+                continue;
+            };
+            let has = |name: &str| value.get(name).is_some();
+            assert!(value.is_object(), "{answer}");
+            assert!(!needed || has("guests") || has("name"), "{answer}");
+        }
+        let strict = ask(&parameters, true);
+        match refused {
+            None => assert!(strict["choices"][0]["message"]["tool_calls"].is_array(), "{strict}"),
+            Some(word) => {
+                let message = strict["error"]["message"].as_str().unwrap();
+                assert!(message.contains(word) && strict["error"]["param"] == "tools", "{strict}");
+            }
+        }
+    }
+}
