@@ -191,8 +191,9 @@ impl Models {
         loaded.fold(0, |sum, model| sum.saturating_add(model.memory_bytes()))
     }
 
-    /// The engine of `model`, loaded first where it is not in memory. `keep` says how long the
-    /// model then stays after its last use, in place of what the owner set.
+    /// The engine of `model`, loaded first where it is not in memory, and again where it has ended.
+    /// `keep` says how long the model then stays after its last use, in place of what the owner
+    /// set.
     ///
     /// Waiting for it can be given up: a load that has begun goes on, and the model is there for
     /// the next request.
@@ -220,6 +221,7 @@ impl Models {
         if let Some(reason) = model.failed_since(asked) {
             return Err(LeaseError::Failed { model: model.info().name.clone(), reason });
         }
+        model.unload_if(ModelState::is_dead).await;
         self.make_room(model).await?;
         let loading = model.clone();
         let task = tokio::spawn(async move {
@@ -273,8 +275,8 @@ impl Models {
         !model.is_loaded()
     }
 
-    /// Looks for more models, then unloads those that nobody used for as long as they are kept,
-    /// for ever.
+    /// Looks for more models, then unloads those that nobody used for as long as they are kept, and
+    /// loads again those whose engine has ended before that, for ever.
     pub(crate) async fn run(self) {
         self.look().await;
         let mut looks = interval(LOOK_EVERY);
@@ -288,6 +290,10 @@ impl Models {
             };
             for model in self.all() {
                 if !model.is(is_over) {
+                    if model.is_to_be_revived() {
+                        // What stands in the way is in the log, and said to who asks for it.
+                        drop(self.lease(&model, None).await);
+                    }
                     continue;
                 }
                 // A load in progress may need what is looked at here, or make it needless.

@@ -9,6 +9,10 @@ use tirami_infer::loader::Loader;
 
 use super::{KeepAlive, Lease};
 
+/// Before an engine that ended by itself is loaded again unasked: at first, and at most. Each time
+/// it ends or fails again soon the pause is twice as long.
+const REVIVAL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
 /// A model that this node knows. Cheap to clone.
 #[derive(Clone)]
 pub struct Model(Arc<Known>);
@@ -30,6 +34,11 @@ pub struct ModelState {
     used_at: Instant,
     keep: Option<KeepAlive>,
     is_loading: bool,
+    loaded_at: Instant,
+    /// Its engine ended by itself: when the next one is loaded unasked.
+    revival: Option<Instant>,
+    /// The pause before that.
+    pause: Duration,
     attempts: u64,
     failed: Option<(u64, String)>,
     /// What engines that were unloaded had produced, read and guessed.
@@ -44,6 +53,9 @@ impl ModelState {
             used_at: Instant::now(),
             keep: None,
             is_loading: false,
+            loaded_at: Instant::now(),
+            revival: None,
+            pause: Duration::ZERO,
             attempts: 0,
             failed: None,
             past: (0, 0, 0),
@@ -58,6 +70,21 @@ impl ModelState {
     /// Since when nobody uses it; nothing while somebody does.
     pub fn idle(&self, now: Instant) -> Duration {
         if self.users > 0 { Duration::ZERO } else { now.saturating_duration_since(self.used_at) }
+    }
+
+    /// Whether its engine has ended by itself and nobody has to do with it any more: until then
+    /// its memory is taken.
+    pub(super) fn is_dead(&self) -> bool {
+        self.users == 0 && self.engine.as_ref().is_some_and(|engine| !engine.is_alive())
+    }
+
+    /// Its engine has ended, or could not be loaded again.
+    fn revive_later(&mut self) {
+        let (least, most) = REVIVAL_PAUSE;
+        let has_lived = self.engine.is_some() && self.loaded_at.elapsed() > most;
+        let pause = if has_lived { least } else { 2 * self.pause };
+        self.pause = pause.clamp(least, most);
+        self.revival = Some(Instant::now() + self.pause);
     }
 
     /// How long the last request that said so wants it to stay.
@@ -182,9 +209,26 @@ impl Model {
         (*at > attempts).then(|| reason.clone())
     }
 
-    /// Its engine, where it is in memory.
+    /// Whether its engine has ended by itself and it is time to load another.
+    pub(super) fn is_to_be_revived(&self) -> bool {
+        let mut state = self.state();
+        if self.is_permanent() || state.is_loading {
+            return false;
+        }
+        if state.is_dead() && state.revival.is_none() {
+            tracing::error!(model = self.0.info.name, "an engine has ended");
+            state.revive_later();
+        }
+        let is_missing = state.engine.is_none() || state.is_dead();
+        is_missing && state.revival.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Its engine, where it is in memory and has not ended, or nothing could take its place.
     pub fn lease(&self) -> Option<Lease> {
         let mut state = self.state();
+        if !self.is_permanent() && state.is_dead() {
+            return None;
+        }
         let engine = Arc::clone(state.engine.as_ref()?);
         state.users = state.users.saturating_add(1);
         Some(Lease::new(self.clone(), engine))
@@ -222,6 +266,7 @@ impl Model {
             Ok(engine) => {
                 tracing::info!(model = name, ms = begun.elapsed().as_millis(), "loaded a model");
                 state.engine = Some(Arc::clone(&engine));
+                (state.loaded_at, state.revival) = (Instant::now(), None);
                 state.failed = None;
                 state.users = state.users.saturating_add(1);
                 drop(state);
@@ -230,6 +275,9 @@ impl Model {
             Err(reason) => {
                 tracing::warn!(model = name, reason, "a model could not be loaded");
                 state.failed = Some((state.attempts, reason.clone()));
+                if state.revival.is_some() {
+                    state.revive_later();
+                }
                 Err(reason)
             }
         }
@@ -241,6 +289,11 @@ impl Model {
             let mut state = self.state();
             if self.is_permanent() || !may(&state) {
                 return;
+            }
+            if !state.is_dead() {
+                state.revival = None;
+            } else if state.revival.is_none() {
+                state.revive_later();
             }
             let Some(engine) = state.engine.take() else { return };
             let load = engine.load();

@@ -1,7 +1,7 @@
 //! Several models on one node: loaded when asked for, kept, unloaded, and refused.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -14,7 +14,7 @@ use tirami_node::models::{Bounds, KeepAlive, LOADS_WAITING_MAX, Models};
 use tirami_sdk::types::{ChatRequest, LoadModel};
 use tokio::sync::Notify;
 
-use crate::support::{TestNode, script};
+use crate::support::{Raw, TestNode, script};
 
 const MIB: u64 = 1 << 20;
 const CHAT: &str = "/v1/chat/completions";
@@ -28,6 +28,8 @@ struct Scripted {
     /// Whether a load may not end yet.
     is_shut: AtomicBool,
     begun: Notify,
+    /// The engine that was loaded last.
+    engine: Mutex<Option<Arc<FakeEngine>>>,
     /// Tokens of its answers, and the pause before each.
     answers: (u32, Duration),
 }
@@ -62,6 +64,7 @@ fn answering(name: &str, memory_mib: u64, answers: (u32, Duration)) -> Arc<Scrip
         fails: AtomicBool::new(false),
         is_shut: AtomicBool::new(false),
         begun: Notify::new(),
+        engine: Mutex::default(),
         answers,
     })
 }
@@ -85,11 +88,19 @@ impl Loader for Scripted {
             return Err("the script says so".to_owned());
         }
         let (tokens, pause) = self.answers;
-        Ok(Arc::new(FakeEngine::with_model(script(tokens, pause), self.info.clone())))
+        let engine = FakeEngine::with_model(script(tokens, pause), self.info.clone());
+        let engine = Arc::new(engine);
+        *self.engine.lock().unwrap() = Some(Arc::clone(&engine));
+        Ok(engine)
     }
 }
 
 impl Scripted {
+    /// Ends the engine that was loaded last, as a defect in it would.
+    fn breaks(&self) {
+        self.engine.lock().unwrap().take().unwrap().stop();
+    }
+
     /// Loads do not end until the gate is opened.
     fn shut(&self, is_shut: bool) {
         self.is_shut.store(is_shut, Ordering::SeqCst);
@@ -158,6 +169,22 @@ async fn the_first_request_loads_a_model_once_and_all_who_wait_are_answered_by_t
     assert_eq!(listed.iter().map(|model| model.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     let metrics = node.admin.metrics().await.unwrap();
     assert!(metrics.contains("tirami_model_memory_bytes{model=\"b\"} 1048576"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_name_with_slashes_is_found_whether_its_asker_encodes_them_or_not() {
+    let a = model("vendor/family/a", 1);
+    let node = node(10, &[&a]).await;
+    for name in ["vendor/family/a", "vendor%2Ffamily%2Fa"] {
+        let answer = node.http.get(format!("{}/v1/models/{name}", node.url)).send().await.unwrap();
+        let raw = Raw::of(answer).await;
+        assert_eq!((raw.status, &raw.json()["id"]), (200, &json!("vendor/family/a")), "{raw:?}");
+    }
+    for name in ["vendor", "vendor/family", "vendor/family/a/"] {
+        let answer = node.http.get(format!("{}/v1/models/{name}", node.url)).send().await.unwrap();
+        let raw = Raw::of(answer).await;
+        assert_eq!((raw.status, raw.code().as_str()), (404, "model_not_found"), "{name} {raw:?}");
+    }
 }
 
 #[tokio::test]
@@ -331,4 +358,31 @@ async fn so_many_wait_for_a_load_and_the_next_is_turned_away() {
     }
     assert_eq!(a.loads.load(Ordering::SeqCst), 1);
     assert_eq!(models.waiting(), 0);
+}
+
+#[tokio::test]
+async fn an_engine_that_ended_is_loaded_again_and_the_next_request_is_answered() {
+    let a = model("a", 1);
+    let node = node(10, &[&a]).await;
+    node.admin.chat(&ask("a")).await.unwrap();
+    a.breaks();
+    node.admin.chat(&ask("a")).await.unwrap();
+    assert_eq!(a.loads.load(Ordering::SeqCst), 2);
+    // Nobody has to ask for it: it was to stay. What cannot be loaded is tried again.
+    a.fails.store(true, Ordering::SeqCst);
+    a.breaks();
+    let loaded = async |times: u32| {
+        for _ in 0..6_000 {
+            if a.loads.load(Ordering::SeqCst) >= times {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it was not loaded {times} times");
+    };
+    loaded(3).await;
+    a.fails.store(false, Ordering::SeqCst);
+    loaded(4).await;
+    until_state(&node, &["a loaded"]).await;
+    assert!(node.admin.ready().await.is_ok());
 }
