@@ -3,7 +3,8 @@
 //!
 //! While the store syncs one batch the kernel decides the next. Answers ride with their batch
 //! through the store's queue, so they come in order and never before their batch is durable. Where
-//! all is durable and a batch changes nothing, its answers need not ride at all.
+//! all is durable and a batch changes nothing, its answers need not ride at all. What nobody waits
+//! for is not synced alone: it rides with what comes next.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +43,9 @@ const BATCH_NEWS_MAX: usize = 64;
 /// The least and the most time between two looks at the clock when nothing else happens. The most
 /// bounds what a clock that was set back can delay.
 const WAKE_WITHIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+/// How long what nobody waits for waits for company: a hold, until its answer is charged. A crash
+/// meanwhile forgets both, and nobody was told of either.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the kernel's task measures.
 #[derive(Debug, Clone)]
@@ -86,6 +90,16 @@ pub(crate) fn start(
     stats: DriverStats,
     clock: Clock,
 ) -> Running {
+    start_with(kernel, store, peers, stats, (clock, PATIENCE))
+}
+
+fn start_with(
+    kernel: Kernel,
+    store: Store,
+    peers: Arc<Peers>,
+    stats: DriverStats,
+    (clock, patience): (Clock, Duration),
+) -> Running {
     let (sender, requests) = mpsc::channel(INPUT_QUEUE_MAX);
     let (news_sender, news) = mpsc::channel(PEER_QUEUE_MAX);
     let (failed, failure) = watch::channel(None);
@@ -103,6 +117,8 @@ pub(crate) fn start(
         jobs,
         stats,
         clock,
+        patience,
+        waiting: None,
         failed: Failed(failed),
         stop: stop.clone(),
         wake_at: Some(Timestamp::default()),
@@ -127,6 +143,9 @@ struct Driver {
     jobs: JobTokens,
     stats: DriverStats,
     clock: Clock,
+    patience: Duration,
+    /// What was decided and is not handed to the store yet, since nobody waits for its sync.
+    waiting: Option<Batch>,
     failed: Failed,
     stop: CancellationToken,
     wake_at: Option<Timestamp>,
@@ -168,6 +187,10 @@ struct Batch {
     tell: Vec<Tell>,
     outgoing: Outgoing,
     requests: usize,
+    /// Whether somebody waits for its sync, or something happens after it.
+    hurries: bool,
+    /// When it is written though nobody waits, once it was held back.
+    due_at: Option<Instant>,
 }
 
 /// Who asked for a command: who hears of its success at once, if any, and who hears of it when it
@@ -197,8 +220,12 @@ impl Driver {
                 Some(news) = self.news.recv() => First::News(news),
                 () = tokio::time::sleep(sleep) => First::Time,
             };
-            let batch = self.decide(first);
-            if self.write(batch).await.is_err() {
+            let mut batch = self.decide(first);
+            let now = Instant::now();
+            let due_at = *batch.due_at.get_or_insert_with(|| now + self.patience);
+            if !batch.hurries && batch.events.len() < BATCH_REQUESTS_MAX && now < due_at {
+                self.waiting = Some(batch);
+            } else if self.write(batch).await.is_err() {
                 break;
             }
         }
@@ -210,16 +237,24 @@ impl Driver {
         let (least, most) = WAKE_WITHIN;
         let due =
             self.wake_at.map_or(most, |at| Duration::from_millis(at.since_ms(self.clock.now())));
-        due.clamp(least, most)
+        let due_at = self.waiting.as_ref().and_then(|waiting| waiting.due_at);
+        let written = due_at.map_or(most, |at| at.saturating_duration_since(Instant::now()));
+        due.clamp(least, most).min(written)
     }
 
-    /// Decides `first`, or what fell due, and what else waits.
+    /// Decides `first`, or what fell due, and what else waits, after what was decided before and
+    /// not written.
     fn decide(&mut self, first: First) -> Batch {
-        let mut batch = Batch::default();
+        let waiting = self.waiting.take();
+        let mut batch =
+            waiting.map_or_else(Batch::default, |waiting| Batch { requests: 0, ..waiting });
         match first {
             First::Request(request) => self.take(request, &mut batch),
             First::News(news) => self.hear(news, &mut batch),
-            First::Time => self.handle(Input::Tick, None, &mut batch),
+            First::Time => {
+                batch.hurries = true;
+                self.handle(Input::Tick, None, &mut batch);
+            }
         }
         while batch.requests < BATCH_REQUESTS_MAX
             && let Ok(request) = self.requests.try_recv()
@@ -257,6 +292,7 @@ impl Driver {
                 Input::Peer { peer, event }
             }
         };
+        batch.hurries = true;
         self.handle(input, None, batch);
     }
 
@@ -267,14 +303,19 @@ impl Driver {
                 self.requests_taken += 1;
                 let request = RequestId::new(self.requests_taken);
                 let command: Command = *command;
+                batch.hurries |= decided.is_none();
                 let asker = Some((decided, reply));
                 self.handle(Input::Command { request, actor, command }, asker, batch);
             }
             Request::AddAgentKey { key, tell } => {
+                batch.hurries = true;
                 self.handle(Input::AddAgentKey(key), None, batch);
                 batch.tell.push(tell);
             }
-            Request::Read(read) => batch.tell.push(read(&self.kernel, self.clock.now())),
+            Request::Read(read) => {
+                batch.hurries = true;
+                batch.tell.push(read(&self.kernel, self.clock.now()));
+            }
         }
     }
 
@@ -298,6 +339,9 @@ impl Driver {
         for (party, code) in refused {
             self.handle.owner().refusals().note_aside(&self.handle, party, code);
         }
+        // What is told or ended has to wait for the sync, so the sync must not wait.
+        batch.hurries |=
+            !cancel.is_empty() || decided.as_ref().is_some_and(|(_, decided)| decided.is_err());
         batch.events.extend(append);
         batch.cancel.extend(cancel);
         let number = |peer: &PartyId| self.connections.get(peer).copied();
@@ -313,6 +357,7 @@ impl Driver {
         serves.extend(serve.into_iter().filter_map(|one| Some((number(&one.peer)?, one))));
         connects.extend(connect);
         works.extend(work);
+        batch.hurries |= !batch.outgoing.is_empty();
         if let (Some((early, reply)), Some((_, decided))) = (asker, decided) {
             if let (Some(early), Ok(outcome)) = (early, &decided) {
                 // Whoever does not wait any more does not need it.
@@ -386,6 +431,9 @@ impl Driver {
             while let Some(request) = self.requests.recv().await {
                 let batch = self.decide(First::Request(request));
                 self.write(batch).await?;
+            }
+            if let Some(waiting) = self.waiting.take() {
+                self.write(waiting).await?;
             }
             if self.events_since_snapshot > 0 {
                 self.snapshot().await?;

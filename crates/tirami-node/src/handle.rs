@@ -275,12 +275,14 @@ pub(crate) struct Unsynced {
 }
 
 impl Unsynced {
-    /// Waits until everything the command changed is synced.
+    /// Waits until everything the command changed is synced, which now begins at once.
     ///
     /// # Errors
     ///
     /// [`SubmitError`].
     pub(crate) async fn synced(self) -> Result<(), SubmitError> {
+        // Who reads waits for the sync of what was before. A full queue hurries by itself.
+        drop(self.handle.send(Request::Read(Box::new(|_, _| Box::new(|_| ())))));
         self.answer.await.unwrap_or_else(|_| Err(self.handle.stopped())).map(drop)
     }
 }

@@ -15,6 +15,10 @@ use crate::store::{DirLock, Found, Genesis, Opening, StoreStats};
 
 /// A node's kernel over a new book whose file may have so many pages.
 fn running(dir: &Path, pages: u32) -> Running {
+    running_with(dir, pages, (StoreStats::default(), PATIENCE))
+}
+
+fn running_with(dir: &Path, pages: u32, (stats, patience): (StoreStats, Duration)) -> Running {
     let node = SecretKey::from_seed([1; 32]);
     let charter = Charter::founder("test", node.public(), Trm::from_micro(1 << 50));
     let charter = Signed::sign(Charter::founding_mesh(), &node, charter).unwrap();
@@ -30,15 +34,15 @@ fn running(dir: &Path, pages: u32) -> Running {
     let configure = |db: &rusqlite::Connection| {
         db.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
     };
-    let (store, _) = opening.start_with(StoreStats::default(), configure).unwrap();
+    let (store, _) = opening.start_with(stats, configure).unwrap();
     let ledger = Ledger::new(Lattice::found(&charter).unwrap(), genesis.party);
     let (peers, _) = Peers::new(genesis.party);
-    start(
+    start_with(
         Kernel::new(ledger, Keyring::new(node)),
         store,
         peers,
         DriverStats::default(),
-        Clock::default(),
+        (Clock::default(), patience),
     )
 }
 
@@ -149,6 +153,33 @@ async fn what_was_decided_ahead_of_its_sync_is_acknowledged_by_its_sync_alone() 
     assert!(matches!(error, SubmitError::Stopped { .. }), "{error}");
     assert!(matches!(running.stop().await, Err(StoreError::Full { .. })));
     assert_eq!(numbers(dir.path()), (0..acknowledged).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_is_synced_with_what_comes_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let stats = StoreStats::default();
+    let forever = Duration::from_secs(3_600);
+    let running = running_with(dir.path(), 1_000_000, (stats.clone(), forever));
+    let handle = running.handle.clone();
+    let numbered = |number| (Actor::Node, numbered(number));
+    let decided = async |number| {
+        let (actor, command) = numbered(number);
+        handle.decide(actor, command).await.unwrap().1
+    };
+    let of_nobody = decided(1).await;
+    assert_eq!(stats.records.get(), 0);
+    let (actor, command) = numbered(2);
+    assert_eq!(handle.submit(actor, command).await, Ok(Outcome::Done));
+    assert_eq!(stats.records.get(), 2);
+    of_nobody.synced().await.unwrap();
+    // Whoever begins to wait hurries it, and so does the end.
+    decided(3).await.synced().await.unwrap();
+    assert_eq!(stats.records.get(), 3);
+    drop(decided(4).await);
+    assert_eq!(stats.records.get(), 3);
+    running.stop().await.unwrap();
+    assert_eq!(numbers(dir.path()), [4]);
 }
 
 #[tokio::test]
