@@ -50,7 +50,8 @@ usage: cargo xtask <command>
   soak --minutes N   ten nodes at full load for so long; 10080 are a week. From 10 on it writes
                      docs/reference/soak.md
   sim [--nodes N] [--seed N] [--seeds K] [--seconds S] [--jobs J] [--calm]
-                     whole nodes in one thread, as many as asked; a seed replays its run
+                     whole nodes in one thread, as many as asked; a seed replays its run;
+                     further flags as `tirami-sim` says
   growth [NODES…]    what a mesh costs as it grows, by simulation: table and picture of
                      docs/reference/mesh-simulation.md; `growth page` only writes them
   fuzz --seeds       write inputs for the fuzz targets into fuzz/corpus, from the golden files

@@ -1,8 +1,6 @@
 //! What the node measures, for Prometheus: one table of metrics with bounded labels.
 
 use core::fmt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,7 +15,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tirami_core::{TRM_MICRO, Trm};
 
+use crate::driver::DriverStats;
 use crate::models::Models;
+use crate::owner::Refusals;
+use crate::store::StoreStats;
 
 /// How long an answer takes before there was one, and how long one counts at most.
 const ANSWER_MS_NEUTRAL: u64 = 4_000;
@@ -36,7 +37,7 @@ pub struct RouteLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
     /// The refusal's stable code: text of the program, never of a caller.
-    code: &'static str,
+    pub(crate) code: &'static str,
 }
 
 /// The label of models: one for each that the node knows, of which there are few.
@@ -117,18 +118,37 @@ pub struct MetricRow {
     pub help: &'static str,
 }
 
+/// What other parts of the node keep themselves, and what it is made of.
+pub(crate) struct Parts<'a> {
+    /// Engine, version and back-end.
+    pub(crate) build: &'a str,
+    pub(crate) store: &'a StoreStats,
+    pub(crate) driver: &'a DriverStats,
+    pub(crate) refusals: &'a Refusals,
+}
+
+/// What every node is shown as: its version and engine.
+const BUILD: MetricRow = MetricRow {
+    name: "tirami_build_info",
+    kind: "info",
+    labels: "version, engine",
+    help: "The node's version and engine",
+};
+
+/// `field: Kind` is made here; after `=` stands where another part keeps it.
 macro_rules! metrics {
-    ($($field:ident: $kind:ty, $name:literal, $unit:expr, $shown:literal, $labels:literal, $help:literal;)+) => {
+    ($parts:ident; $($field:ident: $kind:ty $(= $kept:expr)?, $name:literal, $unit:expr, $shown:literal, $labels:literal, $help:literal;)+) => {
         /// The node's metrics. Writing to one takes nanoseconds and no lock another waits for.
+        #[allow(dead_code, reason = "what other parts keep is only shown")]
         pub struct Metrics {
-            registry: Mutex<Registry>,
+            registry: Registry,
             /// How long answers took lately, in milliseconds.
             answer_ms: AtomicU64,
             $($field: $kind,)+
         }
 
         /// All metrics, in the order in which they are shown.
-        pub const METRICS: &[MetricRow] = &[$(MetricRow {
+        pub const METRICS: &[MetricRow] = &[BUILD, $(MetricRow {
             name: $shown,
             kind: <$kind as Kind>::TYPE,
             labels: $labels,
@@ -136,26 +156,29 @@ macro_rules! metrics {
         },)+];
 
         impl Metrics {
-            /// Metrics that count from zero. `build` names engine, version and back-end.
-            pub fn new(build: &str) -> Self {
+            /// Metrics that count from zero, and those of other parts.
+            pub(crate) fn new($parts: &Parts<'_>) -> Self {
                 let mut registry = Registry::with_prefix("tirami");
-                $(
-                    let $field = <$kind as Kind>::make();
-                    register(&mut registry, $name, $help, $unit, $field.clone());
-                )+
                 let info = vec![
                     ("version", env!("CARGO_PKG_VERSION").to_owned()),
-                    ("engine", build.to_owned()),
+                    ("engine", $parts.build.to_owned()),
                 ];
-                registry.register("build", "The node's version and engine", Info::new(info));
+                registry.register("build", BUILD.help, Info::new(info));
+                $(
+                    let $field = metrics!(@made $kind $(, $kept)?);
+                    register(&mut registry, $name, $help, $unit, $field.clone());
+                )+
                 let answer_ms = AtomicU64::new(ANSWER_MS_NEUTRAL);
-                Self { registry: Mutex::new(registry), answer_ms, $($field,)+ }
+                Self { registry, answer_ms, $($field,)+ }
             }
         }
     };
+    (@made $kind:ty) => { <$kind as Kind>::make() };
+    (@made $kind:ty, $kept:expr) => { $kept };
 }
 
 metrics! {
+    parts;
     requests: Family<RouteLabels, Counter>, "http_requests", None,
         "tirami_http_requests_total", "route, status", "Requests answered";
     refusals: Family<RefusalLabels, Counter>, "http_refusals", None,
@@ -202,8 +225,8 @@ metrics! {
     killed: Gauge, "kill_switch", None,
         "tirami_kill_switch", "", "1 while all spending is frozen";
     peers: Gauge, "peers", None, "tirami_peers", "", "Other nodes this one is connected to";
-    goodbyes: Gauge, "goodbyes", None,
-        "tirami_goodbyes", "", "Connections that one side ended with a reason, since the start";
+    farewells: Gauge, "farewells", None,
+        "tirami_farewells", "", "Connections that one side ended with a reason, since the start";
     peer_faults: Gauge, "peer_faults", None,
         "tirami_peer_faults", "", "Faults of other nodes that were counted, since the start";
     providers: Gauge, "providers", None,
@@ -213,7 +236,7 @@ metrics! {
         "Final entries that some peer is known to hold and this node lacks, at least";
     convergence_lag: Gauge<f64, AtomicU64>, "convergence_lag", Some(Unit::Seconds),
         "tirami_convergence_lag_seconds", "",
-        "Since when this node knows of the oldest final entry of a peer that it still lacks";
+        "For how long this node has known of the oldest final entry of a peer that it still lacks";
     entries_pending: Gauge, "entries_pending", None,
         "tirami_entries_pending", "", "Entries of this node that are not final";
     served_running: Gauge, "served_running", None,
@@ -231,6 +254,23 @@ metrics! {
         "tirami_spent_trm", "", "Charged to agents ever";
     spent_day_trm: Gauge<f64, AtomicU64>, "spent_day", Some(Unit::Other("trm".to_owned())),
         "tirami_spent_day_trm", "", "Charged or set aside within the last day";
+    peer_refusals: Family<RefusalLabels, Counter> = parts.refusals.by_code(),
+        "peer_refusals", None, "tirami_peer_refusals_total", "code",
+        "What other nodes tried here and was refused, by the refusal's code";
+    store_sync: Histogram = parts.store.sync_seconds.clone(), "store_sync", Some(Unit::Seconds),
+        "tirami_store_sync_seconds", "", "Syncs of the store";
+    store_write: Histogram = parts.store.write_seconds.clone(), "store_write", Some(Unit::Seconds),
+        "tirami_store_write_seconds", "", "From the beginning of a group of records to its sync";
+    store_group_records: Histogram = parts.store.group_records.clone(), "store_group_records", None,
+        "tirami_store_group_records", "", "Records made durable by one sync";
+    store_records: Counter = parts.store.records.clone(), "store_records", None,
+        "tirami_store_records_total", "", "Records written";
+    kernel_decision: Histogram = parts.driver.decision_seconds.clone(),
+        "kernel_decision", Some(Unit::Seconds), "tirami_kernel_decision_seconds", "",
+        "Decisions of the kernel, without any sync";
+    kernel_snapshot: Histogram = parts.driver.snapshot_seconds.clone(),
+        "kernel_snapshot", Some(Unit::Seconds), "tirami_kernel_snapshot_seconds", "",
+        "Snapshots of the ledger";
 }
 
 fn register(
@@ -257,7 +297,7 @@ pub(crate) struct Readings {
     pub(crate) approvals: u64,
     pub(crate) killed: bool,
     pub(crate) peers: u64,
-    pub(crate) goodbyes: u64,
+    pub(crate) farewells: u64,
     pub(crate) peer_faults: u64,
     pub(crate) providers: u64,
     pub(crate) entries_behind: u64,
@@ -270,18 +310,6 @@ pub(crate) struct Readings {
 }
 
 impl Metrics {
-    /// Adds metrics that another part of the node keeps itself, as `tirami_<name>`.
-    pub fn add(
-        &self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        metric: impl prometheus_client::registry::Metric,
-    ) {
-        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        register(&mut registry, name, help, unit, metric);
-    }
-
     pub(crate) fn request(
         &self,
         route: &'static str,
@@ -342,7 +370,7 @@ impl Metrics {
         set(&self.approvals, readings.approvals);
         set(&self.killed, readings.killed.into());
         set(&self.peers, readings.peers);
-        set(&self.goodbyes, readings.goodbyes);
+        set(&self.farewells, readings.farewells);
         set(&self.peer_faults, readings.peer_faults);
         set(&self.providers, readings.providers);
         set(&self.entries_behind, readings.entries_behind);
@@ -383,7 +411,7 @@ impl Metrics {
     /// When a metric cannot be written, which none of these can cause.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        encode(&mut text, &self.registry)?;
         Ok(text)
     }
 }
@@ -405,8 +433,14 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table_is_shown_under_its_name() {
-        let metrics = Metrics::new("test");
+        let metrics = Metrics::new(&Parts {
+            build: "test",
+            store: &StoreStats::default(),
+            driver: &DriverStats::default(),
+            refusals: &Refusals::default(),
+        });
         metrics.request("health", StatusCode::OK, Duration::from_millis(1), Some("busy"));
+        metrics.peer_refusals.get_or_create(&RefusalLabels { code: "busy" }).inc();
         metrics.answered(Duration::from_secs(1), 7);
         let script = FakeScript { tokens_per_answer: 1, delay: Duration::ZERO, fail_after: None };
         let engine: Arc<dyn Engine> = Arc::new(FakeEngine::new(script));
@@ -419,8 +453,10 @@ mod tests {
             };
             assert!(text.lines().any(|text| line(text).is_some()), "{}\n{text}", row.name);
         }
+        // And nothing is shown that is not in the table.
+        let kinds = text.lines().filter(|line| line.starts_with("# TYPE "));
+        assert_eq!(kinds.count(), METRICS.len(), "{text}");
         assert!(text.contains("tirami_completion_tokens_total 7"));
-        assert!(text.contains("tirami_build_info{"));
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use crate::{Outcome, workspace};
 
 /// Types of constants that are figures.
-const FIGURES: [&str; 11] =
-    ["u8", "u16", "u32", "u64", "u128", "usize", "i64", "i128", "Trm", "Ppm", "Duration"];
+const FIGURES: [&str; 13] = [
+    "u8", "u16", "u32", "u64", "u128", "usize", "i64", "i128", "f32", "f64", "Trm", "Ppm",
+    "Duration",
+];
 
 /// What of the workspace never ships.
 const NOT_SHIPPED: [&str; 1] = ["crates/tirami-sim"];
@@ -53,20 +55,34 @@ pub(super) fn page() -> Outcome<String> {
     Ok(page)
 }
 
-/// The documented constants at the top level of a file, up to its tests.
+/// The documented constants at the top level of a file, up to its tests. A comment is about all
+/// that follow it line by line.
 fn parameters(source: &str) -> Vec<Parameter> {
     let mut found = Vec::new();
     let mut meaning: Vec<&str> = Vec::new();
-    for line in source.lines().take_while(|line| !line.starts_with("#[cfg(test)]")) {
+    // Whether the comment before has a constant already, and may be about the next one as well.
+    let mut is_shared = false;
+    // Tests of a file of their own are declared above what is documented.
+    let tests = source.find("#[cfg(test)]\nmod tests {").unwrap_or(source.len());
+    for line in source[..tests].lines() {
         if let Some(doc) = line.strip_prefix("///") {
+            if std::mem::take(&mut is_shared) {
+                meaning.clear();
+            }
             meaning.push(doc.trim());
             continue;
         }
-        if let Some(mut parameter) = constant(line).filter(|_| !meaning.is_empty()) {
-            parameter.meaning = meaning.join(" ").replace('|', "\\|");
-            found.push(parameter);
+        match constant(line).filter(|_| !meaning.is_empty()) {
+            Some(mut parameter) => {
+                parameter.meaning = meaning.join(" ").replace('|', "\\|");
+                found.push(parameter);
+                is_shared = true;
+            }
+            None => {
+                meaning.clear();
+                is_shared = false;
+            }
         }
-        meaning.clear();
     }
     found
 }
@@ -94,22 +110,31 @@ mod tests {
     #[test]
     fn documented_figures_are_listed_and_nothing_else() {
         let source = "\
+#[cfg(test)]
+mod tests;
+
 /// Peers a node talks to,
 /// at most.
 pub(crate) const PEERS_MAX: usize = 64;
+const BURST_MAX: f64 = 2.0;
+
 const UNDOCUMENTED: u32 = 1;
 /// A name.
 pub const NAME: &str = \"x\";
 /// How long.
 pub const WAIT: Duration = Duration::from_secs(5);
 #[cfg(test)]
+mod tests {
 /// Of tests.
 const TEST_MAX: u32 = 1;
+}
 ";
         let found = parameters(source);
         let names: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
-        assert_eq!(names, ["PEERS_MAX", "WAIT"]);
-        assert_eq!(found[0].meaning, "Peers a node talks to, at most.");
-        assert_eq!(found[1].value, "Duration::from_secs(5)");
+        assert_eq!(names, ["PEERS_MAX", "BURST_MAX", "WAIT"]);
+        for one in &found[..2] {
+            assert_eq!(one.meaning, "Peers a node talks to, at most.");
+        }
+        assert_eq!(found[2].value, "Duration::from_secs(5)");
     }
 }

@@ -102,7 +102,7 @@ pub(super) async fn metrics(
                 approvals: safety::waiting(kernel, now),
                 killed: book.kill().is_some(),
                 peers: kernel.mesh().peers().filter(|(_, peer)| peer.is_open()).count() as u64,
-                goodbyes: kernel.mesh().goodbyes(),
+                farewells: kernel.mesh().goodbyes(),
                 peer_faults: kernel.mesh().faults(),
                 providers: network::providers_serving(kernel),
                 entries_behind: kernel.entries_behind(),

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tirami_core::PartyId;
 use tirami_ledger::command::{Actor, Command};
 
 use crate::handle::Handle;
+use crate::metrics::RefusalLabels;
 
 /// Rows that are counted before they are recorded, at most.
 const ROWS_MAX: usize = 1_024;
@@ -20,14 +20,8 @@ const RECORD_EVERY: Duration = Duration::from_secs(10);
 /// All rows together are recorded so often within [`RECORD_EVERY`] at most.
 const RECORDS_MAX: u32 = 100;
 
-/// The label of refusals of other nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Label {
-    code: &'static str,
-}
-
 /// Refusals by code since the start.
-pub(crate) type ByCode = Family<Label, Counter>;
+pub(crate) type ByCode = Family<RefusalLabels, Counter>;
 
 /// What was refused and is not recorded yet.
 #[derive(Debug, Default)]
@@ -65,7 +59,7 @@ impl Refusals {
 
     /// Counts a refusal, and records it unless that was done just now.
     pub(crate) async fn note(&self, handle: &Handle, party: PartyId, code: &'static str) {
-        self.by_code.get_or_create(&Label { code }).inc();
+        self.by_code.get_or_create(&RefusalLabels { code }).inc();
         if let Some(more) = self.count(Instant::now(), (party, code)) {
             record(handle, (party, code), more).await;
         }
@@ -73,7 +67,7 @@ impl Refusals {
 
     /// The same for whoever cannot wait for the record.
     pub(crate) fn note_aside(&self, handle: &Handle, party: PartyId, code: &'static str) {
-        self.by_code.get_or_create(&Label { code }).inc();
+        self.by_code.get_or_create(&RefusalLabels { code }).inc();
         if let Some(more) = self.count(Instant::now(), (party, code)) {
             let handle = handle.clone();
             tokio::spawn(async move { record(&handle, (party, code), more).await });

@@ -67,7 +67,7 @@ fn who_shares_no_version_hears_why_and_the_owner_reads_it() {
     until("the owner reads what the peer said", SOON, || said(&one, "version", true).is_some());
     assert_eq!(said(&one, "version", true).unwrap().reason, "this node speaks 7 to 9");
     let metrics = one.block_on(async { one.client().metrics().await.unwrap() });
-    assert!(metrics.contains("tirami_goodbyes 2"), "{metrics}");
+    assert!(metrics.contains("tirami_farewells 2"), "{metrics}");
     one.stop();
 }
 
