@@ -24,15 +24,15 @@ use jobs_support::{TestNode, ask, script};
 use orders::{CHAT, Consumer, key_of};
 use raw::{Control, connect, endpoint, hello, let_in};
 use support::{Peer, SOON, joining, on_loopback, until};
-use tirami_core::{DocumentId, PartyId, SecretKey, Signature};
+use tirami_core::{DocumentId, PartyId, SecretKey, Signature, bucket_of};
 use tirami_infer::fake::FakeEngine;
 use tirami_node::mesh::{
-    FRAME_BYTES_MIN, REQUEST_BYTES_PER_PEER_MAX, REQUESTS_PER_PEER_MAX, SERVED_STREAMS_MAX,
-    STREAMS_PER_PEER_MAX, StreamError,
+    FRAME_BYTES_MIN, REQUEST_BYTES_MAX, REQUEST_BYTES_PER_PEER_MAX, REQUESTS_PER_PEER_MAX,
+    SERVED_STREAMS_MAX, STREAMS_PER_PEER_MAX, StreamError,
 };
 use tirami_proto::{
     FrameError, Head, Invite, JOB_FRAME_BYTES_MAX, JobRequest, Message, PROTOCOL, STREAM_CONTROL,
-    STREAM_JOB, ToConsumer, ToProvider, Welcome, WireDocument, bucket_of, encode,
+    STREAM_JOB, ToConsumer, ToProvider, Welcome, WireDocument, encode,
 };
 use tokio::task::JoinSet;
 
@@ -135,6 +135,98 @@ fn requests_that_never_end_take_their_senders_room_and_nobody_elses() {
     runtime.shutdown_background();
     two.stop();
     one.stop();
+}
+
+/// Members that announce more long requests than there is room for, and one that announces short
+/// ones; next to nothing of any of them comes.
+#[test]
+fn requests_that_are_announced_and_withheld_take_nobodys_room_and_are_their_senders_fault() {
+    let (_dirs, [one, two], invite) = pair();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let begun = |bytes| {
+        let mut begun = vec![STREAM_JOB];
+        begun.extend_from_slice(&encode(&request(bytes))[..100]);
+        begun
+    };
+    let (long, short) = (begun(JOB_FRAME_BYTES_MAX - FRAME_BYTES_MIN), begun(1_000));
+    let per_peer = REQUEST_BYTES_PER_PEER_MAX / JOB_FRAME_BYTES_MAX;
+    let peers = REQUEST_BYTES_MAX / REQUEST_BYTES_PER_PEER_MAX + 1;
+    let (withheld, sly) = runtime.block_on(async {
+        let (mut members, mut streams) = (Vec::new(), Vec::new());
+        for n in 0..=peers {
+            let key = SecretKey::from_seed([100 + n as u8; 32]);
+            members.push(member(&key, &invite).await);
+        }
+        let sly = members.pop().unwrap();
+        let long = members.iter().flat_map(|one| vec![(one, &long); per_peer]);
+        let short = [(&sly, &short); REQUESTS_PER_PEER_MAX];
+        for ((_, control), begun) in long.chain(short) {
+            let (mut send, receive) = control.connection.open_bi().await.unwrap();
+            send.write_all(begun).await.unwrap();
+            streams.push((send, receive));
+        }
+        ((members, streams), sly)
+    });
+    // Time for what was announced to arrive.
+    std::thread::sleep(Duration::from_millis(500));
+    let streams = two.node.job_streams().unwrap();
+    let answer = two.block_on(async {
+        let asking = async {
+            let mut consumer = streams.open(one.party()).await.unwrap();
+            consumer.send.send(&request(1 << 20)).await.unwrap();
+            consumer.receive.next().await.unwrap()
+        };
+        // Sooner than what is withheld is given up.
+        tokio::time::timeout(Duration::from_secs(8), asking).await.expect("there is room")
+    });
+    let Some(ToConsumer::Refused { code, .. }) = answer else { panic!("{answer:?}") };
+    assert_eq!(code, "order_malformed", "its order was looked at");
+    let reason = runtime.block_on(async {
+        tokio::time::timeout(SOON, sly.1.connection.closed()).await.expect("it is sent away")
+    });
+    assert!(reason.to_string().contains("goodbye"), "{reason}");
+    drop(withheld);
+    runtime.shutdown_background();
+    two.stop();
+    one.stop();
+}
+
+/// A consumer that sends what is no message on the streams of its jobs while they run.
+#[test]
+fn what_is_no_message_on_the_stream_of_a_job_that_runs_ends_its_senders_connection() {
+    let engine = FakeEngine::new(script(4_000, Duration::ZERO));
+    let one = TestNode::start(on_loopback(), Some(Arc::new(engine)));
+    one.generous();
+    let invite = one.peer.node.invite().unwrap();
+    let payer = TestNode::start(joining(invite.clone()), None);
+    until("the payer has a line", SOON, || {
+        payer.peer.is_member() && !one.peer.line_of(payer.party()).is_zero()
+    });
+    let body = serde_json::to_vec(&ask(3_000, false)).unwrap();
+    let consumer = Consumer { node: &payer, key: key_of(&payer), provider: one.party(), body };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let reason = runtime.block_on(async {
+        let (_endpoint, control) = member(&SecretKey::from_seed([63; 32]), &invite).await;
+        for n in 1..=8 {
+            let Some((mut send, mut answers)) = raw::job(&control.connection).await else { break };
+            let order = consumer.sign(consumer.order(n));
+            if send.write_all(&encode(&consumer.request(CHAT, order))).await.is_err() {
+                break;
+            }
+            match answers.next().await {
+                Some(ToConsumer::Accepted { .. }) => {}
+                None => break,
+                other => panic!("{other:?}"),
+            }
+            // The other side may have ended it.
+            drop(send.write_all(&malformed()).await);
+            while answers.next().await.is_some() {}
+        }
+        tokio::time::timeout(SOON, control.connection.closed()).await.expect("it is sent away")
+    });
+    assert!(reason.to_string().contains("goodbye"), "{reason}");
+    until("nothing runs", SOON, || one.served_running() == 0);
+    runtime.shutdown_background();
 }
 
 /// Members that open all the streams they may, more than are served at once, and say nothing.

@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
-use tirami_core::{ModelDigest, ModelShape, Ppm, Timestamp, Trm};
+use tirami_core::{ModelDigest, ModelShape, Timestamp};
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{Candidate, NO_DICE, Preferences, Query};
 use tirami_sdk::types::{
@@ -120,15 +120,12 @@ async fn plan(
     found.here = found.here && !chat::is_sooner_elsewhere(app, query.clone()).await?;
     let plan = app.handle.read(move |kernel, now| {
         let ranking = kernel.rank(&query, now, NO_DICE);
-        let work = found.shape.work(0, prompt_tokens.saturating_add(max_tokens));
-        let cost = |price: Ppm| work.cost_ceil(price);
-        let candidates: Vec<_> =
-            ranking.candidates.iter().map(|one| candidate(one, cost(one.price))).collect();
+        let candidates: Vec<_> = ranking.candidates.iter().map(candidate).collect();
         let first = candidates.first().filter(|_| !found.here);
         let (kind, provider, estimated) = match first {
             None if found.may => {
-                let price = kernel.ledger().book().price();
-                (LOCAL, kernel.ledger().party().to_string(), cost(price).into())
+                let cost = query.work(found.shape).cost_ceil(kernel.ledger().book().price());
+                (LOCAL, kernel.ledger().party().to_string(), cost.into())
             }
             Some(first) => ("mesh", first.provider.clone(), first.estimated_trm_cost),
             None => return Err(no_provider(ranking.refusal())),
@@ -152,12 +149,13 @@ async fn plan(
     plan.await?
 }
 
-fn candidate(candidate: &Candidate, cost: Trm) -> ScheduleCandidate {
+/// A candidate, with what the job costs by the shape that it offers.
+fn candidate(candidate: &Candidate) -> ScheduleCandidate {
     ScheduleCandidate {
         provider: candidate.provider.to_string(),
         score: candidate.score,
         price_trm: mesh::price(candidate.price),
-        estimated_trm_cost: cost.into(),
+        estimated_trm_cost: candidate.work.cost_ceil(candidate.price).into(),
         why: candidate.why.iter().map(ToString::to_string).collect(),
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use tirami_core::{Digest, DocumentId, Flop, ModelDigest, ModelShape, Timestamp, Trm};
+use tirami_infer::engine::Failure;
 use tirami_kernel::scheduler::{Preferences, Query};
 use tirami_ledger::command::Actor;
 
 use super::own::OwnEngine;
 use super::remote::Charge;
 use crate::handle::SubmitError;
+use crate::http::ApiError;
 
 /// Completion tokens ordered at most where the request names no maximum: providers lend new
 /// consumers little.
@@ -100,6 +102,19 @@ pub(crate) struct Invalid {
     pub(crate) message: String,
     /// The field at fault, if it is one.
     pub(crate) param: Option<String>,
+}
+
+impl Invalid {
+    /// What an engine that failed found wrong with the request, where that was its reason.
+    pub(crate) fn of(failure: &Failure) -> Option<Self> {
+        if !matches!(failure, Failure::Costly | Failure::Invalid { .. }) {
+            return None;
+        }
+        let error = ApiError::from(failure.clone());
+        let error = &error.body().error;
+        let (code, message) = (error.code.clone().unwrap_or_default(), error.message.clone());
+        Some(Self { code, message, param: error.param.clone() })
+    }
 }
 
 /// What a job across providers came to.

@@ -40,10 +40,15 @@ pub(crate) async fn embed(
                 let served = Served { name: offer.name, model: offer.model, build: offer.build };
                 let trade = charge.trade;
                 journey.note(charge, false);
+                journey.observe_unproven().await;
                 let journeyed = Journeyed { trade, ..journey.summed() };
                 return Ok(Some(Embedded { vectors, journeyed, served, provider, prompt_tokens }));
             }
             Read::Lost(charge, outcome) => journey.lost(job, charge, outcome).await,
+            Read::GaveUp(charge, kept) => {
+                journey.gave_up(provider, kept);
+                journey.lost(job, charge, None).await;
+            }
             Read::Left => return Ok(None),
         }
     }

@@ -6,7 +6,7 @@
 //!           ─taken──►         ─vouchers─►
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ use tokio_util::task::TaskTracker;
 
 use super::ask::{Invalid, Journeyed, MeshAsk, Part, RouteError, Served, UNNAMED_MAX};
 use super::own::{OwnAttempt, OwnEngine};
-use super::remote::{Attempt, Charge, Client, Next, Unbegun, Wanted, observe};
-use super::source::Source;
+use super::remote::{Attempt, Charge, Client, Next, STALL_MIN, Unbegun, Wanted, observe};
+use super::source::{Source, patiently};
 use crate::handle::{JobToken, SubmitError};
 use crate::http::{Kind, payer};
 
@@ -170,6 +170,14 @@ impl Body {
             sent = self.out.send(piece) => sent.map_err(drop),
         }
     }
+
+    /// Breaks the answer off, and says why.
+    async fn fails(&self, error: RouteError) {
+        let reason = error.to_string();
+        // There is one failure of a journey.
+        let _ = self.shared.failure.set(error);
+        let _ = self.out.send(Piece::Failed { reason }).await;
+    }
 }
 
 /// How the flow of pieces ended.
@@ -204,9 +212,9 @@ pub(super) struct Journey {
     refusals: BTreeMap<PartyId, String>,
     /// What those said that found the request itself invalid.
     invalid: Vec<(PartyId, Invalid)>,
-    /// Those that gave up before the first token. It may be the request's fault: it is held against
-    /// them when somebody answers it.
-    unproven: BTreeSet<PartyId>,
+    /// What those did that gave up before the first token, or did not take the request. It may be
+    /// the request's fault: it is held against them when somebody answers it.
+    unproven: BTreeMap<PartyId, Observed>,
 }
 
 impl Journey {
@@ -226,7 +234,7 @@ impl Journey {
             parts: Vec::new(),
             refusals: BTreeMap::new(),
             invalid: Vec::new(),
-            unproven: BTreeSet::new(),
+            unproven: BTreeMap::new(),
             ask,
         }
     }
@@ -309,13 +317,18 @@ impl Journey {
                 // Whoever was paid for its prompt and then gave up has failed.
                 Next::Failed { reason } => match attempt.made() {
                     0 => {
-                        if !attempt.is_here() {
-                            self.unproven.insert(attempt.provider());
+                        if let Source::There(there) = &attempt {
+                            self.gave_up(there.provider(), there.kept());
                         }
                         (reason, None)
                     }
                     _ => (reason, Some(Observed::Failed)),
                 },
+                Next::Invalid(invalid) => {
+                    self.leave(attempt, invalid.message.clone(), None).await;
+                    body.fails(RouteError::Invalid(invalid)).await;
+                    return End::Closed;
+                }
             };
             self.leave(attempt, reason, outcome).await;
             match self.go_on(body).await {
@@ -360,16 +373,29 @@ impl Journey {
         self.note(charge, here);
     }
 
-    /// Notes that a provider that had taken the job delivered nothing of it.
-    pub(super) async fn lost(&mut self, job: JobId, charge: Charge, outcome: Observed) {
+    /// Notes that a provider that had taken the job delivered nothing of it, and what it did.
+    pub(super) async fn lost(&mut self, job: JobId, charge: Charge, outcome: Option<Observed>) {
         let (provider, reason) = (charge.provider, charge.ended.clone());
         tracing::info!(%provider, reason, "a provider delivered nothing");
         self.query.tried.insert(provider);
         self.refusals.insert(provider, reason);
         // Its order needs no second word of the owner.
         self.last = Some(job);
-        observe(&self.client.handle, provider, outcome).await;
+        if let Some(outcome) = outcome {
+            observe(&self.client.handle, provider, outcome).await;
+        }
         self.note(charge, false);
+    }
+
+    /// Notes that a provider gave the job up before it delivered anything, after it had `kept` it
+    /// for so long.
+    pub(super) fn gave_up(&mut self, provider: PartyId, kept: Duration) {
+        let outcome = match kept > STALL_MIN {
+            // It kept others from it for longer than a job may stand still.
+            true => Observed::Failed,
+            false => Observed::Refused { retry_after_ms: REFUSED_MS },
+        };
+        self.unproven.insert(provider, outcome);
     }
 
     /// Who goes on, or the end of the answer.
@@ -399,10 +425,7 @@ impl Journey {
                 let charged = self.parts.iter().map(|part| part.charge.amount);
                 let charged = charged.fold(Trm::ZERO, Trm::saturating_add);
                 let lost = RouteError::Lost { charged, reason: error.to_string() };
-                let reason = lost.to_string();
-                // There is one failure of a journey.
-                let _ = body.shared.failure.set(lost);
-                let _ = body.out.send(Piece::Failed { reason }).await;
+                body.fails(lost).await;
                 None
             }
         }
@@ -478,7 +501,12 @@ impl Journey {
                 tracing::debug!(%error, "this node does not go on with an answer");
                 None
             }
-            Err(Unbegun::Approval { .. } | Unbegun::Lost { .. }) => None,
+            Err(
+                Unbegun::Approval { .. }
+                | Unbegun::Lost { .. }
+                | Unbegun::Stuck { .. }
+                | Unbegun::Full { .. },
+            ) => None,
         }
     }
 
@@ -489,7 +517,8 @@ impl Journey {
         let Some(kind) = Kind::at(self.ask.path) else {
             let (code, message) = ("unknown_path", "this node's engine does not go on with it");
             let (code, message) = (code.to_owned(), message.to_owned());
-            return Err(Unbegun::Refused { code, message, invalid: None });
+            let kept = Duration::ZERO;
+            return Err(Unbegun::Refused { code, message, invalid: None, kept });
         };
         let request = (kind, self.ask.body.clone());
         let asked = OwnEngine::understood(&lease, request, given).await?;
@@ -549,11 +578,14 @@ impl Journey {
     /// Notes that a provider does not take the job; whether it may when it has heard more.
     async fn refused(&mut self, provider: PartyId, why: Unbegun) -> bool {
         let (message, outcome) = match why {
-            Unbegun::Refused { code, message, invalid } => {
+            Unbegun::Refused { code, message, invalid, kept } => {
                 tracing::debug!(%provider, code, message, "an order was refused");
                 if matches!(code.as_str(), "order_unknown_consumer" | "order_stale_head") {
                     self.refusals.insert(provider, message);
                     return true;
+                }
+                if kept > STALL_MIN {
+                    self.gave_up(provider, kept);
                 }
                 if let Some(InvalidRequest { param }) = invalid {
                     // The caller's mistake is held against no provider, or one caller would keep
@@ -563,14 +595,22 @@ impl Journey {
                     self.invalid.push((provider, Invalid { code, message, param }));
                     return false;
                 }
-                (message, Observed::Refused { retry_after_ms: REFUSED_MS })
+                (message, Some(Observed::Refused { retry_after_ms: REFUSED_MS }))
             }
-            Unbegun::Lost { reason } => (reason, Observed::Failed),
+            Unbegun::Lost { reason } => (reason, Some(Observed::Failed)),
+            Unbegun::Stuck { reason } => {
+                self.unproven.insert(provider, Observed::Failed);
+                (reason, None)
+            }
+            // It is this node that may not ask for more.
+            Unbegun::Full { reason } => (reason, None),
             Unbegun::Book(_) | Unbegun::Approval { .. } => return false,
         };
         self.query.tried.insert(provider);
         self.refusals.insert(provider, message);
-        observe(&self.client.handle, provider, outcome).await;
+        if let Some(outcome) = outcome {
+            observe(&self.client.handle, provider, outcome).await;
+        }
         false
     }
 
@@ -582,9 +622,9 @@ impl Journey {
         }
     }
 
-    async fn observe_unproven(&mut self) {
-        for provider in core::mem::take(&mut self.unproven) {
-            let outcome = Observed::Refused { retry_after_ms: REFUSED_MS };
+    /// Somebody answers the request: it was not at fault.
+    pub(super) async fn observe_unproven(&mut self) {
+        for (provider, outcome) in core::mem::take(&mut self.unproven) {
             observe(&self.client.handle, provider, outcome).await;
         }
     }
@@ -610,7 +650,8 @@ impl Journey {
             let known = known.filter_map(|one| offer(one.provider).map(|offer| (one, offer)));
             (known.collect::<Vec<_>>(), refusal)
         };
-        let read = self.client.handle.read(read).await.map_err(RouteError::Book)?;
+        let handle = &self.client.handle;
+        let read = patiently(move || handle.read(read.clone())).await.map_err(RouteError::Book)?;
         self.candidates.get_or_insert(u32::try_from(read.0.len()).unwrap_or(u32::MAX));
         Ok(read)
     }
@@ -675,14 +716,15 @@ impl Journey {
             return Ok(start);
         }
         let asked = start.clone();
-        let room = self.client.handle.read(move |kernel: &Kernel, now| {
+        let room = move |kernel: &Kernel, now| {
             let (ledger, book) = (kernel.ledger(), kernel.ledger().book());
             let fee_ppm = ledger.lattice().charter().params.fee_ppm;
             let own = Terms::own(book.price());
             let there = |(party, price)| Terms { price, provider: Some((party, fee_ppm)) };
             book.affordable(now, payer, &asked, &at.map_or(own, there))
-        });
-        let room = room.await.map_err(Unbegun::Book)?;
+        };
+        let handle = &self.client.handle;
+        let room = patiently(move || handle.read(room.clone())).await.map_err(Unbegun::Book)?;
         // The refusal of a job that has hardly any room says more than its few tokens.
         let is_enough = room >= SHORTEST.min(start.completion_max);
         let completion_max = if is_enough { room } else { start.completion_max };

@@ -11,6 +11,9 @@ use tirami_proto::{Frame, FrameError, Frames, TokenBucket, encode};
 
 /// Bytes read at once; what a stranger announces is not believed beyond that.
 const CHUNK_BYTES: usize = 16 * 1024;
+/// Bytes of a frame that are let through together: what is only announced keeps no more from
+/// others.
+pub(super) const PART_BYTES: usize = 64 * 1024;
 /// Frames of one stream that are read without giving way to others.
 const FRAMES_AT_ONCE: u32 = 64;
 /// How long the rest of a frame may take once it has begun.
@@ -30,10 +33,16 @@ pub enum StreamError {
     Frame(#[from] FrameError),
 }
 
-/// Waits before a frame of so many bytes is read.
+/// Waits before a frame is read.
 pub(super) trait Gate: Send {
-    /// Comes back when the frame may be read.
+    /// Comes back when a frame of so many bytes may be begun.
     fn admit(&mut self, bytes: usize) -> impl Future<Output = ()> + Send;
+
+    /// Comes back when the next so many bytes of it may be read; all before them have come.
+    fn admit_part(&mut self, bytes: usize) -> impl Future<Output = ()> + Send {
+        let _ = bytes;
+        core::future::ready(())
+    }
 }
 
 /// Lets everything through at once.
@@ -133,7 +142,7 @@ impl<T: Frame> FrameReceiver<T> {
         self.next_through(&mut Open).await
     }
 
-    /// As [`FrameReceiver::next`], waiting at `gate` before the bytes of a frame are read.
+    /// As [`FrameReceiver::next`], waiting at `gate` before a frame and before each part of it.
     pub(super) async fn next_through(
         &mut self,
         gate: &mut impl Gate,
@@ -149,7 +158,7 @@ impl<T: Frame> FrameReceiver<T> {
             if bytes <= self.max {
                 gate.admit(bytes).await;
             }
-            let body = self.body(length, bytes);
+            let body = self.body(length, bytes, gate);
             match tokio::time::timeout(FRAME_WITHIN, body).await {
                 Ok(Ok(None)) => {}
                 Ok(read) => return read,
@@ -159,9 +168,14 @@ impl<T: Frame> FrameReceiver<T> {
     }
 
     /// Reads one frame; `None` when it is a message this version does not know.
-    async fn body(&mut self, length: [u8; 4], bytes: usize) -> Result<Option<T>, StreamError> {
+    async fn body(
+        &mut self,
+        length: [u8; 4],
+        bytes: usize,
+        gate: &mut impl Gate,
+    ) -> Result<Option<T>, StreamError> {
         self.frames.push(&length);
-        let mut left = bytes;
+        let (mut left, mut admitted) = (bytes, 0);
         loop {
             if let Some(message) = self.frames.next()? {
                 return Ok(Some(message));
@@ -169,9 +183,14 @@ impl<T: Frame> FrameReceiver<T> {
             if left == 0 {
                 return Ok(None);
             }
-            match self.stream.read_chunk(left.min(CHUNK_BYTES)).await {
+            if admitted == 0 {
+                admitted = left.min(PART_BYTES);
+                gate.admit_part(admitted).await;
+            }
+            match self.stream.read_chunk(admitted.min(CHUNK_BYTES)).await {
                 Ok(Some(chunk)) => {
                     left -= chunk.len();
+                    admitted -= chunk.len();
                     self.frames.push(&chunk);
                 }
                 Ok(None) => return Err(StreamError::Ended("in the middle of a message".into())),
@@ -186,25 +205,26 @@ impl<T: Frame> FrameReceiver<T> {
     }
 }
 
-/// The frames of a stream, let through at `gate`, until it ends or breaks. Waiting for the next
-/// one can be given up.
+/// The frames of a stream, let through at `gate`, until it ends or breaks; where it breaks, the
+/// last one says how. Waiting for the next one can be given up.
 pub(super) fn frames<T: Frame + Send>(
     receive: FrameReceiver<T>,
     gate: impl Gate,
-) -> impl Stream<Item = T> + Send
+) -> impl Stream<Item = Result<T, StreamError>> + Send
 where
     FrameReceiver<T>: Send,
 {
-    futures_util::stream::unfold((receive, gate, 0_u32), |(mut receive, mut gate, n)| async move {
+    futures_util::stream::unfold(Some((receive, gate, 0_u32)), |open| async move {
+        let (mut receive, mut gate, n) = open?;
         if n % FRAMES_AT_ONCE == FRAMES_AT_ONCE - 1 {
             // A stream that always has a frame lets others run.
             tokio::task::yield_now().await;
         }
         match receive.next_through(&mut gate).await {
-            Ok(frame) => frame.map(|frame| (frame, (receive, gate, n.wrapping_add(1)))),
+            Ok(frame) => frame.map(|frame| (Ok(frame), Some((receive, gate, n.wrapping_add(1))))),
             Err(error) => {
                 tracing::debug!(%error, "the stream of a job broke");
-                None
+                Some((Err(error), None))
             }
         }
     })

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use tirami_core::Timestamp;
+use tirami_core::{DAY_MS, Timestamp};
 use tirami_kernel::mesh::{Admission, MeshInput};
 use tirami_proto::{INVITE_PEERS_MAX, Invite, PeerAddress};
 
@@ -18,7 +18,7 @@ use crate::clock::now;
 /// Newcomers that one invite brings in, unless its owner says otherwise.
 pub const INVITE_USES: u32 = 8;
 /// How long an invite brings in newcomers, unless its owner says otherwise: a week.
-pub const INVITE_LIFE_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+pub const INVITE_LIFE_MS: u64 = 7 * DAY_MS;
 
 /// The file in the data directory.
 const FILE: &str = "admission";
@@ -59,17 +59,35 @@ pub(super) async fn make(shared: &Shared, terms: Terms) -> Result<(Invite, Admis
     let (now, before) = (now(), lock(&shared.settings).settings.admission);
     let wanted = (terms.uses, now.plus_ms(terms.life_ms));
     let admission = Admission::extended(before, (enrolled, now), wanted);
+    keep(shared, admission, terms.secret).await?;
+    Ok((named(shared), admission))
+}
+
+/// The owner enrolled somebody, who is on the roll now: that takes no use from the invites.
+pub(super) async fn enrolled_by_hand(shared: &Shared) -> Result<(), MeshError> {
+    let _turn = shared.inviting.lock().await;
+    let before = lock(&shared.settings).settings.admission;
+    let Some(before) = before else { return Ok(()) };
+    let enrolled_max = before.enrolled_max.saturating_add(1);
+    keep(shared, Admission { enrolled_max, ..before }, None).await
+}
+
+async fn keep(
+    shared: &Shared,
+    admission: Admission,
+    secret: Option<[u8; 32]>,
+) -> Result<(), MeshError> {
     let path = shared.data_dir.join(FILE);
     write(&path, admission)
         .map_err(|error| MeshError::Invite { path, reason: error.to_string() })?;
     let settings = {
         let settings = &mut lock(&shared.settings).settings;
         settings.admission = Some(admission);
-        settings.secret = terms.secret.or(settings.secret);
+        settings.secret = secret.or(settings.secret);
         settings.clone()
     };
     shared.handle.mesh_input(MeshInput::Settings(settings)).await?;
-    Ok((named(shared), admission))
+    Ok(())
 }
 
 /// How many may still come. A missing or damaged file lets in nobody until the next invite.

@@ -86,6 +86,11 @@ impl JobStreams {
         super::invite::make(&self.shared, terms).await
     }
 
+    /// The owner enrolled somebody by hand, which takes no use from its invites.
+    pub(crate) async fn enrolled_by_hand(&self) -> Result<(), super::MeshError> {
+        super::invite::enrolled_by_hand(&self.shared).await
+    }
+
     /// Opens a stream to `peer`, dialling it first where it is known but not connected.
     ///
     /// # Errors

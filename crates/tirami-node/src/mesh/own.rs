@@ -1,12 +1,15 @@
 //! This node's own engine as one of those that make an answer: when a provider is lost, or none
 //! takes the job, a node that has the model goes on itself.
 
+use std::time::Duration;
+
 use tirami_core::{AgentId, DocumentId, Flop, JobId, PartyId, Trm};
 use tirami_infer::engine::{Finish, Generation, Piece};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
 
+use super::ask::Invalid;
 use super::remote::{Charge, Next, Signing, Unbegun, signed};
 use super::source::ordered;
 use super::stream_digest;
@@ -162,7 +165,10 @@ impl OwnAttempt {
                     let stop = generation.stopped_by();
                     Next::End { text, finish: self.finish, receipt: None, stop }
                 }
-                Some(Piece::Failed { reason }) => Next::Failed { reason },
+                Some(Piece::Failed { reason }) => {
+                    let invalid = generation.failure().and_then(Invalid::of);
+                    invalid.map_or(Next::Failed { reason }, Next::Invalid)
+                }
                 None => Next::Failed { reason: "this node's engine ended".to_owned() },
             };
         }
@@ -255,7 +261,8 @@ fn note(vouched: &mut u32, signed: Result<Outcome, SubmitError>) {
 }
 
 fn refused(code: &str, message: &str) -> Unbegun {
-    Unbegun::Refused { code: code.to_owned(), message: message.to_owned(), invalid: None }
+    let (code, message) = (code.to_owned(), message.to_owned());
+    Unbegun::Refused { code, message, invalid: None, kept: Duration::ZERO }
 }
 
 fn count(tokens: &[u32]) -> u32 {

@@ -9,6 +9,7 @@ mod vectors;
 use core::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt as _};
 use tirami_core::{Digest, DocumentId, Flop, JobId, PartyId, Ppm, Signed, Timestamp, Trm};
 use tirami_infer::engine::TokenLogprobs;
@@ -18,24 +19,34 @@ use tirami_ledger::Rejection;
 use tirami_ledger::book::START_WITHIN_MS;
 use tirami_ledger::command::{Actor, Command, OrderJob, Outcome, StartJob};
 use tirami_ledger::documents::{FinishReason, Voucher};
-use tirami_proto::{InvalidRequest, JobRequest, ToConsumer, ToProvider, WireDocument};
+use tirami_proto::{InvalidRequest, JobRequest, ToConsumer, ToProvider, WireDocument, encode};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::ask::Invalid;
 use super::frames::{Open, frames};
-use super::serve::BEAT;
+use super::serve::{BEAT, MEET_WITHIN, REQUEST_WITHIN};
 use super::source::ordered;
-use super::{FrameSender, JobStreams, likelihood, stream_digest};
+use super::{FrameSender, JobStreams, OpenError, likelihood, stream_digest};
 use crate::handle::{Handle, JobToken, SubmitError};
 
-/// A provider has answered an order by then, or the next one is asked.
-const ACCEPT_WITHIN: Duration = Duration::from_millis(2_500);
+/// How long opening a job's stream may take: only those are asked that are connected.
+const OPEN_WITHIN: Duration = Duration::from_secs(2);
+/// A request is sent in pieces of so many bytes, each of which shows that the provider goes on
+/// reading.
+const PIECE_BYTES: usize = 64 * 1024;
+/// How long a provider may take none of them: it may read other requests before this one. In all
+/// it has [`REQUEST_WITHIN`], after which it gives up itself.
+const PIECE_WITHIN: Duration = Duration::from_secs(5);
+/// How long after the request was sent a provider may take to answer the order: it may have to
+/// learn who asks, and it counts the prompt.
+const ACCEPT_WITHIN: Duration = MEET_WITHIN.saturating_add(Duration::from_secs(2));
 /// A provider from which nothing at all came for so long is lost.
 const SILENCE_MAX: Duration = BEAT.saturating_mul(3);
 /// A provider stands still that may send and makes no token for [`STALL_INTERVALS`] times what its
-/// tokens took so far, within these bounds; before its first token, when it neither moves up in its
-/// queue nor reads on in the prompt for the least of them.
-const STALL_MIN: Duration = Duration::from_secs(3);
+/// tokens took so far, within these bounds; before its first token, when it does not read on in the
+/// prompt for the least of them, wherever in its queue it says that the job is.
+pub(super) const STALL_MIN: Duration = Duration::from_secs(3);
 const STALL_MAX: Duration = Duration::from_secs(4);
 const STALL_INTERVALS: u32 = 8;
 /// A provider that says it reads may take so many times the longest step it took so far.
@@ -84,10 +95,14 @@ pub(super) enum Unbegun {
     Book(SubmitError),
     /// A person has to agree first.
     Approval { approval: u64, expires_at: Timestamp, max_amount: Trm },
-    /// The provider refused.
-    Refused { code: String, message: String, invalid: Option<InvalidRequest> },
+    /// The provider refused, after it had the order for so long.
+    Refused { code: String, message: String, invalid: Option<InvalidRequest>, kept: Duration },
     /// The provider did not answer.
     Lost { reason: String },
+    /// The request was not taken in time: the fault of the provider, or of the line to it.
+    Stuck { reason: String },
+    /// This node has as many streams to the provider as it may have.
+    Full { reason: String },
 }
 
 /// What comes next of an answer.
@@ -119,6 +134,8 @@ pub(super) enum Next {
     Failed {
         reason: String,
     },
+    /// The request itself is at fault, so that nobody could go on.
+    Invalid(Invalid),
     /// The kernel ordered the end.
     Ordered,
 }
@@ -163,6 +180,8 @@ pub(super) struct Attempt {
     delivered: u32,
     vouched: u32,
     signing: Option<Signing>,
+    /// Tokens that the newest signature is for, whatever came of it.
+    asked: u32,
     ordered_at: Instant,
     first_at: Option<Instant>,
     heard_at: Instant,
@@ -180,8 +199,10 @@ struct Prefill {
     /// Since when it holds a place; while it waits, since the order.
     since: Instant,
     place_in_queue: u32,
+    /// It came out of the queue, or read: it waits no more, whatever it says.
+    has_begun: bool,
     read: u32,
-    /// When it last moved up or read on, and the longest time between two such steps.
+    /// When it last read on, and the longest time between two such steps.
     step_at: Instant,
     longest: Duration,
     /// How long it may stand still.
@@ -193,6 +214,7 @@ impl Prefill {
         Self {
             since: now,
             place_in_queue: 0,
+            has_begun: false,
             read: 0,
             step_at: now,
             longest: Duration::ZERO,
@@ -200,21 +222,22 @@ impl Prefill {
         }
     }
 
-    /// It says that so many tokens of `most` are read.
+    /// It says that so many tokens of `most` are read. A place in its queue is only its word: that
+    /// it moves up is no step.
     fn told(&mut self, now: Instant, (read, most): (u32, u32), place_in_queue: u32) {
+        if place_in_queue > 0 && !self.has_begun {
+            self.place_in_queue = place_in_queue;
+            return;
+        }
         let read = read.min(most);
-        let has_begun = self.place_in_queue > 0 && place_in_queue == 0;
-        // The first word about a place is no step.
-        let moved_up = place_in_queue < self.place_in_queue;
-        if read > self.read || moved_up {
+        if self.place_in_queue > 0 {
+            (self.since, self.step_at, self.has_begun) = (now, now, true);
+        } else if read > self.read {
             self.longest = self.longest.max(now.duration_since(self.step_at));
-            self.step_at = now;
-            self.read = self.read.max(read);
+            (self.step_at, self.has_begun) = (now, true);
         }
-        if has_begun {
-            self.since = now;
-        }
-        self.place_in_queue = place_in_queue;
+        self.place_in_queue = 0;
+        self.read = self.read.max(read);
     }
 
     /// When it stands still, and when it is lost.
@@ -240,11 +263,7 @@ impl Attempt {
         let ordered_at = Instant::now();
         let request = JobRequest { order: wire(&order), body, path: path.to_owned(), resumed };
         let job = start.job;
-        let opened = open(client, provider, request);
-        let opened = match timeout(ACCEPT_WITHIN, opened).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Unbegun::Lost { reason: "it did not answer the order".to_owned() }),
-        };
+        let opened = open(client, provider, request).await;
         let opened = opened.and_then(|opened| opened.checked(&start));
         let Opened { outgoing, frames, prompt_tokens, window } = match opened {
             Ok(opened) => opened,
@@ -269,6 +288,7 @@ impl Attempt {
             delivered: 0,
             vouched: 0,
             signing: None,
+            asked: 0,
             ordered_at,
             first_at: None,
             heard_at: now,
@@ -286,6 +306,11 @@ impl Attempt {
 
     pub(super) const fn provider(&self) -> PartyId {
         self.provider
+    }
+
+    /// How long it has had the job.
+    pub(super) fn kept(&self) -> Duration {
+        self.ordered_at.elapsed()
     }
 
     /// What comes next. Waiting for it can be given up without loss.
@@ -310,14 +335,17 @@ impl Attempt {
         }
     }
 
-    /// Nobody else is better: the provider may stand still for twice the time.
+    /// Nobody else is better: the provider may stand still for twice the time. While the job is in
+    /// its queue it is asked again as soon, because a place may become free elsewhere.
     pub(super) fn wait_on(&mut self) {
         if self.first_at.is_some() {
             self.patience = 2 * self.patience.max(self.token_at.elapsed());
-        } else {
-            self.prefill.patience *= 2;
-            self.prefill.step_at = Instant::now();
+            return;
         }
+        if self.prefill.place_in_queue == 0 {
+            self.prefill.patience *= 2;
+        }
+        self.prefill.step_at = Instant::now();
     }
 
     fn overdue(&self) -> Next {
@@ -377,7 +405,10 @@ impl Attempt {
         self.heard_at = Instant::now();
         match frame {
             None => lost("its connection ended"),
-            Some(ToConsumer::Failed { reason }) => Some(Next::Failed { reason }),
+            Some(ToConsumer::Failed { reason, invalid: None }) => Some(Next::Failed { reason }),
+            Some(ToConsumer::Failed { reason: message, invalid: Some(code) }) => {
+                Some(Next::Invalid(Invalid { code, message, param: None }))
+            }
             Some(ToConsumer::Tokens { tokens, text, likelihoods }) => {
                 let most = self.start.completion_max as usize;
                 if self.tokens.len().saturating_add(tokens.len()) > most {
@@ -421,7 +452,8 @@ impl Attempt {
     }
 
     /// The client has taken `delivered` of this provider's tokens. Signs for them when half a
-    /// window is not signed for; it does not wait, and one signature is under way at a time.
+    /// window is not signed for; it does not wait, and one signature is under way at a time, which
+    /// waits for room in the kernel's queue by itself.
     pub(super) fn deliver(&mut self, delivered: u32) {
         self.delivered = self.delivered.max(delivered.min(count(&self.tokens)));
         let due = if self.vouched == 0 { 1 } else { self.vouched + (self.window / 2).max(1) };
@@ -434,7 +466,9 @@ impl Attempt {
             stream: stream_digest(&self.tokens[..self.delivered as usize]),
             prompt_tokens: Some(self.prompt_tokens),
         };
-        self.signing = Some(Box::pin(self.handle.submit(Actor::Node, command)));
+        self.asked = self.delivered;
+        let handle = self.handle.clone();
+        self.signing = Some(Box::pin(async move { handle.insist(Actor::Node, command).await }));
     }
 
     fn signed(&mut self, signed: Result<Outcome, SubmitError>) {
@@ -443,12 +477,18 @@ impl Attempt {
             Ok(Outcome::VoucherSigned { voucher }) => {
                 self.vouched = self.vouched.max(voucher.body().tokens);
                 self.post(&voucher);
+                self.deliver(self.delivered);
             }
             Ok(_) => {}
-            // The next one is cumulative.
-            Err(error) => tracing::debug!(job = %self.job, %error, "a voucher was not signed"),
+            // The next one is cumulative, and for more tokens: one for the same would be refused
+            // again and again.
+            Err(error) => {
+                tracing::debug!(job = %self.job, %error, "a voucher was not signed");
+                if self.delivered > self.asked {
+                    self.deliver(self.delivered);
+                }
+            }
         }
-        self.deliver(self.delivered);
     }
 
     fn post(&self, voucher: &Signed<Voucher>) {
@@ -596,23 +636,56 @@ impl Opened {
 
 async fn open(client: &Client, provider: PartyId, request: JobRequest) -> Result<Opened, Unbegun> {
     let lost = |reason: String| Unbegun::Lost { reason };
-    let mut stream =
-        client.streams.open(provider).await.map_err(|error| lost(error.to_string()))?;
-    let request = ToProvider::Request(request);
-    stream.send.send(&request).await.map_err(|error| lost(error.to_string()))?;
-    let mut frames = frames(stream.receive, Open).boxed();
-    match frames.next().await {
+    let opened = match timeout(OPEN_WITHIN, client.streams.open(provider)).await {
+        Ok(opened) => opened,
+        // It is there, so only a place for one more stream is missing.
+        Err(_) if client.streams.rtt(provider).is_some() => Err(OpenError::Busy(provider)),
+        Err(_) => Err(OpenError::Unreachable(provider)),
+    };
+    let mut stream = opened.map_err(|error| match error {
+        OpenError::Busy(_) => Unbegun::Full { reason: error.to_string() },
+        OpenError::Unreachable(_) => lost(error.to_string()),
+    })?;
+    hand_over(&mut stream.send, request).await?;
+    let sent_at = Instant::now();
+    let frames = frames(stream.receive, Open);
+    let mut frames = frames.filter_map(|frame| core::future::ready(frame.ok())).boxed();
+    let Ok(answer) = timeout(ACCEPT_WITHIN, frames.next()).await else {
+        return Err(lost("it did not answer the order".to_owned()));
+    };
+    match answer {
         Some(ToConsumer::Accepted { prompt_tokens, window_tokens, .. }) => {
             let (outgoing, waiting) = mpsc::channel(OUTGOING_MAX);
             tokio::spawn(write(stream.send, waiting));
             Ok(Opened { outgoing, frames, prompt_tokens, window: window_tokens.max(1) })
         }
         Some(ToConsumer::Refused { code, message, invalid, .. }) => {
-            Err(Unbegun::Refused { code, message, invalid })
+            Err(Unbegun::Refused { code, message, invalid, kept: sent_at.elapsed() })
         }
         Some(_) => Err(lost("it did not answer the order".to_owned())),
         None => Err(lost("its connection ended".to_owned())),
     }
+}
+
+/// Sends a request for as long as the provider goes on taking it.
+async fn hand_over(send: &mut FrameSender<ToProvider>, request: JobRequest) -> Result<(), Unbegun> {
+    let mut left = Bytes::from(encode(&ToProvider::Request(request)));
+    let until = Instant::now() + REQUEST_WITHIN;
+    while !left.is_empty() {
+        let piece = left.split_to(left.len().min(PIECE_BYTES));
+        let by = until.min(Instant::now() + PIECE_WITHIN);
+        match timeout_at(by, send.send_bytes(piece)).await {
+            Ok(sent) => sent.map_err(|error| Unbegun::Lost { reason: error.to_string() })?,
+            Err(_) => {
+                // Else what was written arrives late, and its end within the request reads as one
+                // that was withheld.
+                send.abort();
+                let reason = "it did not take the request in time".to_owned();
+                return Err(Unbegun::Stuck { reason });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Sends what waits, until the attempt is over or the provider gone.

@@ -3,6 +3,7 @@
 //! The engine works no further than one window beyond what the consumer signed for. Whatever ends
 //! a stream frees the engine at once; what is owed then is what the highest voucher says.
 
+mod crowd;
 mod running;
 mod vectors;
 
@@ -10,9 +11,10 @@ use core::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _};
 use tirami_core::{
-    Checked, Digest, DocumentId, JobId, ModelDigest, PartyId, PublicKey, Signature, Timestamp,
-    decode_body,
+    Checked, Digest, DocumentId, JobId, ModelDigest, ModelShape, PartyId, PublicKey, Signature,
+    Timestamp, decode_body,
 };
 use tirami_infer::engine::{Generation, Prompt, Sampling, StartError};
 use tirami_kernel::Kernel;
@@ -23,17 +25,18 @@ use tirami_ledger::documents::{Order, SignedBytes};
 use tirami_ledger::refusal::OrderRefusal;
 use tirami_proto::{Fault, InvalidRequest, JobRequest, ToConsumer, ToProvider, WireDocument};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::frames::{Pace, StreamError, frames};
+use super::frames::{FrameReceiver, Pace, StreamError, frames};
 use super::intake::Intake;
 use super::{FrameSender, IncomingJob};
 use crate::handle::{Handle, SubmitError};
 use crate::http::{ApiError, Asked, Kind, understand};
 use crate::models::{Lease, Model, Models};
 use crate::store::StoreReader;
+use crowd::{Crowd, Place};
 use running::{Begun, Serving};
 
 /// Streams of jobs served at the same time, whatever the ledger would take.
@@ -43,11 +46,16 @@ pub(crate) use vectors::EMBEDDINGS_PATH;
 /// Tokens sent ahead of the vouchers at most, however far away the consumer is.
 pub const WINDOW_TOKENS_MAX: u32 = 256;
 /// How long a new stream may take to send its request.
-const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// A sender gives up before that: whoever withholds for longer what it began or was to begin is at
+/// fault.
+const WITHHELD_AFTER: Duration = REQUEST_WITHIN.saturating_add(Duration::from_secs(2));
 /// How long a consumer may take to sign for what it received, or to read what is sent.
 const VOUCHER_WITHIN: Duration = Duration::from_secs(60);
 /// A stream without news says so often that it is alive.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
+/// Vouchers of a job that may be refused before the job ends.
+const VOUCHERS_REFUSED_MAX: u32 = 8;
 /// How long a consumer that has to go elsewhere may take to sign for what it received.
 const LAST_VOUCHER_WITHIN: Duration = Duration::from_secs(4);
 /// How long the last frame may take to arrive.
@@ -56,7 +64,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 const TURN_AWAY_WITHIN: Duration = Duration::from_millis(100);
 /// How long a consumer whose chain is not kept may wait until it is known, and how often that is
 /// looked at.
-const MEET_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const MEET_WITHIN: Duration = Duration::from_secs(3);
 const MEET_LOOK: Duration = Duration::from_millis(20);
 /// When a consumer that was refused for now may ask again.
 const RETRY_AFTER_MS: u64 = 1_000;
@@ -76,6 +84,19 @@ pub(crate) struct Server {
     pub(super) intake: Intake,
     /// Places for jobs whose texts are read into vectors.
     pub(crate) readers: Arc<Semaphore>,
+    /// Places for requests that are made into prompts or texts to read.
+    pub(crate) understanding: Arc<Semaphore>,
+    /// Who waits for a place for a job.
+    pub(crate) crowd: Arc<Crowd>,
+}
+
+/// The model's shape, and the completion tokens of the shortest job that a path asks it for.
+type Least = fn(ModelShape) -> (ModelShape, u32);
+
+/// Places for requests that are made into prompts at the same time, which keeps a core busy for a
+/// while: half of the cores are left to the engines.
+pub(super) fn understanding_max() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 impl Server {
@@ -92,15 +113,18 @@ impl Server {
 
     async fn serve(&self, job: IncomingJob, places: &Semaphore) {
         let IncomingJob { peer, rtt, mut send, mut receive } = job;
-        let reading = async {
-            let mut room = self.intake.room(peer).await;
-            let request = receive.next_through(&mut room).await;
-            (room, request)
+        let Ok(mut room) = timeout(REQUEST_WITHIN, self.intake.room(peer)).await else {
+            return send.abort();
         };
-        let (room, request) = match timeout(REQUEST_WITHIN, reading).await {
-            Ok((room, Ok(Some(ToProvider::Request(request))))) => (room, request),
+        let request = match timeout(WITHHELD_AFTER, receive.next_through(&mut room)).await {
+            Ok(Ok(Some(ToProvider::Request(request)))) => request,
             other => {
-                if matches!(other, Ok((_, Ok(Some(_)) | Err(StreamError::Frame(_))))) {
+                let is_fault = match other {
+                    Ok(Ok(frame)) => frame.is_some(),
+                    Ok(Err(error)) => matches!(error, StreamError::Frame(_)),
+                    Err(_) => room.is_withheld(),
+                };
+                if is_fault {
                     self.offended(peer, Fault::Malformed).await;
                 }
                 return send.abort();
@@ -112,21 +136,22 @@ impl Server {
             // One that does not take even this sees its stream end.
             return drop(timeout(TURN_AWAY_WITHIN, send.send(&full)).await);
         };
-        let job = decode_body::<Order>(&request.order.bytes).ok().map(|order| order.job);
+        let order = decode_body::<Order>(&request.order.bytes).ok();
+        let known = order.map(|order| (order.consumer, order.job));
         if request.path == EMBEDDINGS_PATH {
             let begun = self.begin_reading(request).await;
             drop(room);
-            let frames = pin!(frames(receive, Pace::of_job()));
+            let frames = pin!(self.frames(peer, receive));
             return match begun {
                 Ok((begun, accepted)) => {
                     self.deliver_vectors((peer, &accepted), begun, send, frames).await;
                 }
-                Err(refusal) => self.refuse((peer, job), send, refusal).await,
+                Err(refusal) => self.refuse((peer, known), send, refusal).await,
             };
         }
         let begun = self.begin(request).await;
         drop(room);
-        let frames = pin!(frames(receive, Pace::of_job()));
+        let frames = pin!(self.frames(peer, receive));
         match begun {
             Ok(begun) => {
                 let accepted = begun.accepted();
@@ -136,19 +161,38 @@ impl Server {
                 }
                 serving.run(frames).await;
             }
-            Err(refusal) => self.refuse((peer, job), send, refusal).await,
+            Err(refusal) => self.refuse((peer, known), send, refusal).await,
         }
     }
 
+    /// What comes on the stream of a job that runs, until its end. What is no message ends it and
+    /// counts against the peer.
+    fn frames(
+        &self,
+        peer: PartyId,
+        receive: FrameReceiver<ToProvider>,
+    ) -> impl Stream<Item = ToProvider> + Send {
+        frames(receive, Pace::of_job()).filter_map(move |frame| async move {
+            if matches!(frame, Err(StreamError::Frame(_))) {
+                self.offended(peer, Fault::Malformed).await;
+            }
+            frame.ok()
+        })
+    }
+
+    /// `known` is who orders which job, where the order can be read.
     async fn refuse(
         &self,
-        (peer, job): (PartyId, Option<JobId>),
+        (peer, known): (PartyId, Option<(PartyId, JobId)>),
         mut send: FrameSender<ToConsumer>,
         refusal: Refusal,
     ) {
-        let Refusal { code, mut told, fault, first } = refusal;
+        let Refusal { code, mut told, fault, first, waits } = refusal;
         if let ToConsumer::Refused { receipt, .. } = &mut *told {
-            *receipt = self.receipt(job, first).await;
+            *receipt = self.receipt(known.map(|(_, job)| job), first).await;
+        }
+        if let Some((consumer, _)) = known.filter(|_| waits) {
+            self.crowd.turned_away(consumer);
         }
         tracing::debug!(%peer, ?told, "an order was refused");
         if let Some(fault) = fault {
@@ -167,10 +211,12 @@ impl Server {
             let message = format!("nothing is served at {}", path.escape_debug());
             return Err(refused("unknown_path", &message, false));
         };
-        let (order, Signer { checked, head_at, contributes }) = self.proven(&wire, &body).await?;
+        let least: Least = |shape| (shape, 1);
+        let (order, signer) = self.proven(&wire, &body, least).await?;
+        let Signer { checked, head_at, contributes, place } = signer;
         let engine = self.engine_of(order.model)?;
         let Asked { mut prompt, mut sampling, completion_max } =
-            understood(&engine, kind, body).await?;
+            self.understood(&engine, kind, body).await?;
         let resumed_tokens = count(&resumed);
         if completion_max <= resumed_tokens {
             let message = "the answer is complete: it has as many tokens as were asked for";
@@ -198,20 +244,53 @@ impl Server {
         let generation = self.started(&engine, job, (prompt, sampling)).await?;
         let start_by = order.start_by;
         let counts = (prompt_tokens, completion_max, window);
-        Ok(Begun { job, counts, build, start_by, generation, engine })
+        Ok(Begun { job, counts, build, start_by, generation, engine, place })
     }
 
-    /// The order of a request, and what is known of its signer.
-    async fn proven(&self, wire: &WireDocument, body: &[u8]) -> Result<(Order, Signer), Refusal> {
+    /// The request as the engine runs it.
+    async fn understood(
+        &self,
+        engine: &Lease,
+        kind: Kind,
+        body: Vec<u8>,
+    ) -> Result<Asked, Refusal> {
+        let engine = engine.clone();
+        let understood = self.busily(move || understand(&*engine, kind, &body)).await;
+        understood
+            .ok_or_else(|| refused("prepare_failed", "the prompt could not be prepared", false))?
+            .map_err(|error| not_understood(&error))
+    }
+
+    /// Does what keeps a core busy for a while when it is its turn: no other job may wait for it.
+    async fn busily<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let turn = Arc::clone(&self.understanding).acquire_owned().await.ok()?;
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        working.await.ok()
+    }
+
+    /// The order of a request, and what is known of its signer. Nothing reads the request before.
+    async fn proven(
+        &self,
+        wire: &WireDocument,
+        body: &[u8],
+        least: Least,
+    ) -> Result<(Order, Signer), Refusal> {
         let order: Order = decode_body(&wire.bytes).map_err(|_| OrderRefusal::Malformed)?;
         if *self.halted.borrow() {
             return Err(OrderRefusal::Paused.into());
         }
+        let signer = self.check_signer(&order, wire, least).await?;
         if Digest::of(body) != order.request {
             let message = "the request is not the one that was ordered";
             return Err(refused("order_other_request", message, false));
         }
-        let signer = self.check_signer(&order, wire).await?;
         Ok((order, signer))
     }
 
@@ -227,18 +306,30 @@ impl Server {
         }
     }
 
-    /// Whether the order is signed as it has to be, by a consumer that is served here, before its
-    /// request costs any work; and what is known of the consumer.
-    async fn check_signer(&self, order: &Order, wire: &WireDocument) -> Result<Signer, Refusal> {
+    /// Whether the order is signed as it has to be, by a consumer that is served here, and can pay
+    /// for anything, before its request costs any work; and what is known of the consumer.
+    async fn check_signer(
+        &self,
+        order: &Order,
+        wire: &WireDocument,
+        least: Least,
+    ) -> Result<Signer, Refusal> {
         let consumer = order.consumer;
         let asked = order.clone();
+        let least = self.offered(order.model).map(|model| least(model.info().shape));
         let known = move |kernel: &Kernel, now| {
             let ledger = kernel.ledger();
             let key = ledger.lattice().chain(consumer).map(|chain| chain.key());
             let head_at = kernel.head_at(consumer).unwrap_or_default();
-            let refused = ledger.check_consumer(now, &asked, head_at);
+            let refused = ledger.check_consumer(now, &asked, head_at, least);
+            let refused = refused.map_err(|refusal| {
+                // One that ends would not be for this consumer either.
+                let is_kept = refusal.waits_for_a_place() && kernel.keeps_places_from(consumer);
+                if is_kept { OrderRefusal::Reserved } else { refusal }
+            });
             let contributes = kernel.has_served_us(consumer);
-            (kernel.knows_consumer(consumer), (key, head_at, contributes, refused))
+            let places = ledger.book().serving().jobs_max;
+            (kernel.knows_consumer(consumer), (key, head_at, contributes, places, refused))
         };
         let signed_by = |key: PublicKey| {
             let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
@@ -250,11 +341,12 @@ impl Server {
             self.meet(consumer).await?;
             (_, found) = self.handle.read(known).await?;
         }
-        let (key, head_at, contributes, refused) = found;
+        let (key, head_at, contributes, places, refused) = found;
         let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
         let checked = signed_by(key).map_err(|_| OrderRefusal::BadSignature)?;
         refused?;
-        Ok(Signer { checked, head_at, contributes })
+        let place = self.crowd.place(consumer, places)?;
+        Ok(Signer { checked, head_at, contributes, place })
     }
 
     /// Writes down that a voucher of `peer` for `job` was refused.
@@ -296,10 +388,13 @@ impl Server {
         Ok(())
     }
 
+    fn offered(&self, model: ModelDigest) -> Option<Model> {
+        self.models.by_digest(model).filter(Model::is_offered)
+    }
+
     /// The engine of the model that is ordered. An order loads nothing: see [`crate::models`].
     fn engine_of(&self, model: ModelDigest) -> Result<Lease, Refusal> {
-        let model = self.models.by_digest(model).filter(Model::is_offered);
-        model.ok_or(OrderRefusal::Model)?.lease().ok_or_else(|| {
+        self.offered(model).ok_or(OrderRefusal::Model)?.lease().ok_or_else(|| {
             let message = "the model is not in memory at this time";
             refused("model_not_loaded", message, true)
         })
@@ -320,17 +415,22 @@ impl Server {
         job: JobId,
         (prompt, sampling): (Prompt, Sampling),
     ) -> Result<Generation, Refusal> {
-        match engine.start(prompt, sampling).await {
-            Ok(generation) => Ok(generation),
-            Err(error) => {
-                self.end(Command::AbandonServed { job, sent: 0 }).await;
-                let (code, is_transient) = match error {
-                    StartError::Unsupported { .. } => ("unsupported", false),
-                    StartError::Busy { .. } | StartError::Stopped => ("engine_busy", true),
-                };
-                Err(refused(code, &error.to_string(), is_transient))
+        let is_begun = !prompt.resumed.is_empty();
+        let error = match engine.start(prompt, sampling).await {
+            Ok(generation) => return Ok(generation),
+            Err(error) => error,
+        };
+        self.end(Command::AbandonServed { job, sent: 0 }).await;
+        Err(match error {
+            // That another one began the answer is no fault of the request.
+            StartError::Unsupported { .. } if is_begun => {
+                refused("unsupported", &error.to_string(), false)
             }
-        }
+            StartError::Unsupported { .. } => not_understood(&ApiError::from(error)),
+            StartError::Busy { .. } | StartError::Stopped => {
+                refused("engine_busy", &error.to_string(), true)
+            }
+        })
     }
 
     /// Ends a served job, whatever the queue; what cannot be ended is ended by the next start.
@@ -358,6 +458,15 @@ struct Signer {
     head_at: Timestamp,
     /// Whether the consumer has answered for this node.
     contributes: bool,
+    place: Place,
+}
+
+/// Comes back when somebody wants what may be kept until `from`.
+async fn wanted_from(from: Instant, is_wanted: impl Fn() -> bool) {
+    sleep_until(from).await;
+    while !is_wanted() {
+        sleep(BEAT).await;
+    }
 }
 
 /// Whose cached prompts a job may use: its consumer's own.
@@ -379,16 +488,8 @@ struct Refusal {
     fault: Option<Fault>,
     /// The receipt of the first time, where the job was ordered before.
     first: Option<DocumentId>,
-}
-
-/// The request as the engine runs it.
-async fn understood(engine: &Lease, kind: Kind, body: Vec<u8>) -> Result<Asked, Refusal> {
-    let engine = engine.clone();
-    // A long text keeps a core busy for a while; no other job may wait for it.
-    let understood = tokio::task::spawn_blocking(move || understand(&*engine, kind, &body)).await;
-    understood
-        .map_err(|_| refused("prepare_failed", "the prompt could not be prepared", false))?
-        .map_err(|error| not_understood(&error))
+    /// Whether the consumer waits for a place now.
+    waits: bool,
 }
 
 /// What a caller by HTTP would be told.
@@ -405,13 +506,13 @@ fn not_understood(error: &ApiError) -> Refusal {
     refusal
 }
 
+/// As much of a text as a frame may have.
+fn shortened(text: &str) -> String {
+    text[..text.floor_char_boundary(tirami_proto::REASON_BYTES_MAX)].to_owned()
+}
+
 fn refused(code: &'static str, message: &str, is_transient: bool) -> Refusal {
-    let mut message = message.to_owned();
-    let mut end = message.len().min(tirami_proto::REASON_BYTES_MAX);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    message.truncate(end);
+    let message = shortened(message);
     let retry_after_ms = is_transient.then_some(RETRY_AFTER_MS);
     let told = ToConsumer::Refused {
         code: code.to_owned(),
@@ -420,18 +521,19 @@ fn refused(code: &'static str, message: &str, is_transient: bool) -> Refusal {
         invalid: None,
         receipt: None,
     };
-    Refusal { code, told: Box::new(told), fault: None, first: None }
+    Refusal { code, told: Box::new(told), fault: None, first: None, waits: false }
 }
 
 impl From<OrderRefusal> for Refusal {
     fn from(refusal: OrderRefusal) -> Self {
         let fault = refusal.is_peer_fault().then_some(Fault::Invalid);
         let refused = refused(refusal.code(), &refusal.to_string(), refusal.is_transient());
+        let waits = refusal.waits_for_a_place();
         let first = match refusal {
             OrderRefusal::Replayed { receipt, .. } => receipt,
             _ => None,
         };
-        Self { fault, first, ..refused }
+        Self { fault, first, waits, ..refused }
     }
 }
 

@@ -1,13 +1,36 @@
 //! Who makes an answer at a time: another node, or this node's own engine.
 
+use std::time::Duration;
+
 use tirami_core::{JobId, PartyId, Signed};
 use tirami_ledger::command::{Actor, Command, Outcome};
 use tirami_ledger::documents::Order;
 use tirami_proto::WireDocument;
+use tokio::time::{Instant, sleep};
 
 use super::own::OwnAttempt;
 use super::remote::{Attempt, Charge, Next, Unbegun};
 use crate::handle::{Handle, JobToken, SubmitError};
+
+/// How long a job waits for room in the kernel's queue before its caller hears that the node is
+/// busy: an answer on its way does not end because the queue was full for a moment.
+const ROOM_WITHIN: Duration = Duration::from_secs(3);
+/// The pause before a full queue is asked again.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
+/// Asks the kernel, again for a while where its queue is full.
+pub(super) async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, SubmitError>
+where
+    F: Future<Output = Result<T, SubmitError>>,
+{
+    let until = Instant::now() + ROOM_WITHIN;
+    loop {
+        match ask().await {
+            Err(SubmitError::Busy) if Instant::now() < until => sleep(ROOM_PAUSE).await,
+            other => return other,
+        }
+    }
+}
 
 /// Holds the most that a job may cost and signs its order, wherever it is to run.
 pub(super) async fn ordered(
@@ -15,7 +38,8 @@ pub(super) async fn ordered(
     actor: Actor,
     command: Command,
 ) -> Result<Signed<Order>, Unbegun> {
-    match handle.submit(actor, command).await.map_err(Unbegun::Book)? {
+    let decided = patiently(move || handle.submit(actor.clone(), command.clone())).await;
+    match decided.map_err(Unbegun::Book)? {
         Outcome::JobOrdered { order, .. } | Outcome::JobStarted { order, .. } => Ok(*order),
         Outcome::ApprovalPending { approval, expires_at, max_amount } => {
             let approval = approval.get();

@@ -124,6 +124,11 @@ impl Seen {
     }
 }
 
+/// Whether a price above the one in the settings may be what the electricity costs.
+pub(crate) const fn has_price_floor(config: &Config) -> bool {
+    Electricity::of(config).is_known()
+}
+
 /// The timer that keeps the rules.
 pub(crate) struct Rules {
     owner: Arc<Owner>,
@@ -149,11 +154,7 @@ impl Rules {
             owner,
             handle,
             base: Ppm::new(config.price_ppm),
-            electricity: Electricity {
-                watts: config.electricity_watts,
-                milli_per_kwh: config.electricity_milli_per_kwh,
-                trm_per_currency: config.electricity_trm_per_currency,
-            },
+            electricity: Electricity::of(config),
             jobs_max: config.serve_jobs_max,
             machine: Machine::default(),
             pace: Pace::new(&models),
@@ -209,7 +210,12 @@ impl Rules {
             };
             self.owner.change(&self.handle, Actor::Node, change).await?;
         }
-        let wanted = seen.floor.map_or(self.base, |floor| floor.max(self.base));
+        let wanted = match seen.floor {
+            Some(floor) => floor.max(self.base),
+            // A price that an earlier start found stays until it is measured again.
+            None if self.electricity.is_known() => price.max(self.base),
+            None => self.base,
+        };
         let apart = u64::from(wanted.get().abs_diff(price.get())) * 1_000_000;
         if apart > u64::from(price.get()) * PRICE_SLACK_PPM {
             self.handle.submit(Actor::Node, Command::SetPrice { price: wanted }).await?;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tirami_core::Ppm;
 
+use crate::config::Config;
 use crate::models::{Model, Models};
 
 /// How much a new measurement counts, in percent.
@@ -25,16 +26,29 @@ pub(super) struct Electricity {
 }
 
 impl Electricity {
+    pub(super) const fn of(config: &Config) -> Self {
+        Self {
+            watts: config.electricity_watts,
+            milli_per_kwh: config.electricity_milli_per_kwh,
+            trm_per_currency: config.electricity_trm_per_currency,
+        }
+    }
+
+    /// Whether the owner said what it costs.
+    pub(super) const fn is_known(&self) -> bool {
+        self.watts > 0 && self.milli_per_kwh > 0 && self.trm_per_currency > 0
+    }
+
     /// What the electricity for 10⁹ FLOP costs at this speed, in µTRM, rounded up; `None` when
     /// the owner did not say what it costs.
     ///
     /// At `m`·10⁶ FLOP/s they take 1 000/m s and `watts`·1 000/m J, of which a kilowatt-hour has
     /// 3 600 000. Each costs `milli`/1 000 of the currency, each of which is `rate`·10⁶ µTRM.
     pub(super) fn floor(&self, megaflops: u64) -> Option<Ppm> {
-        let terms = [self.watts.into(), self.milli_per_kwh.into(), self.trm_per_currency];
-        if megaflops == 0 || terms.contains(&0) {
+        if megaflops == 0 || !self.is_known() {
             return None;
         }
+        let terms = [self.watts.into(), self.milli_per_kwh.into(), self.trm_per_currency];
         let product = terms
             .into_iter()
             .fold(1_000_000_u128, |product, term| product.saturating_mul(u128::from(term)));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::engines::Odd;
 use crate::jobs_support::{Mesh, TestNode, ask, script};
-use crate::orders::{Consumer, MODEL, SHAPE, key_of, output, wire};
+use crate::orders::{CHAT, Consumer, MODEL, SHAPE, key_of, output, wire};
 use crate::support::{SOON, joining, until};
 use futures_util::future::join_all;
 use tirami_core::{
@@ -52,7 +52,7 @@ pub(crate) fn offer(node: &TestNode, price: Ppm) {
 }
 
 /// Answers one job with three tokens, and a receipt that `lie` has changed.
-async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, lie: Lie) {
+pub(crate) async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, lie: Lie) {
     let Some(ToProvider::Request(request)) = job.receive.next().await.unwrap() else { panic!() };
     let order: Order = tirami_core::decode_body(&request.order.bytes).unwrap();
     let id = Signed::<Order>::verify(
@@ -92,6 +92,9 @@ async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core::MeshId, li
 }
 
 type Lie = fn(&mut Receipt);
+
+/// What a cheat changes about its order.
+type Change = fn(&mut Order);
 
 #[test]
 fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
@@ -182,6 +185,71 @@ fn vectors_that_are_taken_and_not_signed_for_are_lost_with_their_consumer() {
 }
 
 #[test]
+fn vouchers_for_vectors_that_are_refused_end_the_job_before_its_time() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let provider = mesh.provider(0);
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: provider.party(),
+        body: br#"{"model": "fake", "input": "abc"}"#.to_vec(),
+    };
+    let order = consumer.sign(consumer.order(1));
+    let (mut stream, first) = consumer.send_to("/v1/embeddings", order.clone());
+    assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
+    let read = SHAPE.without_attention().work(0, 3).cost_ceil(Ppm::ONE);
+    node.peer.block_on(async {
+        let vector = stream.receive.next().await.unwrap();
+        assert!(matches!(vector, Some(ToConsumer::Vector { .. })), "{vector:?}");
+        for n in 1..=8 {
+            // It pays for all, and says that something else came.
+            let voucher = consumer.voucher_with(&order, n, &[], |voucher| voucher.amount = read);
+            stream.send.send(&voucher).await.unwrap();
+        }
+        let ended = async { while let Ok(Some(_)) = stream.receive.next().await {} };
+        tokio::time::timeout(SOON, ended).await.expect("the job ends");
+    });
+    until("the job has ended", SOON, || provider.served_running() == 0);
+    let code = "voucher_stream_differs";
+    until("it is recorded", SOON, || provider.refused(node.party(), code) > 0);
+}
+
+#[test]
+fn an_order_that_can_pay_for_nothing_is_refused_before_its_request_is_read() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let consumer = Consumer {
+        node: &node,
+        key: key_of(&node),
+        provider: mesh.provider(0).party(),
+        body: b"no request".to_vec(),
+    };
+    let rows: [(Change, &str); 5] = [
+        (|order| (order.price, order.cached_price) = (Ppm::new(0), Ppm::new(0)), "order_price"),
+        (|order| order.max_amount = Trm::from_micro(1), "order_max_too_small"),
+        (|order| order.start_by = Timestamp::from_ms(1), "order_expired"),
+        (|order| order.claim_by = order.claim_by.plus_ms(1 << 40), "order_too_far"),
+        (|order| order.model = ModelDigest::from_bytes([1; 32]), "order_model"),
+    ];
+    for path in [CHAT, "/v1/embeddings"] {
+        let code = |change: Change| {
+            let mut order = consumer.order(1);
+            change(&mut order);
+            match consumer.send_to(path, consumer.sign(order)).1 {
+                Some(ToConsumer::Refused { code, .. }) => code,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (change, refused) in rows {
+            assert_eq!(code(change), refused, "{path}");
+        }
+        let code = code(|_| {});
+        assert!(!code.starts_with("order_"), "its request is read: {code}");
+    }
+}
+
+#[test]
 fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let node = mesh.add_user();
@@ -191,7 +259,7 @@ fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
         provider: mesh.provider(0).party(),
         body: serde_json::to_vec(&ask(4_000, false)).unwrap(),
     };
-    let changed = |change: fn(&mut Order)| {
+    let changed = |change: Change| {
         let mut order = consumer.order(2);
         change(&mut order);
         consumer.code(consumer.sign(order))
@@ -510,11 +578,11 @@ fn a_consumer_that_floods_its_job_keeps_nobody_waiting_and_loses_it() {
 }
 
 /// Longer than a consumer keeps its place by signing too slowly, on a busy machine.
-const LOSES_WITHIN: Duration = Duration::from_secs(180);
+pub(crate) const LOSES_WITHIN: Duration = Duration::from_secs(180);
 
 /// Signs for `more` tokens with every fifth word that the provider lives, or for as many as came.
 /// Says whether the job still runs, some words after another one's job was `lost`.
-async fn signs_slowly(
+pub(crate) async fn signs_slowly(
     consumer: &Consumer<'_>,
     (order, stream): (&WireDocument, &mut JobStream),
     more: usize,

@@ -9,12 +9,15 @@ use tirami_core::{ModelShape, Ppm, Trm};
 use tirami_infer::engine::{Conversation, Engine, ModelInfo, PrepareError, Prompt};
 use tirami_infer::fake::FakeEngine;
 use tirami_infer::vocabulary::{ByteVocabulary, ToldModel, Vocabulary};
+use tirami_kernel::scheduler::FAILURE_NEUTRAL_PPM;
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
 use tirami_node::models::{Models, OPENAI_BUILD, OpenAiEngine, Server};
 use tirami_sdk::upstream::Upstream;
 
-use crate::jobs_support::{Mesh, TestNode, ask, script, words};
+use crate::blame::failures;
+use crate::engines::{Odd, Trouble, Troubles};
+use crate::jobs_support::{Mesh, Stream, TestNode, ask, script, words};
 use crate::support::{SOON, on_loopback, until};
 
 /// Answers the server gives at the same time: fewer than a node does by itself.
@@ -119,6 +122,64 @@ fn a_model_whose_file_is_nowhere_is_sold_by_its_shape_and_the_bytes_of_its_text(
 }
 
 #[test]
+fn what_a_server_cannot_do_is_told_as_the_requests_fault_and_keeps_nobody_else_from_it() {
+    let server = TestNode::start(on_loopback(), Some(Arc::new(fake())));
+    let (mesh, seller, user) = sold(&server);
+    mesh.funded(&seller);
+    let mut request = ask(100, false);
+    request["logprobs"] = json!(true);
+    let (status, error) = user.raw(&request);
+    assert_eq!((status, &error["error"]["code"]), (400, &json!("unsupported")), "{error}");
+    let answer = user.post(&ask(100, false));
+    assert_eq!(answer["x_tirami"]["provider"], seller.party().to_string(), "{answer}");
+    // The same as where the seller is asked by itself.
+    let (status, error) = seller.raw(&request);
+    assert_eq!((status, &error["error"]["code"]), (400, &json!("unsupported")), "{error}");
+    assert_eq!(user.trades().len(), 1);
+}
+
+#[test]
+fn what_a_server_finds_wrong_with_a_request_that_was_taken_is_told_as_the_requests_fault() {
+    let says = script(5, Duration::ZERO);
+    let mut info = FakeEngine::new(says.clone()).model().clone();
+    // The seller believes that there is more room.
+    info.context_tokens = 1;
+    let engine = FakeEngine::with_model(says, info);
+    let server = TestNode::start(on_loopback(), Some(Arc::new(engine)));
+    let (_mesh, seller, user) = sold(&server);
+    let (status, error) = user.raw(&ask(100, false));
+    assert_eq!((status, &error["error"]["code"]), (400, &json!("invalid_request")), "{error}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("finds the request invalid"), "{message}");
+    assert!(failures(&user, seller.party()) <= FAILURE_NEUTRAL_PPM);
+    assert!(user.trades().is_empty());
+    until("no hold is left", SOON, || user.open_holds() == 0);
+}
+
+#[test]
+fn a_format_that_costs_too_much_is_asked_of_no_second_provider() {
+    let troubles = Troubles::new(&[Trouble::Costly(0), Trouble::Costly(3)]);
+    let engine = || -> Arc<dyn Engine> { Odd::with(5, 0, troubles.clone(), |_| {}) };
+    let mesh = Mesh::with(vec![engine(), engine()]);
+    mesh.generous();
+    let (user, code) = (mesh.user(), json!("format_too_costly"));
+    let (status, error) = user.raw(&ask(9, false));
+    assert_eq!((status, &error["error"]["code"]), (400, &code), "{error}");
+    assert!(user.trades().is_empty());
+    let mut request = ask(9, true);
+    request["messages"][0]["content"] = json!("hi, hi");
+    let broken = Stream::open(user, &request).rest();
+    assert_eq!(broken.text, words(3), "{broken:?}");
+    assert!(broken.chunks.iter().any(|chunk| chunk["error"]["code"] == code), "{broken:?}");
+    let trades = user.trades();
+    assert_eq!((trades.len(), &trades[0]["completion_tokens"]), (1, &json!(3)), "{trades:?}");
+    for n in 0..2 {
+        assert!(failures(user, mesh.provider(n).party()) <= FAILURE_NEUTRAL_PPM);
+    }
+    until("no hold is left", SOON, || user.open_holds() == 0);
+}
+
+#[test]
 fn a_server_elsewhere_is_sold_and_paid_and_its_failure_costs_the_asker_nothing() {
     let server = TestNode::start(on_loopback(), Some(Arc::new(fake())));
     let (_mesh, seller, user) = sold(&server);
@@ -132,7 +193,7 @@ fn a_server_elsewhere_is_sold_and_paid_and_its_failure_costs_the_asker_nothing()
     assert_eq!(whole["choices"][0]["message"]["content"], words(5), "{whole}");
     assert_eq!(whole["usage"]["completion_tokens"], tokens);
     assert_eq!(whole["x_tirami"]["provider"], seller.party().to_string());
-    let streamed = crate::jobs_support::Stream::open(&user, &ask(100, true)).rest();
+    let streamed = Stream::open(&user, &ask(100, true)).rest();
     assert_eq!((streamed.text, streamed.done), (words(5), true));
     let (bought, sold) = (user.trades(), seller.trades());
     assert_eq!((bought.len(), sold.len(), server.trades().len()), (2, 2, 2), "{bought:?}");

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tirami_core::ModelDigest;
 use tirami_infer::engine::{
-    Conversation, Engine, EngineLoad, Generation, ModelInfo, Piece, PrepareError, Progress, Prompt,
-    Sampling, StartError,
+    Conversation, Engine, EngineLoad, Failure, Generation, ModelInfo, Piece, PrepareError,
+    Progress, Prompt, Sampling, StartError,
 };
 use tirami_infer::fake::{FakeEngine, FakeScript};
 use tokio::sync::mpsc;
@@ -26,6 +26,8 @@ pub(crate) enum Trouble {
     Queue,
     /// It has made so many tokens.
     Tokens(usize),
+    /// It has made so many tokens, and finds the answer's format too costly.
+    Costly(usize),
     /// It has made all tokens and does not say that they are all.
     End,
     /// None: it reads the prompt slowly, half a second for a token.
@@ -160,6 +162,12 @@ impl Engine for Odd {
                         || (is_end && trouble == Some(Trouble::End))
                     {
                         core::future::pending::<()>().await;
+                    }
+                    if trouble == Some(Trouble::Costly(made)) {
+                        told.failed(Failure::Costly);
+                        let reason = Failure::Costly.to_string();
+                        let _ = sender.send(Piece::Failed { reason }).await;
+                        return;
                     }
                     if fail_after > 0 && made == fail_after as usize {
                         let reason = "told to".to_owned();

@@ -45,6 +45,47 @@ fn a_continued_text_through_a_peer_is_the_text_of_the_peer() {
     assert_eq!(status, 400, "{refused}");
     assert!(refused.to_string().contains("tokens of the model"), "{refused}");
     assert_eq!((user.trades().len(), user.open_holds()), (8, 0));
+    // What only the model's file tells is refused before anything is set aside.
+    for more in [
+        json!({"prompt": [1, 2], "echo": true}),
+        json!({"prompt": "a", "echo": true, "logprobs": 1, "max_tokens": 0}),
+    ] {
+        let (status, refused) = user.send(path, &completion(&more));
+        let error = &refused["error"];
+        assert_eq!((status, &error["code"]), (400, &json!("unsupported_parameter")), "{refused}");
+        assert_eq!(error["param"], "echo", "{refused}");
+        assert_eq!(provider.send(path, &completion(&more)).0, 200);
+    }
+    for (path, request) in [
+        ("/tokenize", json!({"model": "fake", "prompt": "a"})),
+        ("/detokenize", json!({"model": "fake", "tokens": [97]})),
+        (
+            "/v1/messages/count_tokens",
+            json!({"model": "fake", "messages": [{"role": "user", "content": "hi"}]}),
+        ),
+    ] {
+        let (status, refused) = user.send(path, &request);
+        assert_eq!((status, &refused["error"]["code"]), (404, &json!("model_not_here")));
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("its file is not at this node"), "{message}");
+        assert_eq!(provider.send(path, &request).0, 200, "{path}");
+    }
+    assert_eq!((user.trades().len(), user.open_holds()), (8, 0));
+}
+
+#[test]
+fn a_length_beyond_a_peers_context_is_what_there_is_room_for() {
+    let mesh = Mesh::of(&[script(5, FAST)]);
+    let request = json!({
+        "model": "fake", "max_tokens": 32_000, "messages": [{"role": "user", "content": "hi"}],
+    });
+    let (status, answer) = mesh.user().send("/v1/messages", &request);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["x_tirami"]["route"]["kind"], "mesh");
+    assert_eq!(
+        (&answer["stop_reason"], &answer["usage"]["output_tokens"]),
+        (&json!("end_turn"), &json!(5))
+    );
 }
 
 #[test]

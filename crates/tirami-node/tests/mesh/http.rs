@@ -1,10 +1,13 @@
 //! The mesh as seen over HTTP: two real nodes on loopback with scripted engines.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::jobs_support::{Mesh, TestNode, ask, script};
 use crate::support::{SOON, joining, on_loopback, until};
 use serde_json::{Value, json};
+use tirami_infer::fake::FakeEngine;
+use tirami_node::mesh::MeshOptions;
 use tirami_sdk::Client;
 use tirami_sdk::types::*;
 
@@ -299,18 +302,51 @@ fn only_trusted_providers_see_what_asks_for_them() {
 }
 
 #[test]
+fn whom_the_settings_name_no_more_is_trusted_no_more() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let provider = mesh.provider(0).party();
+    let trusting = mesh.add_user_with(|config| config.trusted_peers = vec![provider]);
+    let mut request = ask(3, false);
+    request["provider"] = json!({"data": "trusted"});
+    trusting.post(&request);
+    let invite = mesh.user().peer.node.invite().unwrap();
+    let options = MeshOptions { clock: mesh.clock.clock(), ..joining(invite) };
+    let node = TestNode::start_in(trusting.killed(), options, None);
+    mesh.ready(&node);
+    until("the provider answers", SOON, || node.raw(&ask(3, false)).0 == 200);
+    let (status, error) = node.raw(&request);
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("no_provider")), "{error}");
+    assert_eq!(node.get("/v1/tirami/serving")["trusted"], json!([]));
+}
+
+#[test]
 fn while_it_is_busy_only_contributors_are_served() {
-    let mesh = Mesh::of(&[script(40, Duration::from_millis(50))]);
+    let mesh = Mesh::of(&[script(200, Duration::from_millis(50))]);
     let (user, provider) = (mesh.user(), mesh.provider(0));
+    let engine = FakeEngine::new(script(3, Duration::ZERO));
+    let contributor = mesh.add_provider(Arc::new(engine), |_| {});
+    let at = |node: &TestNode, tokens| {
+        let mut request = ask(tokens, false);
+        request["provider"] = json!({"only": [node.party().to_string()]});
+        request
+    };
+    mesh.funded(provider);
+    until("the contributor answers", SOON, || provider.raw(&at(&contributor, 3)).0 == 200);
+    mesh.funded(&contributor);
+    until("it is answered", SOON, || contributor.raw(&at(provider, 1)).0 == 200);
+    until("nothing runs", SOON, || provider.served_running() == 0);
     let client = admin(provider);
     let change = ServingChange { contributors_above: Some(1), ..ServingChange::default() };
     block_on(client.change_serving(&change)).unwrap();
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| user.raw(&ask(40, false)));
+        let first = scope.spawn(|| user.raw(&at(provider, 200)));
         until("the first job runs", SOON, || provider.served_running() == 1);
-        // The only user never served the provider, so the second place is not for it.
-        let (status, answer): (u16, Value) = user.raw(&ask(2, false));
+        // The user never served the provider, so the second place is not for it.
+        let (status, answer): (u16, Value) = user.raw(&at(provider, 2));
         assert_ne!(status, 200, "{answer}");
+        let (status, answer) = contributor.raw(&at(provider, 2));
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["x_tirami"]["provider"], provider.party().to_string(), "{answer}");
         let first = first.join().unwrap();
         assert_eq!(first.0, 200, "{first:?}");
     });

@@ -74,7 +74,8 @@ impl TestNode {
         Self::begun_in(dir, mesh, engine, |_| {})
     }
 
-    fn begun_in(
+    /// The same, with settings changed before the start.
+    pub fn begun_in(
         dir: tempfile::TempDir,
         mesh: MeshOptions,
         engine: Option<Arc<dyn Engine>>,

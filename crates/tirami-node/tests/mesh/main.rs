@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod blame;
+mod busy;
 mod cheats;
 mod deadline;
 mod doors;
@@ -20,10 +22,12 @@ mod models;
 mod nodes;
 mod orders;
 mod owner;
+mod places;
 mod raw;
 mod relay;
 mod rivals;
 mod schedule;
+mod settling;
 mod signals;
 mod support;
 mod talk;

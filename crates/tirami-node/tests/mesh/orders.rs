@@ -104,17 +104,29 @@ impl Consumer<'_> {
 
     /// A voucher for `tokens` of an order.
     pub fn voucher(&self, order: &WireDocument, n: u32, tokens: &[u32]) -> ToProvider {
+        self.voucher_with(order, n, tokens, |_| {})
+    }
+
+    /// The same, changed before it is signed.
+    pub fn voucher_with(
+        &self,
+        order: &WireDocument,
+        n: u32,
+        tokens: &[u32],
+        change: impl FnOnce(&mut Voucher),
+    ) -> ToProvider {
         let mesh = self.node.peer.node.handle().mesh();
         let (bytes, signature) = (order.bytes.clone(), order.signature);
         let id = Signed::<Order>::verify(mesh, self.node.party().into(), bytes, signature);
         let count = u32::try_from(tokens.len()).unwrap();
-        let voucher = Voucher {
+        let mut voucher = Voucher {
             order: id.unwrap().id(),
             n,
             amount: SHAPE.work(0, 1 + count).cost_ceil(Ppm::ONE),
             tokens: count,
             stream: output(tokens),
         };
+        change(&mut voucher);
         ToProvider::Voucher(wire(&Signed::sign(mesh, &self.key, voucher).unwrap()))
     }
 

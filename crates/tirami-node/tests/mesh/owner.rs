@@ -4,10 +4,11 @@ use std::process::{Child, Command as Process};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use tirami_node::config::Config;
 
 use crate::engines::Odd;
 use crate::jobs_support::{Mesh, TestNode, ask};
-use crate::support::{SOON, until};
+use crate::support::{SOON, joining, until};
 
 /// What `user` knows of `provider`.
 fn known(user: &TestNode, provider: &TestNode) -> Value {
@@ -21,6 +22,19 @@ fn only(provider: &TestNode, tokens: u32) -> Value {
     let mut request = ask(tokens, false);
     request["provider"] = json!({"only": [provider.party().to_string()]});
     request
+}
+
+/// At 100 tokens/s of 2 MFLOP a kilowatt-hour does 7.2*10^11 FLOP, and costs 1 440 TRM.
+fn dear_electricity(config: &mut Config) {
+    config.electricity_watts = 1_000;
+    config.electricity_milli_per_kwh = 1_440;
+    config.electricity_trm_per_currency = 1_000;
+}
+
+/// What 10^9 FLOP of an answer cost, in TRM.
+fn cost(answer: &Value) -> f64 {
+    let info = &answer["x_tirami"];
+    info["trm_cost"].as_f64().unwrap() * 1e9 / info["flops"].as_f64().unwrap()
 }
 
 fn reasons(provider: &TestNode) -> String {
@@ -63,12 +77,7 @@ fn hours_places_and_the_electricity_are_kept() {
         config.serve_hours = Some(hours(1_430, 120));
     });
     let one = mesh.add_provider(Odd::new(40, 50), |config| config.serve_jobs_max = 1);
-    // At 100 tokens/s of 2 MFLOP a kilowatt-hour does 7.2*10^11 FLOP, and costs 1 440 TRM.
-    let dear = mesh.add_provider(Odd::new(300, 10), |config| {
-        config.electricity_watts = 1_000;
-        config.electricity_milli_per_kwh = 1_440;
-        config.electricity_trm_per_currency = 1_000;
-    });
+    let dear = mesh.add_provider(Odd::new(300, 10), dear_electricity);
     for provider in [&open, &one, &dear] {
         until("it serves", SOON, || known(user, provider)["serving"] == true);
     }
@@ -90,10 +99,6 @@ fn hours_places_and_the_electricity_are_kept() {
         first.join().unwrap();
     });
 
-    let cost = |answer: &Value| {
-        let info = &answer["x_tirami"];
-        info["trm_cost"].as_f64().unwrap() * 1e9 / info["flops"].as_f64().unwrap()
-    };
     let cheap = user.post(&only(&dear, 300));
     assert!((0.9..1.1).contains(&cost(&cheap)), "{cheap}");
     user.post(&only(&dear, 300));
@@ -107,6 +112,38 @@ fn hours_places_and_the_electricity_are_kept() {
     let mut request = only(&dear, 3);
     request["provider"]["max_price"] = json!(1.2);
     assert_eq!(user.raw(&request).0, 503);
+}
+
+#[test]
+fn a_price_that_the_electricity_made_stays_until_it_is_measured_again() {
+    let mesh = Mesh::with(Vec::new());
+    let user = mesh.user();
+    let price = |node: &TestNode| known(user, node)["price_trm"].as_f64().unwrap_or_default();
+    let first = mesh.add_provider(Odd::new(300, 10), dear_electricity);
+    until("it serves", SOON, || known(user, &first)["serving"] == true);
+    (0..2).for_each(|_| drop(user.post(&only(&first, 300))));
+    until("the floor is in its signal", SOON, || price(&first) > 1.5);
+
+    let dir = first.killed();
+    let options = joining(user.peer.node.invite().unwrap());
+    let again = TestNode::begun_in(dir, options, Some(Odd::new(3, 0)), |config| {
+        dear_electricity(config);
+        config.serve_jobs_max = 7;
+    });
+    // The rules set the places first and then the price.
+    let rules = || again.get("/v1/tirami/serving");
+    until("the rules are kept", SOON, || rules()["jobs_max"] == 7);
+    let mut answer = Value::Null;
+    until("it answers again", SOON, || {
+        let (status, body) = user.raw(&only(&again, 3));
+        answer = body;
+        status == 200
+    });
+    assert!(cost(&answer) > 1.5, "{answer}");
+    let rules = rules();
+    assert!(rules["rules"]["price_floor_trm"].is_null(), "{rules}");
+    assert!(rules["price_trm"].as_f64().unwrap() > 1.5, "{rules}");
+    assert!(price(&again) > 1.5);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tirami_core::Trm;
 use tirami_infer::engine::Engine;
 use tirami_node::mesh::MeshOptions;
 
-use crate::engines::Odd;
+use crate::engines::{Odd, Troubles};
 use crate::jobs_support::{Mesh, TestNode, ask, words};
 use crate::support::{SOON, joining, on_loopback, until};
 
@@ -94,6 +94,34 @@ fn who_is_asked_for_answers_and_whoever_gets_worse_loses_its_place() {
     assert_eq!(answer["x_tirami"]["provider"], party(1), "the answer went on");
     let plain = json!({"quantizations": ["F32"]});
     assert_eq!(chosen(user, &plain), (party(1), party(1)), "one failure is enough");
+}
+
+#[test]
+fn a_low_price_for_more_work_than_others_name_is_a_high_one() {
+    // The same model, said to be a thousand times larger, at half the price.
+    let larger = Odd::with(8, 1, Troubles::new(&[]), |info| info.shape.parameters_active *= 1_000);
+    let engines: Vec<Arc<dyn Engine>> = vec![larger, Odd::new(8, 1)];
+    let mesh = Mesh::with_first(engines, |config| config.price_ppm = 500_000);
+    let (user, party) = (mesh.user(), |n: usize| json!(mesh.provider(n).party().to_string()));
+    let planned = |wish: Value| {
+        let plan = json!({"model_id": "fake", "max_tokens": 8, "provider": wish});
+        user.send("/v1/tirami/schedule", &plan).1
+    };
+    let plan = planned(json!({}));
+    let cost = |n: usize| {
+        let all = plan["candidates"].as_array().unwrap();
+        let one = all.iter().find(|one| one["provider"] == party(n)).unwrap();
+        one["estimated_trm_cost"].as_f64().unwrap()
+    };
+    assert!(cost(0) > 100.0 * cost(1), "{plan}");
+    let wish = json!({"max_price": 1.1});
+    assert_eq!(chosen(user, &wish), (party(1), party(1)));
+    let plan = planned(wish);
+    assert_eq!(plan["candidates"].as_array().unwrap().len(), 1, "{plan}");
+    let dear = json!([{"reason": "price above provider.max_price", "count": 1}]);
+    assert_eq!(plan["excluded"], dear);
+    let nobody = json!("no_provider");
+    assert_eq!(chosen(user, &json!({"max_price": 0.6})), (nobody.clone(), nobody));
 }
 
 #[test]
@@ -289,38 +317,37 @@ fn a_node_without_model_and_provider_says_what_to_do() {
 }
 
 #[test]
-fn what_a_node_measured_is_heard_by_those_it_trades_with_and_by_nobody_else() {
-    // The speaker is a provider that has jobs done by others too, and dear: much is traded with it.
+fn what_a_node_measured_is_heard_by_those_it_paid_and_by_nobody_else() {
+    // The first one is dear, so that much is paid to it, and has jobs done by others itself.
     let engines: Vec<Arc<dyn Engine>> = vec![Odd::new(200, 0), Odd::new(1, 2), Odd::new(1, 2)];
     let mesh = Mesh::with_first(engines, |config| config.price_ppm = 500_000_000);
     mesh.generous();
-    let (user, partner) = (mesh.user(), mesh.add_user());
+    let (user, buyer, seller) = (mesh.user(), mesh.add_user(), mesh.provider(0));
     let party = |n: usize| json!(mesh.provider(n).party().to_string());
     let why = |node: &TestNode, n: usize| {
         let plan = json!({"model_id": "fake", "provider": {"only": [party(n)]}});
         node.send("/v1/tirami/schedule", &plan).1.to_string()
     };
     let heard = "told of by 1 node this one trades with";
-    let speaker = mesh.provider(0);
-    mesh.funded(speaker);
+    mesh.funded(seller);
     let mut request = ask(200, false);
     request["provider"] = json!({"only": [party(0)]});
-    let (enough, buyer) = (Trm::from_micro(100_000_000), partner.party());
-    until("enough is traded to be told", SOON, || {
-        partner.raw(&request);
-        speaker.peer.read(move |kernel| {
-            kernel.mesh().opinions().known(buyer, kernel.clock()).traded.1 >= enough
+    let (enough, id) = (Trm::from_micro(100_000_000), buyer.party());
+    until("enough is paid to be told", SOON, || {
+        buyer.raw(&request);
+        seller.peer.read(move |kernel| {
+            kernel.mesh().opinions().known(id, kernel.clock()).traded.1 >= enough
         })
     });
     let mut request = ask(1, false);
-    for n in [1, 2] {
+    for (node, n) in [(&buyer, 1), (seller, 2)] {
         request["provider"] = json!({"only": [party(n)]});
-        assert_eq!(speaker.post(&request)["x_tirami"]["provider"], party(n));
-        until("it is measured", SOON, || why(speaker, n).contains("measured over 1 job"));
+        assert_eq!(node.post(&request)["x_tirami"]["provider"], party(n));
+        until("it is measured", SOON, || why(node, n).contains("measured over 1 job"));
     }
     mesh.clock.pass_ms(61_000);
-    for n in [1, 2] {
-        until("what was measured is heard", SOON, || why(&partner, n).contains(heard));
-        assert!(!why(user, n).contains(heard), "it trades with nobody");
-    }
+    until("what was measured is heard", SOON, || why(seller, 1).contains(heard));
+    until("the other provider is known", SOON, || why(&buyer, 2).contains("not measured yet"));
+    assert!(!why(&buyer, 2).contains(heard), "who was paid has no voice for it");
+    assert!(!why(user, 1).contains(heard), "nobody paid it");
 }

@@ -104,6 +104,35 @@ impl Tellers<'_> {
     }
 }
 
+#[test]
+fn providers_that_one_peer_makes_up_hide_none_that_another_tells_of() {
+    let mesh = Mesh::with(Vec::new());
+    let third = mesh.add_user();
+    let (node, now) = (mesh.user(), mesh.clock.now());
+    let invite = node.peer.node.invite().unwrap();
+    let id = node.peer.node.handle().mesh();
+    let mut tellers = Tellers { runtime: &third.peer, mesh: id, invite, keys: 120 };
+    let made_up = |n: u16| {
+        let mut seed = [9; 32];
+        seed[..2].copy_from_slice(&n.to_be_bytes());
+        let key = SecretKey::from_seed(seed);
+        let long = PriceSignal { expires_at: now.plus_ms(SIGNAL_LIFE_MS_MAX), ..signal(&key, now) };
+        let signed = Signed::sign(id, &key, long).unwrap();
+        wire(&signed)
+    };
+    let frame = |first: u16| Message::Announce((first..first + 64).map(made_up).collect());
+    let (_endpoint, mut liar) = tellers.saying(&frame(0));
+    third.peer.block_on(async {
+        for first in 1..6 {
+            assert!(liar.send(&frame(64 * first)).await);
+        }
+    });
+    let listed =
+        || node.peer.read(|kernel: &Kernel| kernel.mesh().providers(kernel.clock()).count());
+    until("what it made up is listed", SOON, || listed() >= 256);
+    tellers.tell(Vec::new(), mesh.clock.now(), &[node, &third]);
+}
+
 type Change = fn(&mut PriceSignal, Timestamp);
 
 /// What is no word of its provider for now, and whether the provider signed it.

@@ -2,16 +2,21 @@
 //! to its consumer.
 
 use core::cell::Cell;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use iroh::Endpoint;
 use iroh::endpoint::SendStream;
 use serde_json::json;
 use tirami_core::{Ppm, SecretKey};
+use tirami_kernel::scheduler::FAILURE_NEUTRAL_PPM;
+use tirami_node::mesh::IncomingJob;
 use tirami_proto::{Invite, ToConsumer, ToProvider, encode};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::blame::failures;
 use crate::cheats::offer;
+use crate::engines::Odd;
 use crate::flood::{malformed, unknown};
 use crate::jobs_support::{Mesh, ask, script, words};
 use crate::orders::{CHAT, Consumer, key_of};
@@ -151,4 +156,77 @@ fn a_provider_that_talks_without_a_token_is_left_for_one_that_answers() {
         assert!(talking.join().unwrap() > 64, "it did not talk all the time");
     });
     until("no hold is left", SOON, || mesh.user().open_holds() == 0);
+}
+
+/// Takes a job and says ten times in a second that it moves up in the queue, from place 300 on; it
+/// gives the job up when it had it for so long. Gives the place that the job was at in the end.
+async fn counts_down(mut job: IncomingJob, within: Duration) -> u32 {
+    let request = job.receive.next().await;
+    assert!(matches!(request, Ok(Some(ToProvider::Request(_)))), "{request:?}");
+    let accepted = ToConsumer::Accepted { prompt_tokens: 1, completion_max: 9, window_tokens: 32 };
+    job.send.send(&accepted).await.unwrap();
+    let begun = Instant::now();
+    for place_in_queue in (1..=300).rev() {
+        if begun.elapsed() >= within {
+            let failed = ToConsumer::Failed { reason: "told to".to_owned(), invalid: None };
+            job.send.send(&failed).await.unwrap();
+            while let Ok(Some(_)) = job.receive.next().await {}
+            return place_in_queue;
+        }
+        let waits = ToConsumer::Working { read: 0, place_in_queue };
+        if job.send.send(&waits).await.is_err() {
+            return place_in_queue;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    0
+}
+
+#[test]
+fn a_queue_that_moves_keeps_no_job_from_a_free_provider_and_giving_it_up_late_is_a_failure() {
+    // With a free provider beside it, and with one that is as busy.
+    for (is_free, within) in [(true, Duration::MAX), (false, Duration::from_secs(4))] {
+        let other = Odd::new(5, 0);
+        other.places.store(1, Ordering::Relaxed);
+        other.queued.store(u32::from(!is_free), Ordering::Relaxed);
+        let mesh = Mesh::with(vec![other]);
+        let (user, talker) = (mesh.user(), mesh.add_user());
+        let (party, other) = (talker.party(), mesh.provider(0).party());
+        let mut incoming = talker.peer.node.incoming_jobs().unwrap();
+        offer(&talker, Ppm::ONE);
+        until("both offers are known", SOON, || {
+            user.peer.read(move |kernel| {
+                let signal = |party| kernel.mesh().signal(party);
+                let free = signal(other).map(|signal| signal.slots_free > 0);
+                signal(party).is_some() && free == Some(is_free)
+            })
+        });
+        let mut request = ask(9, false);
+        request["provider"] = json!({"order": [party.to_string()]});
+        let place = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                talker
+                    .peer
+                    .block_on(async { counts_down(incoming.recv().await.unwrap(), within).await })
+            });
+            let answer = user.post(&request);
+            assert_eq!(answer["choices"][0]["message"]["content"], words(5), "{answer}");
+            let attempts = &answer["x_tirami"]["route"]["attempts"];
+            assert_eq!(attempts[0]["provider"], party.to_string(), "{attempts}");
+            assert_eq!(attempts[1]["provider"], other.to_string(), "{attempts}");
+            let ended = attempts[0]["ended"].as_str().unwrap();
+            let why = if is_free { "of its queue" } else { "told to" };
+            assert!(ended.contains(why), "{ended}");
+            waiting.join().unwrap()
+        });
+        assert!(place > 100, "it had the job until place {place}");
+        if is_free {
+            // A queue is no failure.
+            assert_eq!(failures(user, party), FAILURE_NEUTRAL_PPM);
+        } else {
+            let failed = || failures(user, party) > FAILURE_NEUTRAL_PPM;
+            until("it has failed", SOON, failed);
+        }
+        until("no hold is left", SOON, || user.open_holds() == 0);
+    }
 }

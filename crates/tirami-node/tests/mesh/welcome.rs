@@ -1,16 +1,17 @@
 //! Strangers in a public mesh, over real connections: what a faucet gives them, what they do with
-//! it, and what becomes of it after three days.
+//! it, and what becomes of it after three days. And whom the owner welcomes by hand.
 
 use std::time::Duration;
 
 use serde_json::Value;
-use tirami_core::{HOUR_MS, MINUTE_MS, Trm};
+use tirami_core::{HOUR_MS, MINUTE_MS, SecretKey, Trm};
 use tirami_infer::fake::FakeEngine;
 use tirami_kernel::command::FaucetBounds;
 use tirami_kernel::mesh::Faucet;
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::Transfer;
 use tirami_node::mesh::MeshOptions;
+use tirami_sdk::types::{EnrolRequest, InviteRequest};
 
 use crate::jobs_support::{TestNode, ask, script, words};
 use crate::support::{Ahead, SOON, joining, on_loopback, until};
@@ -138,4 +139,33 @@ fn a_stranger_shows_work_asks_pays_and_settles_and_one_that_does_not_costs_its_s
         founder.refused(bad.party(), "order_defaulted") > 0
     });
     assert_eq!(founder.get("/v1/tirami/network")["conserved"], true);
+}
+
+#[test]
+fn whom_the_owner_enrols_by_hand_takes_no_use_from_its_invites() {
+    let owner = TestNode::start(on_loopback(), None);
+    let key = std::fs::read_to_string(owner.dir.as_ref().unwrap().path().join("api_token"));
+    let client = tirami_sdk::Client::new(&owner.url, Some(key.unwrap().trim())).unwrap();
+    let invite = |uses| {
+        let asked = InviteRequest { uses: Some(uses), expires_in_s: None, renew: false };
+        owner.peer.block_on(client.mesh_invite(&asked)).unwrap()
+    };
+    let one = invite(1);
+    assert_eq!(one.enrolments_left, 1);
+    let enrol = |seed: u8, line: &str| {
+        let party = SecretKey::from_seed([seed; 32]).public().party().to_string();
+        let line_trm = Some(line.parse().unwrap());
+        let asked = EnrolRequest { party, owner: "by hand".to_owned(), line_trm };
+        owner.peer.block_on(client.enrol(&asked)).unwrap()
+    };
+    enrol(90, "5");
+    enrol(91, "5");
+    // A greater line for one of them is nobody new.
+    enrol(91, "7");
+    assert_eq!(invite(0).enrolments_left, 1);
+    let word: tirami_proto::Invite = one.invite.parse().unwrap();
+    let first = TestNode::start(joining(word.clone()), None);
+    until("the invite brings one in", SOON, || !owner.peer.line_of(first.party()).is_zero());
+    let second = TestNode::start(joining(word), None);
+    until("and no other", SOON, || owner.refused(second.party(), "invite_used_up") == 1);
 }

@@ -34,8 +34,11 @@ pub(crate) struct WantedVectors {
 pub(in crate::mesh) enum Read {
     /// All are there and charged.
     All(Vec<Vec<f32>>, Charge),
-    /// Nothing is charged; another provider may be asked.
-    Lost(Charge, Observed),
+    /// Nothing is charged; another provider may be asked. What this one did is known, or it did
+    /// nothing wrong.
+    Lost(Charge, Option<Observed>),
+    /// The same; the provider gave up after so long, which may be the fault of what was asked.
+    GaveUp(Charge, Duration),
     /// The client left, or the kernel ordered the end. Nothing is charged.
     Left,
 }
@@ -46,6 +49,16 @@ struct Collected {
     bytes: Vec<u8>,
 }
 
+/// Why they did not come.
+enum Lack {
+    /// The client left, or the kernel ordered the end.
+    Left,
+    /// What the provider did is no fault of the texts.
+    Lost(String, Observed),
+    /// The provider cannot read these texts, or says so.
+    GaveUp(String),
+}
+
 impl Attempt {
     /// Waits for `count` vectors of `width` numbers each, signs for them and pays for them.
     pub(in crate::mesh) async fn read(
@@ -54,32 +67,39 @@ impl Attempt {
         left: &CancellationToken,
     ) -> Read {
         match self.collected((count, width), left).await {
-            Err(None) => {
+            Err(Lack::Left) => {
                 self.abandon(0, "the client left".to_owned()).await;
                 Read::Left
             }
-            Err(Some((reason, outcome))) => Read::Lost(self.abandon(0, reason).await, outcome),
+            Err(Lack::Lost(reason, outcome)) => {
+                Read::Lost(self.abandon(0, reason).await, Some(outcome))
+            }
+            Err(Lack::GaveUp(reason)) => {
+                let kept = self.kept();
+                Read::GaveUp(self.abandon(0, reason).await, kept)
+            }
             Ok(Collected { vectors, bytes }) => {
                 let output = Digest::of(&bytes);
                 drop(bytes);
                 match self.signed_for(output).await {
                     Ok(charge) => Read::All(vectors, charge),
-                    Err(charge) => Read::Lost(charge, Observed::Failed),
+                    // It is this node that did not sign.
+                    Err(charge) => Read::Lost(charge, None),
                 }
             }
         }
     }
 
-    /// All vectors; without a reason where the client left or the kernel ordered the end.
+    /// All vectors.
     async fn collected(
         &mut self,
         (count, width): (usize, u32),
         left: &CancellationToken,
-    ) -> Result<Collected, Option<(String, Observed)>> {
+    ) -> Result<Collected, Lack> {
         let mut all = Collected { vectors: Vec::new(), bytes: Vec::new() };
-        let failed = |reason: &str| Err(Some((reason.to_owned(), Observed::Failed)));
+        let failed = |reason: &str| Err(Lack::Lost(reason.to_owned(), Observed::Failed));
         if count.saturating_mul(width as usize) > NUMBERS_MAX as usize {
-            return failed("its vectors are too long for so many texts");
+            return Err(Lack::GaveUp("its vectors are too long for so many texts".to_owned()));
         }
         while all.vectors.len() < count {
             let (_, late) = self.prefill.deadlines(self.prompt_tokens);
@@ -90,17 +110,15 @@ impl Attempt {
             let deadline = (self.heard_at + SILENCE_MAX).min(still).min(late);
             let frame = tokio::select! {
                 biased;
-                () = self.token.cancelled() => return Err(None),
-                () = left.cancelled() => return Err(None),
+                () = self.token.cancelled() => return Err(Lack::Left),
+                () = left.cancelled() => return Err(Lack::Left),
                 frame = self.frames.next() => frame,
                 () = sleep_until(deadline) => return failed("nothing came from it any more"),
             };
             self.heard_at = Instant::now();
             match frame {
                 None => return failed("its connection ended"),
-                Some(ToConsumer::Failed { reason }) => {
-                    return Err(Some((reason, Observed::Failed)));
-                }
+                Some(ToConsumer::Failed { reason, .. }) => return Err(Lack::GaveUp(reason)),
                 Some(ToConsumer::Working { read, place_in_queue }) => {
                     let read = (read, self.prompt_tokens);
                     self.prefill.told(self.heard_at, read, place_in_queue);
@@ -108,7 +126,7 @@ impl Attempt {
                 Some(ToConsumer::Vector { numbers }) => {
                     let Some(vector) = vector_of(&numbers, width) else {
                         let reason = format!("it sent no vector of {width} numbers");
-                        return Err(Some((reason, Observed::Cheated)));
+                        return Err(Lack::Lost(reason, Observed::Cheated));
                     };
                     self.prefill.step_at = self.heard_at;
                     all.vectors.push(vector);

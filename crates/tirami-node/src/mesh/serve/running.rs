@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use tirami_core::{JobId, PartyId, Signature, Timestamp, decode_body};
-use tirami_infer::engine::{Finish, Generation, Piece, TokenLogprobs};
+use tirami_infer::engine::{Failure, Finish, Generation, Piece, TokenLogprobs};
 use tirami_ledger::command::{Actor, Command, FinishJob, Outcome};
 use tirami_ledger::documents::FinishReason;
 use tirami_proto::{LIKELIHOODS_PER_FRAME_MAX, ToConsumer, ToProvider, WireDocument};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::crowd::Place;
 use super::{
-    BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Server, VOUCHER_WITHIN, WINDOW_TOKENS_MAX, count,
+    BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Server, VOUCHER_WITHIN, VOUCHERS_REFUSED_MAX,
+    WINDOW_TOKENS_MAX, count, shortened, wanted_from,
 };
 use crate::handle::SubmitError;
-use crate::mesh::{FrameSender, likelihood, stream_digest};
+use crate::mesh::{FrameSender, Invalid, likelihood, stream_digest};
 use crate::models::Lease;
 
 /// A round trip counts as at most this long.
@@ -23,8 +25,6 @@ const RTT_MAX: Duration = Duration::from_secs(1);
 /// How much longer a consumer may keep its place for each token it signed for, while others wait
 /// for one.
 const VOUCHED_TOKEN: Duration = Duration::from_millis(250);
-/// Vouchers of a job that may be refused before the job ends.
-const VOUCHERS_REFUSED_MAX: u32 = 8;
 
 /// A job whose order is taken.
 pub(super) struct Begun {
@@ -35,6 +35,7 @@ pub(super) struct Begun {
     pub(super) start_by: Timestamp,
     pub(super) generation: Generation,
     pub(super) engine: Lease,
+    pub(super) place: Place,
 }
 
 impl Begun {
@@ -73,14 +74,15 @@ pub(super) struct Serving<'a> {
     beat_at: Instant,
     /// Until then a voucher has to come, when the window is used up.
     patience: Instant,
-    /// Since when the consumer is asked to sign, and how long it took in all with its window used
-    /// up.
-    asked_at: Instant,
-    waited: Duration,
+    /// Since when the job stands still because the consumer does not sign or read, and for how
+    /// long it did so before, in all.
+    held_since: Option<Instant>,
+    held: Duration,
     /// Vouchers of it that the ledger refused.
     refused: u32,
-    /// Keeps the model in memory, and knows who waits for a place.
+    /// Keeps the model in memory, and knows who waits in its queue.
     engine: Lease,
+    place: Place,
 }
 
 impl<'a> Serving<'a> {
@@ -109,10 +111,11 @@ impl<'a> Serving<'a> {
             waiting: None,
             beat_at: now + BEAT,
             patience: now + VOUCHER_WITHIN,
-            asked_at: now,
-            waited: Duration::ZERO,
+            held_since: None,
+            held: Duration::ZERO,
             refused: 0,
             engine: begun.engine,
+            place: begun.place,
         }
     }
 
@@ -120,12 +123,13 @@ impl<'a> Serving<'a> {
         let mut halt = pin!(self.server.halt());
         loop {
             let has_room = self.unvouched() < self.window();
+            self.stands_still(!has_room);
             let deadline = if has_room { self.beat_at } else { self.beat_at.min(self.patience) };
             // The frames come last: the window ends what goes before them, and nothing would end
             // frames that come without a pause.
             tokio::select! {
                 biased;
-                reason = &mut halt => return self.fail(reason, frames).await,
+                reason = &mut halt => return self.fail(gives_up(reason), frames).await,
                 taken = taken(&mut self.taking) => {
                     if self.took(taken).await.is_err() {
                         return self.abandon().await;
@@ -143,15 +147,14 @@ impl<'a> Serving<'a> {
                             tracing::warn!(reason, "the engine failed");
                         }
                         let failure = self.generation.as_ref().and_then(Generation::failure);
-                        let told = failure.map(ToString::to_string);
-                        let told = told.as_deref().unwrap_or("the model's engine failed");
+                        let told = broken(failure);
                         return self.fail(told, frames).await;
                     }
                 },
                 () = sleep_until(deadline) => {
                     if self.waits_too_long().await {
                         let reason = "it was not begun by the time that its order names";
-                        return self.fail(reason, frames).await;
+                        return self.fail(gives_up(reason), frames).await;
                     }
                     let is_late = !has_room && self.is_late();
                     let working = self.working();
@@ -211,8 +214,7 @@ impl<'a> Serving<'a> {
         logprobs: &[TokenLogprobs],
     ) -> Result<(), Gone> {
         if self.unvouched() == 0 {
-            self.asked_at = Instant::now();
-            self.patience = self.asked_at + VOUCHER_WITHIN;
+            self.patience = Instant::now() + VOUCHER_WITHIN;
         }
         self.first_at.get_or_insert_with(Instant::now);
         // What is on its way counts: the consumer may sign for it before this call returns.
@@ -230,19 +232,42 @@ impl<'a> Serving<'a> {
         self.say(&ToConsumer::Tokens { tokens, text, likelihoods }).await
     }
 
-    /// Sends a frame; waits while the consumer does not read, but not for ever.
+    /// Sends a frame; waits while the consumer does not read, but not for ever, and no longer than
+    /// it may keep its place where others wait for one.
     pub(super) async fn say(&mut self, frame: &ToConsumer) -> Result<(), Gone> {
-        self.beat_at = Instant::now() + BEAT;
-        let stop = self.server.stop.clone();
-        let sent = tokio::select! {
+        let now = Instant::now();
+        self.beat_at = now + BEAT;
+        let stood_still = self.held_since.is_some();
+        self.stands_still(true);
+        let late_at = now + self.may_hold().saturating_sub(self.held());
+        let (engine, place, stop) = (&self.engine, &self.place, &self.server.stop);
+        let is_sent = tokio::select! {
             biased;
-            sent = timeout(VOUCHER_WITHIN, self.send.send(frame)) => sent,
-            () = stop.cancelled() => return Err(Gone),
+            sent = timeout(VOUCHER_WITHIN, self.send.send(frame)) => matches!(sent, Ok(Ok(()))),
+            () = wanted_from(late_at, || is_wanted(engine, place)) => false,
+            () = stop.cancelled() => false,
         };
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Gone),
+        self.stands_still(stood_still);
+        if is_sent { Ok(()) } else { Err(Gone) }
+    }
+
+    /// Counts for how long the job stands still because of its consumer.
+    fn stands_still(&mut self, does: bool) {
+        if does {
+            self.held_since.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.held_since.take() {
+            self.held += since.elapsed();
         }
+    }
+
+    /// For how long it stood still in all.
+    fn held(&self) -> Duration {
+        self.held + self.held_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// For how long it may while others wait for the place.
+    fn may_hold(&self) -> Duration {
+        VOUCHER_WITHIN + VOUCHED_TOKEN * self.vouched
     }
 
     /// Has the ledger look at a voucher. They are cumulative, so the newest is enough.
@@ -275,12 +300,8 @@ impl<'a> Serving<'a> {
         match taken {
             // The same word again buys no more time.
             Ok(_) if tokens > self.vouched => {
-                let now = Instant::now();
-                if self.unvouched() >= self.window {
-                    self.waited += now.duration_since(self.asked_at);
-                }
                 self.vouched = tokens;
-                (self.asked_at, self.patience) = (now, now + VOUCHER_WITHIN);
+                self.patience = Instant::now() + VOUCHER_WITHIN;
             }
             Ok(_) => {}
             Err(error) => {
@@ -307,12 +328,10 @@ impl<'a> Serving<'a> {
     }
 
     /// Whether a consumer whose window is used up has kept its place for too long without signing,
-    /// or by signing too slowly while others wait for it.
+    /// or by signing or reading too slowly while others wait for it.
     fn is_late(&self) -> bool {
-        let now = Instant::now();
-        let waited = self.waited + now.duration_since(self.asked_at);
-        let may_wait = VOUCHER_WITHIN + VOUCHED_TOKEN * self.vouched;
-        self.patience <= now || (waited > may_wait && self.engine.load().queued > 0)
+        let is_slow = self.held() > self.may_hold();
+        self.patience <= Instant::now() || (is_slow && is_wanted(&self.engine, &self.place))
     }
 
     /// The answer is complete: the receipt goes with its last text.
@@ -367,9 +386,12 @@ impl<'a> Serving<'a> {
     }
 
     /// The consumer can go on elsewhere, and may sign for what it received so far.
-    async fn fail(mut self, reason: &str, mut frames: Pin<&mut impl Stream<Item = ToProvider>>) {
+    async fn fail(
+        mut self,
+        failed: ToConsumer,
+        mut frames: Pin<&mut impl Stream<Item = ToProvider>>,
+    ) {
         self.generation = None;
-        let failed = ToConsumer::Failed { reason: reason.to_owned() };
         let told = timeout(LAST_VOUCHER_WITHIN, self.send.send(&failed)).await;
         if matches!(told, Ok(Ok(()))) {
             self.send.finish();
@@ -397,6 +419,29 @@ impl<'a> Serving<'a> {
         self.send.finish();
         drop(timeout(FLUSH_WITHIN, self.send.flushed()).await);
     }
+}
+
+/// That the job cannot go on here.
+fn gives_up(reason: &str) -> ToConsumer {
+    ToConsumer::Failed { reason: shortened(reason), invalid: None }
+}
+
+/// That the engine failed, and whether it could anywhere.
+fn broken(failure: Option<&Failure>) -> ToConsumer {
+    match failure.and_then(Invalid::of) {
+        Some(Invalid { code, message, .. }) => {
+            ToConsumer::Failed { reason: shortened(&message), invalid: Some(code) }
+        }
+        None => {
+            let reason = failure.map(ToString::to_string);
+            gives_up(reason.as_deref().unwrap_or("the model's engine failed"))
+        }
+    }
+}
+
+/// Whether somebody waits for the place: in the engine's queue, or because there is no other.
+fn is_wanted(engine: &Lease, place: &Place) -> bool {
+    place.is_wanted() || engine.load().queued > 0
 }
 
 async fn taken(taking: &mut Option<Taking>) -> (u32, Result<Outcome, SubmitError>) {

@@ -18,8 +18,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::crowd::Place;
 use super::{
-    BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Refusal, Server, Signer, VOUCHER_WITHIN, refused,
+    BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Least, Refusal, Server, Signer, VOUCHER_WITHIN,
+    VOUCHERS_REFUSED_MAX, refused, wanted_from,
 };
 use crate::http::{ToEmbed, bytes_of, vectors_digest};
 use crate::mesh::FrameSender;
@@ -35,6 +37,7 @@ pub(super) struct Begun {
     job: JobId,
     engine: Lease,
     texts: ToEmbed,
+    place: Place,
 }
 
 /// Why a job ends without a receipt.
@@ -52,13 +55,14 @@ impl Server {
         request: JobRequest,
     ) -> Result<(Begun, ToConsumer), Refusal> {
         let JobRequest { order: wire, body, .. } = request;
-        let (order, Signer { checked, head_at, .. }) = self.proven(&wire, &body).await?;
+        let least: Least = |shape| (shape.without_attention(), 0);
+        let (order, signer) = self.proven(&wire, &body, least).await?;
+        let Signer { checked, head_at, place, .. } = signer;
         let engine = self.engine_of(order.model)?;
         let reading = engine.clone();
-        // Long texts keep a core busy for a while; no other job may wait for them.
-        let texts = tokio::task::spawn_blocking(move || ToEmbed::read(&*reading, &body)).await;
+        let texts = self.busily(move || ToEmbed::read(&*reading, &body)).await;
         let texts = texts
-            .map_err(|_| refused("prepare_failed", "the texts could not be read", false))?
+            .ok_or_else(|| refused("prepare_failed", "the texts could not be read", false))?
             .map_err(|error| super::not_understood(&error))?;
         let model = engine.model();
         let prompt_tokens = texts.prompt_tokens();
@@ -74,14 +78,14 @@ impl Server {
         };
         let (job, completion_max, window_tokens) = self.accepted(accept).await?;
         let accepted = ToConsumer::Accepted { prompt_tokens, completion_max, window_tokens };
-        Ok((Begun { job, engine, texts }, accepted))
+        Ok((Begun { job, engine, texts, place }, accepted))
     }
 
     /// Reads the texts and delivers their vectors.
     pub(super) async fn deliver_vectors(
         &self,
         (peer, accepted): (PartyId, &ToConsumer),
-        Begun { job, engine, texts }: Begun,
+        Begun { job, engine, texts, place }: Begun,
         mut send: FrameSender<ToConsumer>,
         mut frames: Pin<&mut impl Stream<Item = ToProvider>>,
     ) {
@@ -91,19 +95,27 @@ impl Server {
             self.say(&mut send, accepted).await?;
             let vectors = self.read((engine.clone(), texts), &mut send, frames.as_mut()).await?;
             let output = vectors_digest(&vectors);
-            for vector in vectors {
-                // What is on its way counts.
-                sent = 1;
-                self.say(&mut send, &ToConsumer::Vector { numbers: bytes_of(&vector) }).await?;
+            let taking = async {
+                for vector in vectors {
+                    // What is on its way counts.
+                    sent = 1;
+                    self.say(&mut send, &ToConsumer::Vector { numbers: bytes_of(&vector) }).await?;
+                }
+                self.signed_for((peer, job), output, frames.as_mut()).await
+            };
+            let late_at = Instant::now() + VOUCHER_WITHIN;
+            tokio::select! {
+                biased;
+                taken = taking => taken?,
+                () = wanted_from(late_at, || place.is_wanted()) => return Err(Ended::Gone),
             }
-            self.signed_for((peer, job), output, frames.as_mut()).await?;
             Ok::<Digest, Ended>(output)
         };
         match delivered.await {
             Ok(output) => self.finish_reading((job, &engine), output, &mut send).await,
             Err(ended) => {
                 if let Ended::Failed(reason) = ended {
-                    let failed = ToConsumer::Failed { reason: reason.to_owned() };
+                    let failed = ToConsumer::Failed { reason: reason.to_owned(), invalid: None };
                     // A consumer that is gone hears nothing.
                     let _ = self.say(&mut send, &failed).await;
                 }
@@ -176,7 +188,8 @@ impl Server {
         mut frames: Pin<&mut impl Stream<Item = ToProvider>>,
     ) -> Result<(), Ended> {
         let signing = async {
-            while let Some(ToProvider::Voucher(voucher)) = frames.next().await {
+            for _ in 0..VOUCHERS_REFUSED_MAX {
+                let Some(ToProvider::Voucher(voucher)) = frames.next().await else { break };
                 let WireDocument { bytes, signature } = voucher;
                 let take = Command::TakeVoucher { bytes, signature, stream: output, sent: 0 };
                 match self.handle.insist(Actor::Node, take).await {
