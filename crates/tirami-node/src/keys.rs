@@ -16,8 +16,8 @@ const KEYS_DIR: &str = "keys";
 const NODE_KEY: &str = "node.key";
 /// The secret that lets newcomers into a private mesh.
 const MESH_SECRET: &str = "mesh.secret";
-/// The admin API key's file.
-const API_TOKEN: &str = "api_token";
+/// The admin API key's file in the data directory.
+pub const API_KEY_FILE: &str = "api_token";
 
 /// Why a secret file cannot be used or made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -260,8 +260,8 @@ impl KeyDir {
 }
 
 /// Where the admin API key of a data directory is.
-pub fn api_token_path(data_dir: &Path) -> PathBuf {
-    data_dir.join(API_TOKEN)
+pub fn api_key_path(data_dir: &Path) -> PathBuf {
+    data_dir.join(API_KEY_FILE)
 }
 
 /// The admin API key; `None` when there is no file.
@@ -269,8 +269,8 @@ pub fn api_token_path(data_dir: &Path) -> PathBuf {
 /// # Errors
 ///
 /// [`KeyFileError`] when the file is exposed or cannot be read.
-pub fn read_api_token(data_dir: &Path) -> Result<Option<Zeroizing<String>>, KeyFileError> {
-    let path = api_token_path(data_dir);
+pub fn read_api_key(data_dir: &Path) -> Result<Option<Zeroizing<String>>, KeyFileError> {
+    let path = api_key_path(data_dir);
     if !path.exists() {
         return Ok(None);
     }
@@ -282,8 +282,8 @@ pub fn read_api_token(data_dir: &Path) -> Result<Option<Zeroizing<String>>, KeyF
 /// # Errors
 ///
 /// [`KeyFileError::Io`] when it cannot be written.
-pub fn write_api_token(data_dir: &Path, token: &str) -> Result<(), KeyFileError> {
-    write_private(&api_token_path(data_dir), &format!("{token}\n"))
+pub fn write_api_key(data_dir: &Path, key: &str) -> Result<(), KeyFileError> {
+    write_private(&api_key_path(data_dir), &format!("{key}\n"))
 }
 
 /// Looks at every secret file of a data directory and changes nothing.
@@ -296,7 +296,7 @@ pub(crate) fn examine(data_dir: &Path) -> Result<String, String> {
         check_private(&dir, 0o700)?;
         let keys = KeyDir { dir: dir.clone() };
         read_key(&dir.join(NODE_KEY))?;
-        read_api_token(data_dir)?;
+        read_api_key(data_dir)?;
         Ok(keys.agents()?.len())
     };
     match examine() {

@@ -14,7 +14,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::registry::Unit;
 use tirami_core::{AgentId, ModelShape, Ppm};
 use tirami_kernel::mesh::MeshSettings;
 use tirami_ledger::book::founder_line;
@@ -34,7 +33,7 @@ use crate::mesh::{
     self, Client, IncomingJob, JobStreams, JoinError, Mesh, MeshError, MeshOptions, Parts, Peers,
     Provider, set_serving,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::models::{Model, Models};
 use crate::owner::Rules;
 use crate::responses::Responses;
@@ -90,7 +89,7 @@ pub enum StartError {
     },
     /// The file of the admin API key holds something else.
     #[error("{path} does not hold an API key; remove it and start again to get a new one")]
-    ApiToken {
+    ApiKeyFile {
         /// The file.
         path: PathBuf,
     },
@@ -149,8 +148,9 @@ impl Node {
         bounds: impl FnOnce(HttpConfig) -> HttpConfig,
     ) -> Starting {
         let loopback = options.bind.ip().to_canonical().is_loopback();
-        let http = bounds(HttpConfig::new(options.config.body_max_bytes, loopback));
-        Self::begun(options, http)
+        let cors_origins = options.config.cors_origins.clone().into();
+        let http = HttpConfig::new(options.config.body_max_bytes, loopback);
+        Self::begun(options, bounds(HttpConfig { cors_origins, ..http }))
     }
 
     /// In one place and boxed: a future that is handed out as it is, with all that it holds, is
@@ -184,7 +184,7 @@ impl Node {
         let accounts = Accounts { handle: handle.clone(), personal, shape, price };
         let parts = Parts { handle: handle.clone(), reader: reader.clone(), peers, errands };
         let prepared = async {
-            let is_member = accounts.prepare(config.personal_agent_answers).await?;
+            let is_member = accounts.prepare(&config).await?;
             accounts.admin_key(&data_dir).await?;
             set_serving(&handle, served.as_ref(), &config).await?;
             let bound = TcpListener::bind(bind).await.and_then(|listener| {
@@ -212,8 +212,12 @@ impl Node {
             }
         };
         let build = first.map_or_else(String::new, |one| one.info().build.clone());
-        let metrics = Arc::new(Metrics::new(&build));
-        add_metrics(&metrics, &store_stats, &driver_stats, &handle);
+        let metrics = Arc::new(Metrics::new(&metrics::Parts {
+            build: &build,
+            store: &store_stats,
+            driver: &driver_stats,
+            refusals: handle.owner().refusals(),
+        }));
         let is_offered = models.all().iter().any(Model::is_offered);
         let provider = match &mesh {
             Some(mesh) if is_offered => {
@@ -354,41 +358,4 @@ fn mesh_settings(keys: &KeyDir, mesh: &MeshOptions) -> Result<MeshSettings, KeyF
         agent: mesh::agent(),
         faucet: mesh.faucet,
     })
-}
-
-/// Shows what store and kernel measure.
-fn add_metrics(metrics: &Metrics, store: &StoreStats, driver: &DriverStats, handle: &Handle) {
-    metrics.add(
-        "peer_refusals",
-        "What other nodes tried here and was refused, by the refusal's code",
-        None,
-        handle.owner().refusals().by_code(),
-    );
-    let seconds = || Some(Unit::Seconds);
-    metrics.add("store_sync", "Syncs of the store", seconds(), store.sync_seconds.clone());
-    metrics.add(
-        "store_write",
-        "From the beginning of a group of records to its sync",
-        seconds(),
-        store.write_seconds.clone(),
-    );
-    metrics.add(
-        "store_group_records",
-        "Records made durable by one sync",
-        None,
-        store.group_records.clone(),
-    );
-    metrics.add("store_records", "Records written", None, store.records.clone());
-    metrics.add(
-        "kernel_decision",
-        "Decisions of the kernel, without any sync",
-        seconds(),
-        driver.decision_seconds.clone(),
-    );
-    metrics.add(
-        "kernel_snapshot",
-        "Snapshots of the ledger",
-        seconds(),
-        driver.snapshot_seconds.clone(),
-    );
 }

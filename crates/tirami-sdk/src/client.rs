@@ -63,11 +63,6 @@ impl Client {
         &self.base
     }
 
-    /// Where a browser finds the API's documentation.
-    pub fn docs_url(&self) -> String {
-        format!("{}{}", self.base, Operation::Docs.endpoint().path)
-    }
-
     /// Asks a model and waits for the whole answer.
     ///
     /// # Errors

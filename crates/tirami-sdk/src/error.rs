@@ -24,7 +24,10 @@ pub enum ClientError {
         source: reqwest::Error,
     },
     /// The connection failed before the answer was complete.
-    #[error("the connection to {url} broke: {source}")]
+    #[error(
+        "the connection to {url} broke: {source}; whether the node did what was asked is not known, \
+         look before you ask again"
+    )]
     Connection {
         /// The node's base URL.
         url: String,

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use tirami_core::PartyId;
-use tirami_proto::{PeerAddress, REGION_BYTES_MAX, Via, WORK_BITS_MAX};
+use tirami_proto::{REGION_BYTES_MAX, WORK_BITS_MAX};
 
+use super::list::{Item, is_url};
 use crate::mesh::DnsOrigin;
 use crate::models::{KeepAlive, MODELS_MAX};
 use crate::owner::Hours;
@@ -25,6 +25,8 @@ pub enum Key {
     Bind,
     /// `port`
     Port,
+    /// `cors_origins`
+    CorsOrigins,
     /// `threads`
     Threads,
     /// `context_tokens`
@@ -110,7 +112,7 @@ pub enum Kind {
     Address,
     /// Yes or no.
     Flag,
-    /// Any number of these, up to [`LIST_MAX`].
+    /// Any number of these, up to [`LIST_MAX`](super::LIST_MAX).
     List(Item),
     /// One model or more, up to [`MODELS_MAX`].
     Models,
@@ -142,20 +144,6 @@ pub enum Kind {
         max: u64,
     },
 }
-
-/// What a list is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Item {
-    /// `PUBKEY`, `PUBKEY@IP:PORT`, `PUBKEY@HOST:PORT` or `PUBKEY@RELAY_URL`.
-    Peer,
-    /// The name of a party.
-    Party,
-    /// The URL of a relay.
-    Relay,
-}
-
-/// Items a list may have.
-pub const LIST_MAX: usize = 256;
 
 /// The value of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +183,7 @@ pub struct Field {
 }
 
 /// Every setting, in the order in which people meet them.
-pub const FIELDS: [Field; 42] = [
+pub const FIELDS: [Field; 43] = [
     Field {
         key: Key::DataDir,
         name: "data_dir",
@@ -258,6 +246,16 @@ pub const FIELDS: [Field; 42] = [
         kind: Kind::Number { min: 0, max: 65_535 },
         default: "3000",
         doc: "The port of the HTTP API. 0 lets the system choose a free one.",
+    },
+    Field {
+        key: Key::CorsOrigins,
+        name: "cors_origins",
+        env: "TIRAMI_CORS_ORIGINS",
+        flag: "cors-origins",
+        kind: Kind::List(Item::Site),
+        default: "",
+        doc: "Origins whose pages may call the HTTP API from a browser, such as https://app.example. \
+              They need an API key; with none listed, a browser lets no page of another origin in.",
     },
     Field {
         key: Key::Threads,
@@ -549,8 +547,8 @@ pub const FIELDS: [Field; 42] = [
         kind: Kind::List(Item::Party),
         default: "",
         doc: "Parties whose machines may see requests that ask for trusted ones only. They are \
-              always let in and need not earn how far they may be indebted. A start adds them to \
-              those set while the node ran.",
+              always let in and need not earn how far they may be indebted. Those set while the \
+              node ran stay beside them; who is taken out here is out from the next start on.",
     },
     Field {
         key: Key::BlockedPeers,
@@ -559,8 +557,8 @@ pub const FIELDS: [Field; 42] = [
         flag: "blocked-peers",
         kind: Kind::List(Item::Party),
         default: "",
-        doc: "Parties this node neither connects to nor serves. A start adds them to those set \
-              while the node ran.",
+        doc: "Parties this node neither connects to nor serves. Those set while the node ran \
+              stay beside them; who is taken out here is out from the next start on.",
     },
     Field {
         key: Key::ServeHours,
@@ -721,42 +719,6 @@ impl Field {
             Kind::List(item) => item.allowed().to_owned(),
         }
     }
-}
-
-impl Item {
-    /// Reads items that stand between commas or blanks; `None` when one of them is no such item
-    /// or there are too many.
-    fn parse_all(self, text: &str) -> Option<Value> {
-        let items: Vec<String> = text
-            .split(|c: char| c == ',' || c.is_whitespace())
-            .filter(|item| !item.is_empty())
-            .map(ToOwned::to_owned)
-            .collect();
-        let fits = items.len() <= LIST_MAX && items.iter().all(|item| self.is(item));
-        fits.then_some(Value::List(items))
-    }
-
-    fn is(self, text: &str) -> bool {
-        match self {
-            Self::Peer => text.parse::<PeerAddress>().is_ok(),
-            Self::Party => text.parse::<PartyId>().is_ok(),
-            Self::Relay => is_url(text),
-        }
-    }
-
-    const fn allowed(self) -> &'static str {
-        match self {
-            Self::Peer => {
-                "a list of peers: PUBKEY, PUBKEY@IP:PORT, PUBKEY@HOST:PORT or PUBKEY@RELAY_URL"
-            }
-            Self::Party => "a list of parties, each 64 characters of 0-9 and a-f",
-            Self::Relay => "a list of URLs that begin with https:// or http://",
-        }
-    }
-}
-
-fn is_url(text: &str) -> bool {
-    matches!(text.parse(), Ok(Via::Relay(_)))
 }
 
 /// The names of all settings.

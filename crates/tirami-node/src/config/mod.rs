@@ -7,6 +7,7 @@ mod engine;
 mod error;
 mod field;
 mod layer;
+mod list;
 mod page;
 mod resolve;
 #[cfg(test)]
@@ -27,8 +28,9 @@ pub use crate::models::KeepAlive;
 pub use crate::owner::Hours;
 pub use engine::{EngineModel, EngineSetting, KnownBy};
 pub use error::ConfigError;
-pub use field::{FIELDS, Field, Item, Key, Kind, LIST_MAX, Value};
+pub use field::{FIELDS, Field, Key, Kind, Value};
 pub use layer::Origin;
+pub use list::{Item, LIST_MAX};
 pub use page::{config_markdown, default_file, env_markdown};
 pub use resolve::{ENV_API_KEY, ENV_CONFIG, ENV_HUB, ENV_URL, Resolved, Sources, resolve};
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub bind: IpAddr,
     /// The port of the HTTP API; 0 lets the system choose.
     pub port: u16,
+    /// Origins whose pages may call the HTTP API from a browser.
+    pub cors_origins: Vec<String>,
     /// Threads that compute; 0 is one less than there are cores.
     pub threads: u32,
     /// Tokens one conversation may hold; 0 is what the model was trained for, within reason.

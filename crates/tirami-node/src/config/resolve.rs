@@ -95,6 +95,7 @@ pub(super) fn config_of(layer: &Layer) -> Config {
         engines: Vec::new(),
         bind: address(layer, Key::Bind),
         port: number(layer, Key::Port),
+        cors_origins: list(layer, Key::CorsOrigins),
         threads: number(layer, Key::Threads),
         context_tokens: number(layer, Key::ContextTokens),
         sequences: number(layer, Key::Sequences),

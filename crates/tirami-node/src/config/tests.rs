@@ -83,6 +83,8 @@ fn every_refusal_names_place_key_and_what_is_allowed() {
         ("mesh_dns_origin = \"a b\"", ":1: mesh_dns_origin must be DOMAIN, DOMAIN@IP:PORT, or"),
         ("bootstrap_peers = [1]", ":1: bootstrap_peers must be a list of peers: PUBKEY, PUBKEY@"),
         ("trusted_peers = [\"me\"]", ":1: trusted_peers must be a list of parties, each 64"),
+        ("cors_origins = [\"https://a.example/\"]", ":1: cors_origins must be a list of origins"),
+        ("cors_origins = [\"*\"]", ":1: cors_origins must be a list of origins such as"),
         ("port = 1\nport = 2", ":2: duplicate key"),
         ("port = ", ":1: "),
     ];

@@ -52,13 +52,29 @@ pub(super) async fn create(
     if let Some(limits) = &asked.limits {
         let limits = views::ledger_limits(limits);
         let command = Command::SetLimits { target: Target::Agent(agent), limits };
-        app.handle.submit(caller.actor(), command).await?;
+        let set = app.handle.submit(caller.actor(), command).await;
+        set.map_err(|error| made(error, agent, false))?;
     }
     if let Some(fund) = asked.fund_trm.filter(|fund| !fund.trm().is_zero()) {
         let command = Command::FundAgent { agent, amount: fund.trm() };
-        app.handle.submit(caller.actor(), command).await?;
+        let funded = app.handle.submit(caller.actor(), command).await;
+        funded.map_err(|error| made(error, agent, true))?;
     }
     show(&app, agent).await
+}
+
+/// Says that the agent was made, and stays, although not all that was asked for with it came about.
+fn made(error: SubmitError, agent: AgentId, has_limits: bool) -> ApiError {
+    let did = agent.did();
+    let told = if has_limits {
+        format!("; the agent was made without TRM: `tirami agents fund {did} AMOUNT` gives it some")
+    } else {
+        format!(
+            "; the agent was made without limits and without TRM: `tirami policy set {did}` sets \
+             limits, `tirami agents fund {did} AMOUNT` gives it TRM"
+        )
+    };
+    ApiError::from(error).add(&told)
 }
 
 /// Keeps the key durably, gives it to the kernel, then opens the account: an account whose key

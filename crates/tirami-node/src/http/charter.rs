@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use tirami_core::{Digest, DocumentId, PublicKey, Timestamp, Trm, decode_body};
+use tirami_core::{DAY_MS, Digest, DocumentId, PublicKey, Timestamp, Trm, decode_body};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::{ADMITTED_MAX, MeshInput};
 use tirami_ledger::command::{Command, Outcome};
@@ -23,7 +23,7 @@ use super::{AppState, json};
 use crate::mesh::{INVITE_LIFE_MS, INVITE_USES, Terms};
 
 /// The longest an invite may bring in newcomers: ten years.
-const LIFE_MS_MAX: u64 = 10 * 366 * 24 * 60 * 60 * 1_000;
+const LIFE_MS_MAX: u64 = 10 * 366 * DAY_MS;
 
 pub(super) async fn invite(
     State(app): State<AppState>,
@@ -326,7 +326,15 @@ pub(super) async fn enrol(
     let default: Trm = app.handle.read(read).await?;
     let line = asked.line_trm.map_or(default, tirami_sdk::Amount::trm);
     let kind = EntryKind::from(Enrol { party: member, owner: asked.owner, line });
-    Ok(json::ok(&signed(&app, caller, kind).await?))
+    let read = move |kernel: &Kernel, _| kernel.is_enrolled(member);
+    let was_enrolled = app.handle.read(read).await?;
+    let entry = signed(&app, caller, kind).await?;
+    if let Some(client) = app.mesh.as_ref().filter(|_| !was_enrolled)
+        && let Err(error) = client.streams.enrolled_by_hand().await
+    {
+        tracing::error!(%error, "an enrolment by hand took a use from the invites");
+    }
+    Ok(json::ok(&entry))
 }
 
 async fn signed(app: &AppState, caller: Caller, kind: EntryKind) -> Result<ChainEntry, ApiError> {

@@ -369,6 +369,12 @@ impl From<Failure> for ApiError {
                 "engine_slow",
                 told("ask again, or ask for less"),
             ),
+            Failure::Costly => Self::new(
+                StatusCode::BAD_REQUEST,
+                INVALID,
+                "format_too_costly",
+                told("make the schema simpler: fewer alternatives that begin alike"),
+            ),
         }
     }
 }

@@ -22,6 +22,8 @@ use super::{messages, views};
 
 /// The header that names a request in answers, logs and reports.
 const REQUEST_ID: &str = "x-request-id";
+/// The same, as Anthropic's clients read it.
+const MESSAGES_REQUEST_ID: &str = "request-id";
 /// Characters of a request id that is echoed, at most.
 const REQUEST_ID_MAX: usize = 128;
 
@@ -98,8 +100,13 @@ pub(super) async fn name_request(request: Request, next: Next) -> Response {
         !id.is_empty() && id.len() <= REQUEST_ID_MAX && id.iter().all(u8::is_ascii_graphic)
     });
     let id = given.cloned().unwrap_or_else(new_request_id);
+    let is_message = request.uri().path().starts_with(Operation::Messages.endpoint().path);
     let mut response = next.run(request).await;
-    response.headers_mut().insert(REQUEST_ID, id);
+    let headers = response.headers_mut();
+    if is_message {
+        headers.insert(MESSAGES_REQUEST_ID, id.clone());
+    }
+    headers.insert(REQUEST_ID, id);
     response
 }
 
@@ -275,7 +282,7 @@ fn check_same_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     if text(ORIGIN.as_str()).is_some_and(|origin| !same_origin(origin)) {
         return Err(ApiError::forbidden(
             "forbidden_origin",
-            "a page of another origin needs an API key",
+            "a page of another origin needs an API key, and its origin in cors_origins",
         ));
     }
     if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {

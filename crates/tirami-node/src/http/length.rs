@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::chat::Kind;
 use super::error::ApiError;
+use super::names;
 
 /// A chat's names for it, the older one first.
 const OLDER: &str = "max_tokens";
@@ -19,14 +20,7 @@ pub(super) fn field(kind: Kind, fields: &Map<String, Value>) -> &'static str {
 
 /// The same refusal, in which the length is called `field`.
 pub(super) fn called(error: ApiError, field: &str) -> ApiError {
-    let detail = &error.body().error;
-    match detail.param.as_deref().filter(|param| [OLDER, NEWER].contains(param)) {
-        Some(other) if other != field => {
-            let message = detail.message.replace(other, field);
-            error.reworded(message).param(field)
-        }
-        _ => error,
-    }
+    names::renamed(error, &[(OLDER, field), (NEWER, field)])
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod agents;
 mod charter;
 mod chat;
+mod cors;
 mod economy;
 mod error;
 mod guard;
@@ -17,6 +18,7 @@ mod loaded;
 mod mesh;
 mod messages;
 mod models;
+mod names;
 mod network;
 mod query;
 mod refusals;
@@ -71,11 +73,15 @@ pub const CONNECTIONS_MAX: usize = 4_096;
 pub const HEADER_WITHIN: Duration = Duration::from_secs(15);
 /// How long a body may take to arrive: a connection that sends none must not be held for ever.
 pub const BODY_WITHIN: Duration = Duration::from_secs(30);
-/// A client that takes nothing of its answer for so long is taken for gone.
+/// A client that takes nothing of its answer for so long is taken for gone. So long in all, and
+/// longer for each token it took, it may keep an engine waiting that others wait for.
 pub const STALL_MAX: Duration = Duration::from_secs(60);
 
+/// A model's name may have slashes that its asker did not encode: what is left of the path is it.
+const MODEL_PATH: &str = "/v1/models/{*id}";
+
 /// How the HTTP interface behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
     /// Bytes of a request's body at most; a longer one is refused with 413.
     pub body_max_bytes: usize,
@@ -88,13 +94,16 @@ pub struct HttpConfig {
     pub header_within: Duration,
     /// How long a request's body may take to arrive.
     pub body_within: Duration,
-    /// A client that takes nothing of its answer for so long is taken for gone.
+    /// A client that takes nothing of its answer for so long is taken for gone. So long in all, and
+    /// longer for each token it took, it may keep an engine waiting that others wait for.
     pub stall_max: Duration,
+    /// Origins whose pages a browser lets call with an API key.
+    pub cors_origins: Arc<[String]>,
 }
 
 impl HttpConfig {
     /// The production bounds.
-    pub const fn new(body_max_bytes: usize, loopback: bool) -> Self {
+    pub fn new(body_max_bytes: usize, loopback: bool) -> Self {
         Self {
             body_max_bytes,
             loopback,
@@ -102,6 +111,7 @@ impl HttpConfig {
             header_within: HEADER_WITHIN,
             body_within: BODY_WITHIN,
             stall_max: STALL_MAX,
+            cors_origins: Arc::default(),
         }
     }
 }
@@ -185,13 +195,18 @@ pub fn router(app: AppState) -> Router {
     let mut router = Router::new();
     for operation in Operation::ALL {
         let gate = from_fn_with_state((app.clone(), *operation), guard::gate);
-        let path = operation.endpoint().path;
+        let path = match operation {
+            Operation::Model => MODEL_PATH,
+            _ => operation.endpoint().path,
+        };
         router = router.route(path, handler(*operation).route_layer(gate));
     }
+    let origins = app.config.cors_origins.clone();
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
+        .layer(from_fn_with_state(origins, cors::share))
         .layer(from_fn(guard::name_request))
 }
 

@@ -29,6 +29,23 @@ pub(super) async fn model(
     }
 }
 
+/// The longest context that those who serve a model of this name or digest say it has; none where
+/// nobody does.
+pub(super) async fn context_tokens(app: &AppState, model: &str) -> Result<Option<u32>, ApiError> {
+    let here = app.models.find(model).map(|model| model.info().context_tokens);
+    if here.is_some() || app.mesh.is_none() {
+        return Ok(here);
+    }
+    let named = model.to_owned();
+    let read = move |kernel: &Kernel, now| {
+        let signals = kernel.mesh().providers(now).map(|one| one.signal);
+        let offers = signals.flat_map(|signal| &signal.models);
+        let its = offers.filter(|one| one.name == named || one.model.to_string() == named);
+        its.map(|offer| offer.context_tokens).max()
+    };
+    Ok(app.handle.read(read).await?)
+}
+
 /// Nodes that are named beside a model at most.
 const NAMED_MAX: usize = 64;
 

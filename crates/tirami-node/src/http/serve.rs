@@ -48,7 +48,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     tracing::info!(%address, "serving HTTP");
-    let (jobs, cut, config) = (app.jobs.clone(), app.cut.clone(), app.config);
+    let (jobs, cut, config) = (app.jobs.clone(), app.cut.clone(), app.config.clone());
     let (router, connections) = (router(app), GracefulShutdown::new());
     tokio::select! {
         biased;
@@ -87,6 +87,7 @@ async fn accept(
             Ok((socket, peer)) => {
                 trouble.is_over();
                 let (router, watcher) = (router.clone(), connections.watcher());
+                let config = config.clone();
                 tokio::spawn(async move {
                     // A client that breaks off is no event for anybody else.
                     if let Err(error) = connection(socket, peer, (router, config), watcher).await {

@@ -59,7 +59,7 @@ pub(super) async fn detokenize(
 async fn engine(app: &AppState, fields: &Map<String, Value>) -> Result<Lease, ApiError> {
     let model = match chat::present(fields, "model") {
         None => app.models.first().ok_or_else(|| chat::unknown_model(app, ""))?,
-        Some(Value::String(model)) => chat::own(app, model)?,
+        Some(Value::String(model)) => chat::at_hand(app, model).await?,
         Some(_) => return Err(ApiError::invalid("model", "model must be a name as text")),
     };
     if !model.has_vocabulary() {

@@ -12,8 +12,10 @@ use tirami_ledger::book::{
 use tirami_ledger::command::{Actor, Command};
 
 use super::StartError;
+use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
 use crate::keys::{self, ApiKeyText};
+use crate::owner::has_price_floor;
 
 /// The name of the personal agent's account.
 const PERSONAL_NAME: &str = "personal";
@@ -44,9 +46,9 @@ struct Standing {
 
 impl Accounts {
     /// Ends what the last run left open, then makes what is missing of chain, personal agent and
-    /// limits, and fills the agent's account up to `answers`. `false` when the chain is still to
-    /// come: in a mesh of others somebody has to give this node its line first.
-    pub(super) async fn prepare(&self, answers: u32) -> Result<bool, SubmitError> {
+    /// limits, and fills the agent's account. `false` when the chain is still to come: in a mesh of
+    /// others somebody has to give this node its line first.
+    pub(super) async fn prepare(&self, config: &Config) -> Result<bool, SubmitError> {
         self.submit(Command::Recover).await?;
         let personal = self.personal;
         let standing = self
@@ -63,7 +65,9 @@ impl Accounts {
                 }
             })
             .await?;
-        if standing.price != self.price {
+        // What the electricity costs is found anew; until then the price of before stays.
+        let is_floor = standing.is_prepared && has_price_floor(config);
+        if standing.price < self.price || (standing.price > self.price && !is_floor) {
             self.submit(Command::SetPrice { price: self.price }).await?;
         }
         if !standing.has_chain && standing.is_founder {
@@ -81,7 +85,7 @@ impl Accounts {
                 self.submit(Command::SetLimits { target, limits }).await?;
             }
         }
-        self.fill(answers).await?;
+        self.fill(config.personal_agent_answers).await?;
         Ok(standing.has_chain || standing.is_founder)
     }
 
@@ -130,15 +134,15 @@ impl Accounts {
     /// Makes the admin API key: first its file, synced, then its record. A file that was removed
     /// is replaced by a new key; whoever owns the directory owns the node.
     pub(super) async fn admin_key(&self, data_dir: &Path) -> Result<(), StartError> {
-        let ApiKeyText { key, text } = match keys::read_api_token(data_dir)? {
+        let ApiKeyText { key, text } = match keys::read_api_key(data_dir)? {
             Some(text) => {
-                let path = keys::api_token_path(data_dir);
-                let key = key_id(&text).ok_or(StartError::ApiToken { path })?;
+                let path = keys::api_key_path(data_dir);
+                let key = key_id(&text).ok_or(StartError::ApiKeyFile { path })?;
                 ApiKeyText { key, text }
             }
             None => {
                 let drawn = keys::new_api_key()?;
-                keys::write_api_token(data_dir, &drawn.text)?;
+                keys::write_api_key(data_dir, &drawn.text)?;
                 drawn
             }
         };

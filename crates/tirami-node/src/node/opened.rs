@@ -91,9 +91,7 @@ fn open(
             return Err(StartError::OtherKey { path: data_dir.to_path_buf() });
         }
         // The admin API key is the last thing a first start makes.
-        Found::Book(opening)
-            if opening.records() == 0 && keys::api_token_path(data_dir).exists() =>
-        {
+        Found::Book(opening) if opening.records() == 0 && keys::api_key_path(data_dir).exists() => {
             let what = "it is empty although this node was in use; its log is missing";
             return Err(opening.contradiction(what).into());
         }

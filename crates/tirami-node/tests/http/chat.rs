@@ -123,6 +123,9 @@ async fn every_number_that_openai_takes_is_taken() {
         ("seed", json!(i64::MIN)),
         ("seed", json!(u64::MAX)),
         ("top_p", json!(0)),
+        // What other servers have it by.
+        ("top_k", json!(-1)),
+        ("repetition_penalty", json!(1.1)),
     ] {
         for (path, subject) in [("/v1/chat/completions", "messages"), ("/v1/completions", "prompt")]
         {
@@ -134,6 +137,67 @@ async fn every_number_that_openai_takes_is_taken() {
             let raw = node.post(path, None, body.to_string()).await;
             assert_eq!(raw.status, 200, "{body}: {raw:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_would_change_the_answer_is_refused_by_name_unless_it_asks_for_nothing() {
+    let node = TestNode::start(quick()).await;
+    for (field, asks, asks_nothing) in [
+        ("chat_template_kwargs", json!({"enable_thinking": false}), json!({})),
+        ("grammar", json!("root ::= \"a\""), json!("")),
+        ("guided_choice", json!(["a"]), json!([])),
+        ("guided_grammar", json!("root ::= \"a\""), json!(null)),
+        ("guided_json", json!({"type": "object"}), json!(null)),
+        ("guided_regex", json!("a+"), json!("")),
+        ("ignore_eos", json!(true), json!(false)),
+        ("json_schema", json!({"type": "object"}), json!({})),
+        ("min_tokens", json!(5), json!(0)),
+        ("stop_token_ids", json!([2]), json!([])),
+        ("structured_outputs", json!({"regex": "a+"}), json!(null)),
+    ] {
+        for (path, subject) in [(PATH, "messages"), ("/v1/completions", "prompt")] {
+            let said = match subject {
+                "messages" => json!([{"role": "user", "content": "hi"}]),
+                _ => json!("hi"),
+            };
+            let body = |value: &Value| {
+                json!({"model": "fake", "max_tokens": 2, subject: said, field: value}).to_string()
+            };
+            let raw = node.post(path, None, body(&asks)).await;
+            assert_eq!(
+                (raw.status, raw.code().as_str()),
+                (400, "unsupported_parameter"),
+                "{field}"
+            );
+            assert_eq!(raw.json()["error"]["param"], field, "{raw:?}");
+            let raw = node.post(path, None, body(&asks_nothing)).await;
+            assert_eq!(raw.status, 200, "{field}: {raw:?}");
+        }
+    }
+    let wrong = json!({"model": "fake", "messages": [{"role": "user", "content": "hi"}],
+                       "repetition_penalty": 0});
+    let raw = node.post(PATH, None, wrong.to_string()).await;
+    assert_eq!((raw.status, &raw.json()["error"]["param"]), (400, &json!("repetition_penalty")));
+}
+
+#[tokio::test]
+async fn an_assistant_may_have_said_nothing_or_that_it_would_not() {
+    let node = TestNode::start(quick()).await;
+    for said in [
+        json!({"content": null}),
+        json!({"content": null, "refusal": "12345678"}),
+        json!({"content": [{"type": "refusal", "refusal": "12345678"}]}),
+    ] {
+        let mut assistant = said.clone();
+        assistant["role"] = "assistant".into();
+        let user = json!({"role": "user", "content": "1234"});
+        let body = json!({"model": "fake", "max_tokens": 2, "messages": [user, assistant, user]});
+        let raw = node.post(PATH, None, body.to_string()).await;
+        assert_eq!(raw.status, 200, "{said}: {raw:?}");
+        // Four bytes are a token here.
+        let tokens = if said.to_string().contains("12345678") { 4 } else { 2 };
+        assert_eq!(raw.json()["usage"]["prompt_tokens"], tokens, "{said}");
     }
 }
 
@@ -452,5 +516,5 @@ async fn models_are_found_by_name_and_digest() {
     client.chat(&request).await.unwrap();
     let error = client.model("other").await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(404), Some("model_not_found")));
-    assert!(error.to_string().contains("this node serves fake"));
+    assert!(error.to_string().contains("nothing was charged; this node serves fake"));
 }

@@ -113,6 +113,9 @@ async fn a_stop_text_ends_it_and_a_gap_is_filled_where_the_model_can() {
     let answer = node.post(PATH, None, stopped).await.json();
     let choice = &answer["choices"][0];
     assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!("one "), &json!("stop")));
+    // No tools are none.
+    let plain = node.post(PATH, None, request(json!({"tools": []}))).await;
+    assert_eq!(plain.status, 200, "{plain:?}");
     let gap = request(json!({"suffix": "tail"}));
     assert_eq!(node.post(PATH, None, gap).await.json()["usage"]["prompt_tokens"], 3);
 }
@@ -125,6 +128,7 @@ async fn what_cannot_be_done_is_refused_and_costs_nothing() {
         (json!({"prompt": [70_000]}), 400, "invalid_value", "prompt"),
         (json!({"prompt": "x".repeat(20_000)}), 400, "context_length_exceeded", "prompt"),
         (json!({"best_of": 4}), 400, "unsupported_parameter", "best_of"),
+        (json!({"tools": [{"type": "function"}]}), 400, "unsupported_parameter", "tools"),
         (
             json!({"echo": true, "logprobs": 0, "stream": true}),
             400,

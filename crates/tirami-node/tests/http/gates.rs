@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::{TestNode, chat, cost, micro, script, times};
 use futures_util::StreamExt as _;
 use tirami_infer::fake::FakeScript;
-use tirami_sdk::types::{Agent, KillRequest, Limits, Scope};
+use tirami_sdk::types::{Agent, CreateAgent, KillRequest, Limits, Scope};
 use tirami_sdk::{Amount, Client};
 
 const TOKENS: u32 = 10;
@@ -101,6 +101,26 @@ async fn an_agent_cannot_spend_what_it_has_not() {
     assert_eq!((error.status(), error.code()), (Some(402), Some("insufficient_balance")));
     let balance = node.admin.balance(Some(&agent.did)).await.unwrap();
     assert_eq!(balance.net_balance.micro(), 0);
+}
+
+#[tokio::test]
+async fn an_agent_that_gets_no_trm_or_no_limits_is_made_and_named() {
+    let node = TestNode::start(quick()).await;
+    let much: Amount = "9000000000000".parse().unwrap();
+    let no_breaker = Limits { breaker_errors: Some(0), ..Limits::default() };
+    for (name, fund_trm, limits, status, told) in [
+        ("poor", Some(much), None, 402, "; the agent was made without TRM: "),
+        ("free", None, Some(no_breaker), 400, "; the agent was made without limits and without"),
+    ] {
+        let request = CreateAgent { name: name.to_owned(), fund_trm, limits };
+        let error = node.admin.create_agent(&request).await.unwrap_err();
+        assert_eq!(error.status(), Some(status), "{error}");
+        let agents = node.admin.agents().await.unwrap().agents;
+        let made = agents.iter().find(|agent| agent.name == name).unwrap();
+        let told = [told.to_owned(), format!("`tirami agents fund {} AMOUNT`", made.did)];
+        let message = error.to_string();
+        assert!(told.iter().all(|told| message.contains(told.as_str())), "{message}");
+    }
 }
 
 #[tokio::test]

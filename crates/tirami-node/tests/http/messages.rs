@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tirami_infer::fake::FakeScript;
+use tirami_infer::engine::{Engine as _, ModelInfo};
+use tirami_infer::fake::{FakeEngine, FakeScript};
 use tirami_sdk::types::{KillRequest, Limits, MessagesRequest, Scope};
 
 use crate::support::{Raw, TestNode, saying, script};
@@ -182,6 +183,130 @@ async fn an_answer_that_the_request_begins_is_refused_and_still_counted() {
         assert_eq!(count.json(), json!({"input_tokens": 1}), "{count:?}");
     }
     assert_eq!(node.settled().await.total_trades, 0);
+}
+
+fn result(id: &str, content: &Value) -> Value {
+    json!({"type": "tool_result", "tool_use_id": id, "content": content})
+}
+
+/// Four red pixels.
+const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U\
+                       1AAAAABJRU5ErkJggg==";
+/// Tokens of a picture.
+const PICTURE_TOKENS: u32 = 8;
+
+#[tokio::test]
+async fn what_its_clients_send_for_models_that_think_is_taken() {
+    let node = TestNode::within(saying("one two three"), |_| ()).await;
+    let thought = json!([
+        {"role": "user", "content": "1234"},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "12345678", "signature": "s"},
+            {"type": "redacted_thinking", "data": "12345678"},
+            {"type": "text", "text": "5678"},
+        ]},
+        {"role": "user", "content": "1234"},
+    ]);
+    for (more, tokens) in [
+        (json!({"messages": thought}), 3),
+        (json!({"thinking": {"type": "enabled", "budget_tokens": 1_024}}), 1),
+        (json!({"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}), 1),
+        (json!({"output_config": {"format": null}}), 1),
+    ] {
+        let raw = node.post(PATH, None, request(more.clone())).await;
+        assert_eq!(raw.status, 200, "{more}: {raw:?}");
+        assert_eq!(raw.json()["usage"]["input_tokens"], tokens, "{more}");
+    }
+    let formed = json!({"output_config": {"format": {"type": "json_schema", "schema": {}}}});
+    let raw = node.post(PATH, None, request(formed)).await;
+    assert_eq!((raw.status, raw.code().as_str()), (400, "unsupported_parameter"));
+    assert_eq!(raw.json()["error"]["param"], "output_config.format");
+}
+
+#[tokio::test]
+async fn a_picture_in_a_result_is_shown_by_the_user_after_all_results() {
+    let plain = FakeEngine::new(script(1, Duration::ZERO));
+    let info = ModelInfo { image_tokens_max: PICTURE_TOKENS, ..plain.model().clone() };
+    let seeing = FakeEngine::with_model(script(1, Duration::ZERO), info);
+    let source = json!({"type": "base64", "media_type": "image/png", "data": PICTURE});
+    let shown = json!([
+        {"type": "text", "text": "12345678"},
+        {"type": "image", "source": source},
+    ]);
+    let call = |id: &str| json!({"type": "tool_use", "id": id, "name": "f", "input": {}});
+    let asked = request(json!({"tools": [tool("f")], "messages": [
+        {"role": "user", "content": "1234"},
+        {"role": "assistant", "content": [call("1"), call("2")]},
+        {"role": "user", "content": [result("1", &shown), result("2", &json!("5678"))]},
+    ]}));
+    let node = TestNode::within(seeing, |_| ()).await;
+    let raw = node.post(PATH, None, asked.clone()).await;
+    assert_eq!(raw.status, 200, "{raw:?}");
+    assert_eq!(raw.json()["usage"]["input_tokens"], 4 + PICTURE_TOKENS, "{raw:?}");
+    let count = node.post("/v1/messages/count_tokens", None, asked.clone()).await;
+    assert_eq!(count.json(), json!({"input_tokens": 4 + PICTURE_TOKENS}));
+    // A model that reads none says so.
+    let node = TestNode::within(plain, |_| ()).await;
+    let raw = node.post(PATH, None, asked).await;
+    assert_eq!((raw.status, raw.code().as_str()), (400, "unsupported_parameter"), "{raw:?}");
+    assert!(raw.text.contains("the model reads no pictures"), "{raw:?}");
+}
+
+#[tokio::test]
+async fn a_length_beyond_the_context_is_what_there_is_room_for() {
+    let node = TestNode::start(script(5_000, Duration::ZERO)).await;
+    for stream in [false, true] {
+        let long = request(json!({"max_tokens": 32_000, "stream": stream}));
+        let raw = node.post(PATH, None, long).await;
+        assert_eq!(raw.status, 200, "{raw:?}");
+        let message = if stream { put_together(&raw.text) } else { raw.json() };
+        assert_eq!(message["stop_reason"], "max_tokens");
+        // One of the context's 4096 tokens is the question.
+        assert_eq!(message["usage"]["output_tokens"], 4_095);
+    }
+    // What is within the context is what was asked for.
+    let raw = node.post(PATH, None, request(json!({"max_tokens": 7}))).await;
+    assert_eq!(raw.json()["usage"]["output_tokens"], 7);
+}
+
+#[tokio::test]
+async fn refusals_of_what_becomes_a_chat_name_the_fields_that_were_sent() {
+    let node = TestNode::start(script(3, Duration::ZERO)).await;
+    let one =
+        |name: &str, schema: Value| json!({"tools": [{"name": name, "input_schema": schema}]});
+    let long = json!([{"role": "user", "content": "x".repeat(5_000 * 4)}]);
+    for (more, param) in [
+        (one("a b", json!({})), "tools[0].name"),
+        (one("f", json!({"type": "array"})), "tools[0].input_schema"),
+        (json!({"stop_sequences": vec!["x"; 17]}), "stop_sequences"),
+        (json!({"metadata": {"user_id": 7}}), "metadata.user_id"),
+        (json!({"messages": long}), "messages"),
+    ] {
+        let raw = node.post(PATH, None, request(more)).await;
+        assert_eq!((raw.status, raw.json()["error"]["param"].as_str()), (400, Some(param)));
+        let message = raw.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(!message.contains(".function") && !message.starts_with("stop "), "{message}");
+    }
+    let count = request(one("a b", json!({})));
+    let count = node.post("/v1/messages/count_tokens", None, count).await;
+    assert_eq!(count.json()["error"]["param"], "tools[0].name", "{count:?}");
+}
+
+#[tokio::test]
+async fn a_request_is_named_as_anthropics_clients_read_it() {
+    let node = TestNode::start(script(1, Duration::ZERO)).await;
+    for (path, body) in [
+        (PATH, request(json!({}))),
+        (PATH, request(json!({"stream": true}))),
+        (PATH, request(json!({"model": "gpt"}))),
+        ("/v1/messages/count_tokens", request(json!({}))),
+    ] {
+        let raw = node.post(path, None, body).await;
+        assert!(raw.header("request-id").starts_with("req-"), "{raw:?}");
+        assert_eq!(raw.header("request-id"), raw.header("x-request-id"));
+    }
+    let other = node.post("/v1/completions", None, "{}").await;
+    assert_eq!(other.header("request-id"), "");
 }
 
 #[tokio::test]

@@ -160,6 +160,105 @@ async fn an_answer_is_gone_on_from_by_its_agent_alone() {
 }
 
 #[tokio::test]
+async fn what_was_said_before_may_be_named_instead_of_sent() {
+    let node = TestNode::within(saying(CALLS), |_| ()).await;
+    let agents = [node.agent("a", "10").await, node.agent("b", "10").await];
+    let mut keys = Vec::new();
+    for agent in &agents {
+        keys.push(node.key(Scope::Inference, Some(&agent.did), Limits::default()).await.key);
+    }
+    let tool = json!({"type": "function", "name": "f", "parameters": {"type": "object"}});
+    let first = request(json!({"tools": [tool]}));
+    let first = node.post(PATH, Some(&keys[0]), first).await.json();
+    let (said, call) = (first["output"][0].clone(), first["output"][1].clone());
+    let (user, thought) = (
+        json!({"role": "user", "content": "1234"}),
+        json!({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}),
+    );
+    let result = json!({"type": "function_call_output", "call_id": call["call_id"],
+                        "output": "12345678"});
+    let named = |item: &Value| json!({"type": "item_reference", "id": item["id"]});
+    let next = |said: Value, call: Value| {
+        let input = json!([user, thought, said, call, result]);
+        request(json!({"input": input, "tools": [tool], "max_output_tokens": 1}))
+    };
+    let sent = node.post(PATH, Some(&keys[0]), next(said.clone(), call.clone())).await;
+    let referred = node.post(PATH, Some(&keys[0]), next(named(&said), named(&call))).await;
+    assert_eq!((sent.status, referred.status), (200, 200), "{sent:?} {referred:?}");
+    let read = |raw: &crate::support::Raw| raw.json()["usage"]["input_tokens"].clone();
+    assert_eq!(read(&sent), read(&referred));
+    // "1234" "So." "12345678", four bytes a token, all together.
+    assert_eq!(read(&referred), 4);
+    // What another agent was told, or nobody, is not found.
+    let strange = json!({"id": "msg_0000000000000000000000000000000000"});
+    for (key, item) in [(&keys[1], &said), (&keys[0], &strange), (&keys[0], &thought)] {
+        let raw = node.post(PATH, Some(key), next(named(item), call.clone())).await;
+        assert_eq!((raw.status, raw.code().as_str()), (400, "item_not_found"), "{raw:?}");
+        assert_eq!(raw.json()["error"]["param"], "input[2].id");
+        assert!(raw.text.contains("send the item itself"), "{raw:?}");
+    }
+}
+
+#[tokio::test]
+async fn items_that_are_named_have_the_room_of_a_body() {
+    let engine = saying(&"1234567890".repeat(40));
+    let node = TestNode::within(engine, |http| http.body_max_bytes = 8_192).await;
+    let agent = node.agent("a", "100").await;
+    let key = node.key(Scope::Inference, Some(&agent.did), Limits::default()).await.key;
+    let first = node.post(PATH, Some(&key), request(json!({"max_output_tokens": 500}))).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let said = first.json()["output"][0].clone();
+    let named = |times: usize| {
+        let one = json!({"type": "item_reference", "id": said["id"]});
+        let mut input = vec![one; times];
+        input.push(json!({"role": "user", "content": "hi"}));
+        request(json!({"input": input, "max_output_tokens": 1}))
+    };
+    let few = node.post(PATH, Some(&key), named(4)).await;
+    assert_eq!(few.status, 200, "{few:?}");
+    // Their names alone are less than half of a body.
+    let often = named(40);
+    assert!(often.len() < 4_096);
+    let often = node.post(PATH, Some(&key), often).await;
+    assert_eq!((often.status, often.code().as_str()), (400, "invalid_value"), "{often:?}");
+    assert_eq!(often.json()["error"]["param"], "input");
+    assert!(often.text.contains("more than 8192 bytes"), "{often:?}");
+}
+
+#[tokio::test]
+async fn what_its_clients_send_is_taken_and_refusals_name_their_fields() {
+    let node = TestNode::start(script(2, Duration::ZERO)).await;
+    for more in [
+        json!({"reasoning": {"effort": "high", "summary": "auto"}}),
+        json!({"truncation": "auto"}),
+        json!({"include": ["reasoning.encrypted_content"]}),
+    ] {
+        let raw = node.post(PATH, None, request(more.clone())).await;
+        assert_eq!(raw.status, 200, "{more}: {raw:?}");
+        assert_eq!(raw.json()["truncation"], "disabled", "{more}");
+    }
+    let tool = |name: &str, schema: Value| {
+        let tool = json!({"type": "function", "name": name, "parameters": schema});
+        json!({"tools": [tool]})
+    };
+    let long = "x".repeat(5_000 * 4);
+    for (more, code, param) in [
+        (json!({"include": ["message.output_text.logprobs"]}), "unsupported_parameter", "include"),
+        (tool("a b", json!({})), "invalid_value", "tools[0].name"),
+        (tool("f", json!({"type": "array"})), "invalid_value", "tools[0].parameters"),
+        (json!({"input": long}), "context_length_exceeded", "input"),
+        (json!({"input": long, "truncation": "auto"}), "context_length_exceeded", "input"),
+        (json!({"input": [{"role": "king", "content": "x"}]}), "invalid_value", "input[0].role"),
+    ] {
+        let raw = node.post(PATH, None, request(more)).await;
+        assert_eq!((raw.status, raw.code().as_str()), (400, code), "{raw:?}");
+        assert_eq!(raw.json()["error"]["param"], param);
+        let message = raw.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(!message.contains(".function"), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_outlives_the_node() {
     let node = TestNode::start(script(2, Duration::ZERO)).await;
     let first = node.personal().respond(&ResponsesRequest::new("fake", "hi")).await.unwrap();

@@ -74,6 +74,17 @@ impl TestNode {
         Self::start_in(dir, "127.0.0.1:0", (engine, models), |http| http).await
     }
 
+    /// The same, with other bounds of its HTTP interface.
+    pub async fn serving_within(models: Models, bounds: impl FnOnce(&mut HttpConfig)) -> Self {
+        let engine = Arc::new(FakeEngine::new(script(1, Duration::ZERO)));
+        let bounds = |mut http: HttpConfig| {
+            bounds(&mut http);
+            http
+        };
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(dir, "127.0.0.1:0", (engine, models), bounds).await
+    }
+
     async fn start_with(
         bind: &str,
         engine: FakeEngine,

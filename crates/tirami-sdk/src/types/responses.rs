@@ -74,7 +74,8 @@ impl ResponsesRequest {
 pub enum ResponseInput {
     /// A message of the user.
     Text(String),
-    /// Items of type `message`, `function_call` and `function_call_output`, in order.
+    /// Items of type `message`, `function_call`, `function_call_output`, `item_reference`, in
+    /// order.
     Items(Vec<Value>),
 }
 
@@ -98,7 +99,8 @@ pub struct ResponseTool {
     /// JSON schema of its arguments, which are an object.
     #[serde(default)]
     pub parameters: Option<Value>,
-    /// Arguments always follow the schema, whatever this says.
+    /// Whether the tool is refused where something in its schema cannot be followed; else that is
+    /// left out.
     #[serde(default)]
     pub strict: Option<bool>,
 }

@@ -223,17 +223,24 @@ impl Choices {
         self.tokens() > 0
     }
 
+    /// Whether one of them may still have a place of this node's engine.
+    pub(super) fn have_a_place(&self) -> bool {
+        let has =
+            |choice: &Choice| choice.generation.is_some() && matches!(choice.job, Running::Here(_));
+        self.all.iter().any(has)
+    }
+
     /// Frees the engine before anything else is waited for.
     pub(super) fn stop(&mut self) {
         self.all.iter_mut().for_each(|choice| choice.generation = None);
     }
 
-    /// Why the answers broke off.
     /// Whether what failed is held against the agent's jobs: not where there was no room.
     pub(super) fn has_failed(&self) -> bool {
         !self.all.iter().any(Choice::had_no_room)
     }
 
+    /// Why the answers broke off.
     pub(super) fn failure(&self) -> ApiError {
         // The others of them may only not have ended yet.
         if let Some(failure) = self.all.iter().find_map(|choice| choice.failure.clone()) {

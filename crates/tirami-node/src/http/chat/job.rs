@@ -335,7 +335,8 @@ fn gone() -> ApiError {
     ApiError::server(
         axum::http::StatusCode::SERVICE_UNAVAILABLE,
         "job_ended",
-        "the job was ended by the node before its answer was complete",
+        "the job was ended by the node before its answer was complete; only what was delivered is \
+         charged; ask again",
     )
 }
 

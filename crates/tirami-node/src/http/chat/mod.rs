@@ -623,7 +623,7 @@ fn cancelled() -> ApiError {
         "cancelled",
         "job_cancelled",
         "the node ended the job: the kill switch was turned on, the API key was revoked, or the \
-         job's time ran out",
+         job's time ran out; only what was delivered is charged",
     )
 }
 
@@ -639,7 +639,7 @@ fn broken() -> ApiError {
     ApiError::server(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal_error",
-        "the job ended without a word; the node's log says why",
+        "the job ended without a word; only what was delivered is charged; the node's log says why",
     )
 }
 
@@ -673,7 +673,10 @@ pub(super) fn unknown_model(app: &AppState, model: &str) -> ApiError {
     let message = match served.len() {
         1.. => {
             let served = served.join(", ");
-            format!("the model {shown:?} is not served here; this node serves {served}")
+            format!(
+                "the model {shown:?} is not served here; nothing was charged; this node serves \
+                 {served}"
+            )
         }
         0 => format!(
             "the model {shown:?} is not served here, nor by any known node; nothing was charged; \
@@ -687,6 +690,24 @@ pub(super) fn unknown_model(app: &AppState, model: &str) -> ApiError {
 /// The node's own model of this name or digest.
 pub(super) fn own(app: &AppState, model: &str) -> Result<Model, ApiError> {
     app.models.find(model).ok_or_else(|| unknown_model(app, model))
+}
+
+/// The same, for what needs the model's file: that only others serve it is another refusal.
+pub(super) async fn at_hand(app: &AppState, model: &str) -> Result<Model, ApiError> {
+    let price = place::price(app).await?;
+    match place::of(app, model, &Preferences::default(), price, false).await? {
+        Place::Here(model) => Ok(model),
+        Place::Mesh(_) => Err(elsewhere(model)),
+    }
+}
+
+fn elsewhere(model: &str) -> ApiError {
+    // It is the name or the digest of a model that others offer.
+    let message = format!(
+        "the model {model:?} is served by other nodes and its file is not at this node, so its \
+         tokens cannot be told here; ask a node that has it"
+    );
+    ApiError::not_found("model_not_here", message).param("model")
 }
 
 /// Renders and tokenises, and says how many completion tokens there may be: `asked`, or all the

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use tirami_infer::engine::RawPrompt;
 
-use super::request::{Ask, CHOICES_MAX, Subject, flag, number, present};
+use super::request::{Ask, CHOICES_MAX, Subject, flag, is_neutral, number, present};
 use crate::http::error::ApiError;
 
 /// Completion tokens where the request names no maximum, as OpenAI has it: a text that is no chat
@@ -26,7 +26,7 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Ask, ApiError> {
         let message = "best_of must be the same as n: every answer that is made is given out";
         return Err(ApiError::unsupported("best_of", message));
     }
-    if present(fields, "tools").is_some() {
+    if fields.get("tools").is_some_and(|tools| !is_neutral(tools)) {
         let message = "tools are for chats; ask at /v1/chat/completions, or leave them out";
         return Err(ApiError::unsupported("tools", message));
     }
@@ -130,6 +130,7 @@ mod tests {
             ),
             (json!({"prompt": "a", "suffix": "b"}), vec![infill]),
             (json!({"prompt": "a", "suffix": "", "tools": null}), vec![text("a")]),
+            (json!({"prompt": "a", "tools": []}), vec![text("a")]),
         ] {
             let ask = read(more.clone()).unwrap();
             let prompts: Vec<_> = prompts.into_iter().map(Subject::Raw).collect();
@@ -161,7 +162,7 @@ mod tests {
             (json!({"prompt": "a", "logprobs": 6}), "logprobs"),
             (json!({"prompt": "a", "logprobs": true}), "logprobs"),
             (json!({"prompt": "a", "max_tokens": 0}), "max_tokens"),
-            (json!({"prompt": "a", "tools": []}), "tools"),
+            (json!({"prompt": "a", "tools": [{}]}), "tools"),
         ] {
             assert_eq!(read(more.clone()).unwrap_err(), param, "{more}");
         }

@@ -214,6 +214,7 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
     };
     let calls = tools::calls(role, &at, fields)?;
     let param = format!("{at}.content");
+    let may_refuse = role == "assistant";
     let mut images = Vec::new();
     let content = match present(fields, "content") {
         Some(Value::String(text)) => text.clone(),
@@ -225,7 +226,7 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
                     let image = picture::part(&at, value)?;
                     images.push(Placed { at: content.len(), image });
                 } else {
-                    content += &text_part(&at, value)?;
+                    content += &text_part(&at, value, may_refuse)?;
                 }
             }
             content
@@ -236,7 +237,10 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
                 format!("{param} must be text or a list of parts"),
             ));
         }
-        None if !calls.is_empty() => String::new(),
+        // Calls may be all it said, or that it would not; and it may have said nothing.
+        None if may_refuse => {
+            present(fields, "refusal").and_then(Value::as_str).unwrap_or_default().to_owned()
+        }
         None => {
             return Err(ApiError::invalid(&param, format!("{param} is missing; give it a text")));
         }
@@ -246,15 +250,17 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
     Ok(Message { role: role.to_owned(), content, images, calls, call_id })
 }
 
-fn text_part(param: &str, value: &Value) -> Result<String, ApiError> {
+/// The text of a part; that an assistant would not answer is what it said.
+fn text_part(param: &str, value: &Value, may_refuse: bool) -> Result<String, ApiError> {
     let kind = value.get("type").and_then(Value::as_str);
-    match (kind, value.get("text").and_then(Value::as_str)) {
-        (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (Some("text") | None, _) => Err(ApiError::invalid(
+    let of = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    match (kind, of("text"), of("refusal").filter(|_| may_refuse)) {
+        (Some("text"), Some(text), _) | (Some("refusal"), _, Some(text)) => Ok(text),
+        (Some("text") | None, ..) => Err(ApiError::invalid(
             param,
             format!("{param} must be {{\"type\": \"text\", \"text\": …}}"),
         )),
-        (Some(kind), _) => Err(ApiError::unsupported(
+        (Some(kind), ..) => Err(ApiError::unsupported(
             param,
             format!(
                 "{param} is of type {kind:?}; only text, and pictures of a user, are read here"
@@ -304,12 +310,23 @@ fn include_usage(fields: &Map<String, Value>, stream: bool) -> Result<bool, ApiE
     Ok(flag(options, "include_usage")?.unwrap_or(false))
 }
 
-/// Fields of OpenAI's that would change the answer and are not built here, unless they are set to
-/// what happens anyway.
+/// Fields of OpenAI's, and of other servers', that would change the answer and are not built here,
+/// unless they are set to what happens anyway.
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
     for (name, value) in fields {
         let harmless = match name.as_str() {
-            "functions" => is_empty(value),
+            "functions"
+            | "chat_template_kwargs"
+            | "grammar"
+            | "guided_choice"
+            | "guided_grammar"
+            | "guided_json"
+            | "guided_regex"
+            | "ignore_eos"
+            | "json_schema"
+            | "min_tokens"
+            | "stop_token_ids"
+            | "structured_outputs" => is_neutral(value),
             "function_call" => value.is_null() || matches!(value.as_str(), Some("none" | "auto")),
             "modalities" => {
                 value.is_null() || value.as_array().is_some_and(|kinds| *kinds == ["text"])
@@ -325,12 +342,15 @@ fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn is_empty(value: &Value) -> bool {
+/// Whether a field so set asks for nothing.
+pub(super) fn is_neutral(value: &Value) -> bool {
     match value {
         Value::Null => true,
+        Value::Bool(is_on) => !is_on,
+        Value::Number(number) => number.as_u64() == Some(0),
+        Value::String(text) => text.is_empty(),
         Value::Array(list) => list.is_empty(),
         Value::Object(fields) => fields.is_empty(),
-        _ => false,
     }
 }
 
@@ -473,7 +493,10 @@ mod tests {
         let tools = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;
         let object = r#""response_format":{"type":"json_object"}"#;
         let schema = r#""response_format":{"type":"json_schema","json_schema":{"schema":{}}}"#;
-        let text = || Some(Format::JsonSchema("{}".to_owned()));
+        let text = || {
+            let schema = tirami_infer::engine::JsonSchema::new("{}", false);
+            Some(Format::JsonSchema(schema))
+        };
         for (more, text) in [
             (r#""stream":true"#, Some(Format::Text)),
             (r#""response_format":{"type":"text"}"#, Some(Format::Text)),
@@ -502,6 +525,19 @@ mod tests {
     }
 
     #[test]
+    fn what_an_assistant_would_not_say_is_what_it_said_and_it_may_have_said_nothing() {
+        for (message, said) in [
+            (r#"{"role":"assistant","content":null}"#, ""),
+            (r#"{"role":"assistant","content":null,"refusal":"No."}"#, "No."),
+            (r#"{"role":"assistant","content":[{"type":"refusal","refusal":"No."}]}"#, "No."),
+        ] {
+            let ask = read(&format!(r#"{{"model":"m","messages":[{message}]}}"#)).unwrap();
+            let message = Message::new("assistant", said);
+            assert_eq!(ask.subjects, [Subject::Chat(vec![message].into())], "{said}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_what_to_change() {
         let hi = HI;
         for (json, start) in [
@@ -517,6 +553,12 @@ mod tests {
                 "messages[0].role: ",
             ),
             (r#"{"model":"m","messages":[{"role":"user"}]}"#.to_owned(), "messages[0].content: "),
+            (
+                r#"{"model":"m","messages":[{"role":"user","content":[{"type":"refusal",
+                "refusal":"No."}]}]}"#
+                    .to_owned(),
+                "messages[0].content[0]: ",
+            ),
             (
                 r#"{"model":"m","messages":[{"role":"user","content":7}]}"#.to_owned(),
                 "messages[0].content: ",
@@ -554,6 +596,7 @@ mod tests {
             (format!(r#"{{{hi},"logprobs":true,"top_logprobs":21}}"#), "top_logprobs: "),
             (format!(r#"{{{hi},"logit_bias":7}}"#), "logit_bias: "),
             (format!(r#"{{{hi},"modalities":["audio"]}}"#), "modalities: "),
+            (format!(r#"{{{hi},"min_tokens":1}}"#), "min_tokens: min_tokens is not supported"),
         ] {
             let error = read(&json).unwrap_err();
             assert!(error.starts_with(start), "{json}: {error}");

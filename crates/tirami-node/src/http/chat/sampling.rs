@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use tirami_infer::engine::{Format, LOGIT_BIAS_MAX, Sampling, TOP_LOGPROBS_MAX};
+use tirami_infer::engine::{Format, JsonSchema, LOGIT_BIAS_MAX, Sampling, TOP_LOGPROBS_MAX};
 
 use super::request::{flag, number, present, real, stop};
 use crate::http::error::ApiError;
@@ -22,12 +22,14 @@ pub(super) fn sampling(fields: &Map<String, Value>) -> Result<Sampling, ApiError
     let temperature =
         real(fields, "temperature", |value| (0.0..=2.0).contains(&value), "from 0 to 2")?;
     let min_p = real(fields, "min_p", |value| (0.0..=1.0).contains(&value), "from 0 to 1")?;
-    let repeat = |value| value > 0.0 && value <= 2.0;
-    let repeat_penalty = real(fields, "repeat_penalty", repeat, "above 0 and at most 2")?;
+    let repeat =
+        |name| real(fields, name, |value| value > 0.0 && value <= 2.0, "above 0 and at most 2");
+    // Two names of one thing, by two families of servers.
+    let repeat_penalty = repeat("repeat_penalty")?.or(repeat("repetition_penalty")?);
     Ok(Sampling {
         temperature: temperature.unwrap_or(1.0),
         top_p,
-        top_k: number(fields, "top_k", 0, u32::MAX)?.unwrap_or(0),
+        top_k: top_k(fields)?,
         min_p: min_p.unwrap_or_default(),
         typical_p: typical_p.unwrap_or(1.0),
         presence_penalty: penalty("presence_penalty")?,
@@ -38,6 +40,14 @@ pub(super) fn sampling(fields: &Map<String, Value>) -> Result<Sampling, ApiError
         stop: stop(fields)?,
         ..Sampling::default()
     })
+}
+
+/// Only so many of the likeliest tokens; 0 is all, and so is −1, as other servers have it.
+fn top_k(fields: &Map<String, Value>) -> Result<u32, ApiError> {
+    match present(fields, "top_k").and_then(Value::as_i64) {
+        Some(-1) => Ok(0),
+        _ => number(fields, "top_k", 0, u32::MAX).map(Option::unwrap_or_default),
+    }
 }
 
 fn logit_bias(fields: &Map<String, Value>) -> Result<BTreeMap<u32, f32>, ApiError> {
@@ -83,7 +93,10 @@ fn format(fields: &Map<String, Value>) -> Result<Format, ApiError> {
         Some("text") => Ok(Format::Text),
         Some("json_object") => Ok(Format::JsonObject),
         Some("json_schema") => match value.pointer("/json_schema/schema") {
-            Some(schema @ Value::Object(_)) => Ok(Format::JsonSchema(schema.to_string())),
+            Some(schema @ Value::Object(_)) => {
+                let strict = value.pointer("/json_schema/strict") == Some(&Value::Bool(true));
+                Ok(Format::JsonSchema(JsonSchema::new(schema.to_string(), strict)))
+            }
             _ => wrong("response_format.json_schema.schema is missing; give it a JSON schema"),
         },
         _ => wrong("response_format.type must be text, json_object or json_schema"),
@@ -104,8 +117,21 @@ mod tests {
         let plain = Sampling { temperature: 1.0, ..Sampling::default() };
         assert_eq!(read("{}"), Ok(plain.clone()));
         let nothing = r#"{"logit_bias":null,"response_format":{"type":"text"},"min_p":0,
-            "presence_penalty":0,"frequency_penalty":null,"repeat_penalty":1,"typical_p":1}"#;
+            "presence_penalty":0,"frequency_penalty":null,"repeat_penalty":1,"typical_p":1,
+            "top_k":-1,"repetition_penalty":1}"#;
         assert_eq!(read(nothing), Ok(plain));
+    }
+
+    #[test]
+    fn a_penalty_for_what_was_said_has_two_names() {
+        for (json, penalty) in [
+            (r#"{"repeat_penalty":1.5}"#, 1.5),
+            (r#"{"repetition_penalty":1.5}"#, 1.5),
+            (r#"{"repeat_penalty":1.5,"repetition_penalty":1.2}"#, 1.5),
+        ] {
+            let read = read(json).unwrap().repeat_penalty;
+            assert!((read - penalty).abs() < 1e-6, "{json}: {read}");
+        }
     }
 
     #[test]
@@ -117,10 +143,14 @@ mod tests {
     #[test]
     fn a_schema_keeps_the_order_of_its_keys() {
         let schema = r#"{"type":"object","properties":{"zebra":{},"apple":{}}}"#;
-        let read = read(&format!(
-            r#"{{"response_format":{{"type":"json_schema","json_schema":{{"schema":{schema}}}}}}}"#
-        ));
-        assert_eq!(read.unwrap().format, Format::JsonSchema(schema.to_owned()));
+        for (more, strict) in
+            [("", false), (r#","strict":null"#, false), (r#","strict":true"#, true)]
+        {
+            let named = format!(r#"{{"schema":{schema}{more}}}"#);
+            let format = format!(r#"{{"type":"json_schema","json_schema":{named}}}"#);
+            let read = read(&format!(r#"{{"response_format":{format}}}"#));
+            assert_eq!(read.unwrap().format, Format::JsonSchema(JsonSchema::new(schema, strict)));
+        }
     }
 
     #[test]
@@ -129,6 +159,8 @@ mod tests {
             (r#"{"presence_penalty":2.1}"#, "presence_penalty"),
             (r#"{"frequency_penalty":-2.1}"#, "frequency_penalty"),
             (r#"{"repeat_penalty":0}"#, "repeat_penalty"),
+            (r#"{"repetition_penalty":0}"#, "repetition_penalty"),
+            (r#"{"top_k":-2}"#, "top_k"),
             (r#"{"min_p":1.1}"#, "min_p"),
             (r#"{"top_p":-0.1}"#, "top_p"),
             (r#"{"typical_p":0}"#, "typical_p"),

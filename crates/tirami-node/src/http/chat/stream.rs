@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -29,6 +30,12 @@ use crate::http::error::ApiError;
 const FRAMES_AHEAD_MAX: usize = 8;
 /// So often a stream without news says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How much longer a client may keep the engine waiting for each token it took, while others wait
+/// for a place.
+const TAKEN_TOKEN: Duration = Duration::from_millis(250);
+/// So often it is looked whether others wait, once a client has kept the engine waiting for too
+/// long.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) async fn answer(run: Run) -> Result<Response, ApiError> {
     let (opened, body) = oneshot::channel();
@@ -58,8 +65,8 @@ async fn work(run: Run, opened: oneshot::Sender<Result<FrameStream, ApiError>>) 
         choices.void(false).await;
         return;
     }
-    let handed = vec![0; choices.all.len()];
-    Pump { app, choices, frames, head, form, deadline, asked_at, handed }.run().await;
+    let (handed, waited) = (vec![0; choices.all.len()], Duration::ZERO);
+    Pump { app, choices, frames, head, form, deadline, asked_at, handed, waited }.run().await;
 }
 
 /// How the flow of pieces ended.
@@ -87,6 +94,8 @@ struct Pump {
     asked_at: Instant,
     /// Of each answer's tokens, those whose text is with the body or on its way there.
     handed: Vec<u32>,
+    /// How long the client was waited for in all.
+    waited: Duration,
 }
 
 impl Pump {
@@ -210,7 +219,8 @@ impl Pump {
     }
 
     /// Hands a frame to the body, waiting while a slow client has [`FRAMES_AHEAD_MAX`] before it.
-    async fn send(&self, bytes: Bytes, (choice, tokens): (usize, u32)) -> Result<(), End> {
+    async fn send(&mut self, bytes: Bytes, (choice, tokens): (usize, u32)) -> Result<(), End> {
+        let began = Instant::now();
         let room = tokio::select! {
             biased;
             () = self.deadline.passed() => return Err(End::Late),
@@ -219,6 +229,7 @@ impl Pump {
         for permit in room {
             permit.send(Frame { bytes: bytes.clone(), choice, tokens });
         }
+        self.waited = self.waited.saturating_add(began.elapsed());
         Ok(())
     }
 
@@ -242,8 +253,41 @@ impl Pump {
             () = self.app.cut.cancelled() => Err(End::Ordered(stopping())),
             room = self.frames.sender.reserve_many(frames) => room.map_err(|_| End::Gone),
             () = tokio::time::sleep(self.frames.stall_max) => Err(End::Gone),
+            () = self.stands_in_the_way() => Err(End::Ordered(too_slow())),
         }
     }
+
+    /// Waits until a client that was waited for too long in all keeps a place that others wait for.
+    async fn stands_in_the_way(&self) {
+        let began = Instant::now();
+        loop {
+            let taken = (0..self.choices.all.len()).map(|choice| self.frames.delivered(choice));
+            let for_taken = TAKEN_TOKEN.saturating_mul(taken.fold(0, u32::saturating_add));
+            let may_wait = self.frames.stall_max.saturating_add(for_taken);
+            let left = may_wait.saturating_sub(self.waited.saturating_add(began.elapsed()));
+            if left.is_zero() && self.choices.have_a_place() && self.others_wait() {
+                return;
+            }
+            tokio::time::sleep(left.max(LOOK_EVERY)).await;
+        }
+    }
+
+    /// Whether others wait for a place of this node's engine of the model.
+    fn others_wait(&self) -> bool {
+        let model = self.app.models.find(&self.head.digest);
+        model.is_some_and(|model| model.load().queued > 0)
+    }
+}
+
+/// The client took its answer too slowly.
+fn too_slow() -> ApiError {
+    ApiError::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "timeout_error",
+        "reader_too_slow",
+        "the answer was taken too slowly while others waited for a place; only what was delivered \
+         is charged; read it faster, or ask for it whole",
+    )
 }
 
 /// Charges what was delivered of each answer; nothing delivered, nothing owed.
@@ -281,7 +325,8 @@ struct Frames {
     delivered: Delivered,
     /// The body has taken a frame.
     taken: Arc<Notify>,
-    /// A client that takes nothing for so long is taken for gone.
+    /// A client that takes nothing for so long is taken for gone; so long, and longer for what it
+    /// took, all waiting for it may be while others wait.
     stall_max: Duration,
 }
 

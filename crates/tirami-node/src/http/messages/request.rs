@@ -9,6 +9,14 @@ use crate::http::error::ApiError;
 const SAME: [&str; 8] =
     ["model", "stream", "top_p", "seed", "provider", "keep_alive", "timeout_ms", "max_tokens"];
 
+/// What the chat's other fields are called here.
+pub(super) const NAMES: [(&str, &str); 4] = [
+    ("stop", "stop_sequences"),
+    ("user", "metadata.user_id"),
+    ("tools[].function.parameters", "tools[].input_schema"),
+    ("tools[].function", "tools[]"),
+];
+
 /// The chat that a request asks for; `is_run` unless it is only to be counted.
 pub(super) fn chat(
     fields: &Map<String, Value>,
@@ -60,9 +68,15 @@ pub(super) fn stops(fields: &Map<String, Value>) -> Result<Vec<String>, ApiError
     })
 }
 
-/// What would change the answer and is not built here.
+/// What would change the answer and is not built here. How much is thought before an answer, which
+/// `thinking` and `output_config` ask for, is up to the model.
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
-    for name in ["container", "mcp_servers", "thinking", "output_config", "output_format"] {
+    let config = present(fields, "output_config");
+    if config.and_then(|config| config.get("format")).is_some_and(|format| !format.is_null()) {
+        let message = "output_config.format is not supported here; leave it out";
+        return Err(ApiError::unsupported("output_config.format", message));
+    }
+    for name in ["container", "mcp_servers", "output_format"] {
         let is_off = |value: &Value| {
             value.get("type").is_some_and(|kind| kind == "disabled")
                 || value.as_array().is_some_and(Vec::is_empty)
@@ -125,10 +139,16 @@ fn add(all: &mut Vec<Value>, at: &str, message: &Value) -> Result<(), ApiError> 
             return Err(ApiError::invalid(&param, message));
         }
     };
-    let (mut said, mut calls) = (Said::default(), Vec::new());
+    let (mut said, mut calls, mut shown) = (Said::default(), Vec::new(), Vec::new());
     for (index, block) in blocks.iter().enumerate() {
         let at = format!("{param}[{index}]");
-        match (block.get("type").and_then(Value::as_str), role) {
+        let kind = block.get("type").and_then(Value::as_str);
+        if kind != Some("tool_result") {
+            shown.drain(..).for_each(|url: String| said.picture(&url));
+        }
+        match (kind, role) {
+            // What was thought is no part of the chat.
+            (Some("thinking" | "redacted_thinking"), "assistant") => {}
             (Some("text"), _) => said.text(&text_of(&at, block)?),
             (Some("image"), "user") => said.picture(&picture(&at, block)?),
             (Some("tool_use"), "assistant") => calls.push(call(&at, block)?),
@@ -137,7 +157,8 @@ fn add(all: &mut Vec<Value>, at: &str, message: &Value) -> Result<(), ApiError> 
                 if let Some(content) = std::mem::take(&mut said).content() {
                     all.push(json!({"role": "user", "content": content}));
                 }
-                all.push(result(&at, block)?);
+                // A chat's results have no pictures: the user shows them when all are told.
+                all.push(result(&at, block, &mut shown)?);
             }
             (Some("image" | "document"), _) => {
                 let message = format!("{at} is no text, nor a picture of the user's");
@@ -151,6 +172,7 @@ fn add(all: &mut Vec<Value>, at: &str, message: &Value) -> Result<(), ApiError> 
             }
         }
     }
+    shown.iter().for_each(|url| said.picture(url));
     let said = said.content();
     if !calls.is_empty() {
         all.push(json!({"role": role, "content": said, "tool_calls": calls}));
@@ -198,13 +220,26 @@ fn call(at: &str, block: &Value) -> Result<Value, ApiError> {
     }
 }
 
-fn result(at: &str, block: &Value) -> Result<Value, ApiError> {
+/// The chat's message with a result; pictures in it are added to `shown`.
+fn result(at: &str, block: &Value, shown: &mut Vec<String>) -> Result<Value, ApiError> {
     let Some(id @ Value::String(_)) = block.get("tool_use_id") else {
         let message = format!("{at}.tool_use_id is missing; name the call whose result this is");
         return Err(ApiError::invalid(&format!("{at}.tool_use_id"), message));
     };
     let text = match block.get("content") {
         None | Some(Value::Null) => String::new(),
+        Some(Value::Array(blocks)) => {
+            let mut text = String::new();
+            for (index, block) in blocks.iter().enumerate() {
+                let at = format!("{at}.content[{index}]");
+                if block.get("type").is_some_and(|kind| kind == "image") {
+                    shown.push(picture(&at, block)?);
+                } else {
+                    text += &text_of(&at, block)?;
+                }
+            }
+            text
+        }
         Some(content) => text(&format!("{at}.content"), content)?,
     };
     let failed = block.get("is_error").and_then(Value::as_bool).unwrap_or(false);
@@ -231,7 +266,7 @@ fn text_of(at: &str, block: &Value) -> Result<String, ApiError> {
         Some(Value::String(text)) if is_text => Ok(text.clone()),
         _ if is_text => Err(ApiError::invalid(at, format!("{at}.text must be text"))),
         _ => {
-            let message = format!("{at} is no text; the models here read text only");
+            let message = format!("{at} is no text, nor a picture of the user's");
             Err(ApiError::unsupported(at, message))
         }
     }
@@ -283,8 +318,10 @@ fn tool(at: &str, tool: &Value) -> Result<Value, ApiError> {
     let mut function = Map::new();
     function.insert("name".to_owned(), tool.get("name").cloned().unwrap_or_default());
     function.insert("parameters".to_owned(), parameters.clone());
-    if let Some(description) = tool.get("description") {
-        function.insert("description".to_owned(), description.clone());
+    for name in ["description", "strict"] {
+        if let Some(value) = tool.get(name) {
+            function.insert(name.to_owned(), value.clone());
+        }
     }
     Ok(json!({"type": "function", "function": function}))
 }
@@ -314,6 +351,8 @@ mod tests {
             "messages": [
                 {"role": "user", "content": "hi"},
                 {"role": "assistant", "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+                    {"type": "redacted_thinking", "data": "d"},
                     {"type": "text", "text": "So."},
                     {"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}},
                 ]},
@@ -325,7 +364,8 @@ mod tests {
             "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
             "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
             "stop_sequences": ["a"], "temperature": 1, "top_p": 0.5, "top_k": 3, "stream": true,
-            "metadata": {"user_id": "u"}, "thinking": {"type": "disabled"},
+            "metadata": {"user_id": "u"}, "thinking": {"type": "enabled", "budget_tokens": 9},
+            "output_config": {"effort": "high"},
         }));
         let call = json!({"id": "1", "type": "function",
                           "function": {"name": "f", "arguments": "{\"a\":1}"}});
@@ -374,7 +414,7 @@ mod tests {
             (json!({"tools": [{"type": "web_search_20250305"}]}), "tools[0].type"),
             (json!({"tools": [{"name": "f"}]}), "tools[0].input_schema"),
             (json!({"tool_choice": "auto"}), "tool_choice"),
-            (json!({"thinking": {"type": "enabled", "budget_tokens": 9}}), "thinking"),
+            (json!({"output_config": {"format": {"type": "json_schema"}}}), "output_config.format"),
         ] {
             assert_eq!(read(more.clone()).unwrap_err(), param, "{more}");
         }

@@ -1,6 +1,7 @@
 //! OpenAI's responses: a translation into a chat and back, and what is kept of them.
 
 mod form;
+mod reference;
 mod request;
 
 use axum::body::Body;
@@ -16,7 +17,7 @@ use super::chat::{self, Kind, present};
 use super::error::ApiError;
 use super::guard::Caller;
 use super::query::Segment;
-use super::{AppState, json, length, views};
+use super::{AppState, json, names, views};
 use crate::responses::{Kept, ResponsesError};
 use form::ResponsesForm;
 use request::Asked;
@@ -27,19 +28,20 @@ pub(super) async fn create(
     caller: Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let fields: Map<String, Value> = json::read(request, &app.config).await?;
+    let mut fields: Map<String, Value> = json::read(request, &app.config).await?;
     let before = match present(&fields, "previous_response_id") {
         None => Vec::new(),
         Some(Value::String(id)) => conversation(&app, caller.agent(), id).await?,
         Some(_) => return Err(unknown_previous()),
     };
+    reference::resolve(&app, caller.agent(), &mut fields).await?;
     let Asked { chat, base, conversation } = request::read(&fields, before)?;
     let keeper = caller.agent().filter(|_| base.store);
     let form = |_: &chat::Ask, _| -> Box<dyn Form> {
         Box::new(ResponsesForm::new(base, conversation, keeper))
     };
     let answer = chat::answer(app, &caller, (Kind::Chat, &written(&chat)), form).await;
-    answer.map_err(|error| length::called(error, "max_output_tokens"))
+    answer.map_err(|error| names::renamed(error, &request::NAMES))
 }
 
 /// The chat that an answer ended.

@@ -27,6 +27,21 @@ const SAME: [&str; 10] = [
     "seed",
 ];
 
+/// What the chat's other fields are called here.
+pub(super) const NAMES: [(&str, &str); 5] = [
+    ("max_completion_tokens", "max_output_tokens"),
+    ("max_tokens", "max_output_tokens"),
+    ("messages", "input"),
+    ("response_format", "text.format"),
+    ("tools[].function", "tools[]"),
+];
+
+/// Who may say something.
+const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
+
+/// What `include` may ask for that an answer could have.
+const LIKELIHOODS: &str = "message.output_text.logprobs";
+
 /// A request that is understood as far as it is not a chat's.
 pub(super) struct Asked {
     pub(super) chat: Map<String, Value>,
@@ -97,16 +112,28 @@ pub(super) fn read(fields: &Map<String, Value>, before: Vec<Value>) -> Result<As
     Ok(Asked { chat, base, conversation })
 }
 
-/// What would change the answer and is not built here.
+/// What would change the answer and is not built here. How much is thought before an answer, which
+/// `reasoning` asks for, is up to the model.
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
-    for name in ["background", "conversation", "prompt", "reasoning", "top_logprobs", "truncation"]
-    {
+    if present(fields, "truncation").is_some_and(|cut| cut != "auto" && cut != "disabled") {
+        let message = "truncation must be auto or disabled; either way an input that is too long \
+                       is refused";
+        return Err(ApiError::invalid("truncation", message));
+    }
+    let mut included = present(fields, "include").and_then(Value::as_array).into_iter().flatten();
+    if included.any(|one| one == LIKELIHOODS) {
+        let message = format!(
+            "include asks for {LIKELIHOODS}, which are not told here; leave it out, or ask for \
+             logprobs at /v1/chat/completions"
+        );
+        return Err(ApiError::unsupported("include", message));
+    }
+    for name in ["background", "conversation", "prompt", "top_logprobs"] {
         let is_off = |value: &Value| match value {
             Value::Bool(is_on) => !is_on,
             Value::Number(number) => number.as_u64() == Some(0),
-            Value::String(text) => text == "disabled",
-            Value::Object(parts) => parts.values().all(|part| part.is_null() || part == "none"),
-            Value::Null | Value::Array(_) => false,
+            Value::Object(parts) => parts.values().all(Value::is_null),
+            Value::Null | Value::String(_) | Value::Array(_) => false,
         };
         if present(fields, name).is_some_and(|value| !is_off(value)) {
             let message = format!("{name} is not supported here; leave it out");
@@ -173,6 +200,11 @@ fn add(all: &mut Vec<Value>, at: &str, item: &Value) -> Result<(), ApiError> {
     match of("type").and_then(Value::as_str) {
         None | Some("message") => {
             let role = need("role")?;
+            if !ROLES.iter().any(|one| role == one) {
+                let param = format!("{at}.role");
+                let message = format!("{param} must be {}", ROLES.join(", "));
+                return Err(ApiError::invalid(&param, message));
+            }
             let content = item.get("content").unwrap_or(&Value::Null);
             let content = match (role.as_str(), content) {
                 (Some("user"), Value::Array(parts)) => {
@@ -201,11 +233,13 @@ fn add(all: &mut Vec<Value>, at: &str, item: &Value) -> Result<(), ApiError> {
             let id = need("call_id")?;
             all.push(json!({"role": "tool", "tool_call_id": id, "content": output}));
         }
+        // What was thought is no part of the chat.
+        Some("reasoning") => {}
         Some(kind) => {
             let param = format!("{at}.type");
             let message = format!(
-                "{param} is {kind:?}; message, function_call and function_call_output are known \
-                 here"
+                "{param} is {kind:?}; message, function_call, function_call_output and \
+                 item_reference are known here"
             );
             return Err(ApiError::unsupported(&param, message));
         }
@@ -244,8 +278,10 @@ fn content_text(at: &str, content: &Value) -> Result<String, ApiError> {
 
 fn part_text(at: &str, part: &Value) -> Result<String, ApiError> {
     let kind = part.get("type").and_then(Value::as_str);
-    match (kind, part.get("text")) {
-        (Some("input_text" | "output_text" | "text"), Some(Value::String(text))) => {
+    // That an assistant would not answer is what it said.
+    let text = part.get(if kind == Some("refusal") { "refusal" } else { "text" });
+    match (kind, text) {
+        (Some("input_text" | "output_text" | "text" | "refusal"), Some(Value::String(text))) => {
             Ok(text.clone())
         }
         (Some("input_text" | "output_text" | "text") | None, _) => {
@@ -287,6 +323,7 @@ fn tools(fields: &Map<String, Value>) -> Result<Vec<ResponseTool>, ApiError> {
 fn chat_tool(tool: &ResponseTool) -> Value {
     json!({"type": "function", "function": {
         "name": tool.name, "description": tool.description, "parameters": tool.parameters,
+        "strict": tool.strict,
     }})
 }
 
@@ -317,8 +354,9 @@ fn chat_format(format: &Value) -> Result<Value, ApiError> {
     match format.get("type").and_then(Value::as_str) {
         Some("text" | "json_object") => Ok(format.clone()),
         Some("json_schema") if format.get("schema").is_some_and(Value::is_object) => {
-            let (name, schema) = (&format["name"], &format["schema"]);
-            Ok(json!({"type": "json_schema", "json_schema": {"name": name, "schema": schema}}))
+            let (name, schema, strict) = (&format["name"], &format["schema"], &format["strict"]);
+            let schema = json!({"name": name, "schema": schema, "strict": strict});
+            Ok(json!({"type": "json_schema", "json_schema": schema}))
         }
         _ => {
             let message = "text.format must be {\"type\": \"text\"}, json_object, or json_schema \
@@ -348,8 +386,10 @@ mod tests {
                 "instructions": "Be brief.",
                 "input": [
                     {"role": "developer", "content": "d"},
+                    {"type": "reasoning", "id": "rs_1", "summary": []},
                     {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed",
-                     "content": [{"type": "output_text", "text": "So.", "annotations": []}]},
+                     "content": [{"type": "output_text", "text": "So.", "annotations": []},
+                                 {"type": "refusal", "refusal": " No."}]},
                     {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
                     {"type": "function_call", "call_id": "2", "name": "g", "arguments": "{}"},
                     {"type": "function_call_output", "call_id": "1", "output": "x"},
@@ -358,9 +398,10 @@ mod tests {
                 ],
                 "tools": [{"type": "function", "name": "f", "parameters": schema, "strict": true}],
                 "tool_choice": {"type": "function", "name": "f"}, "max_output_tokens": 7,
-                "text": {"format": {"type": "json_schema", "name": "s", "schema": schema}},
-                "reasoning": {"effort": null}, "truncation": "disabled", "metadata": {"a": "b"},
-                "store": false, "include": [], "background": false,
+                "text": {"format": {"type": "json_schema", "name": "s", "schema": schema,
+                                    "strict": true}},
+                "reasoning": {"effort": "high"}, "truncation": "auto", "metadata": {"a": "b"},
+                "store": false, "include": ["reasoning.encrypted_content"], "background": false,
             }),
             before,
         )
@@ -371,7 +412,7 @@ mod tests {
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "first"},
             {"role": "developer", "content": "d"},
-            {"role": "assistant", "content": "So.", "tool_calls": [call("1", "f"), call("2", "g")]},
+            {"role": "assistant", "content": "So. No.", "tool_calls": [call("1", "f"), call("2", "g")]},
             {"role": "tool", "tool_call_id": "1", "content": "x"},
             {"role": "user", "content": "hi"},
         ]);
@@ -379,7 +420,9 @@ mod tests {
         assert_eq!(asked.conversation, messages.as_array().unwrap()[1..]);
         assert_eq!(asked.chat["tool_choice"]["function"]["name"], "f");
         assert_eq!(asked.chat["tools"][0]["function"]["parameters"], schema);
+        assert_eq!(asked.chat["tools"][0]["function"]["strict"], true);
         assert_eq!(asked.chat["response_format"]["json_schema"]["schema"], schema);
+        assert_eq!(asked.chat["response_format"]["json_schema"]["strict"], true);
         assert_eq!(asked.chat["max_completion_tokens"], 7);
         assert!(!asked.base.store && asked.base.metadata["a"] == "b");
     }
@@ -389,7 +432,8 @@ mod tests {
         for (more, param) in [
             (json!({"input": null}), "input"),
             (json!({"input": []}), "input"),
-            (json!({"input": [{"type": "reasoning"}]}), "input[0].type"),
+            (json!({"input": [{"type": "web_search_call"}]}), "input[0].type"),
+            (json!({"input": [{"role": "tool", "content": "x"}]}), "input[0].role"),
             (json!({"input": [{"content": "x"}]}), "input[0].role"),
             (json!({"input": [{"role": "user"}]}), "input[0].content"),
             (
@@ -404,8 +448,8 @@ mod tests {
             (json!({"max_output_tokens": 0}), "max_output_tokens"),
             (json!({"metadata": {"a": 1}}), "metadata"),
             (json!({"background": true}), "background"),
-            (json!({"truncation": "auto"}), "truncation"),
-            (json!({"reasoning": {"effort": "high"}}), "reasoning"),
+            (json!({"truncation": "middle"}), "truncation"),
+            (json!({"include": ["message.output_text.logprobs"]}), "include"),
             (json!({"conversation": "c"}), "conversation"),
         ] {
             assert_eq!(ask(more.clone(), Vec::new()).err().unwrap(), param, "{more}");
