@@ -4,13 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
 use tirami_node::config::Config;
+use tirami_node::keys::API_KEY_FILE;
 use tirami_sdk::{Client, ClientError};
 
 use crate::exit::{Exit, Failure};
 use crate::settings::Global;
-
-/// The file in the data directory that has the admin API key.
-pub(crate) const API_KEY_FILE: &str = "api_token";
 
 /// The HTTP status of a node that wants an API key.
 const MISSING_KEY: u16 = 401;

@@ -1,6 +1,6 @@
 //! The models a node serves: found, downloaded when they are not there, loaded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ pub(crate) async fn load(
         });
         let file = patiently(format!("reading {}", path.display()), opening)
             .await
-            .map_err(|error| Failure::new(Exit::Model, format_args!("cannot read: {error}")))?
+            .map_err(|error| broke_off(&path, &error))?
             .map_err(|error| Failure::new(Exit::Model, error))?;
         if !models.serve(Arc::new(file)) {
             out.warn(format_args!(
@@ -116,14 +116,22 @@ async fn words(
         context_tokens: nonzero(model.context_tokens).or(Some(u32::MAX)),
         ..options(config, store, Some(model.name.clone()))
     };
-    let reading = format!("reading {}", path.display());
+    let (reading, read) = (format!("reading {}", path.display()), path.clone());
     let opening =
         tokio::task::spawn_blocking(move || LlamaVocabulary::open(&path, &options, OPENAI_BUILD));
     let words = patiently(reading, opening)
         .await
-        .map_err(|error| Failure::new(Exit::Model, format_args!("cannot read: {error}")))?
+        .map_err(|error| broke_off(&read, &error))?
         .map_err(|error| Failure::new(Exit::Model, error))?;
     Ok(Arc::new(words))
+}
+
+fn broke_off(path: &Path, error: &tokio::task::JoinError) -> Failure {
+    let text = format_args!(
+        "reading {} broke off ({error}); that is a defect, please report it",
+        path.display()
+    );
+    Failure::new(Exit::Model, text)
 }
 
 fn api_key(name: &str) -> Result<String, Failure> {

@@ -107,7 +107,7 @@ fn a_line_that_finds_no_room_is_refused_and_a_newcomer_is_told() {
     };
     let left = || {
         let refused = enrol("18446744073709");
-        refused.fails(7, " TRM to enrol; ask for less or change line_total");
+        refused.fails(7, " TRM to enrol; ask for less");
         assert!(refused.stdout.is_empty(), "{refused:?}");
         let (_, left) = refused.stderr.split_once("the charter leaves ").unwrap();
         left.split_once(' ').unwrap().0.to_owned()

@@ -134,7 +134,7 @@ fn with_json_a_wrong_command_line_is_json_too_and_so_is_everything_else() {
         (&["kill", "perhaps"], "[possible values: on, off]; see `tirami kill --help`"),
         (&["start", "--port", "70000"], "it must be a whole number from 0 to 65535"),
         (&["chat", "--temperature", "-1", "hello"], "it must be a number from 0 to 2"),
-        (&["chat", "--top-p", "0", "hello"], "it must be a number above 0 and at most 1"),
+        (&["chat", "--top-p", "1.5", "hello"], "it must be a number from 0 to 1"),
         (&["config"], "see `tirami config --help`"),
     ];
     for (args, sentence) in cases {

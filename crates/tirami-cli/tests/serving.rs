@@ -150,6 +150,73 @@ fn who_contributes_is_answered_before_a_stranger_who_asked_first() {
     assert_eq!(lengths, [5, 7, 6], "{trades}");
 }
 
+#[test]
+fn agents_take_turns_at_the_engine_and_who_has_most_waiting_gives_way() {
+    /// Requests that wait for the engine at most.
+    const QUEUE_MAX: usize = 64;
+    let home = tempdir().unwrap();
+    let node = Node::start_with(home.path(), "data", &["--sequences", "1"]);
+    let [many, few] = ["many", "few"].map(|name| agent(&node, name));
+    let ask = |tokens: u32| {
+        json!({
+            "model": name_of(&states(&node)[0]), "max_tokens": tokens, "temperature": 0,
+            "logit_bias": {"0": -100, "2": -100},
+            "messages": [{"role": "user", "content": "Tell a very long story."}],
+        })
+    };
+    let mut long = ask(3_000);
+    long["stream"] = json!(true);
+    let engine = || node.run(&["--json", "status"]).succeeds().json()["status"]["engine"].take();
+    let queued = |count: usize| until("they wait", || engine()["queued"] == count);
+    let running = || {
+        let stream = sent(&node, &long);
+        until("it runs", || engine()["running"] == 1 && engine()["queued"] == 0);
+        stream
+    };
+
+    let first = running();
+    let mut waiting = Vec::new();
+    for (whose, tokens) in [(&many, 3), (&many, 4), (&many, 5), (&few, 6)] {
+        waiting.push(sent_with(&node, whose, &ask(tokens)));
+        queued(waiting.len());
+    }
+    drop(first);
+    for answered in waiting {
+        assert!(answer(answered)["x_tirami"]["trade_id"].is_string());
+    }
+    let trades = node.run(&["--json", "trades"]).succeeds().json()["trades"].take();
+    let lengths = trades.as_array().unwrap().iter().map(|one| one["completion_tokens"].clone());
+    let lengths: Vec<Value> = lengths.take(4).collect();
+    assert_eq!(lengths, [5, 4, 6, 3], "the newest is the first: {trades}");
+
+    let first = running();
+    let all: Vec<TcpStream> = (0..QUEUE_MAX).map(|_| sent_with(&node, &many, &ask(1))).collect();
+    queued(QUEUE_MAX);
+    let (status, refused) = replied(sent_with(&node, &many, &ask(1)));
+    assert_eq!((status, &refused["error"]["code"]), (429, &json!("engine_busy")), "{refused}");
+    let late = sent_with(&node, &few, &ask(1));
+    let mut replies: Vec<(u16, Value)> = Vec::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            all.into_iter().map(|stream| scope.spawn(move || replied(stream))).collect();
+        until("one of them gives way", || threads.iter().any(|thread| thread.is_finished()));
+        drop(first);
+        replies.extend(threads.into_iter().map(|thread| thread.join().unwrap()));
+    });
+    assert!(answer(late)["x_tirami"]["trade_id"].is_string());
+    let (served, gone): (Vec<_>, Vec<_>) = replies.iter().partition(|(status, _)| *status == 200);
+    assert_eq!((served.len(), gone.len()), (QUEUE_MAX - 1, 1), "{gone:?}");
+    let (status, gone) = gone[0];
+    assert_eq!((*status, &gone["error"]["code"]), (429, &json!("engine_busy")), "{gone}");
+}
+
+/// A new agent with TRM; gives the line of a request's head that makes it the agent's.
+fn agent(node: &Node, name: &str) -> String {
+    node.run(&["agents", "create", name, "--fund", "5000"]).succeeds();
+    let key = node.run(&["keys", "create", name, "--agent", name]).succeeds().stdout.clone();
+    format!("Authorization: Bearer {}\r\n", key.trim())
+}
+
 /// Tokens of what all chats begin with at most: they are read when the engine starts.
 const COMMON_MAX: u64 = 32;
 
@@ -161,11 +228,7 @@ fn nobody_sees_by_cached_tokens_what_others_asked() {
         "model": name_of(&states(&node)[0]), "max_tokens": 2, "temperature": 0,
         "messages": [{"role": "user", "content": "A secret text. ".repeat(60)}],
     });
-    let [one, other] = ["one", "other"].map(|name| {
-        node.run(&["agents", "create", name, "--fund", "5000"]).succeeds();
-        let key = node.run(&["keys", "create", name, "--agent", name]).succeeds().stdout.clone();
-        format!("Authorization: Bearer {}\r\n", key.trim())
-    });
+    let [one, other] = ["one", "other"].map(|name| agent(&node, name));
     let cached = |head: &str| {
         let usage = answer(sent_with(&node, head, &asked))["usage"].take();
         let all = usage["prompt_tokens"].as_u64().unwrap_or_default();

@@ -57,6 +57,7 @@ fn main() {
     // Whoever first builds a client of the SDK chooses who does TLS in this process.
     drop(tirami_sdk::Client::new("http://127.0.0.1", None).expect("a client"));
     let mut bench = Bench::new(rounds);
+    bench.table.note(format!("Rounds: {rounds}; a p99 is of all requests of all rounds"));
     for (name, part) in PARTS.iter().filter(|(name, _)| is_wanted(name)) {
         eprintln!("{name} …");
         if std::panic::catch_unwind(AssertUnwindSafe(|| part(&mut bench))).is_err() {

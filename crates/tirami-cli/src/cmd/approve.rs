@@ -25,7 +25,7 @@ pub(crate) struct ApproveArgs {
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: ApproveArgs, out: Output) -> Result<Exit, Failure> {
     let id = match args.id.as_deref() {
-        None | Some("list") if !args.deny => return list(global, args.all, out).await,
+        None if !args.deny => return list(global, args.all, out).await,
         Some(text) => text.parse::<u64>().map_err(|_| {
             Failure::usage(format_args!(
                 "{text:?} is no approval; `tirami approve` lists those that wait"

@@ -61,8 +61,8 @@ fn temperature(text: &str) -> Result<f32, &'static str> {
 }
 
 fn top_p(text: &str) -> Result<f32, &'static str> {
-    let number = text.parse().ok().filter(|number| *number > 0.0 && *number <= 1.0);
-    number.ok_or("it must be a number above 0 and at most 1")
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or("it must be a number from 0 to 1")
 }
 
 /// Runs the command.

@@ -1,19 +1,20 @@
 //! `tirami start`: loads a model, opens the account book, answers requests until told to stop.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::net::TcpListener;
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 use tirami_node::config::Config;
+use tirami_node::keys::API_KEY_FILE;
 use tirami_node::mesh::{Invite, MeshOptions, PeerAddress};
 use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_node::store::DirLock;
 use tracing_subscriber::EnvFilter;
 
-use crate::client::{API_KEY_FILE, url_from_here};
+use crate::client::url_from_here;
 use crate::exit::{Exit, Failure, quit};
 use crate::model;
 use crate::output::{Output, duration};
@@ -115,7 +116,7 @@ async fn start(config: &Config, models: Models, mesh: MeshOptions) -> Result<Run
         mesh,
     };
     Node::start(options).await.map_err(|error| match error {
-        StartError::Bind { .. } => in_use_or(config, &error.to_string()),
+        StartError::Bind { source, .. } => cannot_listen(config, &source),
         StartError::Join(_) => Failure::new(Exit::Refused, error),
         StartError::Mesh(_) => Failure::new(Exit::Config, error),
         error if is_disk_full(&error) => Failure::new(
@@ -197,19 +198,17 @@ fn check_free(config: &Config) -> Result<(), Failure> {
     }
     match TcpListener::bind(config.address()) {
         Ok(_) => Ok(()),
-        Err(error) => Err(in_use_or(config, &error.to_string())),
+        Err(error) => Err(cannot_listen(config, &error)),
     }
 }
 
-fn in_use_or(config: &Config, reason: &str) -> Failure {
+fn cannot_listen(config: &Config, reason: &io::Error) -> Failure {
     let address = config.address();
-    Failure::new(
-        Exit::Config,
-        format_args!(
-            "cannot listen on {address} ({reason}); stop what listens there, or choose another \
-             port with --port"
-        ),
-    )
+    let advice = match reason.kind() {
+        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port with --port",
+        _ => "choose another address with --bind, or another port with --port",
+    };
+    Failure::new(Exit::Config, format_args!("cannot listen on {address} ({reason}); {advice}"))
 }
 
 /// Ctrl-C, and where there is one, SIGTERM.
