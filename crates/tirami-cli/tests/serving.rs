@@ -156,7 +156,8 @@ fn agents_take_turns_at_the_engine_and_who_has_most_waiting_gives_way() {
     const QUEUE_MAX: usize = 64;
     let home = tempdir().unwrap();
     let node = Node::start_with(home.path(), "data", &["--sequences", "1"]);
-    let [many, few] = ["many", "few"].map(|name| agent(&node, name));
+    let [many, few, third, fourth] =
+        ["many", "few", "third", "fourth"].map(|name| agent(&node, name));
     let ask = |tokens: u32| {
         json!({
             "model": name_of(&states(&node)[0]), "max_tokens": tokens, "temperature": 0,
@@ -190,7 +191,9 @@ fn agents_take_turns_at_the_engine_and_who_has_most_waiting_gives_way() {
     assert_eq!(lengths, [5, 4, 6, 3], "the newest is the first: {trades}");
 
     let first = running();
-    let all: Vec<TcpStream> = (0..QUEUE_MAX).map(|_| sent_with(&node, &many, &ask(1))).collect();
+    // More of one agent alone would open its circuit breaker.
+    let askers = [&many, &third, &fourth].into_iter().cycle().take(QUEUE_MAX);
+    let all: Vec<TcpStream> = askers.map(|whose| sent_with(&node, whose, &ask(1))).collect();
     queued(QUEUE_MAX);
     let (status, refused) = replied(sent_with(&node, &many, &ask(1)));
     assert_eq!((status, &refused["error"]["code"]), (429, &json!("engine_busy")), "{refused}");
