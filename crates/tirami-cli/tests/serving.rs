@@ -78,6 +78,13 @@ fn party(node: &Node) -> String {
     status["status"]["node_id"].as_str().unwrap().to_owned()
 }
 
+/// Completion tokens of so many trades, the newest first.
+fn newest_lengths(node: &Node, count: usize) -> Vec<Value> {
+    let trades = node.run(&["--json", "trades"]).succeeds().json()["trades"].take();
+    let trades = trades.as_array().unwrap().iter().take(count);
+    trades.map(|one| one["completion_tokens"].clone()).collect()
+}
+
 /// A short question for the node of this party only.
 fn asking(node: &Node, party: &str, tokens: u32) -> Value {
     let status = node.run(&["--json", "providers"]).succeeds().json();
@@ -144,10 +151,7 @@ fn who_contributes_is_answered_before_a_stranger_who_asked_first() {
         assert!(answer(answered)["x_tirami"]["trade_id"].is_string());
     }
     // One after another, so the trades say whose turn it was; the newest is the first.
-    let trades = node.run(&["--json", "trades"]).succeeds().json()["trades"].clone();
-    let lengths = trades.as_array().unwrap().iter().map(|one| one["completion_tokens"].clone());
-    let lengths: Vec<Value> = lengths.take(3).collect();
-    assert_eq!(lengths, [5, 7, 6], "{trades}");
+    assert_eq!(newest_lengths(&node, 3), [5, 7, 6]);
 }
 
 #[test]
@@ -185,10 +189,7 @@ fn agents_take_turns_at_the_engine_and_who_has_most_waiting_gives_way() {
     for answered in waiting {
         assert!(answer(answered)["x_tirami"]["trade_id"].is_string());
     }
-    let trades = node.run(&["--json", "trades"]).succeeds().json()["trades"].take();
-    let lengths = trades.as_array().unwrap().iter().map(|one| one["completion_tokens"].clone());
-    let lengths: Vec<Value> = lengths.take(4).collect();
-    assert_eq!(lengths, [5, 4, 6, 3], "the newest is the first: {trades}");
+    assert_eq!(newest_lengths(&node, 4), [5, 4, 6, 3]);
 
     let first = running();
     // More of one agent alone would open its circuit breaker.

@@ -135,11 +135,14 @@ const BUILD: MetricRow = MetricRow {
     help: "The node's version and engine",
 };
 
-/// `field: Kind` is made here; after `=` stands where another part keeps it.
+/// What is made here has a field; behind it stands what other parts keep.
 macro_rules! metrics {
-    ($parts:ident; $($field:ident: $kind:ty $(= $kept:expr)?, $name:literal, $unit:expr, $shown:literal, $labels:literal, $help:literal;)+) => {
+    (
+        $($field:ident: $kind:ty, $name:literal, $unit:expr, $shown:literal, $labels:literal, $help:literal;)+
+        |$parts:ident|
+        $($kept:expr => $its:ty, $its_name:literal, $its_unit:expr, $its_shown:literal, $its_labels:literal, $its_help:literal;)+
+    ) => {
         /// The node's metrics. Writing to one takes nanoseconds and no lock another waits for.
-        #[allow(dead_code, reason = "what other parts keep is only shown")]
         pub struct Metrics {
             registry: Registry,
             /// How long answers took lately, in milliseconds.
@@ -148,12 +151,11 @@ macro_rules! metrics {
         }
 
         /// All metrics, in the order in which they are shown.
-        pub const METRICS: &[MetricRow] = &[BUILD, $(MetricRow {
-            name: $shown,
-            kind: <$kind as Kind>::TYPE,
-            labels: $labels,
-            help: $help,
-        },)+];
+        pub const METRICS: &[MetricRow] = &[
+            BUILD,
+            $(row::<$kind>($shown, $labels, $help),)+
+            $(row::<$its>($its_shown, $its_labels, $its_help),)+
+        ];
 
         impl Metrics {
             /// Metrics that count from zero, and those of other parts.
@@ -165,20 +167,22 @@ macro_rules! metrics {
                 ];
                 registry.register("build", BUILD.help, Info::new(info));
                 $(
-                    let $field = metrics!(@made $kind $(, $kept)?);
+                    let $field = <$kind as Kind>::make();
                     register(&mut registry, $name, $help, $unit, $field.clone());
                 )+
+                $(register(&mut registry, $its_name, $its_help, $its_unit, $kept);)+
                 let answer_ms = AtomicU64::new(ANSWER_MS_NEUTRAL);
                 Self { registry, answer_ms, $($field,)+ }
             }
         }
     };
-    (@made $kind:ty) => { <$kind as Kind>::make() };
-    (@made $kind:ty, $kept:expr) => { $kept };
+}
+
+const fn row<K: Kind>(name: &'static str, labels: &'static str, help: &'static str) -> MetricRow {
+    MetricRow { name, kind: K::TYPE, labels, help }
 }
 
 metrics! {
-    parts;
     requests: Family<RouteLabels, Counter>, "http_requests", None,
         "tirami_http_requests_total", "route, status", "Requests answered";
     refusals: Family<RefusalLabels, Counter>, "http_refusals", None,
@@ -254,21 +258,22 @@ metrics! {
         "tirami_spent_trm", "", "Charged to agents ever";
     spent_day_trm: Gauge<f64, AtomicU64>, "spent_day", Some(Unit::Other("trm".to_owned())),
         "tirami_spent_day_trm", "", "Charged or set aside within the last day";
-    peer_refusals: Family<RefusalLabels, Counter> = parts.refusals.by_code(),
+    |parts|
+    parts.refusals.by_code() => Family<RefusalLabels, Counter>,
         "peer_refusals", None, "tirami_peer_refusals_total", "code",
         "What other nodes tried here and was refused, by the refusal's code";
-    store_sync: Histogram = parts.store.sync_seconds.clone(), "store_sync", Some(Unit::Seconds),
+    parts.store.sync_seconds.clone() => Histogram, "store_sync", Some(Unit::Seconds),
         "tirami_store_sync_seconds", "", "Syncs of the store";
-    store_write: Histogram = parts.store.write_seconds.clone(), "store_write", Some(Unit::Seconds),
+    parts.store.write_seconds.clone() => Histogram, "store_write", Some(Unit::Seconds),
         "tirami_store_write_seconds", "", "From the beginning of a group of records to its sync";
-    store_group_records: Histogram = parts.store.group_records.clone(), "store_group_records", None,
+    parts.store.group_records.clone() => Histogram, "store_group_records", None,
         "tirami_store_group_records", "", "Records made durable by one sync";
-    store_records: Counter = parts.store.records.clone(), "store_records", None,
+    parts.store.records.clone() => Counter, "store_records", None,
         "tirami_store_records_total", "", "Records written";
-    kernel_decision: Histogram = parts.driver.decision_seconds.clone(),
+    parts.driver.decision_seconds.clone() => Histogram,
         "kernel_decision", Some(Unit::Seconds), "tirami_kernel_decision_seconds", "",
         "Decisions of the kernel, without any sync";
-    kernel_snapshot: Histogram = parts.driver.snapshot_seconds.clone(),
+    parts.driver.snapshot_seconds.clone() => Histogram,
         "kernel_snapshot", Some(Unit::Seconds), "tirami_kernel_snapshot_seconds", "",
         "Snapshots of the ledger";
 }
@@ -433,14 +438,15 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table_is_shown_under_its_name() {
+        let refusals = Refusals::default();
+        refusals.by_code().get_or_create(&RefusalLabels { code: "busy" }).inc();
         let metrics = Metrics::new(&Parts {
             build: "test",
             store: &StoreStats::default(),
             driver: &DriverStats::default(),
-            refusals: &Refusals::default(),
+            refusals: &refusals,
         });
         metrics.request("health", StatusCode::OK, Duration::from_millis(1), Some("busy"));
-        metrics.peer_refusals.get_or_create(&RefusalLabels { code: "busy" }).inc();
         metrics.answered(Duration::from_secs(1), 7);
         let script = FakeScript { tokens_per_answer: 1, delay: Duration::ZERO, fail_after: None };
         let engine: Arc<dyn Engine> = Arc::new(FakeEngine::new(script));

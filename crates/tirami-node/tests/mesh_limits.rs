@@ -203,7 +203,7 @@ fn what_is_no_message_on_the_stream_of_a_job_that_runs_ends_its_senders_connecti
         payer.peer.is_member() && !one.peer.line_of(payer.party()).is_zero()
     });
     let body = serde_json::to_vec(&ask(3_000, false)).unwrap();
-    let consumer = Consumer { node: &payer, key: key_of(&payer), provider: one.party(), body };
+    let consumer = Consumer::new(&payer, one.party(), body);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let reason = runtime.block_on(async {
         let (_endpoint, control) = member(&SecretKey::from_seed([63; 32]), &invite).await;

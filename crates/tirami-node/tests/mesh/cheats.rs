@@ -93,6 +93,9 @@ pub(crate) async fn lie(mut job: IncomingJob, key: SecretKey, node: tirami_core:
 
 type Lie = fn(&mut Receipt);
 
+/// A request for the vector of a text of three tokens.
+const EMBEDDED: &[u8] = br#"{"model": "fake", "input": "abc"}"#;
+
 /// What a cheat changes about its order.
 type Change = fn(&mut Order);
 
@@ -159,12 +162,7 @@ fn vectors_that_are_taken_and_not_signed_for_are_lost_with_their_consumer() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let node = mesh.add_user();
     let provider = mesh.provider(0);
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: provider.party(),
-        body: br#"{"model": "fake", "input": "abc"}"#.to_vec(),
-    };
+    let consumer = Consumer::new(&node, provider.party(), EMBEDDED.to_vec());
     let order = consumer.sign(consumer.order(1));
     let (mut stream, first) = consumer.send_to("/v1/embeddings", order);
     let Some(ToConsumer::Accepted { prompt_tokens: 3, completion_max: 0, .. }) = first else {
@@ -189,12 +187,7 @@ fn vouchers_for_vectors_that_are_refused_end_the_job_before_its_time() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let node = mesh.add_user();
     let provider = mesh.provider(0);
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: provider.party(),
-        body: br#"{"model": "fake", "input": "abc"}"#.to_vec(),
-    };
+    let consumer = Consumer::new(&node, provider.party(), EMBEDDED.to_vec());
     let order = consumer.sign(consumer.order(1));
     let (mut stream, first) = consumer.send_to("/v1/embeddings", order.clone());
     assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
@@ -219,12 +212,7 @@ fn vouchers_for_vectors_that_are_refused_end_the_job_before_its_time() {
 fn an_order_that_can_pay_for_nothing_is_refused_before_its_request_is_read() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let node = mesh.add_user();
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: mesh.provider(0).party(),
-        body: b"no request".to_vec(),
-    };
+    let consumer = Consumer::new(&node, mesh.provider(0).party(), b"no request".to_vec());
     let rows: [(Change, &str); 5] = [
         (|order| (order.price, order.cached_price) = (Ppm::new(0), Ppm::new(0)), "order_price"),
         (|order| order.max_amount = Trm::from_micro(1), "order_max_too_small"),
@@ -253,12 +241,11 @@ fn an_order_that_can_pay_for_nothing_is_refused_before_its_request_is_read() {
 fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let node = mesh.add_user();
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: mesh.provider(0).party(),
-        body: serde_json::to_vec(&ask(4_000, false)).unwrap(),
-    };
+    let consumer = Consumer::new(
+        &node,
+        mesh.provider(0).party(),
+        serde_json::to_vec(&ask(4_000, false)).unwrap(),
+    );
     let changed = |change: Change| {
         let mut order = consumer.order(2);
         change(&mut order);
@@ -310,12 +297,8 @@ fn orders_of_other_meshes_and_keys_and_beyond_what_is_lent_are_refused_and_recor
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let node = mesh.add_user();
     let provider = mesh.provider(0);
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: provider.party(),
-        body: serde_json::to_vec(&ask(4_000, false)).unwrap(),
-    };
+    let consumer =
+        Consumer::new(&node, provider.party(), serde_json::to_vec(&ask(4_000, false)).unwrap());
     let signed_for = |mesh, order: Order| wire(&Signed::sign(mesh, &consumer.key, order).unwrap());
     let other = tirami_core::MeshId::from_bytes([7; 32]);
     assert_eq!(consumer.code(signed_for(other, consumer.order(1))), "order_bad_signature");
@@ -351,12 +334,7 @@ fn a_consumer_that_keeps_silent_is_claimed_held_back_and_refused_until_it_pays()
     let node = mesh.add_user();
     let (provider, witness) = (mesh.provider(0), mesh.user());
     let (party, clock) = (node.party(), &mesh.clock);
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: provider.party(),
-        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
-    };
+    let consumer = Consumer::chatting(&node, provider.party());
     let order = consumer.sign(consumer.order(1));
     let (mut stream, first) = consumer.send(order.clone());
     assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
@@ -431,12 +409,7 @@ fn a_provider_killed_in_the_middle_claims_its_last_voucher_from_a_silent_consume
             known.any(|one| one.connected && one.signal.serving && one.signal.provider == id)
         })
     });
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: id,
-        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
-    };
+    let consumer = Consumer::chatting(&node, id);
     let order = consumer.sign(consumer.order(1));
     let (mut stream, first) = consumer.send(order.clone());
     assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
@@ -469,12 +442,7 @@ fn a_consumer_that_signs_nothing_gets_one_window_and_keeps_no_engine_busy() {
     let mesh = Mesh::of(&[script(4_000, Duration::ZERO)]);
     let node = mesh.add_user();
     let provider = mesh.provider(0);
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: provider.party(),
-        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
-    };
+    let consumer = Consumer::chatting(&node, provider.party());
     let order = consumer.sign(consumer.order(5));
     let (mut stream, first) = consumer.send(order.clone());
     let Some(ToConsumer::Accepted { window_tokens, .. }) = first else { panic!("{first:?}") };
@@ -533,12 +501,7 @@ fn a_consumer_that_floods_its_job_keeps_nobody_waiting_and_loses_it() {
     let mesh = Mesh::of(&[script(4_000, Duration::ZERO)]);
     let node = mesh.add_user();
     let provider = mesh.provider(0);
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: provider.party(),
-        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
-    };
+    let consumer = Consumer::chatting(&node, provider.party());
     let order = consumer.sign(consumer.order(1));
     let (stream, first) = consumer.send(order.clone());
     assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
@@ -624,12 +587,7 @@ fn who_signs_slowly_loses_its_place_to_those_who_wait_for_it_and_to_nobody_else(
     let node = mesh.add_user();
     let mut jobs = Vec::new();
     for (n, (_, _, waiting, _)) in rows.into_iter().enumerate() {
-        let consumer = Consumer {
-            node: &node,
-            key: key_of(&node),
-            provider: mesh.provider(n).party(),
-            body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
-        };
+        let consumer = Consumer::chatting(&node, mesh.provider(n).party());
         let order = consumer.sign(consumer.order(n as u8 + 1));
         let (stream, first) = consumer.send(order.clone());
         assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");

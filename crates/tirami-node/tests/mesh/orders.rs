@@ -13,7 +13,7 @@ use tirami_node::keys::KeyDir;
 use tirami_node::mesh::JobStream;
 use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
 
-use crate::jobs_support::TestNode;
+use crate::jobs_support::{TestNode, ask};
 use crate::support::{SOON, until};
 
 /// The scripted engine's model.
@@ -48,7 +48,17 @@ pub struct Consumer<'a> {
     pub body: Vec<u8>,
 }
 
-impl Consumer<'_> {
+impl<'a> Consumer<'a> {
+    /// `node`, which sends such requests to `provider`.
+    pub fn new(node: &'a TestNode, provider: PartyId, body: Vec<u8>) -> Self {
+        Self { node, key: key_of(node), provider, body }
+    }
+
+    /// `node`, which asks `provider` for a long answer.
+    pub fn chatting(node: &'a TestNode, provider: PartyId) -> Self {
+        Self::new(node, provider, serde_json::to_vec(&ask(3_000, false)).unwrap())
+    }
+
     pub fn order(&self, n: u8) -> Order {
         Order {
             consumer: self.node.party(),

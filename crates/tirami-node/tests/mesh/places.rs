@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use crate::cheats::{LOSES_WITHIN, signs_slowly};
 use crate::engines::Odd;
 use crate::jobs_support::{Mesh, TestNode, ask, script};
-use crate::orders::{CHAT, Consumer, key_of};
+use crate::orders::{CHAT, Consumer};
 use crate::raw::{connect, let_in};
 use crate::support::{SOON, until};
 
@@ -42,12 +42,7 @@ fn places(provider: &TestNode, jobs_max: u32) {
 }
 
 fn consumer<'a>(node: &'a TestNode, provider: &TestNode) -> Consumer<'a> {
-    Consumer {
-        node,
-        key: key_of(node),
-        provider: provider.party(),
-        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
-    }
+    Consumer::chatting(node, provider.party())
 }
 
 fn accepted(consumer: &Consumer<'_>, n: u8) -> JobStream {

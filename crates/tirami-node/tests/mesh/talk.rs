@@ -19,7 +19,7 @@ use crate::cheats::offer;
 use crate::engines::Odd;
 use crate::flood::{malformed, unknown};
 use crate::jobs_support::{Mesh, ask, script, words};
-use crate::orders::{CHAT, Consumer, key_of};
+use crate::orders::{CHAT, Consumer};
 use crate::raw::{self, Answers, Control, connect, endpoint, let_in};
 use crate::support::{SOON, until};
 
@@ -78,12 +78,7 @@ fn a_running_job_reads_words_of_later_versions_slowly_and_ends_with_what_has_no_
     mesh.generous();
     let node = mesh.add_user();
     let provider = mesh.provider(0);
-    let consumer = Consumer {
-        node: &node,
-        key: key_of(&node),
-        provider: provider.party(),
-        body: serde_json::to_vec(&ask(3_000, false)).unwrap(),
-    };
+    let consumer = Consumer::chatting(&node, provider.party());
     let invite = provider.peer.node.invite().unwrap();
     let again = encode(&consumer.request(CHAT, consumer.sign(consumer.order(9))));
     let rows = [
