@@ -138,9 +138,11 @@ const BUILD: MetricRow = MetricRow {
 /// What is made here has a field; behind it stands what other parts keep.
 macro_rules! metrics {
     (
-        $($field:ident: $kind:ty, $name:literal, $unit:expr, $shown:literal, $labels:literal, $help:literal;)+
+        $($field:ident: $kind:ty, $name:literal, $unit:expr,
+            $shown:literal, $labels:literal, $help:literal;)+
         |$parts:ident|
-        $($kept:expr => $its:ty, $its_name:literal, $its_unit:expr, $its_shown:literal, $its_labels:literal, $its_help:literal;)+
+        $($kept:expr => $its:ty, $its_name:literal, $its_unit:expr,
+            $its_shown:literal, $its_labels:literal, $its_help:literal;)+
     ) => {
         /// The node's metrics. Writing to one takes nanoseconds and no lock another waits for.
         pub struct Metrics {
