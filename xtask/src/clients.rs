@@ -48,7 +48,8 @@ fn elsewhere(programs: &Path) -> Outcome<()> {
     let (name, gguf) = (literal(model::DEFAULT), literal(&gguf.to_string_lossy()));
     let config = format!(
         "[[engine]]\nkind = \"openai\"\nurl = \"http://127.0.0.1:{}/v1\"\n\
-         models = [{{ name = {name}, upstream = \"model\", gguf = {gguf} }}, {{ name = \"told\", \
+         models = [{{ name = {name}, upstream = \"model\", gguf = {gguf}, serves = [\"chat\", \
+         \"completions\", \"embeddings\"] }}, {{ name = \"told\", \
          upstream = \"model\", context_tokens = 2048, \
          shape = {{ parameters_active = 135_000_000 }} }}]\n",
         server.port
@@ -69,14 +70,14 @@ struct Peer {
 }
 
 impl Peer {
-    /// llama.cpp's own server with four sequences of 2 048 tokens.
+    /// llama.cpp's own server with four sequences of 2 048 tokens, which makes vectors too.
     fn llama_server(gguf: &Path) -> Outcome<Self> {
         let failed = |why: String| Failure::new(format!("llama-server: {why}"));
         let python = install_llama_server()?;
         let child = Command::new(python)
             .arg(workspace::root().join(LLAMA_SERVER).join("server.py"))
             .arg(gguf)
-            .args(["1", "4", "2048"])
+            .args(["1", "4", "2048", "embeddings"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -29,7 +29,7 @@ const GOLDEN: [(&str, &str); 6] = [
     ("crates/tirami-proto/tests/golden/to-consumer.hex", "to_consumer"),
     ("crates/tirami-proto/tests/golden/texts.txt", "peer_texts"),
     ("crates/tirami-ledger/tests/golden/entries.txt", "entry"),
-    ("crates/tirami-ledger/tests/ledger_golden/documents.txt", "documents"),
+    ("crates/tirami-ledger/tests/golden/documents.txt", "documents"),
 ];
 
 /// The first byte that a stream's target reads: chunks as large as they get.

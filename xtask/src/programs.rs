@@ -1,12 +1,13 @@
-//! Runs the tests of the workspace, two programs at a time: many of them wait for networks,
+//! Runs the tests of the workspace, a few programs at a time: many of them wait for networks,
 //! processes and clocks more than they compute.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::json::Json;
 use crate::process::{TestCount, cargo, run_watched, watch};
@@ -14,6 +15,16 @@ use crate::{Failure, Outcome};
 
 /// Programs that run at the same time.
 const LANES: usize = 2;
+/// Tests of a program that run at the same time.
+const TESTS_AT_ONCE: &str = "--test-threads=4";
+/// The programs that take longest begin first, so that none of them runs alone at the end.
+const LONGEST: [&str; 4] = ["mesh", "real_model", "kill9", "serving"];
+/// How often it is looked whether a program has ended.
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(20);
+/// How long what a program wrote last may take to be read once it has ended.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
+/// A program that takes longer hangs: it is ended, and what it told is shown.
+const PROGRAM_TAKES_AT_MOST: Duration = Duration::from_secs(20 * 60);
 /// How the line begins that a test writes to stderr when it cannot run on this machine.
 const SKIPPED: &str = "skipped: ";
 
@@ -37,9 +48,10 @@ pub(crate) struct Results {
 
 /// Runs all `programs` with the model at `model`, then the examples in the documentation. All
 /// programs run even when one fails; the failure names those that did.
-pub(crate) fn run(programs: Vec<Program>, model: &Path) -> Outcome<Results> {
+pub(crate) fn run(mut programs: Vec<Program>, model: &Path) -> Outcome<Results> {
     let total = programs.len();
     println!("  {total} programs, {LANES} at a time");
+    programs.sort_by_key(Program::rank);
     let queue = Mutex::new(VecDeque::from(programs));
     let results = Mutex::new(Results::default());
     thread::scope(|scope| {
@@ -114,34 +126,44 @@ struct Ran {
 }
 
 impl Program {
+    /// Its place among the programs that take longest; the others come after them.
+    fn rank(&self) -> usize {
+        let target = self.name.rsplit(": ").next();
+        LONGEST.iter().position(|name| Some(*name) == target).unwrap_or(LONGEST.len())
+    }
+
     fn command(&self, model: &Path) -> Command {
         let mut command = Command::new(&self.path);
-        command.current_dir(&self.folder).env("TIRAMI_TEST_MODEL", model);
+        command.current_dir(&self.folder).env("TIRAMI_TEST_MODEL", model).arg(TESTS_AT_ONCE);
         command
     }
 
     fn run(&self, model: &Path) -> Ran {
         let begun = Instant::now();
         let name = &self.name;
-        match self.command(model).output() {
+        match told(&mut self.command(model), PROGRAM_TAKES_AT_MOST) {
             Err(error) => Ran {
                 count: TestCount::default(),
                 passed: false,
                 skipped: Vec::new(),
                 shown: format!("{name}: cannot run: {error}"),
             },
-            Ok(out) => {
-                let said = String::from_utf8_lossy(&out.stdout);
+            Ok(told) => {
+                let said = String::from_utf8_lossy(&told.stdout);
                 let count = said.lines().fold(TestCount::default(), |mut count, line| {
                     count.read(line);
                     count
                 });
-                let passed = out.status.success();
-                let errors = String::from_utf8_lossy(&out.stderr);
+                let passed = told.success == Some(true);
+                let errors = String::from_utf8_lossy(&told.stderr);
                 let skipped = skipped(name, &errors);
                 let errors = if passed { "" } else { errors.as_ref() };
                 let seconds = begun.elapsed().as_secs_f64();
-                let verdict = if passed { "" } else { ", FAILED" };
+                let verdict = match told.success {
+                    Some(true) => "",
+                    Some(false) => ", FAILED",
+                    None => ", FAILED: it hung and was ended",
+                };
                 let head = format!("{name}, {seconds:.1} s{verdict}");
                 let shown = format!("{head}\n{}{errors}", said.trim_end());
                 Ran { count, passed, skipped, shown }
@@ -153,6 +175,57 @@ impl Program {
         let (folder, model, path) = (self.folder.display(), model.display(), self.path.display());
         format!("(cd {folder} && TIRAMI_TEST_MODEL={model} {path})")
     }
+}
+
+/// What a program told.
+struct Told {
+    /// None when it was ended because it took too long.
+    success: Option<bool>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// Runs a program for at most `limit`. What it wrote until then is told in both cases.
+fn told(command: &mut Command, limit: Duration) -> io::Result<Told> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let begun = Instant::now();
+    let stdout = child.stdout.take().map(kept);
+    let stderr = child.stderr.take().map(kept);
+    let success = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status.success());
+        }
+        if begun.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        thread::sleep(LOOKED_AT_EVERY);
+    };
+    Ok(Told { success, stdout: collected(stdout), stderr: collected(stderr) })
+}
+
+/// Reads a pipe on a thread of its own, so that its writer never waits.
+fn kept(mut pipe: impl io::Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, parts) = mpsc::channel();
+    thread::spawn(move || {
+        let mut part = [0_u8; 1 << 13];
+        while let Ok(read @ 1..) = pipe.read(&mut part) {
+            if sender.send(part[..read].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    parts
+}
+
+/// All that a program that has ended wrote to a pipe. Programs that it started may keep the pipe
+/// open: they are not waited for.
+fn collected(parts: Option<mpsc::Receiver<Vec<u8>>>) -> Vec<u8> {
+    let Some(parts) = parts else { return Vec::new() };
+    let next = || parts.recv_timeout(LAST_WORDS_WITHIN).ok();
+    std::iter::from_fn(next).flatten().collect()
 }
 
 /// The notices among what the program `name` wrote to stderr.
@@ -169,6 +242,38 @@ mod tests {
     fn the_notices_of_skipped_tests_are_found_in_what_a_program_says() {
         let errors = "a log line\nskipped: disk::is_full: no mount here\nwas skipped: no\n";
         assert_eq!(skipped("a: store", errors), ["a: store, disk::is_full: no mount here"]);
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended_and_what_it_told_is_shown() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let hung = told(&mut shell("echo begun; exec sleep 60"), Duration::from_secs(2)).unwrap();
+        assert_eq!((hung.success, hung.stdout.as_slice()), (None, b"begun\n".as_slice()));
+        let soon = Duration::from_secs(60);
+        let failed = told(&mut shell("echo wrong >&2; exit 3"), soon).unwrap();
+        assert_eq!(
+            (failed.success, failed.stderr.as_slice()),
+            (Some(false), b"wrong\n".as_slice())
+        );
+    }
+
+    #[test]
+    fn the_programs_that_take_longest_begin_first() {
+        let program = |name: &str| {
+            let (path, folder) = ("".into(), "".into());
+            Program { path, folder, name: format!("crate: {name}") }
+        };
+        let mut programs = ["store", "real_model", "mesh_limits", "mesh"].map(program);
+        programs.sort_by_key(Program::rank);
+        let names = programs.map(|program| program.name);
+        assert_eq!(
+            names,
+            ["crate: mesh", "crate: real_model", "crate: store", "crate: mesh_limits"]
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tirami_infer::catalogue;
 use tirami_infer::download::Progress;
+use tirami_infer::engine::Engine as _;
 use tirami_infer::gguf::GgufFile;
 use tirami_infer::llama::{LlamaFile, LlamaOptions, LlamaVocabulary, Projector};
 use tirami_infer::models::{ModelStore, StoreError};
@@ -85,6 +86,10 @@ pub(crate) async fn add_elsewhere(
         for model in &engine.models {
             let words = words(model, config, store).await?;
             let engine = OpenAiEngine::new(words, server.clone(), &model.upstream);
+            let engine = engine.serving(model.serves);
+            if model.serves.embeddings.is_some() && engine.model().embedding_width == 0 {
+                return Err(no_vectors(model));
+            }
             if !models.serve_engine(Arc::new(engine)) {
                 out.warn(format_args!(
                     "{} is left out: it is served already, by its name, file or shape, or is one \
@@ -124,6 +129,15 @@ async fn words(
         .map_err(|error| broke_off(&read, &error))?
         .map_err(|error| Failure::new(Exit::Model, error))?;
     Ok(Arc::new(words))
+}
+
+fn no_vectors(model: &EngineModel) -> Failure {
+    let message = format!(
+        "the file of {} says that it makes no vectors; leave embeddings out of its serves, or say \
+         its embedding_width",
+        model.name
+    );
+    Failure::new(Exit::Config, message)
 }
 
 fn broke_off(path: &Path, error: &tokio::task::JoinError) -> Failure {

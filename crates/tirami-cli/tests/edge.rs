@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "edge/elsewhere.rs"]
+mod elsewhere;
 #[path = "edge/formats.rs"]
 mod formats;
 
@@ -60,83 +62,6 @@ fn a_chat_is_a_trade_with_two_signatures_and_a_restart_changes_nothing() {
     assert_eq!(node.run(&["identity", "--json"]).json(), identity);
     assert_eq!(node.run(&["status", "--json"]).json()["status"]["total_trades"], hash);
     assert_eq!(node.run(&["trades", "--json"]).json()["trades"], list["trades"]);
-}
-
-#[test]
-fn a_node_sells_the_answers_of_a_server_that_its_config_file_names() {
-    let home = tempdir().unwrap();
-    let server = Node::start(home.path());
-    let ask = ["chat", "--json", "--max-tokens", "9", "--temperature", "0", "Count to three."];
-    let own = server.run(&ask).succeeds().json();
-
-    let file = home.path().join("engines.toml");
-    let (url, name, gguf) = (format!("{}/v1", server.api), &own["model"], common::model());
-    let table = format!(
-        "[[engine]]\nkind = \"openai\"\nurl = {url:?}\n\
-         models = [{{ name = \"sold\", upstream = {name}, gguf = {gguf:?} }}]\n"
-    );
-    std::fs::write(&file, &table).unwrap();
-    let args = ["--no-model", "--config", file.to_str().unwrap()];
-    let seller = Node::start_with(home.path(), "seller", &args);
-    let sold = seller.run(&ask).succeeds().json();
-    assert_eq!(sold["model"], "sold");
-    assert_eq!(sold["choices"][0]["message"], own["choices"][0]["message"]);
-    assert_eq!(sold["usage"]["completion_tokens"], own["usage"]["completion_tokens"]);
-    assert_eq!(sold["usage"]["prompt_tokens"], own["usage"]["prompt_tokens"]);
-    for (node, trades) in [(&server, 2), (&seller, 1)] {
-        assert_eq!(node.run(&["trades", "--json"]).succeeds().json()["count"], trades);
-    }
-    let trade = sold["x_tirami"]["trade_id"].as_str().unwrap();
-    let shown = seller.run(&["trades", "show", trade, "--json"]).succeeds().json();
-    assert_eq!(
-        (&shown["verified_here"], &sold["system_fingerprint"]),
-        (&true.into(), &"openai".into())
-    );
-
-    // Tools go there and their calls come back.
-    let city = serde_json::json!({
-        "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}},
-        "required": ["city"], "additionalProperties": false,
-    });
-    let tool = |name: &str| {
-        let function = serde_json::json!({"name": name, "parameters": city});
-        serde_json::json!({"type": "function", "function": function})
-    };
-    let tools = serde_json::json!({
-        "model": "sold", "temperature": 0, "max_completion_tokens": 120,
-        "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
-        "tools": [tool("weather"), tool("clock")], "parallel_tool_calls": false,
-        "tool_choice": {"type": "function", "function": {"name": "weather"}},
-    });
-    let request = serde_json::from_value(tools).unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let answer = runtime.block_on(seller.personal().chat(&request)).unwrap();
-    assert_eq!(answer.choices[0].finish_reason, "tool_calls", "{answer:?}");
-    let call = &answer.choices[0].message.tool_calls[0].function;
-    let arguments: serde_json::Value = serde_json::from_str(&call.arguments).unwrap();
-    assert_eq!(call.name, "weather");
-    assert!(arguments["city"].is_string(), "{arguments}");
-
-    drop(server);
-    seller.run(&ask).fails(7, "the server that computes the model cannot be reached");
-    assert_eq!(seller.run(&["trades", "--json"]).succeeds().json()["count"], 2);
-    drop(seller);
-
-    // A server that says nothing has failed as soon as the table says.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let there = format!("http://{}/v1", silent.local_addr().unwrap());
-    let hasty = table.replace(&url, &there).replace("models =", "first_text_seconds = 1\nmodels =");
-    std::fs::write(&file, hasty).unwrap();
-    let impatient = Node::start_with(home.path(), "impatient", &args);
-    let asked = std::time::Instant::now();
-    impatient.run(&ask).fails(7, "gave no text for too long");
-    assert!(asked.elapsed() < Duration::from_secs(60), "the usual five minutes were waited");
-    drop((impatient, silent));
-
-    let keyed = table.replace("models =", "api_key_env = \"NOBODY_HAS_THIS_KEY\"\nmodels =");
-    std::fs::write(&file, keyed).unwrap();
-    let refused = Node::refused(home.path(), "third", &args);
-    refused.fails(3, "the variable NOBODY_HAS_THIS_KEY, which api_key_env of an engine names");
 }
 
 #[test]

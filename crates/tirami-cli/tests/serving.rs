@@ -521,3 +521,27 @@ fn a_node_that_promises_no_reproducible_answers_says_so_in_its_receipts() {
     let build = json["system_fingerprint"].as_str().unwrap();
     assert!(build.contains("kv=f16/bf16 ubatch=32"), "{build}");
 }
+
+#[test]
+fn a_variable_that_the_models_template_does_not_read_is_refused_and_a_wish_is_not() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let name = name_of(&states(&node)[0]);
+    let asked = |more: &Value| {
+        let mut body = json!({
+            "model": name, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello."}],
+        });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        replied(sent(&node, &body))
+    };
+    let (status, refused) = asked(&json!({"chat_template_kwargs": {"enable_thinking": false}}));
+    let error = &refused["error"];
+    assert_eq!((status, &error["code"]), (400, &json!("unsupported_parameter")), "{refused}");
+    assert_eq!(error["param"], "chat_template_kwargs.enable_thinking", "{refused}");
+    assert!(error["message"].as_str().unwrap().contains("it reads no variables"), "{refused}");
+    let plain = asked(&json!({})).1["usage"]["prompt_tokens"].clone();
+    for effort in [json!({"reasoning_effort": "none"}), json!({"thinking": {"type": "disabled"}})] {
+        let (status, answer) = asked(&effort);
+        assert_eq!((status, &answer["usage"]["prompt_tokens"]), (200, &plain), "{answer}");
+    }
+}

@@ -64,7 +64,7 @@ pub fn as_text(conversation: &Conversation) -> Conversation {
     if !tools.is_empty() {
         messages.insert(0, Message::new("system", tools));
     }
-    Conversation { messages, tools: Vec::new() }
+    Conversation { messages, tools: Vec::new(), variables: conversation.variables.clone() }
 }
 
 fn preamble(tools: &[String]) -> String {

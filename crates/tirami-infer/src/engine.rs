@@ -1,15 +1,18 @@
 //! The trait every engine implements, and what goes in and comes out of one.
 
 mod format;
+mod variables;
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use format::{CallFormat, CallSchema, CallText, Format, JsonSchema};
 use tirami_core::{ModelDigest, ModelShape};
 use tokio::sync::mpsc;
+pub use variables::{VARIABLE_NAME_BYTES_MAX, Variables};
 
 use crate::image::Image;
 
@@ -120,6 +123,34 @@ pub trait Engine: Send + Sync + 'static {
         Err(EmbedError::Unsupported)
     }
 
+    /// A text that is to be embedded, which has these `tokens`. They were cut from `text`, or came
+    /// without one.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError`] when the engine hands texts on and `tokens` are none.
+    fn prepare_embedding(
+        &self,
+        tokens: Vec<u32>,
+        text: Option<&str>,
+    ) -> Result<Prompt, PrepareError> {
+        let _ = text;
+        Ok(Prompt::from(tokens))
+    }
+
+    /// The same as [`Engine::embed`] of all `texts`, for an engine that hands them on to where they
+    /// are read: it tells `progress` how many tokens are read, and whether it waits. None for an
+    /// engine that reads them one after the other, on the caller's thread.
+    fn embed_all(&self, texts: &Arc<[Prompt]>, progress: &Arc<Progress>) -> Option<Vectors> {
+        let _ = (texts, progress);
+        None
+    }
+
+    /// Whether it answers chats. One that does not has its other uses.
+    fn answers_chats(&self) -> bool {
+        true
+    }
+
     /// Queues a generation. With a format other than text it may take as long as
     /// [`Engine::check_format`].
     ///
@@ -136,6 +167,10 @@ pub trait Engine: Send + Sync + 'static {
         true
     }
 }
+
+/// The vectors of texts, in their order, on their way. Nothing is done before they are waited for,
+/// and nothing more once this is dropped.
+pub type Vectors = Pin<Box<dyn Future<Output = Result<Vec<Vec<f32>>, EmbedError>> + Send>>;
 
 /// A model as loaded by an engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -217,6 +252,8 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// The tools that may be called, each as the text of a JSON object `{type, function}`.
     pub tools: Vec<String>,
+    /// What the template is told besides.
+    pub variables: Variables,
 }
 
 impl Conversation {
@@ -234,7 +271,7 @@ impl Conversation {
 
 impl From<Vec<Message>> for Conversation {
     fn from(messages: Vec<Message>) -> Self {
-        Self { messages, tools: Vec::new() }
+        Self { messages, ..Self::default() }
     }
 }
 
@@ -275,9 +312,17 @@ pub struct Prompt {
     /// The pictures, in order. Each takes a run of tokens that are not of the vocabulary: see
     /// [`is_image_token`].
     pub images: Vec<PromptImage>,
-    /// The conversation that the tokens render, for an engine that hands it on instead of reading
-    /// the tokens.
-    pub conversation: Option<Arc<Conversation>>,
+    /// What the tokens were made of, for an engine that hands it on instead of reading them.
+    pub source: Option<Source>,
+}
+
+/// What the tokens of a prompt were made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The conversation that they render.
+    Chat(Arc<Conversation>),
+    /// The text that they are cut from; a begin token before it is not in it.
+    Text(Arc<str>),
 }
 
 /// A picture in a prompt.
@@ -451,7 +496,7 @@ impl Generation {
 
     /// How many of the given tokens, prompt and resumed, are read.
     pub fn read_tokens(&self) -> u32 {
-        self.progress.read.load(Ordering::Relaxed)
+        self.progress.read_tokens()
     }
 
     /// Its place in the queue, from 1; 0 once it holds a sequence.
@@ -505,8 +550,13 @@ impl Progress {
     }
 
     /// The place in the queue.
-    pub(crate) fn place(&self) -> u32 {
+    pub fn place(&self) -> u32 {
         self.place_in_queue.load(Ordering::Relaxed)
+    }
+
+    /// How many of the given tokens are read.
+    pub fn read_tokens(&self) -> u32 {
+        self.read.load(Ordering::Relaxed)
     }
 }
 
@@ -583,6 +633,12 @@ pub enum Failure {
     /// The server does not have the model.
     #[error("the server that computes the model does not have it")]
     UnknownModel,
+    /// The server has no such endpoint.
+    #[error("the server that computes the model has no {path}")]
+    NoEndpoint {
+        /// Its path at OpenAI.
+        path: &'static str,
+    },
     /// The server finds the request invalid.
     #[error("the server that computes the model finds the request invalid: {message}")]
     Invalid {
@@ -629,6 +685,14 @@ pub enum PrepareError {
         /// The template's own message.
         reason: String,
     },
+    /// The model's chat template does not read a variable that is asked for by name.
+    #[error("the model's chat template does not read the variable {name}; it reads {reads}")]
+    Variable {
+        /// The variable.
+        name: String,
+        /// The names it does read, in words.
+        reads: String,
+    },
     /// The format cannot be used.
     #[error("the answer's format cannot be used: {reason}")]
     Format {
@@ -655,6 +719,9 @@ pub enum PrepareError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is nothing to go on with.
+    #[error("the prompt is empty")]
+    Empty,
     /// The tokens of a raw prompt cannot be read.
     #[error("a prompt has at least one token, and only tokens of the model: 0 to {last}")]
     Tokens {
@@ -689,6 +756,9 @@ pub enum EmbedError {
     /// Nobody waits for it any more.
     #[error("nobody waits for the embedding any more")]
     Unwanted,
+    /// The server that computes the model gave none.
+    #[error(transparent)]
+    Server(Failure),
     /// The engine could not compute it.
     #[error("the engine failed: {reason}")]
     Failed {

@@ -17,6 +17,11 @@ use crate::engine::{
 /// Numbers in a vector of a [`FakeEngine`].
 const WIDTH: u32 = 8;
 
+/// The variable that a [`FakeEngine`] reads, and what it writes at the end of a chat where that is
+/// `false`: two tokens.
+const READS: &str = "enable_thinking";
+const NO_THOUGHT: &[u8; 8] = b"no think";
+
 /// What a [`FakeEngine`] does with each request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FakeScript {
@@ -116,13 +121,19 @@ impl Engine for FakeEngine {
     }
 
     /// One token for each four bytes of the messages' texts, and for each picture as many as one
-    /// may take.
+    /// may take. It reads the variable `enable_thinking`, and writes some bytes more where it is
+    /// `false`.
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
         if conversation.messages.is_empty() {
             return Err(PrepareError::Template { reason: "there are no messages".to_owned() });
         }
+        let given = conversation.variables.given(&[READS.to_owned()].into())?;
         let text = conversation.messages.iter().flat_map(|message| message.content.bytes());
-        let mut tokens = tokens_of(text.collect());
+        let mut text = text.collect::<Vec<u8>>();
+        if given.get(READS).is_some_and(|value| value == "false") {
+            text.extend_from_slice(NO_THOUGHT);
+        }
+        let mut tokens = tokens_of(text);
         for image in conversation.images() {
             if self.info.image_tokens_max == 0 {
                 return Err(PrepareError::NoImages);

@@ -1,24 +1,27 @@
 //! Chat templates: from messages to the text a model was trained to continue.
 //!
-//! The template is the file's own Jinja program. It is given the messages and nothing of this
-//! machine, and it is stopped when it runs too long. How it wants a conversation is found out when
-//! it is read.
+//! The template is the file's own Jinja program. It is given the messages, the variables that a
+//! request names, and nothing of this machine, and it is stopped when it runs too long. How it
+//! wants a conversation, and which variables it reads, is found out when it is read.
 
 mod date;
 #[cfg(test)]
 mod fixtures;
 mod json;
+mod variables;
 mod ways;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::{Environment, Error, ErrorKind};
 
 use crate::calls::{self, CALL_BEGIN};
-use crate::engine::{Call, Conversation, Message, PrepareError};
+use crate::engine::{Call, Conversation, Message, PrepareError, Variables};
 use json::{object, of_json};
+pub use variables::is_own;
+use variables::{Asked, Given};
 use ways::Ways;
 
 /// Bytes of a template.
@@ -43,6 +46,8 @@ pub struct ChatTemplate {
     eos: String,
     /// How it wants a conversation, or why it can write none.
     ways: Result<Ways, String>,
+    /// The variables that it reads and a request may give.
+    reads: BTreeSet<String>,
 }
 
 /// A template that does not parse.
@@ -89,9 +94,17 @@ impl ChatTemplate {
             .add_template_owned(NAME, without_training_marks(source))
             .map_err(|error| TemplateError { reason: error.to_string() })?;
         let (bos, eos, ways) = (bos.to_owned(), eos.to_owned(), Ok(Ways::default()));
-        let template = Self { environment, bos, eos, ways };
+        let template = Self { environment, bos, eos, ways, reads: BTreeSet::new() };
         let may_call = source.contains("tools") && source.contains(CALL_BEGIN);
-        Ok(Self { ways: Ways::of(&template, may_call), ..template })
+        let asked = Asked::default();
+        let ways = Ways::of(&template, may_call, &asked);
+        let reads = variables::read_by(&template.environment, &asked);
+        Ok(Self { ways, reads, ..template })
+    }
+
+    /// The names of the variables that it reads and a request may give.
+    pub fn reads(&self) -> &BTreeSet<String> {
+        &self.reads
     }
 
     /// The text that ends where the assistant's answer begins.
@@ -99,8 +112,32 @@ impl ChatTemplate {
     /// # Errors
     ///
     /// [`PrepareError::Template`] with the template's own message, or with the reason for which it
-    /// can write no conversation.
+    /// can write no conversation; [`PrepareError::Variable`] for one that it does not read. How
+    /// much to think is never a reason: a template that refuses it is not told it.
     pub fn render(&self, conversation: &Conversation) -> Result<String, PrepareError> {
+        self.written(conversation).map(|(text, _)| text)
+    }
+
+    /// The variables that it is told when it writes this conversation, as JSON texts by name.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChatTemplate::render`].
+    pub fn told(
+        &self,
+        conversation: &Conversation,
+    ) -> Result<BTreeMap<String, String>, PrepareError> {
+        let Variables { named, thinks: None, effort: None } = &conversation.variables else {
+            return self.written(conversation).map(|(_, told)| told);
+        };
+        Ok(named.clone())
+    }
+
+    /// The text, and the variables that it was told.
+    fn written(
+        &self,
+        conversation: &Conversation,
+    ) -> Result<(String, BTreeMap<String, String>), PrepareError> {
         if conversation.messages.is_empty() {
             return Err(PrepareError::Template { reason: "there are no messages".to_owned() });
         }
@@ -108,8 +145,17 @@ impl ChatTemplate {
         let ways = self.ways.as_ref().map_err(refused)?;
         let is_text = !ways.calls && conversation.has_tools();
         let as_text = is_text.then(|| calls::as_text(conversation));
-        let Conversation { messages, tools } = as_text.as_ref().unwrap_or(conversation);
-        self.write(&ways.turns(messages), tools, ways.in_parts)
+        let Conversation { messages, tools, variables } = as_text.as_ref().unwrap_or(conversation);
+        let turns = ways.turns(messages);
+        let write = |told: BTreeMap<String, String>| -> Result<_, PrepareError> {
+            let text = self.write(&turns, tools, ways.in_parts, Given::of(&told)?)?;
+            Ok((text, told))
+        };
+        let given = variables.given(&self.reads)?;
+        if given == variables.named {
+            return write(given);
+        }
+        write(given).or_else(|_| write(variables.named.clone()))
     }
 
     /// What the template makes of these very messages.
@@ -118,22 +164,17 @@ impl ChatTemplate {
         messages: &[Message],
         tools: &[String],
         in_parts: bool,
+        given: Given,
     ) -> Result<String, PrepareError> {
         let refused = |error: Error| PrepareError::Template { reason: first_line(&error) };
         let messages = messages.iter().map(|message| message_value(message, in_parts));
         let messages = messages.collect::<Vec<_>>();
         let tools = tools.iter().map(|tool| tool_value(tool)).collect::<Result<Vec<_>, _>>()?;
         let tools = if tools.is_empty() { Value::from(()) } else { Value::from(tools) };
+        let (bos, eos) = (Value::from(self.bos.as_str()), Value::from(self.eos.as_str()));
+        let given = given.with_own([Value::from(messages), tools, Value::from(true), bos, eos]);
         let template = self.environment.get_template(NAME).map_err(refused)?;
-        template
-            .render(context! {
-                messages => messages,
-                tools => tools,
-                add_generation_prompt => true,
-                bos_token => self.bos.as_str(),
-                eos_token => self.eos.as_str(),
-            })
-            .map_err(refused)
+        template.render(given).map_err(refused)
     }
 }
 
@@ -234,7 +275,10 @@ impl ControlTexts {
             message.calls.iter().flat_map(|call| [&call.name, &call.arguments])
         };
         let of = |m: &'c Message| [&m.role, &m.content].into_iter().chain(calls(m));
-        let fields = || conversation.messages.iter().flat_map(of).chain(&conversation.tools);
+        let fields = || {
+            let messages = conversation.messages.iter().flat_map(of);
+            messages.chain(&conversation.tools).chain(conversation.variables.texts())
+        };
         let used = fields()
             .flat_map(|text| text.chars())
             .filter(|c| *c >= PRIVATE_FIRST)
@@ -272,8 +316,10 @@ impl ControlTexts {
             calls: message.calls.iter().map(call).collect(),
             call_id: message.call_id.clone(),
         });
+        let messages = messages.collect();
         let tools = conversation.tools.iter().map(|tool| shield(tool)).collect();
-        let rendered = template.render(&Conversation { messages: messages.collect(), tools })?;
+        let variables = conversation.variables.reworded(shield);
+        let rendered = template.render(&Conversation { messages, tools, variables })?;
         let quoted = stand_ins.into_iter().map(|(text, c)| (c, Segment::Quoted(text)));
         let images = (0..).zip(&pictures).map(|(number, c)| (*c, Segment::Image(number)));
         Ok(split(&rendered, &quoted.chain(images).collect()))
@@ -471,7 +517,7 @@ mod tests {
         let asked = Message { calls: vec![call], ..Message::new("assistant", "") };
         let tools = vec![r#"{"function": {"name": "f"}}"#.to_owned()];
         let messages = vec![Message::new("user", "Hi"), asked];
-        let conversation = Conversation { messages, tools };
+        let conversation = Conversation { messages, tools, ..Conversation::default() };
         let controls = ControlTexts::new(["<|im_end|>".to_owned()]);
         let segments = controls.render_shielded(&template, &conversation).unwrap();
         let plain = |text: &str| Segment::Template(text.to_owned());
@@ -494,7 +540,9 @@ mod tests {
             let calls = vec![Call { id, name, arguments }];
             let message = Message { calls, ..Message::new("assistant", "it's") };
             let tools = vec![r#"{"zebra":"a < b & c","apple":"x"}"#.to_owned()];
-            template.render(&Conversation { messages: vec![message], tools }).unwrap()
+            let messages = vec![message];
+            let conversation = Conversation { messages, tools, ..Conversation::default() };
+            template.render(&conversation).unwrap()
         };
         let function = r#"{"name": "f", "arguments": {"z": 1, "a": 2}}"#;
         let message = r#"{"role": "assistant", "content": "it's", "tool_calls": ["#;

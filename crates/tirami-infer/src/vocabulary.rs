@@ -2,7 +2,7 @@
 
 use tirami_core::{ModelDigest, ModelShape};
 
-use crate::engine::{Conversation, ModelInfo, PrepareError, Prompt};
+use crate::engine::{Conversation, ModelInfo, PrepareError, Prompt, RawPrompt, Variables};
 
 /// Bytes of text that are one token of a [`ByteVocabulary`]: what a token of the vocabularies of
 /// today's models has on the average of English text.
@@ -22,6 +22,20 @@ pub trait Vocabulary: Send + Sync + 'static {
     /// [`PrepareError`].
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError>;
 
+    /// What whoever computes is told of the variables of a conversation that is prepared, so that
+    /// its template writes what was counted here: those that are named, and how much to think where
+    /// the template is known to take it.
+    fn variables(&self, conversation: &Conversation) -> Variables {
+        Variables { named: conversation.variables.named.clone(), ..Variables::default() }
+    }
+
+    /// As [`crate::engine::Engine::prepare_raw`].
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError`].
+    fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError>;
+
     /// As [`crate::engine::Engine::tokenize`].
     ///
     /// # Errors
@@ -37,6 +51,11 @@ pub trait Vocabulary: Send + Sync + 'static {
 
     /// As [`crate::engine::Engine::begin_token`].
     fn begin_token(&self) -> Option<u32>;
+
+    /// As [`crate::engine::Engine::end_token`].
+    fn end_token(&self) -> Option<u32> {
+        None
+    }
 
     /// As [`crate::engine::Engine::has_vocabulary`].
     fn is_the_models(&self) -> bool {
@@ -84,6 +103,16 @@ impl ByteVocabulary {
     }
 }
 
+/// The prompt of these tokens, where the context has room for one more.
+fn fitting(tokens: Vec<u32>, model: &ModelInfo) -> Result<Prompt, PrepareError> {
+    let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+    let context_tokens = model.context_tokens;
+    if prompt_tokens >= context_tokens {
+        return Err(PrepareError::ContextLength { prompt_tokens, context_tokens });
+    }
+    Ok(Prompt::from(tokens))
+}
+
 /// No file's digest: of what the model is called at its server, and of its shape.
 fn digest_of(upstream: &str, shape: &ModelShape) -> ModelDigest {
     let mut hasher = blake3::Hasher::new_derive_key("tirami 1 model that is told");
@@ -102,7 +131,7 @@ impl Vocabulary for ByteVocabulary {
     }
 
     /// Counts each message with its role and a token for where it begins and ends, and the tools
-    /// with it, as chat templates write them.
+    /// with it, as chat templates write them; and the variables, whatever becomes of them there.
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
         if conversation.messages.iter().any(|message| !message.images.is_empty()) {
             return Err(PrepareError::NoImages);
@@ -110,6 +139,10 @@ impl Vocabulary for ByteVocabulary {
         let mut tokens = Vec::new();
         for tool in &conversation.tools {
             tokens.extend(self.tokenize(tool)?);
+        }
+        for (name, value) in &conversation.variables.named {
+            tokens.extend(self.tokenize(name)?);
+            tokens.extend(self.tokenize(value)?);
         }
         for message in &conversation.messages {
             tokens.extend(self.tokenize(&format!("<|{}|>", message.role))?);
@@ -119,12 +152,17 @@ impl Vocabulary for ByteVocabulary {
                 tokens.extend(self.tokenize(&call.arguments)?);
             }
         }
-        let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        let context_tokens = self.info.context_tokens;
-        if prompt_tokens >= context_tokens {
-            return Err(PrepareError::ContextLength { prompt_tokens, context_tokens });
+        fitting(tokens, &self.info)
+    }
+
+    fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
+        let unable = |what| Err(PrepareError::Unsupported { what });
+        match raw {
+            RawPrompt::Text(text) if text.is_empty() => Err(PrepareError::Empty),
+            RawPrompt::Text(text) => fitting(self.tokenize(text)?, &self.info),
+            RawPrompt::Tokens(_) => unable("to read tokens without the model's file"),
+            RawPrompt::Infill { .. } => unable("to fill a gap in a text"),
         }
-        Ok(Prompt::from(tokens))
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
@@ -190,16 +228,42 @@ mod tests {
     fn everything_that_a_server_reads_is_counted() {
         let words = words("M", 64);
         let messages = vec![Message::new("user", "12345678")];
-        let mut conversation = Conversation { messages, tools: Vec::new() };
+        let mut conversation = Conversation::from(messages);
         let count =
             |conversation: &Conversation| words.prepare(conversation).map(|p| p.tokens.len());
         assert_eq!(count(&conversation), Ok(2 + 2));
         conversation.tools.push("{\"type\": \"function\"}".to_owned());
         assert_eq!(count(&conversation), Ok(2 + 2 + 5));
+        let with_one = Conversation {
+            variables: Variables {
+                named: [("thinks".to_owned(), "false".to_owned())].into(),
+                thinks: Some(false),
+                effort: Some("none".to_owned()),
+            },
+            ..conversation.clone()
+        };
+        assert_eq!(count(&with_one), Ok(2 + 2 + 5 + 2 + 2));
+        let told = words.variables(&with_one);
+        assert_eq!((told.named.len(), told.thinks, told.effort), (1, None, None));
         conversation.messages.push(Message::new("user", "x".repeat(240)));
         let context_tokens = 64;
         let long = PrepareError::ContextLength { prompt_tokens: 71, context_tokens };
         assert_eq!(count(&conversation), Err(long));
+    }
+
+    #[test]
+    fn a_text_is_gone_on_with_and_tokens_and_gaps_need_the_models_file() {
+        let words = words("M", 64);
+        let prompt = |raw| words.prepare_raw(&raw).map(|prompt| prompt.tokens.len());
+        assert_eq!(prompt(RawPrompt::Text("12345".to_owned())), Ok(2));
+        let context_tokens = 64;
+        let long = PrepareError::ContextLength { prompt_tokens: 64, context_tokens };
+        assert_eq!(prompt(RawPrompt::Text("x".repeat(256))), Err(long));
+        let gap = RawPrompt::Infill { before: "a".to_owned(), after: "b".to_owned() };
+        for raw in [RawPrompt::Tokens(vec![0x3132_3334]), gap] {
+            assert!(matches!(prompt(raw), Err(PrepareError::Unsupported { .. })));
+        }
+        assert_eq!(prompt(RawPrompt::Text(String::new())), Err(PrepareError::Empty));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! While the store syncs one batch the kernel decides the next. Answers ride with their batch
 //! through the store's queue, so they come in order and never before their batch is durable. Where
 //! all is durable and a batch changes nothing, its answers need not ride at all. What nobody waits
-//! for is not synced alone: it rides with what comes next.
+//! for is not synced alone: it rides with what comes next. Whoever only glances at the kernel, to
+//! know what to ask of it, waits for no sync.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,8 +33,13 @@ use crate::store::{Done, Store, StoreError};
 #[cfg(test)]
 mod tests;
 
-/// Events after which a snapshot is taken.
+/// Events after which a snapshot is taken, at least.
 pub const SNAPSHOT_EVERY_EVENTS: usize = 20_000;
+/// Events after which one is taken, however large it is: a start replays no more.
+const SNAPSHOT_EVENTS_MAX: usize = 200_000;
+/// Bytes of the last snapshot for each event before the next one: a quarter of what the journal
+/// writes for an event, so that snapshots of a large state never cost more than the journal.
+const SNAPSHOT_BYTES_PER_EVENT: usize = 64;
 /// Requests decided before their events are handed to the store. Small, so that the store begins
 /// early; it writes several batches with one sync.
 const BATCH_REQUESTS_MAX: usize = 128;
@@ -125,6 +131,7 @@ fn start_with(
         undurable: Arc::default(),
         requests_taken: 0,
         events_since_snapshot: 0,
+        snapshot_bytes: 0,
     };
     Running { handle, failure, stop, task: tokio::spawn(driver.run()) }
 }
@@ -153,6 +160,8 @@ struct Driver {
     undurable: Arc<AtomicUsize>,
     requests_taken: u64,
     events_since_snapshot: usize,
+    /// Bytes of the last one since the start.
+    snapshot_bytes: usize,
 }
 
 /// Says why the node cannot go on, once. Dropped without a word (a defect ended the task), it
@@ -193,6 +202,14 @@ struct Batch {
     due_at: Option<Instant>,
 }
 
+impl Batch {
+    /// Whether there is nothing to write, to do or to tell.
+    fn is_empty(&self) -> bool {
+        let is_silent = self.tell.is_empty() && self.outgoing.is_empty();
+        self.events.is_empty() && self.cancel.is_empty() && is_silent
+    }
+}
+
 /// Who asked for a command: who hears of its success at once, if any, and who hears of it when it
 /// is durable.
 type Asker = (Option<oneshot::Sender<Outcome>>, Reply);
@@ -223,7 +240,8 @@ impl Driver {
             let mut batch = self.decide(first);
             let now = Instant::now();
             let due_at = *batch.due_at.get_or_insert_with(|| now + self.patience);
-            if !batch.hurries && batch.events.len() < BATCH_REQUESTS_MAX && now < due_at {
+            let may_wait = !batch.hurries && !batch.is_empty() && now < due_at;
+            if may_wait && batch.events.len() < BATCH_REQUESTS_MAX {
                 self.waiting = Some(batch);
             } else if self.write(batch).await.is_err() {
                 break;
@@ -292,8 +310,10 @@ impl Driver {
                 Input::Peer { peer, event }
             }
         };
-        batch.hurries = true;
+        let known = batch.events.len();
         self.handle(input, None, batch);
+        // Most news change nothing that is stored.
+        batch.hurries |= batch.events.len() > known;
     }
 
     fn take(&mut self, request: Request, batch: &mut Batch) {
@@ -316,6 +336,7 @@ impl Driver {
                 batch.hurries = true;
                 batch.tell.push(read(&self.kernel, self.clock.now()));
             }
+            Request::Glance(look) => look(&self.kernel, self.clock.now()),
         }
     }
 
@@ -369,11 +390,11 @@ impl Driver {
 
     /// Hands a batch to the store, and a snapshot when one is due.
     async fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let Batch { events, cancel, tell, outgoing, .. } = batch;
-        self.events_since_snapshot += events.len();
-        if events.is_empty() && cancel.is_empty() && tell.is_empty() && outgoing.is_empty() {
+        if batch.is_empty() {
             return Ok(());
         }
+        let Batch { events, cancel, tell, outgoing, .. } = batch;
+        self.events_since_snapshot += events.len();
         // A store that failed has said so before the last of its batches was counted off.
         let is_durable = events.is_empty()
             && outgoing.is_empty()
@@ -401,7 +422,8 @@ impl Driver {
             return Ok(());
         }
         self.store.append(events, done).await?;
-        if self.events_since_snapshot >= SNAPSHOT_EVERY_EVENTS {
+        let due = self.snapshot_bytes / SNAPSHOT_BYTES_PER_EVENT;
+        if self.events_since_snapshot >= due.clamp(SNAPSHOT_EVERY_EVENTS, SNAPSHOT_EVENTS_MAX) {
             self.snapshot().await?;
         }
         Ok(())
@@ -411,6 +433,7 @@ impl Driver {
         self.events_since_snapshot = 0;
         let started = Instant::now();
         let body = self.kernel.snapshot();
+        self.snapshot_bytes = body.len();
         let state_hash = Ledger::hash_of_snapshot(&body);
         self.stats.snapshot_seconds.observe(started.elapsed().as_secs_f64());
         let failed = self.failed.0.clone();

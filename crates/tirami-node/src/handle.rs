@@ -46,6 +46,8 @@ pub enum SubmitError {
 pub(crate) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
 /// Reads the kernel at once and tells what it read later: nobody may see what a crash takes back.
 pub(crate) type Read = Box<dyn FnOnce(&Kernel, Timestamp) -> Tell + Send>;
+/// Looks at the kernel and tells at once what it saw.
+pub(crate) type Glance = Box<dyn FnOnce(&Kernel, Timestamp) + Send>;
 /// Where the answer to a command goes.
 pub(crate) type Reply = oneshot::Sender<Result<Outcome, SubmitError>>;
 
@@ -63,6 +65,7 @@ pub(crate) enum Request {
         tell: Tell,
     },
     Read(Read),
+    Glance(Glance),
 }
 
 /// News of the mesh.
@@ -180,6 +183,24 @@ impl Handle {
                 }
             })
         })))?;
+        answer.await.map_err(|_| self.stopped())
+    }
+
+    /// Looks at the kernel between two commands, as [`Handle::read`] does, and waits for no sync.
+    /// A crash may take back what is seen: it may say what is asked of the kernel next, which looks
+    /// at everything again, and nobody outside may be told of it.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Busy`] or [`SubmitError::Stopped`].
+    pub(crate) async fn glance<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Kernel, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, SubmitError> {
+        let (sender, answer) = oneshot::channel();
+        // Whoever does not wait any more does not need it.
+        let look = move |kernel: &Kernel, now: Timestamp| drop(sender.send(f(kernel, now)));
+        self.send(Request::Glance(Box::new(look)))?;
         answer.await.map_err(|_| self.stopped())
     }
 

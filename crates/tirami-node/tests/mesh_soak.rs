@@ -11,7 +11,7 @@ mod jobs_support;
 #[path = "mesh/support.rs"]
 mod support;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use jobs_support::{TestNode, ask, script};
 use serde_json::{Value, json};
 use support::{SOON, joining, on_loopback, until};
 use tirami_core::{PartyId, Trm};
-use tirami_ledger::book::ServingPolicy;
+use tirami_ledger::book::{ORDER_AHEAD_MAX_MS, START_WITHIN_MS, ServingPolicy};
 use tirami_ledger::command::{Actor, Command};
 
 const NODES: usize = 10;
@@ -38,20 +38,16 @@ const AGREED_WITHIN: Duration = Duration::from_secs(60);
 const AGENT_FUNDS: Trm = Trm::from_micro(1_000_000_000);
 /// Errors that are kept to be shown.
 const ERRORS_SHOWN: usize = 10;
-/// Growth of resident memory from a quarter of a long load to its end, in percent, less what the
-/// ledger has to keep. A short one says nothing: caches fill.
-const GROWTH_LONG: f64 = 5.0;
-/// How far the rest may fall while memory grows, in percent of all resident memory at the end: what
-/// the ledger is said to keep and does not would hide as much growth.
-const HIDDEN_LONG: f64 = 5.0;
-/// What a node keeps of each final entry for good, in bytes.
-const ENTRY_BYTES: f64 = 60.0;
-/// What both nodes remember of a job until its order's claim time, in bytes, the slack of their
-/// trees included: 150 where it was asked for, 215 where it was done. Counted in the allocator, by
-/// the sizes of the trees' nodes, between the second and the fourth minute of such a load.
-const JOB_BYTES: f64 = 365.0;
-/// How long they remember one.
-const JOBS_KEPT: Duration = Duration::from_millis(tirami_ledger::book::CLAIM_WITHIN_MS);
+/// From then on the nodes forget as many jobs as they begin: what was ordered before is too late to
+/// be started.
+const FULL_AFTER: Duration = Duration::from_millis(START_WITHIN_MS + ORDER_AHEAD_MAX_MS);
+/// The time over which resident memory is averaged, from [`FULL_AFTER`] on and at the end.
+const WINDOW: Duration = Duration::from_secs(60);
+/// A shorter load says nothing of memory: caches fill.
+const JUDGED_FROM: Duration = Duration::from_secs(600);
+/// How far resident memory at the end of a long load may be from that at [`FULL_AFTER`], up or
+/// down, in percent.
+const GROWTH_MAX: f64 = 5.0;
 
 #[test]
 fn ten_nodes_at_full_load_lose_nothing_and_agree_at_the_end() {
@@ -62,7 +58,7 @@ fn ten_nodes_at_full_load_lose_nothing_and_agree_at_the_end() {
     drop(tirami_sdk::Client::new("http://127.0.0.1", None).unwrap());
     let nodes = mesh();
     let tally = Arc::new(Tally::default());
-    let memory = run_load(&nodes, &tally, load);
+    let resident = run_load(&nodes, &tally, load);
 
     let answers = tally.answers();
     let entries = nodes[0].peer.read(|kernel| kernel.ledger().lattice().final_count());
@@ -80,52 +76,28 @@ fn ten_nodes_at_full_load_lose_nothing_and_agree_at_the_end() {
     settled(&nodes);
     agreed(&nodes);
     paid_exactly(&nodes, &tally);
-    match memory {
-        Some((quarter, end)) => judge(quarter, end, minutes.is_some()),
-        None => println!("this system does not tell resident memory; it was not looked at"),
+    if load >= JUDGED_FROM {
+        judge(&resident, load);
     }
 }
 
-/// Resident memory in MiB, and what of it the ledgers have to keep.
-#[derive(Clone, Copy)]
-struct Resident {
-    all: f64,
-    kept: f64,
-}
-
-impl Resident {
-    fn rest(self) -> f64 {
-        self.all - self.kept
-    }
-}
-
-/// Tells how memory grew from a quarter of the load to its end; a long load judges it.
-fn judge(quarter: Resident, end: Resident, is_long: bool) {
-    let percent = |from: f64, to: f64| (to / from - 1.0) * 100.0;
-    let (raw, growth) = (percent(quarter.all, end.all), percent(quarter.rest(), end.rest()));
-    println!(
-        "resident: {:.1} MiB at a quarter, {:.1} at the end: {raw:+.1} %; of it the ledgers keep \
-         {:.1} and {:.1}; the rest: {:.1} and {:.1}: {growth:+.1} %",
-        quarter.all,
-        end.all,
-        quarter.kept,
-        end.kept,
-        quarter.rest(),
-        end.rest(),
-    );
-    if !is_long {
-        return;
-    }
+/// Judges how resident memory, in MiB by the time of the load, changed since it was full.
+fn judge(resident: &[(Duration, f64)], load: Duration) {
+    let mean = |from: Duration, to: Duration| {
+        let within = resident.iter().filter(|(at, _)| (from..to).contains(at));
+        let all: Vec<f64> = within.map(|(_, mib)| *mib).collect();
+        (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+    };
+    let full = mean(FULL_AFTER, FULL_AFTER + WINDOW);
+    let end = mean(load.saturating_sub(WINDOW), Duration::MAX);
+    let (Some(full), Some(end)) = (full, end) else {
+        return println!("this system does not tell resident memory; it was not looked at");
+    };
+    let growth = (end / full - 1.0) * 100.0;
+    println!("resident: {full:.1} MiB when full, {end:.1} at the end: {growth:+.1} %");
     assert!(
-        growth <= GROWTH_LONG,
-        "memory grew by {growth:.1} % beside what the ledgers keep, at most {GROWTH_LONG} % are \
-         allowed; all of it grew by {raw:.1} %"
-    );
-    let hidden = (quarter.rest() - end.rest()) / end.all * 100.0;
-    assert!(
-        raw < 0.0 || hidden <= HIDDEN_LONG,
-        "{hidden:.1} % of memory is said to be kept by the ledgers and is not, at most \
-         {HIDDEN_LONG} % are allowed; all of it grew by {raw:.1} %"
+        growth.abs() <= GROWTH_MAX,
+        "resident memory changed by {growth:+.1} %, at most {GROWTH_MAX} % are allowed"
     );
 }
 
@@ -172,12 +144,9 @@ fn fill_up(node: &TestNode) {
     }
 }
 
-/// Loads all nodes for so long. Gives what was resident at a quarter of it and at its end.
-fn run_load(
-    nodes: &[TestNode],
-    tally: &Arc<Tally>,
-    load: Duration,
-) -> Option<(Resident, Resident)> {
+/// Loads all nodes for so long. Gives what was resident when, in MiB; nothing where the system does
+/// not tell.
+fn run_load(nodes: &[TestNode], tally: &Arc<Tally>, load: Duration) -> Vec<(Duration, f64)> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
@@ -195,24 +164,15 @@ fn run_load(
         }
     }
     let begun = Instant::now();
-    let mut resident: Vec<(Duration, Resident)> = Vec::new();
-    // How many answers there were when: ledgers forget jobs when their claim time has passed.
-    let mut answered: VecDeque<(Duration, u64)> = VecDeque::new();
-    let mut forgotten = 0;
+    let mut resident = Vec::new();
     let mut told_at = Duration::ZERO;
     while begun.elapsed() < load {
         std::thread::sleep(Duration::from_millis(500));
-        if let Some(all) = resident_mib() {
-            let (elapsed, answers) = (begun.elapsed(), tally.answers());
-            answered.push_back((elapsed, answers));
-            while answered.front().is_some_and(|(at, _)| *at + JOBS_KEPT < elapsed) {
-                forgotten = answered.pop_front().map_or(forgotten, |(_, answers)| answers);
-            }
-            let kept = kept_mib(nodes, answers - forgotten);
-            resident.push((begun.elapsed(), Resident { all, kept }));
-            if begun.elapsed() >= told_at {
-                let at = begun.elapsed().as_secs();
-                println!("after {at} s: {all:.1} MiB resident, {kept:.1} kept by the ledgers");
+        if let Some(mib) = resident_mib() {
+            let elapsed = begun.elapsed();
+            resident.push((elapsed, mib));
+            if elapsed >= told_at {
+                println!("after {} s: {mib:.1} MiB resident", elapsed.as_secs());
                 told_at += load / 10;
             }
         }
@@ -224,22 +184,7 @@ fn run_load(
             client.await.unwrap();
         }
     });
-    let mean = |from: f64, to: f64| {
-        let within = |at: &Duration| (from..=to).contains(&(at.as_secs_f64() / load.as_secs_f64()));
-        let of = || resident.iter().filter(|(at, _)| within(at)).map(|(_, resident)| resident);
-        let mean_of =
-            |figure: fn(&Resident) -> f64| of().map(figure).sum::<f64>() / of().count() as f64;
-        let (all, kept) = (mean_of(|one| one.all), mean_of(|one| one.kept));
-        (of().count() > 0).then_some(Resident { all, kept })
-    };
-    Some((mean(0.25, 0.35)?, mean(0.9, 2.0)?))
-}
-
-/// What the ledgers of all nodes have to keep of what happened, in MiB.
-fn kept_mib(nodes: &[TestNode], jobs: u64) -> f64 {
-    let count = |node: &TestNode| node.peer.read(|kernel| kernel.ledger().lattice().final_count());
-    let entries: usize = nodes.iter().map(count).sum();
-    (entries as f64 * ENTRY_BYTES + jobs as f64 * JOB_BYTES) / f64::from(1 << 20)
+    resident
 }
 
 /// What came of the load.
@@ -383,6 +328,7 @@ fn paid_exactly(nodes: &[TestNode], tally: &Tally) {
         let (_, sum) = expected.get(&node.party()).copied().unwrap_or_default();
         assert_eq!(earned.micro(), sum, "what {} earned", node.party());
     }
+    println!("every node was paid what its answers cost");
 }
 
 fn resident_mib() -> Option<f64> {

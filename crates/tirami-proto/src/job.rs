@@ -212,6 +212,32 @@ pub enum ToConsumer {
         )]
         numbers: Vec<u8>,
     },
+    /// The next tokens of the prompt, where the request asks what is in it: all of them come in
+    /// order, before the first token of the answer. A provider that goes on with an answer tells
+    /// nothing of the prompt.
+    #[n(7)]
+    Prompt {
+        /// How many tokens it tells of, at least 1.
+        #[n(0)]
+        tokens: u32,
+        /// Their bytes as they stand in a text, where the prompt came as tokens and is to be
+        /// repeated; else empty. Of each token at most [`TOKEN_BYTES_MAX`].
+        #[cbor(
+            n(1),
+            encode_with = "bounded::write_bytes",
+            decode_with = "bounded::bytes::<_, TEXT_BYTES_MAX>"
+        )]
+        text: Vec<u8>,
+        /// How likely each of them was after those before it, where the request asks for it; else
+        /// empty.
+        #[cbor(
+            n(2),
+            default,
+            skip_if = "Vec::is_empty",
+            decode_with = "bounded::list::<_, Likelihood, {LIKELIHOODS_PER_FRAME_MAX as u64}>"
+        )]
+        likelihoods: Vec<Likelihood>,
+    },
 }
 
 impl Frame for ToProvider {
@@ -226,6 +252,6 @@ impl Frame for ToProvider {
 
 impl Frame for ToConsumer {
     fn bytes_max(number: u64) -> Option<usize> {
-        (number <= 6).then_some(TOKEN_FRAME_BYTES_MAX)
+        (number <= 7).then_some(TOKEN_FRAME_BYTES_MAX)
     }
 }

@@ -1,10 +1,10 @@
-//! A client for servers of others that speak OpenAI's chat completions: it asks for nothing of
-//! Tirami's own, and takes no more of an answer than its text, the tools it calls, and why it ended.
+//! A client for servers of others that speak OpenAI's API: it asks for nothing of Tirami's own, and
+//! takes no more of an answer than its text, the tools it calls, and why it ended, or its vectors.
 
 use core::fmt;
 use core::pin::Pin;
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,7 +27,8 @@ const REASON_BYTES_MAX: usize = 300;
 #[derive(Clone)]
 pub struct Upstream {
     http: reqwest::Client,
-    chat: Arc<str>,
+    /// Its address, without a slash at the end.
+    base: Arc<str>,
     hidden: Hidden,
 }
 
@@ -35,13 +36,40 @@ pub struct Upstream {
 #[derive(Clone)]
 struct Hidden(Option<Arc<str>>);
 
-/// One chat, as every such server understands it. What is `None` is not sent.
+/// What such a server may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamEndpoint {
+    /// Chats are continued.
+    Chat,
+    /// Texts are continued as they stand.
+    Completions,
+    /// Texts become vectors.
+    Embeddings,
+}
+
+impl UpstreamEndpoint {
+    /// Its path at OpenAI.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+        }
+    }
+
+    /// Its path below a server's address, which has the version in it.
+    const fn below(self) -> &'static str {
+        match self {
+            Self::Chat => "/chat/completions",
+            Self::Completions => "/completions",
+            Self::Embeddings => "/embeddings",
+        }
+    }
+}
+
+/// How an answer is to be chosen. What is `None` is not sent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct UpstreamChat {
-    /// The server's own name of the model.
-    pub model: String,
-    /// The messages, oldest first.
-    pub messages: Vec<UpstreamMessage>,
+pub struct UpstreamSampling {
     /// Completion tokens at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
@@ -64,6 +92,18 @@ pub struct UpstreamChat {
     pub frequency_penalty: Option<f32>,
     /// Seed of the sampler.
     pub seed: u32,
+}
+
+/// One chat, as every such server understands it. What is `None` is not sent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct UpstreamChat {
+    /// The server's own name of the model.
+    pub model: String,
+    /// The messages, oldest first.
+    pub messages: Vec<UpstreamMessage>,
+    /// How the answer is to be chosen.
+    #[serde(flatten)]
+    pub sampling: UpstreamSampling,
     /// What the answer must be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_format: Option<serde_json::Value>,
@@ -76,6 +116,40 @@ pub struct UpstreamChat {
     /// Whether there may be several calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parallel_tool_calls: Option<bool>,
+    /// What the chat template is told besides, as vLLM, SGLang and llama-server have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<serde_json::Value>,
+}
+
+/// One text to go on with as it stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct UpstreamCompletion {
+    /// The server's own name of the model.
+    pub model: String,
+    /// The text.
+    pub prompt: String,
+    /// How the answer is to be chosen.
+    #[serde(flatten)]
+    pub sampling: UpstreamSampling,
+}
+
+/// Texts that are to become vectors.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UpstreamEmbeddings {
+    /// The server's own name of the model.
+    pub model: String,
+    /// The texts.
+    pub input: Vec<String>,
+}
+
+/// A vector as a server gives it. Nothing about it is looked at.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct UpstreamVector {
+    /// Its text's place in the request; servers that do not say keep the order.
+    #[serde(default)]
+    pub index: Option<u32>,
+    /// Its numbers.
+    pub embedding: Vec<f32>,
 }
 
 /// A message of a chat.
@@ -162,7 +236,7 @@ pub enum UpstreamError {
         /// What the connection said, or the server.
         reason: String,
     },
-    /// Its answer is no stream of chat chunks.
+    /// Its answer is nothing that was asked for.
     #[error("the server's answer is not understood: {reason}")]
     Answer {
         /// What does not fit.
@@ -171,6 +245,15 @@ pub enum UpstreamError {
 }
 
 impl UpstreamChat {
+    /// Variables of the chat template, each given as JSON text; none where there are none. What is
+    /// no JSON is left out.
+    pub fn variables(named: &BTreeMap<String, String>) -> Option<serde_json::Value> {
+        let value = |text: &String| serde_json::from_str::<serde_json::Value>(text).ok();
+        let named = named.iter().filter_map(|(name, text)| Some((name.clone(), value(text)?)));
+        let named: serde_json::Map<String, serde_json::Value> = named.collect();
+        (!named.is_empty()).then(|| named.into())
+    }
+
     /// The format of an answer that is one JSON object.
     pub fn json_object() -> serde_json::Value {
         serde_json::json!({"type": "json_object"})
@@ -186,8 +269,9 @@ impl UpstreamChat {
 }
 
 impl Upstream {
-    /// A client of the server whose chats are at `{base_url}/chat/completions`. A proxy that the
-    /// environment names is used for `https` only, where it sees nothing of the key.
+    /// A client of the server whose chats are at `{base_url}/chat/completions`, and its other
+    /// endpoints beside them. A proxy that the environment names is used for `https` only, where it
+    /// sees nothing of the key.
     ///
     /// # Errors
     ///
@@ -215,9 +299,8 @@ impl Upstream {
             .connect_timeout(CONNECT_TIMEOUT);
         let builder = if url.scheme() == "http" { builder.no_proxy() } else { builder };
         let http = transport(builder, &url).build().map_err(|_| bad_url())?;
-        let chat = format!("{}/chat/completions", base_url.trim_end_matches('/'));
         let hidden = Hidden(api_key.filter(|key| !key.is_empty()).map(Arc::from));
-        Ok(Self { http, chat: chat.into(), hidden })
+        Ok(Self { http, base: base_url.trim_end_matches('/').into(), hidden })
     }
 
     /// Asks, and gives the answer piece by piece. Dropping the stream closes the connection, which
@@ -227,9 +310,69 @@ impl Upstream {
     ///
     /// [`UpstreamError`], before the first piece or as the last item of the stream.
     pub async fn chat(&self, chat: &UpstreamChat) -> Result<UpstreamStream, UpstreamError> {
-        let body = Asking { chat, stream: true };
-        let asked = self.http.post(&*self.chat).json(&body).send().await;
-        let answer = asked.map_err(|error| {
+        self.stream(UpstreamEndpoint::Chat, chat).await
+    }
+
+    /// The same of a text that is gone on with as it stands.
+    ///
+    /// # Errors
+    ///
+    /// As [`Upstream::chat`].
+    pub async fn complete(
+        &self,
+        text: &UpstreamCompletion,
+    ) -> Result<UpstreamStream, UpstreamError> {
+        self.stream(UpstreamEndpoint::Completions, text).await
+    }
+
+    /// The vectors of texts, in an answer of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    pub async fn embed(
+        &self,
+        texts: &UpstreamEmbeddings,
+        bytes_max: usize,
+    ) -> Result<UpstreamVectors, UpstreamError> {
+        let mut body = self.asked(UpstreamEndpoint::Embeddings, texts).await?;
+        let mut bytes = Vec::new();
+        while let Some(more) = body.next().await {
+            let more = more.map_err(|error| {
+                let reason = self.hidden.cause(error);
+                UpstreamError::BrokenOff { reason }
+            })?;
+            if bytes.len().saturating_add(more.len()) > bytes_max {
+                let reason = format!("it has more than {bytes_max} bytes");
+                return Err(UpstreamError::Answer { reason });
+            }
+            bytes.extend_from_slice(&more);
+        }
+        Ok(UpstreamVectors { bytes, hidden: self.hidden.clone() })
+    }
+
+    async fn stream(
+        &self,
+        endpoint: UpstreamEndpoint,
+        asked: &impl Serialize,
+    ) -> Result<UpstreamStream, UpstreamError> {
+        Ok(UpstreamStream {
+            body: self.asked(endpoint, &Streamed { asked, stream: true }).await?,
+            parser: EventParser::default(),
+            ready: VecDeque::new(),
+            is_done: false,
+            hidden: self.hidden.clone(),
+        })
+    }
+
+    /// Asks, and gives the body of an answer that is no refusal.
+    async fn asked(
+        &self,
+        endpoint: UpstreamEndpoint,
+        asked: &impl Serialize,
+    ) -> Result<Body, UpstreamError> {
+        let url = format!("{}{}", self.base, endpoint.below());
+        let answer = self.http.post(url).json(asked).send().await.map_err(|error| {
             let reason = self.hidden.cause(error);
             UpstreamError::Unreachable { reason }
         })?;
@@ -239,19 +382,40 @@ impl Upstream {
             let reason = self.hidden.shortened(&beginning(&mut body).await);
             return Err(UpstreamError::Refused { status: status.as_u16(), reason });
         }
-        Ok(UpstreamStream {
-            body,
-            parser: EventParser::default(),
-            ready: VecDeque::new(),
-            is_done: false,
-            hidden: self.hidden.clone(),
-        })
+        Ok(body)
     }
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream").finish_non_exhaustive()
+    }
+}
+
+/// An answer with vectors, as it came.
+pub struct UpstreamVectors {
+    bytes: Vec<u8>,
+    hidden: Hidden,
+}
+
+impl UpstreamVectors {
+    /// The vectors as the server gives them. Many of them keep a core busy for a while.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::Answer`].
+    pub fn read(&self) -> Result<Vec<UpstreamVector>, UpstreamError> {
+        let list: VectorList = serde_json::from_slice(&self.bytes).map_err(|error| {
+            let reason = self.hidden.shortened(&error.to_string());
+            UpstreamError::Answer { reason }
+        })?;
+        Ok(list.data)
+    }
+}
+
+impl fmt::Debug for UpstreamVectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamVectors").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
@@ -308,10 +472,15 @@ impl fmt::Debug for UpstreamStream {
 }
 
 #[derive(Serialize)]
-struct Asking<'a> {
+struct Streamed<'a, T> {
     #[serde(flatten)]
-    chat: &'a UpstreamChat,
+    asked: &'a T,
     stream: bool,
+}
+
+#[derive(Deserialize)]
+struct VectorList {
+    data: Vec<UpstreamVector>,
 }
 
 /// Of a chunk, what is read; servers add much more, and leave out what they have nothing to say of.
@@ -325,8 +494,12 @@ struct Chunk {
 
 #[derive(Deserialize)]
 struct Choice {
+    /// Of a chat.
     #[serde(default)]
     delta: Option<Delta>,
+    /// Of a text that is gone on with.
+    #[serde(default)]
+    text: Option<String>,
     #[serde(default)]
     finish_reason: Option<String>,
 }
@@ -383,7 +556,7 @@ fn piece(data: &str, hidden: &Hidden) -> Result<UpstreamPiece, UpstreamError> {
         return Err(UpstreamError::BrokenOff { reason: hidden.shortened(&said(&error)) });
     }
     let first = chunk.choices.into_iter().next();
-    let read = |Choice { delta, finish_reason }| {
+    let read = |Choice { delta, text, finish_reason }| {
         let Delta { content, reasoning_content, reasoning, tool_calls } = delta.unwrap_or_default();
         UpstreamPiece {
             thought: [reasoning_content, reasoning]
@@ -391,7 +564,7 @@ fn piece(data: &str, hidden: &Hidden) -> Result<UpstreamPiece, UpstreamError> {
                 .flatten()
                 .find(|thought| !thought.is_empty())
                 .unwrap_or_default(),
-            text: content.unwrap_or_default(),
+            text: content.or(text).unwrap_or_default(),
             calls: tool_calls.into_iter().flatten().map(Into::into).collect(),
             // Some servers have an empty word until there is one.
             finish: finish_reason.filter(|word| !word.is_empty()),
@@ -456,6 +629,7 @@ mod tests {
             (r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#, text("")),
             (r#"{"choices":[{"delta":{"content":"Hi"},"finish_reason":null}],"x":1}"#, text("Hi")),
             (r#"{"choices":[{"delta":{"content":null}}],"usage":null}"#, text("")),
+            (r#"{"choices":[{"index":0,"text":"Hi","logprobs":null}]}"#, text("Hi")),
             (
                 r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
                 UpstreamPiece { finish: Some("length".to_owned()), ..Default::default() },

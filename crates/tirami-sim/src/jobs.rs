@@ -84,6 +84,8 @@ impl World {
                 self.parties[party].requests.insert(0, request);
                 Ok(())
             }
+            // It may be one that runs.
+            Some(Err(_)) => Ok(()),
             _ => {
                 let node = &mut self.parties[party];
                 if !is_open {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use tirami_core::{AgentId, DocumentId, JobId, Timestamp, Trm};
-use tirami_ledger::book::{Book, KeyId};
+use tirami_ledger::book::{Book, KeyId, START_WITHIN_MS};
 use tirami_ledger::command::{Command, Outcome};
 use tirami_ledger::event::{BookEvent, Event};
 use tirami_ledger::lattice::LatticeEvent;
@@ -14,7 +14,7 @@ use tirami_ledger::lattice::LatticeEvent;
 /// What a delivered reply says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fact {
-    Started { job: JobId, max: Trm, claim_by: Timestamp },
+    Started { job: JobId, max: Trm, start_by: Timestamp },
     Delivered { job: JobId, tokens: u32 },
     Finished { job: JobId, amount: Trm },
     Ended { job: JobId },
@@ -33,7 +33,7 @@ impl Fact {
             (_, Outcome::JobStarted { order, .. }) => Self::Started {
                 job: order.body().job,
                 max: order.body().max_amount,
-                claim_by: order.body().claim_by,
+                start_by: order.body().start_by,
             },
             (Command::FinishJob(finish), Outcome::JobFinished { amount, .. }) => {
                 Self::Finished { job: finish.job, amount: *amount }
@@ -82,7 +82,7 @@ impl Fact {
                     == Self::Started {
                         job: opened.job,
                         max: opened.max_amount,
-                        claim_by: opened.claim_by,
+                        start_by: opened.at.plus_ms(START_WITHIN_MS),
                     }
             }
             BookEvent::VoucherRaised { job, tokens, .. } => {

@@ -296,8 +296,8 @@ impl World {
     fn replied(&mut self, party: usize, fact: &Fact) {
         let node = &mut self.parties[party];
         match fact {
-            Fact::Started { job, claim_by, .. } => {
-                node.used.push_front((*job, *claim_by));
+            Fact::Started { job, start_by, .. } => {
+                node.used.push_front((*job, *start_by));
                 node.used.truncate(USED_MAX);
                 node.jobs.push(Job { job: *job, tokens: 0 });
             }

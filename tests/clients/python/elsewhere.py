@@ -5,6 +5,7 @@
 
 import json
 import os
+import urllib.request
 
 import openai
 
@@ -67,6 +68,51 @@ def a_model_without_its_file_is_sold_by_its_shape_and_counted_by_bytes():
     assert client.models.retrieve("told").model_extra["x_tirami"]["context_tokens"] == 2048
 
 
+MODEL = os.environ["CLIENT_MODEL"]
+PARIS = "The capital of France is"
+
+
+def complete(prompt, **options):
+    return client.completions.create(model=MODEL, prompt=prompt, temperature=0, max_tokens=6, **options)
+
+
+def tokens_of(text):
+    url = os.environ["OPENAI_BASE_URL"].removesuffix("/v1") + "/tokenize"
+    headers = {"authorization": f"Bearer {client.api_key}", "content-type": "application/json"}
+    request = urllib.request.Request(url, json.dumps({"model": MODEL, "prompt": text}).encode(), headers)
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)["tokens"]
+
+
+def a_text_and_its_tokens_are_continued_whole_and_streamed():
+    whole = complete(PARIS)
+    text = whole.choices[0].text
+    assert "Paris" in text, whole
+    tokens = tokens_of(PARIS)
+    assert whole.usage.prompt_tokens == len(tokens) and 1 <= whole.usage.completion_tokens <= 6, whole.usage
+    check_x_tirami(whole.model_extra["x_tirami"])
+    assert complete(tokens).choices[0].text == text
+    assert "".join(piece.choices[0].text for piece in complete(PARIS, stream=True) if piece.choices) == text
+    assert complete(PARIS, stop="Paris").choices[0].text == text.split("Paris")[0]
+    told = client.completions.create(model="told", prompt=PARIS, temperature=0, max_tokens=6)
+    assert told.usage.prompt_tokens == -(-len(PARIS) // 4), told.usage
+
+
+def texts_become_vectors_that_are_paid_by_the_token():
+    texts = [PARIS, "Paris is the capital of France", "A recipe for pancakes"]
+    answer = client.embeddings.create(model=MODEL, input=texts)
+    assert answer.usage.prompt_tokens == sum(len(tokens_of(text)) for text in texts), answer.usage
+    check_x_tirami(answer.model_extra["x_tirami"])
+    one, same, other = (list(map(float, one.embedding)) for one in answer.data)
+    dot = lambda a, b: sum(x * y for x, y in zip(a, b))
+    assert len(one) == 576 and abs(dot(one, one) - 1) < 1e-3, one[:8]
+    assert dot(one, same) > dot(one, other)
+    again = client.embeddings.create(model=MODEL, input=tokens_of(PARIS), encoding_format="float")
+    assert dot(again.data[0].embedding, one) > 0.999
+    short = client.embeddings.create(model=MODEL, input=PARIS, dimensions=8, encoding_format="float").data[0].embedding
+    assert len(short) == 8 and abs(dot(short, short) - 1) < 1e-3, short
+
+
 def what_such_servers_do_not_have_in_common_is_refused():
     for options in ({"logprobs": True}, {"logit_bias": {"5": 1}}):
         try:
@@ -74,6 +120,20 @@ def what_such_servers_do_not_have_in_common_is_refused():
         except openai.BadRequestError:
             continue
         raise AssertionError(f"{options} was not refused")
+    calls = (
+        lambda: complete("def f(", suffix="return 1"),
+        lambda: complete(PARIS, logprobs=1),
+        lambda: client.completions.create(model="told", prompt=tokens_of(PARIS)),
+        lambda: client.embeddings.create(model="told", input=PARIS),
+    )
+    for call in calls:
+        before = balance()
+        try:
+            answer = call()
+        except openai.BadRequestError:
+            assert balance() == before, "it was refused, and something was charged"
+            continue
+        raise AssertionError(f"it was not refused: {answer}")
 
 
 if __name__ == "__main__":
@@ -87,6 +147,8 @@ if __name__ == "__main__":
         a_schema_is_followed,
         tokens_are_counted_with_the_models_own_vocabulary,
         a_model_without_its_file_is_sold_by_its_shape_and_counted_by_bytes,
+        a_text_and_its_tokens_are_continued_whole_and_streamed,
+        texts_become_vectors_that_are_paid_by_the_token,
         what_such_servers_do_not_have_in_common_is_refused,
     ):
         check()

@@ -42,7 +42,7 @@ pub(crate) async fn run(global: &Global, args: EstimateArgs, out: Output) -> Res
         model: args.model,
         messages: system.into_iter().chain([ChatMessage::new("user", prompt)]).collect(),
         max_completion_tokens: args.max_tokens,
-        n: None,
+        ..EstimateRequest::default()
     };
     let estimate = connect(global, Need::Personal).await?.estimate(&request).await?;
     out.answer(&estimate, |out| out.pairs(&rows(&estimate)));

@@ -197,7 +197,8 @@ fn a_template_without_tools_gets_them_in_the_system_message() {
         Message::new("tool", "42"),
         Message::new("tool", "43"),
     ];
-    let conversation = Conversation { messages, tools: vec!["{\"x\": 1}".to_owned()] };
+    let tools = vec!["{\"x\": 1}".to_owned()];
+    let conversation = Conversation { messages, tools, ..Conversation::default() };
     let text = as_text(&conversation);
     let roles: Vec<_> = text.messages.iter().map(|message| message.role.as_str()).collect();
     assert_eq!(roles, ["system", "user", "assistant", "user"]);
@@ -208,7 +209,7 @@ fn a_template_without_tools_gets_them_in_the_system_message() {
     assert_eq!(text.messages[3].content, results);
     let system = Message::new("system", "Be brief.");
     let messages = [vec![system], conversation.messages].concat();
-    let text = as_text(&Conversation { messages, tools: conversation.tools });
+    let text = as_text(&Conversation { messages, ..conversation });
     assert!(text.messages[0].content.starts_with("Be brief.\n\n# Tools"));
     assert_eq!(text.messages.len(), 4);
 }

@@ -1,7 +1,9 @@
 //! What a constrained answer may go on with.
 //!
 //! The native engine translates schemas and follows grammars. It aborts the process when asked
-//! about an answer that has left its grammar, so a refused token ends the sequence here.
+//! about an answer that has left its grammar, so a refused token ends the sequence here. A grammar
+//! that it cannot read it prints to the process's stderr itself, past its log; the bounds of
+//! [`schema`] keep nearly all of those from it.
 
 mod gbnf;
 mod pattern;

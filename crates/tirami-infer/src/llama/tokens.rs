@@ -1,5 +1,7 @@
 //! From a conversation to tokens, and from a token to its bytes.
 
+use std::collections::BTreeMap;
+
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
@@ -97,6 +99,14 @@ impl Tokenizer {
             return Err(PrepareError::Template { reason });
         }
         Ok(Prompt { images, ..self.filled(tokens)? })
+    }
+
+    /// The variables that the template is told with a conversation.
+    pub(super) fn told(
+        &self,
+        conversation: &Conversation,
+    ) -> Result<BTreeMap<String, String>, PrepareError> {
+        self.template.told(conversation)
     }
 
     fn filled(&self, tokens: Vec<LlamaToken>) -> Result<Prompt, PrepareError> {

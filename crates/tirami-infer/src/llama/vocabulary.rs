@@ -9,7 +9,8 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use super::tokens::Tokenizer;
 use super::{LlamaOptions, LoadError, Projector, judge, load_with, model_info};
 use crate::digest::file_digest;
-use crate::engine::{Conversation, ModelInfo, PrepareError, Prompt};
+use crate::engine::{Conversation, ModelInfo, PrepareError, Prompt, RawPrompt, Variables};
+use crate::gguf::Pooling;
 use crate::vocabulary::Vocabulary;
 
 /// The vocabulary and the chat template of a GGUF file.
@@ -17,6 +18,8 @@ pub struct LlamaVocabulary {
     info: ModelInfo,
     tokenizer: Tokenizer,
     model: Arc<LlamaModel>,
+    /// What a vector says of a text's tokens, where the file says it.
+    pooling: Option<Pooling>,
 }
 
 impl LlamaVocabulary {
@@ -36,8 +39,8 @@ impl LlamaVocabulary {
         let tokenizer = Tokenizer::new(&model, template, setting.context_tokens)
             .map_err(|reason| LoadError::Refused { path: path.to_owned(), reason })?;
         let info = model_info(path, &file, digest, options, &setting);
-        let info = ModelInfo { build: build.to_owned(), embedding_width: 0, ..info };
-        Ok(Self { info, tokenizer, model: Arc::new(model) })
+        let info = ModelInfo { build: build.to_owned(), ..info };
+        Ok(Self { info, tokenizer, model: Arc::new(model), pooling: file.pooling })
     }
 }
 
@@ -56,6 +59,16 @@ impl Vocabulary for LlamaVocabulary {
         self.tokenizer.prepare(&self.model, None, conversation)
     }
 
+    fn variables(&self, conversation: &Conversation) -> Variables {
+        // What cannot be told was refused when the conversation was prepared.
+        let named = self.tokenizer.told(conversation).unwrap_or_default();
+        Variables { named, ..Variables::default() }
+    }
+
+    fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
+        self.tokenizer.prepare_raw(&self.model, raw)
+    }
+
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
         self.tokenizer.tokenize_text(&self.model, text)
     }
@@ -70,5 +83,9 @@ impl Vocabulary for LlamaVocabulary {
 
     fn begin_token(&self) -> Option<u32> {
         self.tokenizer.begin_token()
+    }
+
+    fn end_token(&self) -> Option<u32> {
+        self.tokenizer.end_token().filter(|_| self.pooling == Some(Pooling::Last))
     }
 }

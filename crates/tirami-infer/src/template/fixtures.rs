@@ -85,6 +85,22 @@ const TOOLS: &str = r#"{%- if tools %}{{ '<|im_start|>system\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"#;
 
+/// As Qwen3: a thought that is over stands where the answer begins, if it is not to think.
+const THINKS: &str = r"{%- for m in messages %}
+    {{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\n\n</think>\n\n' }}
+    {%- endif %}
+{%- endif %}";
+
+/// As gpt-oss: how much is thought has a default of the template's own.
+const EFFORT: &str = r"{%- if reasoning_effort is not defined %}
+    {%- set reasoning_effort = 'medium' %}{% endif %}
+{{- '[effort ' + reasoning_effort + ']' }}
+{%- for m in messages %}{{ '[' + m.role + ']' + m.content }}{% endfor %}";
+
 const TOOL: &str = r#"{"type": "function", "function": {"name": "look", "parameters": {}}}"#;
 const CALL: &str =
     "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"sky\"}}\n</tool_call>";
@@ -110,13 +126,14 @@ fn agents() -> Conversation {
         Message::new("tool", "blue"),
         Message::new("user", "And now?"),
     ];
-    Conversation { messages, tools: vec![TOOL.to_owned()] }
+    Conversation { messages, tools: vec![TOOL.to_owned()], ..Conversation::default() }
 }
 
 /// How a model without a way of its own is told of the tool.
 fn told() -> String {
     let tools = vec![TOOL.to_owned()];
-    calls::as_text(&Conversation { messages: Vec::new(), tools }).messages[0].content.clone()
+    let tools = Conversation { tools, ..Conversation::default() };
+    calls::as_text(&tools).messages[0].content.clone()
 }
 
 fn template(source: &str) -> ChatTemplate {
@@ -257,4 +274,144 @@ fn marks_for_training_leave_the_white_space_as_it_was() {
     ] {
         assert_eq!(without_training_marks(source), without);
     }
+}
+
+/// A question, and what the template is told besides.
+fn told_besides(variables: Variables) -> Conversation {
+    Conversation { variables, ..Conversation::from(vec![Message::new("user", "Hi")]) }
+}
+
+fn named(name: &str, json: &str) -> Variables {
+    let named = BTreeMap::from([(name.to_owned(), json.to_owned())]);
+    Variables { named, ..Variables::default() }
+}
+
+fn effort(word: &str) -> Variables {
+    Variables { effort: Some(word.to_owned()), ..Variables::default() }
+}
+
+#[test]
+fn a_model_that_thinks_is_told_whether_it_should() {
+    let begun = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+    let over = format!("{begun}<think>\n\n</think>\n\n");
+    let over = over.as_str();
+    let no = Variables { thinks: Some(false), ..Variables::default() };
+    let both = Variables { named: named("enable_thinking", "true").named, ..no.clone() };
+    for (variables, expected) in [
+        (Variables::default(), begun),
+        (named("enable_thinking", "false"), over),
+        (named("enable_thinking", "true"), begun),
+        // It asks for the value itself, not for one that is as good as false.
+        (named("enable_thinking", "null"), begun),
+        (no.clone(), over),
+        (both, begun),
+        (effort("none"), over),
+        (effort("minimal"), over),
+        (effort("high"), begun),
+    ] {
+        assert_eq!(written(THINKS, &told_besides(variables.clone())), expected, "{variables:?}");
+    }
+    for (variables, expected) in [
+        (Variables::default(), "[effort medium][user]Hi"),
+        (effort("low"), "[effort low][user]Hi"),
+        (named("reasoning_effort", "\"high\""), "[effort high][user]Hi"),
+        // What it does not read is no matter to it unless somebody names it.
+        (no.clone(), "[effort medium][user]Hi"),
+    ] {
+        assert_eq!(written(EFFORT, &told_besides(variables.clone())), expected, "{variables:?}");
+    }
+    for asked in [no, effort("none")] {
+        let question = written(PARTS, &Conversation::from(vec![Message::new("user", "Hi")]));
+        assert_eq!(written(PARTS, &told_besides(asked)), question);
+    }
+}
+
+#[test]
+fn how_much_to_think_is_no_reason_to_refuse_and_whoever_computes_is_told_the_same() {
+    let strict = "{% if reasoning_effort is defined and reasoning_effort not in ['low'] %}\
+                  {{ raise_exception('no such effort') }}{% endif %}\
+                  [{{ reasoning_effort }}{{ colour }}]{{ messages[0].content }}";
+    let template = template(strict);
+    let colour = named("colour", "\"red\"");
+    let both = |word: &str| Variables { named: colour.named.clone(), ..effort(word) };
+    let low = ("reasoning_effort".to_owned(), "\"low\"".to_owned());
+    let with_low = colour.named.clone().into_iter().chain([low.clone()]).collect();
+    for (variables, expected, told) in [
+        (effort("low"), "[low]Hi", [low].into()),
+        (effort("medium"), "[]Hi", BTreeMap::new()),
+        (both("low"), "[lowred]Hi", with_low),
+        (both("medium"), "[red]Hi", colour.named.clone()),
+        (colour.clone(), "[red]Hi", colour.named.clone()),
+    ] {
+        let conversation = told_besides(variables);
+        assert_eq!(template.render(&conversation).as_deref(), Ok(expected));
+        assert_eq!(template.told(&conversation), Ok(told));
+    }
+    // What is named is meant.
+    let refused = template.render(&told_besides(named("reasoning_effort", "\"medium\"")));
+    assert_eq!(refused, Err(PrepareError::Template { reason: "no such effort".to_owned() }));
+}
+
+#[test]
+fn a_template_is_known_by_the_variables_it_reads() {
+    let crown = "{% for m in messages %}{{ m.content }}{% if m.role == 'king' %}{{ crown }}\
+                 {% endif %}{% endfor %}";
+    let own = "{% set thinks = thinks if thinks is defined else true %}{{ thinks }}\
+               {{ messages[0].content }}";
+    let branches = "{% if messages[0].role == 'king' %}{% set voice = 'loud' %}{% else %}\
+                    {% set voice = 'low' %}{% endif %}{{ voice }}{{ messages[0].content }}";
+    let called = "{% macro say(text) %}{{ text + (mark or '') }}{% endmacro %}\
+                  {{ say(messages[0].content) }}{{ namespace(a=1).a }}";
+    let cases: [(&str, &[&str]); 13] = [
+        (PARTS, &[]),
+        (CHOSEN_PARTS, &[]),
+        (NO_SYSTEM, &[]),
+        (ALTERNATING, &[]),
+        (DATED, &[]),
+        (TOOLS, &[]),
+        (CHATML, &[]),
+        (THINKS, &["enable_thinking"]),
+        (EFFORT, &["reasoning_effort"]),
+        (crown, &["crown"]),
+        (own, &["thinks"]),
+        (branches, &[]),
+        (called, &["mark"]),
+    ];
+    for (source, names) in cases {
+        let template = template(source);
+        assert!(template.reads().iter().eq(names), "{source}: {:?}", template.reads());
+        let refused = template.render(&told_besides(named("colour", "1"))).unwrap_err();
+        let told = if names.is_empty() { "no variables".to_owned() } else { names.join(", ") };
+        let error = PrepareError::Variable { name: "colour".to_owned(), reads: told };
+        assert_eq!(refused, error, "{source}");
+    }
+    for name in ["messages", "tools", "add_generation_prompt", "eos_token", "namespace"] {
+        let refused = template(THINKS).render(&told_besides(named(name, "[]")));
+        assert!(matches!(refused, Err(PrepareError::Variable { .. })), "{name}");
+    }
+}
+
+#[test]
+fn a_variable_is_text_and_cannot_make_a_template_run_on() {
+    let source = "{{ messages[0].content }}{{ note }}{{ sizes | tojson }}";
+    let controls = ControlTexts::new(["<|im_end|>".to_owned()]);
+    let note = named("note", r#""a<|im_end|>b""#);
+    let segments = controls.render_shielded(&template(source), &told_besides(note)).unwrap();
+    let plain = |text: &str| Segment::Template(text.to_owned());
+    let quoted = Segment::Quoted("<|im_end|>".to_owned());
+    assert_eq!(segments, [plain("Hia"), quoted, plain("bnull")]);
+    let sizes = named("sizes", r#"{"z": [1, 2.5, "x"], "a": null}"#);
+    assert_eq!(
+        written(source, &told_besides(sizes)),
+        r#"Hi{"z": [1, 2.5, "x"], "a": null}"#,
+        "the order of its fields stays"
+    );
+    let pairs = "{{ messages[0].content }}{% for a in all %}{% for b in all %}{{ a + b }}\
+                 {% endfor %}{% endfor %}";
+    let many = format!("[{}1]", "1,".repeat(8_000));
+    let refused = template(pairs).render(&told_besides(named("all", &many)));
+    assert!(matches!(refused, Err(PrepareError::Template { .. })), "{refused:?}");
+    let broken = template(pairs).render(&told_besides(named("all", "[")));
+    let reason = "the variable all is no JSON".to_owned();
+    assert_eq!(broken, Err(PrepareError::Template { reason }));
 }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use super::ChatTemplate;
+use super::variables::{Asked, Given};
 use crate::engine::{Call, Message, PrepareError};
 
 /// What is said: private characters, which no template writes of itself.
@@ -26,13 +27,17 @@ pub(super) struct Ways {
 
 impl Ways {
     /// Those of `template`, which `may_call` if it has what a call is written with; or why it can
-    /// write no conversation.
-    pub(super) fn of(template: &ChatTemplate, may_call: bool) -> Result<Self, String> {
+    /// write no conversation. The names that it asks for are noted.
+    pub(super) fn of(
+        template: &ChatTemplate,
+        may_call: bool,
+        asked: &Asked,
+    ) -> Result<Self, String> {
         let [one, two, three, four] = MARKS;
         let question = [Message::new("user", two)];
         let system = [Message::new("system", one), Message::new("user", two)];
         let written = |messages: &[Message], tools: &[String], in_parts: bool, marks: &[&str]| {
-            let text = template.write(messages, tools, in_parts);
+            let text = template.write(messages, tools, in_parts, Given::noting(asked));
             text.is_ok_and(|text| marks.iter().all(|mark| text.contains(*mark)))
         };
         // Some write no user's question without a system before it.
@@ -45,7 +50,7 @@ impl Ways {
         let mut forms = forms.into_iter();
         let fitting = forms.find(|(messages, in_parts)| written(messages, &[], *in_parts, &[two]));
         let Some((_, in_parts)) = fitting else {
-            return Err(match template.write(&question, &[], false) {
+            return Err(match template.write(&question, &[], false, Given::default()) {
                 Err(PrepareError::Template { reason }) => {
                     format!("it refuses a user's question: {reason}")
                 }

@@ -6,8 +6,9 @@
 //! provider still had in its cache are charged at the order's cached price; a node sets it equal
 //! to its price, so they do not change the sum.
 //!
-//! The id of a job that ended is remembered until its order's claim time: a repeat of the order
-//! must not be charged again (MONEY §8).
+//! The id of a job that ended is remembered as long as its order could be started: a repeat of the
+//! order must not be charged again (MONEY §8). Until it is paid, a job at another node is a debt,
+//! which nothing with its id is ordered beside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ use tirami_core::{
 
 use super::KeyId;
 use super::account::JobOutcome;
-use super::admit::Payer;
+use super::admit::{Payer, START_WITHIN_MS};
 use super::keys::BudgetId;
 use crate::Rejection;
 use crate::command::{FinishJob, StartJob};
@@ -27,8 +28,8 @@ use crate::event::{Before, BookEvent, HoldOpened, HoldPosted, RemoteTerms};
 
 /// Open holds of one book at most.
 pub const HOLDS_MAX: u32 = 4_096;
-/// Jobs whose claim time has not passed, open and ended ones together, at most: room for 291 new
-/// jobs a second over the hour for which each is remembered. About 150 bytes each.
+/// Open jobs, and ended ones whose order could still be started, together, at most: room for 3 495
+/// new jobs a second over the five minutes for which each is remembered. About 150 bytes each.
 pub const JOBS_REMEMBERED_MAX: u32 = 1 << 20;
 /// A job at another node that ended can be gone on with elsewhere for so long, in milliseconds.
 pub const CONTINUE_WITHIN_MS: u64 = 60_000;
@@ -121,6 +122,11 @@ impl Hold {
             remote: opened.remote,
             before: opened.before,
         }
+    }
+
+    /// When its order is too late to be started.
+    fn startable_until(&self) -> Timestamp {
+        self.at.plus_ms(START_WITHIN_MS).min(self.claim_by)
     }
 
     /// The work and the charge when `completion_tokens` were delivered. The charge is at most the
@@ -261,7 +267,8 @@ pub(super) struct Holds {
     /// Follows from `open`; kept so that what is due is found without a search.
     #[n(1)]
     deadlines: BTreeSet<(Timestamp, JobId)>,
-    /// Jobs that ended, with their claim time. One whose time has passed may still be in it.
+    /// Jobs that ended, with the time until which they are remembered. One whose time has passed
+    /// may still be in it.
     #[n(2)]
     #[cbor(default)]
     ended: BTreeMap<JobId, Timestamp>,
@@ -307,7 +314,7 @@ impl Holds {
         self.open.get(&job).ok_or(Rejection::UnknownJob { job })
     }
 
-    /// Whether the job is open, or ended and its claim time has not passed.
+    /// Whether the job is open, or ended and its order could still be started.
     pub(super) fn is_known(&self, now: Timestamp, job: JobId) -> bool {
         let ended_lately = self.ended.get(&job).is_some_and(|until| now < *until);
         ended_lately || self.open.contains_key(&job)
@@ -325,7 +332,7 @@ impl Holds {
         let makes_room = oldest.is_some_and(|(until, _)| *until <= now);
         if !makes_room && self.open.len() + self.ended.len() >= JOBS_REMEMBERED_MAX as usize {
             return Err(Rejection::TooMany {
-                what: "jobs within an hour of their order",
+                what: "jobs within five minutes of their order",
                 max: JOBS_REMEMBERED_MAX,
             });
         }
@@ -381,16 +388,17 @@ impl Holds {
         self.open.insert(job, hold);
     }
 
-    /// Ends a hold; its job is remembered while its order could still be shown.
+    /// Ends a hold; its job is remembered while its order could still be started.
     pub(super) fn remove(&mut self, now: Timestamp, job: JobId, charged: Trm) -> Option<Hold> {
         let hold = self.open.remove(&job)?;
         self.deadlines.remove(&(hold.claim_by, job));
         self.keep_continuable(now, job, (&hold, charged));
-        if now < hold.claim_by {
-            if let Some(before) = self.ended.insert(job, hold.claim_by) {
+        let until = hold.startable_until();
+        if now < until {
+            if let Some(before) = self.ended.insert(job, until) {
                 self.ended_until.remove(&(before, job));
             }
-            self.ended_until.insert((hold.claim_by, job));
+            self.ended_until.insert((until, job));
         }
         Some(hold)
     }
@@ -432,6 +440,11 @@ impl Holds {
             hold.voucher = Some(voucher);
             hold.prompt_tokens = prompt.unwrap_or(hold.prompt_tokens);
         }
+    }
+
+    /// How many jobs that ended are remembered.
+    pub(super) fn ended(&self) -> usize {
+        self.ended.len()
     }
 
     pub(super) fn is_consistent(&self) -> bool {

@@ -234,6 +234,12 @@ impl Book {
         self.served.running()
     }
 
+    /// How many jobs that are over are remembered because their order could come again: those that
+    /// this node did for others and that are paid or owe nothing, and those of its own agents.
+    pub fn jobs_remembered(&self) -> usize {
+        self.served.done() + self.holds.ended()
+    }
+
     /// The consumers that this node served.
     pub const fn consumers(&self) -> &BTreeMap<PartyId, Consumer> {
         self.served.consumers()

@@ -42,13 +42,10 @@ pub const CLAIMED_DOCUMENT_BYTES_MAX: usize = 2 * 1_024;
 pub const SERVED_UNPAID_MAX: u32 = 16_384;
 /// Of them, those of one consumer: others always find room.
 pub const SERVED_UNPAID_PER_CONSUMER_MAX: u32 = SERVED_UNPAID_MAX / 4;
-/// Served jobs that are paid and whose order could be repeated, at most; see
-/// [`RESULTS_KEPT_MAX`]. About 215 bytes each.
+/// Served jobs that are paid, or owe nothing, and whose order could still be started, at most: room
+/// for 728 new jobs a second over the six minutes for which each is remembered. About 215 bytes
+/// each. What comes of a repeat after that, the store says.
 pub const SERVED_DONE_MAX: u32 = 1 << 18;
-/// Of them, those that are kept until their claim time has passed, at most: a repeat of such an
-/// order is answered with its first result. Later ones are kept until the order is too late to be
-/// started again. The rest is room for 364 new jobs a second.
-pub const RESULTS_KEPT_MAX: usize = 1 << 17;
 /// Of [`SERVED_DONE_MAX`], those of one consumer when there is room for no more than so many: the
 /// last quarter is for others.
 const SERVED_DONE_PER_CONSUMER_MAX: u32 = SERVED_DONE_MAX / 4;
@@ -309,6 +306,11 @@ impl Served {
 
     pub(super) fn running(&self) -> usize {
         self.running.len()
+    }
+
+    /// How many jobs that are paid or owe nothing are remembered.
+    pub(super) fn done(&self) -> usize {
+        self.done.len()
     }
 
     pub(super) fn unknown_left(&self, now: Timestamp) -> Trm {
@@ -584,13 +586,12 @@ impl Served {
         if !served.enrolled {
             self.unknown.give_back(served.at, end.due.saturating_sub(short));
         }
-        // Without a result to repeat, or much room for results, it is enough that the order is late
-        // when it is forgotten.
-        let is_short = end.due.is_zero() || self.done.len() >= RESULTS_KEPT_MAX;
-        let until = if is_short { served.startable_until() } else { served.claim_by };
-        let consumer = served.consumer;
+        // The order is late when it is forgotten.
+        let (consumer, until) = (served.consumer, served.startable_until());
         let done = Done { consumer, receipt: end.receipt, due: end.due, until };
-        self.done.insert(job, done);
+        if let Some(before) = self.done.insert(job, done) {
+            self.done_until.remove(&(before.until, job));
+        }
         self.done_until.insert((until, job));
     }
 

@@ -9,6 +9,8 @@ use serde_json::Value;
 use tirami_core::{SecretKey, Trm};
 use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::jobs_support::{Mesh, TestNode, ask, script};
 use crate::report::{Row, Table, cpu_seconds, median};
@@ -103,24 +105,22 @@ impl Load {
             Arc::<AtomicU64>::default(),
             Arc::<AtomicU64>::default(),
         );
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let url = format!("{}/v1/chat/completions", user.url);
-        let body = serde_json::to_vec(&ask(1, false)).unwrap();
+        let address = user.url.strip_prefix("http://").unwrap();
+        let request: Arc<str> = request(address).into();
         let mut tasks = Vec::new();
         for _ in 0..IN_FLIGHT {
             let (stop, done, refused) =
                 (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&refused));
-            let (http, url, body) = (http.clone(), url.clone(), body.clone());
+            let (address, request) = (address.to_owned(), Arc::clone(&request));
             tasks.push(runtime.spawn(async move {
+                let mut socket = TcpStream::connect(&address).await.unwrap();
+                socket.set_nodelay(true).unwrap();
                 while !stop.load(Ordering::Relaxed) {
-                    let call = http.post(&url).header("content-type", "application/json");
-                    let answer = call.body(body.clone()).send().await.unwrap();
-                    let status = answer.status().as_u16();
-                    let text = answer.text().await.unwrap();
+                    let (status, body) = call(&mut socket, &request).await;
                     if status == 200 {
                         done.fetch_add(1, Ordering::Relaxed);
                     } else if refused.fetch_add(1, Ordering::Relaxed) == 0 {
-                        let error: Value = serde_json::from_str(&text).unwrap_or_default();
+                        let error: Value = serde_json::from_slice(&body).unwrap_or_default();
                         eprintln!("refused first with {status}: {error}");
                     }
                 }
@@ -148,6 +148,38 @@ impl Load {
             }
         });
         self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// A chat for one token, as it goes over the wire.
+fn request(address: &str) -> String {
+    let body = ask(1, false).to_string();
+    let length = body.len();
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Asks on a connection that is kept; gives status and body. A client that does hardly anything
+/// itself: it shares the processor with the nodes that are measured.
+async fn call(socket: &mut TcpStream, request: &str) -> (u16, Vec<u8>) {
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::with_capacity(4_096);
+    loop {
+        let read = socket.read_buf(&mut answer).await.unwrap();
+        assert!(read > 0, "the node ended the connection");
+        let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let text = std::str::from_utf8(&answer[..head]).unwrap();
+        let length = text.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().unwrap())
+        });
+        let body = answer.len() - head - 4;
+        if body >= length.expect("an answer in one piece says how long it is") {
+            let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+            return (status, answer.split_off(head + 4));
+        }
     }
 }
 

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use tirami_core::ModelShape;
+use tirami_proto::VECTOR_WIDTH_MAX;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
 use super::layer::{line_of, of_home};
+use crate::models::Serves;
 
 /// The key of these tables.
 pub(super) const ENGINE: &str = "engine";
@@ -29,10 +31,11 @@ pub(super) const ALLOWED: &str = "tables [[engine]] with kind = \"openai\", url,
                                   name, upstream, gguf }] or, without the model's file, [{ name, \
                                   upstream, shape = { parameters_active }, context_tokens }]; \
                                   api_key_env, jobs_max, first_text_seconds, context_tokens of a \
-                                  model with its file, and layers and attention_width of a shape \
-                                  may be left out";
+                                  model with its file, layers and attention_width of a shape, and \
+                                  serves and embedding_width of a model may be left out; serves \
+                                  is a list of \"chat\", \"completions\" and \"embeddings\"";
 
-/// A server that speaks OpenAI's chat completions.
+/// A server that speaks OpenAI's API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineSetting {
     /// Where its API is, such as `http://10.0.0.2:8000/v1`.
@@ -58,6 +61,8 @@ pub struct EngineModel {
     pub known_by: KnownBy,
     /// Tokens one conversation may hold at the server; 0 is as many as the file says.
     pub context_tokens: u32,
+    /// What the server is asked for.
+    pub serves: Serves,
 }
 
 /// What a node knows of a model that a server elsewhere computes.
@@ -135,7 +140,9 @@ impl At<'_> {
     }
 
     fn model(&self, fields: &DeTable<'_>, offset: usize) -> Result<EngineModel, ConfigError> {
-        self.only(fields, &["name", "upstream", "gguf", "shape", "context_tokens"])?;
+        let known =
+            ["name", "upstream", "gguf", "shape", "context_tokens", "serves", "embedding_width"];
+        self.only(fields, &known)?;
         let text = |key: &str| {
             let text = string(fields, key).filter(|text| !text.is_empty());
             text.ok_or_else(|| self.wrong(offset, &format!("a model without `{key}`")))
@@ -163,7 +170,37 @@ impl At<'_> {
                 (KnownBy::Gguf(gguf), tokens)
             }
         };
-        Ok(EngineModel { name, upstream, known_by, context_tokens })
+        let widest = VECTOR_WIDTH_MAX as u64;
+        let embedding_width: u32 = self.number(fields, "embedding_width", (1, 0, widest))?;
+        let serves = self.serves(fields, embedding_width)?;
+        if embedding_width > 0 && serves.embeddings.is_none() {
+            return Err(self.wrong(offset, "an embedding_width of a model that serves none"));
+        }
+        if serves.embeddings == Some(0) && matches!(known_by, KnownBy::Shape(_)) {
+            return Err(self.wrong(offset, "embeddings of a shape and no `embedding_width`"));
+        }
+        Ok(EngineModel { name, upstream, known_by, context_tokens, serves })
+    }
+
+    /// What a model is asked for, with vectors of this width; the usual where nothing is said.
+    fn serves(&self, fields: &DeTable<'_>, embedding_width: u32) -> Result<Serves, ConfigError> {
+        let Some(value) = spanned(fields, "serves") else { return Ok(Serves::default()) };
+        let what = "serves that is no list of \"chat\", \"completions\" and \"embeddings\"";
+        let wrong = || self.wrong(value.span().start, what);
+        let DeValue::Array(list) = value.get_ref() else { return Err(wrong()) };
+        if list.is_empty() {
+            return Err(wrong());
+        }
+        let mut serves = Serves { chat: false, completions: false, embeddings: None };
+        for one in list.iter() {
+            match one.get_ref().as_str() {
+                Some("chat") => serves.chat = true,
+                Some("completions") => serves.completions = true,
+                Some("embeddings") => serves.embeddings = Some(embedding_width),
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(serves)
     }
 
     fn shape(

@@ -9,16 +9,20 @@ use super::resolve::{ENV_API_KEY, ENV_CONFIG, ENV_HUB, ENV_URL};
 const COMMENT_COLUMNS: usize = 88;
 
 /// What the tables `[[engine]]` do.
-const ENGINE_DOC: &str = "Servers elsewhere that speak OpenAI's chat completions, such as vLLM, \
-                          SGLang, llama-server, Ollama or another node: this node sells their \
-                          answers as those of its own models. Where the model's file is at hand, \
+const ENGINE_DOC: &str = "Servers elsewhere that speak OpenAI's API, such as vLLM, SGLang, \
+                          llama-server, Ollama or another node: this node sells their answers \
+                          as those of its own models. Where the model's file is at hand, \
                           gguf names it: its vocabulary counts the tokens, its digest names the \
                           model, the weights in it are not loaded. Where it is not, shape says \
                           what a token costs, and each four bytes of text are counted as a \
-                          token; the server's own count is never believed. The API key comes from the variable \
-                          that api_key_env names. A server that gives no text for \
-                          first_text_seconds, or after that for as long, a minute at most, has \
-                          failed.";
+                          token; the server's own count is never believed. serves says what the \
+                          server has of a model: chat and completions where it is left out, \
+                          embeddings only where they are named; nothing is tried out. A vector \
+                          has embedding_width numbers, or as many as the model's file says. The \
+                          API key comes from the variable that api_key_env names. A server that \
+                          gives no text for first_text_seconds, or after that for as long, a \
+                          minute at most, has failed, and so has one that takes longer than \
+                          first_text_seconds for the vectors of 32 texts.";
 /// One of them.
 const ENGINE_EXAMPLE: &str = "[[engine]]
 kind = \"openai\"
@@ -28,6 +32,7 @@ jobs_max = 16
 first_text_seconds = 300
 models = [
   { name = \"qwen2.5:32b\", upstream = \"Qwen/Qwen2.5-32B\", gguf = \"~/qwen32b.gguf\" },
+  { name = \"nomic\", upstream = \"nomic-embed\", gguf = \"~/n.gguf\", serves = [\"embeddings\"] },
   { name = \"big\", upstream = \"vendor/Big-70B\", context_tokens = 32768, shape = \
     { parameters_active = 70_000_000_000, layers = 80, attention_width = 8192 } },
 ]

@@ -6,6 +6,7 @@ use tirami_core::ModelShape;
 
 use super::*;
 use crate::mesh::MeshOptions;
+use crate::models::Serves;
 
 const HOME: &str = "/home/ada";
 
@@ -159,6 +160,7 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
         upstream: "M".to_owned(),
         known_by: KnownBy::Gguf(Path::new(HOME).join("m.gguf")),
         context_tokens: 512,
+        serves: Serves { chat: true, completions: true, embeddings: None },
     };
     let mut engine = EngineSetting {
         url: "http://10.0.0.2:8000/v1".to_owned(),
@@ -174,6 +176,11 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
     let least = least.replace(", context_tokens = 512", "");
     let least = least.replace("api_key_env = \"KEY\"\n", "");
     assert_eq!(read(&least).unwrap().config.engines, [engine.clone()]);
+    let vectors = "context_tokens = 512, serves = [\"embeddings\"]";
+    let vectors = whole.replace("context_tokens = 512", vectors);
+    let read_models = &read(&vectors).unwrap().config.engines[0].models;
+    let serves = Serves { chat: false, completions: false, embeddings: Some(0) };
+    assert_eq!(read_models[0].serves, serves);
     // Without its file, by its shape.
     let shape = "shape = { parameters_active = 70_000_000_000, layers = 80 }";
     let shaped = whole.replace("gguf = \"~/m.gguf\"", shape);
@@ -196,6 +203,7 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
         ("layers = 80", "layers = 65537", "layers that is no whole number"),
         ("layers = 80", "heads = 80", "the key `heads`"),
         (shape, "shape = 5", "a shape that is no table"),
+        ("context_tokens", "serves = [\"embeddings\"], context_tokens", "no `embedding_width`"),
         ("shape =", "gguf = \"~/m.gguf\", shape =", "both `gguf` and `shape`"),
     ] {
         let error = read(&shaped.replace(said, instead)).unwrap_err().to_string();
@@ -213,6 +221,10 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
         ("upstream = \"M\", ", "", 8, "a model without `upstream`"),
         ("name = \"m\"", "name = \"\"", 8, "a model without `name`"),
         ("context_tokens", "context", 8, "the key `context`"),
+        ("context_tokens", "serves = [], context_tokens", 8, "serves that is no list"),
+        ("context_tokens", "serves = \"chat\", context_tokens", 8, "serves that is no list"),
+        ("context_tokens", "serves = [\"images\"], context_tokens", 8, "serves that is no list"),
+        ("context_tokens", "embedding_width = 8, context_tokens", 8, "serves none"),
         ("gguf = \"~/m.gguf\", ", "", 8, "a model without `gguf` or `shape`"),
         ("[[engine]]", "[engine]", 2, "a value"),
     ] {

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tirami_core::{MeshId, SecretKey, Signed, Trm};
+use tirami_kernel::mesh::MeshInput;
+use tirami_kernel::scheduler::{Observation, Observed};
 use tirami_ledger::book::{Limits, Target};
 use tirami_ledger::command::Actor;
 use tirami_ledger::event::BookEvent;
@@ -180,6 +182,33 @@ async fn what_nobody_waits_for_is_synced_with_what_comes_next() {
     assert_eq!(stats.records.get(), 3);
     running.stop().await.unwrap();
     assert_eq!(numbers(dir.path()), [4]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_glance_sees_what_was_decided_and_hurries_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let stats = StoreStats::default();
+    let forever = Duration::from_secs(3_600);
+    let running = running_with(dir.path(), 1_000_000, (stats.clone(), forever));
+    let handle = running.handle.clone();
+    let glance = || handle.glance(|kernel, _| number_in(kernel));
+    assert_eq!(glance().await, Ok(None));
+    let (_, unsynced) = handle.decide(Actor::Node, numbered(1)).await.unwrap();
+    assert_eq!(glance().await, Ok(Some(1)));
+    // News that change nothing wake no store either.
+    let (provider, outcome) = (PartyId::from_bytes([9; 32]), Observed::Failed);
+    let observed = MeshInput::Observed(Observation { provider, outcome });
+    handle.mesh_input(observed).await.unwrap();
+    // The kernel has heard them before the second glance, and a sync takes a moment.
+    for _ in 0..2 {
+        assert_eq!(glance().await, Ok(Some(1)));
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(stats.records.get(), 0);
+    unsynced.synced().await.unwrap();
+    assert_eq!(stats.records.get(), 1);
+    running.stop().await.unwrap();
+    assert!(matches!(glance().await, Err(SubmitError::Stopped { .. })));
 }
 
 #[tokio::test]

@@ -280,8 +280,14 @@ fn retry_after_s(rejection: &Rejection) -> Option<u64> {
 
 impl From<PrepareError> for ApiError {
     fn from(error: PrepareError) -> Self {
-        let code = match error {
-            PrepareError::Template { .. } | PrepareError::Tokens { .. } => "invalid_value",
+        let code = match &error {
+            PrepareError::Variable { name, .. } => {
+                let param = format!("chat_template_kwargs.{name}");
+                return Self::unsupported(&param, format!("{error}; leave it out"));
+            }
+            PrepareError::Template { .. } | PrepareError::Tokens { .. } | PrepareError::Empty => {
+                "invalid_value"
+            }
             PrepareError::ContextLength { .. } => "context_length_exceeded",
             PrepareError::Image { .. } => "invalid_image",
             PrepareError::NoImages => return Self::unsupported("messages", error.to_string()),
@@ -358,6 +364,10 @@ impl From<Failure> for ApiError {
             Failure::UnknownModel => {
                 let advice = "ask another model; the node's owner can offer this one again";
                 Self::not_found("model_not_found", told(advice)).param("model")
+            }
+            Failure::NoEndpoint { .. } => {
+                let advice = "ask another model; its owner can say in `serves` what the server has";
+                Self::bad_request("unsupported", told(advice))
             }
             Failure::Invalid { .. } => Self::malformed(told("change the request")),
             Failure::BrokenOff => {

@@ -61,7 +61,8 @@ use network::StateSeen;
 use throttle::Throttle;
 
 pub(crate) use chat::{
-    Asked, Kind, NUMBERS_MAX, READERS_MAX, ToEmbed, bytes_of, payer, understand, vectors_digest,
+    Asked, Kind, NUMBERS_MAX, READERS_MAX, ToEmbed, bytes_of, payer, understand,
+    understand_at_once, vectors_digest,
 };
 pub(crate) use error::ApiError;
 pub use serve::serve;

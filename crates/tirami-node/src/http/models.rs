@@ -117,7 +117,7 @@ fn here(
     let model = known.info();
     let embedding_width = model.embedding_width;
     let price = others.first().map_or(price, |(cheapest, _)| price.min(*cheapest));
-    let mut capabilities = capabilities(embedding_width);
+    let mut capabilities = capabilities(known.answers_chats(), embedding_width);
     // Tokens are cut where the model's file is.
     if known.has_vocabulary() {
         capabilities.push("tokenize".to_owned());
@@ -156,7 +156,8 @@ fn elsewhere(served: &Served, price: Ppm) -> ModelDetail {
         price_trm: per_billion(price),
         context_max: offer.shape.context_max,
         modalities: modalities(offer.image_tokens_max),
-        capabilities: capabilities(offer.embedding_width),
+        // Which of the models that others serve answer no chats, they do not say.
+        capabilities: capabilities(true, offer.embedding_width),
         embedding_width: offer.embedding_width,
         loaded: true,
         providers: count(&served.providers),
@@ -164,9 +165,10 @@ fn elsewhere(served: &Served, price: Ppm) -> ModelDetail {
     }
 }
 
-fn capabilities(embedding_width: u32) -> Vec<String> {
+fn capabilities(chats: bool, embedding_width: u32) -> Vec<String> {
+    let chats = chats.then_some(["chat", "tools"]).into_iter().flatten();
     let embeds = (embedding_width > 0).then_some("embeddings");
-    ["chat", "tools"].into_iter().chain(embeds).map(str::to_owned).collect()
+    chats.chain(embeds).map(str::to_owned).collect()
 }
 
 fn modalities(image_tokens_max: u32) -> Vec<String> {

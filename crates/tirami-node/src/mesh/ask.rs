@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use tirami_core::{Digest, DocumentId, Flop, ModelDigest, ModelShape, Timestamp, Trm};
 use tirami_infer::engine::Failure;
 use tirami_kernel::scheduler::{Preferences, Query};
@@ -9,6 +10,7 @@ use tirami_ledger::command::Actor;
 
 use super::own::OwnEngine;
 use super::remote::Charge;
+use super::retold::Retold;
 use crate::handle::SubmitError;
 use crate::http::ApiError;
 
@@ -20,9 +22,9 @@ pub(crate) const UNNAMED_MAX: u32 = 4_096;
 #[derive(Debug, Clone)]
 pub(crate) struct MeshAsk {
     pub(crate) actor: Actor,
-    /// The HTTP request's path and body.
+    /// The HTTP request's path and body; all answers to one request share the body.
     pub(crate) path: &'static str,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Bytes,
     pub(crate) model: ModelDigest,
     /// The model's shape, where this node has the model.
     pub(crate) shape: Option<ModelShape>,
@@ -38,6 +40,22 @@ pub(crate) struct MeshAsk {
     pub(crate) prefixes: Vec<Digest>,
     /// This node's own engine, where it has the model and the request lets it answer.
     pub(crate) own: Option<OwnEngine>,
+    /// What is to be told of the prompt.
+    pub(crate) retold: Retold,
+    /// Whether the answer begins with the text that is told of the prompt: this node does not know
+    /// it itself.
+    pub(crate) echoes: bool,
+    /// The job at this node's own engine in whose place others are asked.
+    pub(crate) gave_up: Option<GaveUp>,
+}
+
+/// A job of this node's own engine, which gave it up before it made anything of it.
+#[derive(Debug, Clone)]
+pub(crate) struct GaveUp {
+    pub(crate) order: DocumentId,
+    pub(crate) prompt_tokens: u32,
+    /// Why, for people.
+    pub(crate) reason: String,
 }
 
 impl MeshAsk {
@@ -83,7 +101,7 @@ pub(crate) enum RouteError {
     /// The provider was lost in the middle of the answer and no other can go on.
     #[error(
         "the provider was lost in the middle of the answer and no other one can go on with it; \
-         {charged} TRM were charged for what was delivered, nothing else; ask again: {reason}"
+         {charged} TRM were charged for what was delivered of it; ask again: {reason}"
     )]
     Lost {
         /// What was charged.
@@ -91,6 +109,13 @@ pub(crate) enum RouteError {
         /// Why no other goes on.
         reason: String,
     },
+}
+
+impl RouteError {
+    /// Whether nothing but a person's word is missing.
+    pub(crate) const fn waits_for_the_owner(&self) -> bool {
+        matches!(self, Self::Approval { .. })
+    }
 }
 
 /// What is wrong with a request, in the words of a provider.

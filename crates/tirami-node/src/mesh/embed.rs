@@ -49,6 +49,12 @@ pub(crate) async fn embed(
                 journey.gave_up(provider, kept);
                 journey.lost(job, charge, None).await;
             }
+            Read::Invalid(charge, invalid) => {
+                if journey.finds_invalid(provider, invalid.clone()) {
+                    return Err(RouteError::Invalid(invalid));
+                }
+                journey.lost(job, charge, None).await;
+            }
             Read::Left => return Ok(None),
         }
     }

@@ -7,11 +7,10 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tirami_core::{Digest, DocumentId, Flop, JobId, ModelDigest, ModelShape, PartyId, Ppm, Trm};
-use tirami_infer::engine::{Finish, Generation, PIECES_AHEAD_MAX, Piece, Progress};
+use tirami_infer::engine::{Finish, Generation, Piece};
 use tirami_kernel::Kernel;
 use tirami_kernel::scheduler::{Candidate, NO_DICE, Observed, Query};
 use tirami_ledger::Rejection;
@@ -19,14 +18,14 @@ use tirami_ledger::book::Terms;
 use tirami_ledger::command::StartJob;
 use tirami_ledger::documents::FinishReason;
 use tirami_proto::{InvalidRequest, Offer, WireDocument};
-use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ask::{Invalid, Journeyed, MeshAsk, Part, RouteError, Served, UNNAMED_MAX};
+use super::ask::{GaveUp, Invalid, Journeyed, MeshAsk, Part, RouteError, Served, UNNAMED_MAX};
+use super::body::{Body, MeshJob, connected};
 use super::own::{OwnAttempt, OwnEngine};
 use super::remote::{Attempt, Charge, Client, Next, STALL_MIN, Unbegun, Wanted, observe};
+use super::retold::Told;
 use super::source::{Source, patiently};
 use crate::handle::{JobToken, SubmitError};
 use crate::http::{Kind, payer};
@@ -41,10 +40,13 @@ const KNOWN_PAUSE: Duration = Duration::from_millis(250);
 const REFUSED_MS: u64 = 2_000;
 /// Providers that may take part in one answer at most: each of them is paid for its prompt.
 pub(super) const ATTEMPTS_MAX: usize = 4;
-/// Providers that have to find a request invalid before no other one is asked.
+/// Parties that have to find a request invalid before no other one is asked: one of them may lie,
+/// and each one more costs its caller time.
 const INVALID_MAX: usize = 2;
 /// Refusals told at most.
 const REFUSALS_TOLD_MAX: usize = 4;
+/// Why this node's own engine is asked.
+const SERVES_ITSELF: &str = "this node serves the model itself";
 
 /// A job whose first provider has taken it.
 pub(crate) struct Started {
@@ -54,59 +56,6 @@ pub(crate) struct Started {
     pub(crate) id: JobId,
     pub(crate) provider: PartyId,
     pub(crate) prompt_tokens: u32,
-}
-
-/// The HTTP side's hold on a journey. Dropping it ends the job with what was delivered last.
-#[derive(Debug)]
-pub(crate) struct MeshJob {
-    shared: Arc<Shared>,
-    produced: u32,
-    delivered: watch::Sender<u32>,
-    conclude: Option<oneshot::Sender<u32>>,
-    result: oneshot::Receiver<Journeyed>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    ordered: CancellationToken,
-    failure: OnceLock<RouteError>,
-}
-
-impl MeshJob {
-    /// Waits until the kernel orders the end.
-    pub(crate) async fn cancelled(&self) {
-        self.shared.ordered.cancelled().await;
-    }
-
-    /// Counts tokens on their way to the body; gives how many there are in all.
-    pub(crate) fn produced(&mut self, tokens: &[u32]) -> u32 {
-        let more = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        self.produced = self.produced.saturating_add(more);
-        self.produced
-    }
-
-    /// Notes that the body has taken `delivered` tokens in all.
-    pub(crate) fn delivered(&self, delivered: u32) {
-        self.delivered.send_if_modified(|known| {
-            let is_more = delivered > *known;
-            *known = delivered.max(*known);
-            is_more
-        });
-    }
-
-    /// Why the answer broke off, if the mesh is the reason.
-    pub(crate) fn failure(&self) -> Option<&RouteError> {
-        self.shared.failure.get()
-    }
-
-    /// Charges `delivered` tokens. `None` when the journey ended without a word.
-    pub(crate) async fn finish(mut self, delivered: u32) -> Option<Journeyed> {
-        if let Some(conclude) = self.conclude.take() {
-            // A journey that is over has nothing to conclude.
-            let _ = conclude.send(delivered);
-        }
-        (&mut self.result).await.ok()
-    }
 }
 
 /// Finds a provider for the job and starts it there.
@@ -120,64 +69,18 @@ pub(crate) async fn begin(
     tasks: &TaskTracker,
 ) -> Result<Started, RouteError> {
     let mut journey = Journey::new(client, ask);
+    let only_reads = journey.completion_max == 0;
     let (attempt, served) = journey.next_source().await?;
-    let (out, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
-    let (delivered, taken) = watch::channel(0);
-    let (conclude, concluded) = oneshot::channel();
-    let (told, result) = oneshot::channel();
-    let (shared, progress) = (Arc::new(Shared::default()), Arc::new(Progress::default()));
-    let started = Started {
-        job: MeshJob {
-            shared: Arc::clone(&shared),
-            produced: 0,
-            delivered,
-            conclude: Some(conclude),
-            result,
-        },
-        generation: Generation::new(pieces, Arc::clone(&progress)),
-        served,
-        id: attempt.job(),
-        provider: attempt.provider(),
-        prompt_tokens: attempt.prompt_tokens(),
-    };
-    let body = Body { out, taken, concluded, shared, progress };
+    let ((job, generation), (body, told)) = connected(only_reads);
+    let (id, provider) = (attempt.job(), attempt.provider());
+    let prompt_tokens = attempt.prompt_tokens();
+    let started = Started { job, generation, served, id, provider, prompt_tokens };
     tasks.spawn(async move {
         let journeyed = journey.run(attempt, body).await;
         // Nobody may be left to hear it.
         drop(told.send(journeyed));
     });
     Ok(started)
-}
-
-/// The journey's ends of what connects it to the HTTP side.
-struct Body {
-    out: mpsc::Sender<Piece>,
-    taken: watch::Receiver<u32>,
-    concluded: oneshot::Receiver<u32>,
-    shared: Arc<Shared>,
-    progress: Arc<Progress>,
-}
-
-impl Body {
-    /// Hands a piece over, unless the body is gone or the kernel orders the end.
-    async fn send(&self, token: &JobToken, piece: Piece) -> Result<(), ()> {
-        tokio::select! {
-            biased;
-            () = token.cancelled() => {
-                self.shared.ordered.cancel();
-                Err(())
-            }
-            sent = self.out.send(piece) => sent.map_err(drop),
-        }
-    }
-
-    /// Breaks the answer off, and says why.
-    async fn fails(&self, error: RouteError) {
-        let reason = error.to_string();
-        // There is one failure of a journey.
-        let _ = self.shared.failure.set(error);
-        let _ = self.out.send(Piece::Failed { reason }).await;
-    }
 }
 
 /// How the flow of pieces ended.
@@ -207,19 +110,22 @@ pub(super) struct Journey {
     slow: Option<PartyId>,
     /// All tokens of the answer so far.
     tokens: Vec<u32>,
+    /// What is asked of the prompt is told.
+    is_told: bool,
     last: Option<JobId>,
     parts: Vec<Part>,
     refusals: BTreeMap<PartyId, String>,
-    /// What those said that found the request itself invalid.
-    invalid: Vec<(PartyId, Invalid)>,
-    /// What those did that gave up before the first token, or did not take the request. It may be
-    /// the request's fault: it is held against them when somebody answers it.
+    /// What those said that found the request itself invalid, and were not contradicted by a token.
+    invalid: Vec<Invalid>,
+    /// What those did that gave up before the first token, found the request invalid or did not
+    /// take it. It may be the request's fault: it is held against them when somebody answers it.
     unproven: BTreeMap<PartyId, Observed>,
 }
 
 impl Journey {
     pub(super) fn new(client: Client, ask: MeshAsk) -> Self {
         let completion_max = ask.completion_max.unwrap_or(UNNAMED_MAX);
+        let parts = ask.gave_up.as_ref().map(|gave_up| given_up(client.handle.party(), gave_up));
         Self {
             client,
             query: ask.query(),
@@ -230,8 +136,9 @@ impl Journey {
             own_tried: false,
             slow: None,
             tokens: Vec::new(),
+            is_told: false,
             last: None,
-            parts: Vec::new(),
+            parts: parts.into_iter().collect(),
             refusals: BTreeMap::new(),
             invalid: Vec::new(),
             unproven: BTreeMap::new(),
@@ -279,7 +186,15 @@ impl Journey {
                 next = attempt.next() => next,
             };
             let (reason, outcome) = match next {
+                Next::Told(told) => {
+                    if self.tell(told, attempt.token(), body).await.is_err() {
+                        return End::Left(attempt);
+                    }
+                    continue;
+                }
                 Next::Tokens { tokens, text, logprobs } => {
+                    // Whoever found the request invalid is contradicted.
+                    self.invalid.clear();
                     self.tokens.extend_from_slice(&tokens);
                     let piece = Piece::Delta { tokens, text, logprobs };
                     if body.send(attempt.token(), piece).await.is_err() {
@@ -301,7 +216,7 @@ impl Journey {
                     return End::Complete(attempt, receipt);
                 }
                 Next::Ordered => {
-                    body.shared.ordered.cancel();
+                    body.ordered();
                     return End::Left(attempt);
                 }
                 Next::Slow { reason, is_queued } => {
@@ -314,20 +229,21 @@ impl Journey {
                     (reason, (!is_queued).then_some(Observed::Failed))
                 }
                 Next::Lost { reason } => (reason, Some(Observed::Failed)),
-                // Whoever was paid for its prompt and then gave up has failed.
-                Next::Failed { reason } => match attempt.made() {
-                    0 => {
-                        if let Source::There(there) = &attempt {
-                            self.gave_up(there.provider(), there.kept());
-                        }
-                        (reason, None)
-                    }
-                    _ => (reason, Some(Observed::Failed)),
-                },
+                Next::Failed { reason } => {
+                    let outcome = self.failed(&attempt);
+                    (reason, outcome)
+                }
                 Next::Invalid(invalid) => {
-                    self.leave(attempt, invalid.message.clone(), None).await;
-                    body.fails(RouteError::Invalid(invalid)).await;
-                    return End::Closed;
+                    let reason = invalid.message.clone();
+                    let by = attempt.provider();
+                    let began = attempt.made() == count(&self.tokens);
+                    if attempt.is_here() || (began && self.finds_invalid(by, invalid.clone())) {
+                        self.leave(attempt, reason, None).await;
+                        body.fails(RouteError::Invalid(invalid)).await;
+                        return End::Closed;
+                    }
+                    // Of an answer that somebody else began it is a failure like any other.
+                    (reason, (!began).then_some(Observed::Failed))
                 }
             };
             self.leave(attempt, reason, outcome).await;
@@ -339,10 +255,56 @@ impl Journey {
         }
     }
 
+    /// Hands over what is asked of the prompt, the first time that it is told.
+    async fn tell(&mut self, told: Told, by: &JobToken, body: &Body) -> Result<(), ()> {
+        if core::mem::replace(&mut self.is_told, true) {
+            return Ok(());
+        }
+        body.progress.scored(told.likely);
+        if !self.ask.echoes || told.text.is_empty() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&told.text).into_owned();
+        let (tokens, logprobs) = (Vec::new(), Vec::new());
+        body.send(by, Piece::Delta { tokens, text, logprobs }).await
+    }
+
+    /// What is held at once against whoever cannot go on.
+    fn failed(&mut self, attempt: &Source) -> Option<Observed> {
+        // Whoever was paid for its prompt and then gave up has failed.
+        if attempt.made() > 0 {
+            return Some(Observed::Failed);
+        }
+        if let Source::There(there) = attempt {
+            self.gave_up(there.provider(), there.kept());
+        }
+        None
+    }
+
+    /// Notes that whoever took the job finds the request itself at fault. Whether that is the last
+    /// word: that of a second party, where nothing of the answer came from anybody. Else it counts
+    /// as a failure, as soon as somebody answers.
+    pub(super) fn finds_invalid(&mut self, provider: PartyId, invalid: Invalid) -> bool {
+        self.unproven.insert(provider, Observed::Failed);
+        self.refusals.insert(provider, invalid.message.clone());
+        self.invalid.push(invalid);
+        self.is_invalid()
+    }
+
+    /// Whether enough of them found the request invalid. What one engine lacks another one may
+    /// have: of that, as many have to say it as may be asked for an answer.
+    fn is_invalid(&self) -> bool {
+        let lacks = |invalid: &&Invalid| invalid.code.starts_with("unsupported");
+        let lacking = self.invalid.iter().filter(lacks).count();
+        let is_enough =
+            self.invalid.len() - lacking >= INVALID_MAX || self.invalid.len() >= ATTEMPTS_MAX;
+        self.tokens.is_empty() && is_enough
+    }
+
     /// Whether somebody else could take a job that stands still: one with a free place, where it
     /// only waits for one.
     async fn knows_better(&self, than: PartyId, is_queued: bool) -> bool {
-        if self.parts.len() + 1 >= ATTEMPTS_MAX {
+        if self.attempts() + 1 >= ATTEMPTS_MAX {
             return false;
         }
         if self.own().is_some_and(OwnEngine::rests) {
@@ -400,8 +362,9 @@ impl Journey {
 
     /// Who goes on, or the end of the answer.
     async fn go_on(&mut self, body: &Body) -> Option<Source> {
-        let attempts_are_over = self.parts.len() >= ATTEMPTS_MAX;
-        if count(&self.tokens) >= self.completion_max {
+        let attempts_are_over = self.attempts() >= ATTEMPTS_MAX;
+        let is_read = self.completion_max > 0 || self.is_told;
+        if count(&self.tokens) >= self.completion_max && is_read {
             // Only the end of it was lost.
             let end = Piece::End { text: String::new(), finish: Finish::Length };
             let _ = body.out.send(end).await;
@@ -421,6 +384,11 @@ impl Journey {
         };
         match next {
             Ok((attempt, _)) => Some(attempt),
+            // Nobody is left to contradict.
+            Err(error @ RouteError::Invalid(_)) => {
+                body.fails(error).await;
+                None
+            }
             Err(error) => {
                 let charged = self.parts.iter().map(|part| part.charge.amount);
                 let charged = charged.fold(Trm::ZERO, Trm::saturating_add);
@@ -431,8 +399,13 @@ impl Journey {
         }
     }
 
+    /// Attempts that are over. What this node's engine gave up before is none.
+    fn attempts(&self) -> usize {
+        self.parts.len().saturating_sub(usize::from(self.ask.gave_up.is_some()))
+    }
+
     pub(super) fn note(&mut self, charge: Charge, here: bool) {
-        let repeats = !self.parts.is_empty() && charge.completion_tokens > 0;
+        let repeats = self.attempts() > 0 && charge.completion_tokens > 0;
         self.parts.push(Part { charge, why: core::mem::take(&mut self.why), here, repeats });
     }
 
@@ -447,7 +420,8 @@ impl Journey {
         };
         for part in self.parts {
             let charge = &part.charge;
-            if charge.completion_tokens > 0 || sum.parts.is_empty() {
+            let is_paid = charge.completion_tokens > 0 || !charge.amount.is_zero();
+            if is_paid || sum.parts.is_empty() {
                 sum.trade = charge.trade;
             }
             sum.flop =
@@ -473,13 +447,16 @@ impl Journey {
                 let served = Served { name: offer.name, model: offer.model, build: offer.build };
                 Ok((Source::There(Box::new(attempt)), served))
             }
+            Err(error) if self.is_invalid() => Err(error),
             Err(error) => self.own_attempt().await.ok_or(error),
         }
     }
 
-    /// This node's own engine, while it was not asked.
+    /// This node's own engine, while it was not asked. One that gave the job up comes again only
+    /// after somebody else.
     fn own(&self) -> Option<&OwnEngine> {
-        self.ask.own.as_ref().filter(|_| !self.own_tried)
+        let may = !self.own_tried && (self.ask.gave_up.is_none() || self.last.is_some());
+        self.ask.own.as_ref().filter(|_| may)
     }
 
     async fn own_attempt(&mut self) -> Option<(Source, Served)> {
@@ -487,14 +464,17 @@ impl Journey {
         self.own_tried = true;
         match self.begin_here(&engine).await {
             Ok(own) => {
-                self.why = vec!["this node serves the model itself".to_owned()];
+                self.why = vec![SERVES_ITSELF.to_owned()];
                 let model = engine.model.info();
                 let (name, build) = (model.name.clone(), model.build.clone());
                 let served = Served { name, model: model.digest, build };
                 Some((Source::Here(Box::new(own)), served))
             }
-            Err(Unbegun::Refused { message, .. }) => {
-                self.refusals.insert(self.client.handle.party(), message);
+            Err(Unbegun::Refused { code, message, invalid, .. }) => {
+                self.refusals.insert(self.client.handle.party(), message.clone());
+                let invalid = invalid.filter(|_| self.tokens.is_empty());
+                let invalid = invalid.map(|InvalidRequest { param }| param);
+                self.invalid.extend(invalid.map(|param| Invalid { code, message, param }));
                 None
             }
             Err(Unbegun::Book(error)) => {
@@ -536,12 +516,14 @@ impl Journey {
     pub(super) async fn next_attempt(&mut self) -> Result<(Attempt, Offer), RouteError> {
         let until = Instant::now() + KNOWN_WITHIN;
         loop {
+            if let Some(invalid) = self.invalid.first().filter(|_| self.is_invalid()) {
+                return Err(RouteError::Invalid(invalid.clone()));
+            }
             let (ranked, refusal) = self.ranked().await?;
             let (mut unknown, mut unaffordable) = (false, None);
             for (candidate, offer) in ranked {
                 match self.attempt(&candidate, &offer).await {
                     Ok(attempt) => {
-                        self.observe_wrong().await;
                         self.why = candidate.why.iter().map(ToString::to_string).collect();
                         return Ok((attempt, offer));
                     }
@@ -555,12 +537,12 @@ impl Journey {
                     }
                     Err(other) => unknown |= self.refused(candidate.provider, other).await,
                 }
-                if self.invalid.len() >= INVALID_MAX {
+                if self.is_invalid() {
                     break;
                 }
             }
-            if let Some((_, invalid)) = self.invalid.first()
-                && (self.invalid.len() >= INVALID_MAX || self.invalid.len() == self.refusals.len())
+            if let Some(invalid) = self.invalid.first()
+                && (self.is_invalid() || self.invalid.len() == self.refusals.len())
                 && !unknown
             {
                 return Err(RouteError::Invalid(invalid.clone()));
@@ -584,7 +566,9 @@ impl Journey {
                     self.refusals.insert(provider, message);
                     return true;
                 }
-                if kept > STALL_MIN {
+                // After the first token it is a refusal like any other.
+                let invalid = invalid.filter(|_| self.tokens.is_empty());
+                if kept > STALL_MIN || invalid.is_some() {
                     self.gave_up(provider, kept);
                 }
                 if let Some(InvalidRequest { param }) = invalid {
@@ -592,7 +576,7 @@ impl Journey {
                     // all others from it.
                     self.query.tried.insert(provider);
                     self.refusals.insert(provider, message.clone());
-                    self.invalid.push((provider, Invalid { code, message, param }));
+                    self.invalid.push(Invalid { code, message, param });
                     return false;
                 }
                 (message, Some(Observed::Refused { retry_after_ms: REFUSED_MS }))
@@ -612,14 +596,6 @@ impl Journey {
             observe(&self.client.handle, provider, outcome).await;
         }
         false
-    }
-
-    /// Another provider takes the request: those that found it invalid are left alone for a while.
-    async fn observe_wrong(&mut self) {
-        for (provider, _) in core::mem::take(&mut self.invalid) {
-            let outcome = Observed::Refused { retry_after_ms: REFUSED_MS };
-            observe(&self.client.handle, provider, outcome).await;
-        }
     }
 
     /// Somebody answers the request: it was not at fault.
@@ -651,7 +627,8 @@ impl Journey {
             (known.collect::<Vec<_>>(), refusal)
         };
         let handle = &self.client.handle;
-        let read = patiently(move || handle.read(read.clone())).await.map_err(RouteError::Book)?;
+        let read =
+            patiently(move || handle.glance(read.clone())).await.map_err(RouteError::Book)?;
         self.candidates.get_or_insert(u32::try_from(read.0.len()).unwrap_or(u32::MAX));
         Ok(read)
     }
@@ -660,7 +637,7 @@ impl Journey {
         let prompt_tokens = self.ask.prompt_max.saturating_add(count(&self.tokens));
         // Texts are read each by itself.
         let shape = match self.completion_max {
-            0 => offer.shape.without_attention(),
+            0 if !self.ask.retold.likelihoods => offer.shape.without_attention(),
             _ => offer.shape,
         };
         let offered = (offer.model, shape, offer.context_tokens);
@@ -676,6 +653,7 @@ impl Journey {
             body: self.ask.body.clone(),
             resumed: self.tokens.clone(),
             prefix: self.ask.prefixes.first().copied(),
+            retold: self.ask.retold,
         };
         let attempt = Attempt::begin(&self.client, wanted).await?;
         self.completion_max = count(&self.tokens).saturating_add(most);
@@ -730,6 +708,21 @@ impl Journey {
         let completion_max = if is_enough { room } else { start.completion_max };
         Ok(StartJob { completion_max, ..start })
     }
+}
+
+/// The part that this node's own engine has in an answer of which it made nothing.
+fn given_up(here: PartyId, gave_up: &GaveUp) -> Part {
+    let charge = Charge {
+        provider: here,
+        trade: gave_up.order,
+        flop: Flop::ZERO,
+        amount: Trm::ZERO,
+        prompt_tokens: gave_up.prompt_tokens,
+        completion_tokens: 0,
+        available: None,
+        ended: gave_up.reason.clone(),
+    };
+    Part { charge, why: vec![SERVES_ITSELF.to_owned()], here: true, repeats: false }
 }
 
 /// Whether an order at another provider could pass.

@@ -95,6 +95,12 @@ impl<T: Frame> FrameSender<T> {
         self.send_bytes(Bytes::from(encode(message))).await
     }
 
+    /// Sends messages that are to arrive together: one that is sent alone may be read alone.
+    pub(super) async fn send_all(&mut self, messages: &[T]) -> Result<(), StreamError> {
+        let frames: Vec<Vec<u8>> = messages.iter().map(encode).collect();
+        self.send_bytes(Bytes::from(frames.concat())).await
+    }
+
     pub(super) async fn send_bytes(&mut self, frame: Bytes) -> Result<(), StreamError> {
         let sent = self.stream.write_chunk(frame).await;
         sent.map_err(|error| StreamError::Ended(error.to_string()))

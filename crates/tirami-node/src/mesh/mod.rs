@@ -10,6 +10,7 @@
 //! ```
 
 mod ask;
+mod body;
 mod control;
 mod doors;
 mod embed;
@@ -30,6 +31,7 @@ mod peers;
 mod provide;
 mod remembered;
 mod remote;
+mod retold;
 mod serve;
 mod source;
 mod work;
@@ -67,9 +69,10 @@ pub use remembered::REMEMBERED_MAX;
 pub use serve::{SERVED_STREAMS_MAX, WINDOW_TOKENS_MAX};
 pub use tirami_proto::{Invite, PeerAddress};
 
-pub(crate) use ask::{Invalid, Journeyed, MeshAsk, Part, RouteError};
+pub(crate) use ask::{GaveUp, Invalid, Journeyed, MeshAsk, Part, RouteError, Served};
+pub(crate) use body::MeshJob;
 pub(crate) use embed::{Embedded, embed};
-pub(crate) use failover::{MeshJob, Started, begin};
+pub(crate) use failover::{Started, begin};
 pub(crate) use invite::{Terms, admission};
 pub(crate) use join::ask as ask_to_join;
 pub(crate) use offer::Offering;
@@ -77,6 +80,7 @@ pub(crate) use own::{OwnEngine, scope as cache_scope};
 pub(crate) use peers::{Outgoing, Peers};
 pub(crate) use provide::{Provider, set_serving};
 pub(crate) use remote::{Client, WantedVectors};
+pub(crate) use retold::Retold;
 pub(crate) use serve::{EMBEDDINGS_PATH, Server};
 
 use crate::clock::{Clock, now};

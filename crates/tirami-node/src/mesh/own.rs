@@ -3,18 +3,21 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tirami_core::{AgentId, DocumentId, Flop, JobId, PartyId, Trm};
 use tirami_infer::engine::{Finish, Generation, Piece};
 use tirami_ledger::Rejection;
 use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
+use tirami_proto::InvalidRequest;
 
 use super::ask::Invalid;
 use super::remote::{Charge, Next, Signing, Unbegun, signed};
+use super::retold::{Told, text_of};
 use super::source::ordered;
 use super::stream_digest;
 use crate::handle::{Handle, JobToken, SubmitError};
-use crate::http::{Asked, Kind, understand};
+use crate::http::{ApiError, Asked, Kind, understand};
 use crate::models::{Lease, Model, Models};
 
 /// A voucher is signed with the first delivered token and then after so many more.
@@ -43,7 +46,7 @@ impl OwnEngine {
     /// The request as the engine runs it, the answer so far before it.
     pub(super) async fn understood(
         engine: &Lease,
-        (kind, body): (Kind, Vec<u8>),
+        (kind, body): (Kind, Bytes),
         (resumed, agent): (Vec<u32>, Option<AgentId>),
     ) -> Result<Asked, Unbegun> {
         let engine = engine.clone();
@@ -52,9 +55,11 @@ impl OwnEngine {
             tokio::task::spawn_blocking(move || understand(&*engine, kind, &body)).await;
         let mut asked = match understood {
             Ok(Ok(asked)) => asked,
-            Ok(Err(error)) => return Err(refused("invalid_request", &error.body().error.message)),
+            Ok(Err(error)) => return Err(not_understood(&error)),
             Err(_) => return Err(refused("prepare_failed", "the prompt could not be prepared")),
         };
+        // What an answer tells of its prompt was told when it began.
+        asked.sampling.scores_prompt &= resumed.is_empty();
         asked.prompt.resumed = resumed;
         asked.prompt.scope = scope(agent);
         asked.prompt.contributes = true;
@@ -78,6 +83,13 @@ pub(super) struct OwnAttempt {
     pub(super) prompt_tokens: u32,
     build: String,
     generation: Option<Generation>,
+    /// The text of the prompt, empty where it is not asked for, until what is asked of the prompt
+    /// is told; none where nothing is.
+    retold: Option<Vec<u8>>,
+    /// What came from the engine before it was.
+    held: Option<Piece>,
+    /// It is to read its prompt and to make nothing.
+    only_reads: bool,
     /// Ids of the tokens that this engine made.
     pub(super) tokens: Vec<u32>,
     /// Cancelled when the kernel orders the end.
@@ -97,10 +109,16 @@ impl OwnAttempt {
     ) -> Result<Self, Unbegun> {
         let token = handle.job_token(start.job);
         let (job, prompt_tokens) = (start.job, start.prompt_tokens);
-        let Asked { prompt, mut sampling, .. } = asked;
+        let Asked { prompt, mut sampling, retold, .. } = asked;
+        let is_told = retold.is_anything() && prompt.resumed.is_empty();
+        let retold = is_told.then(|| match retold.text {
+            true => text_of(&**engine, &prompt.tokens),
+            false => Vec::new(),
+        });
         sampling.seed = seed;
         // The engine counts what it resumes.
         sampling.completion_max = start.completion_max.saturating_add(count(&prompt.resumed));
+        let only_reads = start.completion_max == 0;
         let order = ordered(handle, actor, Command::StartJob(start)).await?.id();
         let mut own = Self {
             handle: handle.clone(),
@@ -109,6 +127,9 @@ impl OwnAttempt {
             prompt_tokens,
             build: engine.model().build.clone(),
             generation: None,
+            retold,
+            held: None,
+            only_reads,
             tokens: Vec::new(),
             token,
             delivered: 0,
@@ -122,7 +143,7 @@ impl OwnAttempt {
                 Ok(own)
             }
             Err(error) => {
-                own.end(0).await;
+                own.end(0, false).await;
                 Err(refused("engine_busy", &error.to_string()))
             }
         }
@@ -142,16 +163,25 @@ impl OwnAttempt {
             return Next::Failed { reason: "this node's engine was stopped".to_owned() };
         };
         loop {
-            let piece = tokio::select! {
-                biased;
-                () = self.token.cancelled() => return Next::Ordered,
-                signed = signed(&mut self.signing) => {
-                    self.signing = None;
-                    note(&mut self.vouched, signed);
-                    continue;
-                }
-                piece = generation.pieces.recv() => piece,
+            let piece = match self.held.take() {
+                Some(held) => Some(held),
+                None => tokio::select! {
+                    biased;
+                    () = self.token.cancelled() => return Next::Ordered,
+                    signed = signed(&mut self.signing) => {
+                        self.signing = None;
+                        note(&mut self.vouched, signed);
+                        continue;
+                    }
+                    piece = generation.pieces.recv() => piece,
+                },
             };
+            if matches!(piece, Some(Piece::Delta { .. } | Piece::End { .. }))
+                && let Some(text) = self.retold.take()
+            {
+                self.held = piece;
+                return Next::Told(Told { text, likely: generation.take_prompt_logprobs() });
+            }
             return match piece {
                 Some(Piece::Delta { tokens, text, logprobs }) => {
                     self.tokens.extend_from_slice(&tokens);
@@ -198,11 +228,16 @@ impl OwnAttempt {
             note(&mut self.vouched, last);
         }
         let all = count(&self.tokens);
+        // What is read for is delivered as one.
+        let is_read = self.only_reads && delivered > 0;
         let delivered = delivered.min(all).max(self.vouched);
         if delivered < all {
             self.finish = FinishReason::Cancelled;
         }
-        let outcome = self.end(delivered).await;
+        if is_read {
+            self.finish = FinishReason::Stop;
+        }
+        let outcome = self.end(delivered, is_read).await;
         let charge = Charge {
             provider: self.provider(),
             trade: self.order,
@@ -226,10 +261,10 @@ impl OwnAttempt {
         }
     }
 
-    async fn end(&mut self, delivered: u32) -> Option<Outcome> {
+    async fn end(&mut self, delivered: u32, is_read: bool) -> Option<Outcome> {
         let cached = self.generation.take().map_or(0, |generation| generation.cached_tokens());
         let command = match delivered {
-            0 => Command::VoidJob { job: self.job, failed: false },
+            0 if !is_read => Command::VoidJob { job: self.job, failed: false },
             completion_tokens => Command::FinishJob(FinishJob {
                 job: self.job,
                 cached_tokens: cached.min(self.prompt_tokens),
@@ -258,6 +293,16 @@ fn note(vouched: &mut u32, signed: Result<Outcome, SubmitError>) {
         Ok(_) => {}
         Err(error) => tracing::debug!(%error, "a voucher was not signed"),
     }
+}
+
+/// What a caller by HTTP would be told.
+fn not_understood(error: &ApiError) -> Unbegun {
+    let at_fault = error.status().is_client_error();
+    let error = &error.body().error;
+    let code = error.code.clone().unwrap_or_else(|| "invalid_request".to_owned());
+    let invalid = at_fault.then(|| InvalidRequest { param: error.param.clone() });
+    let (message, kept) = (error.message.clone(), Duration::ZERO);
+    Unbegun::Refused { code, message, invalid, kept }
 }
 
 fn refused(code: &str, message: &str) -> Unbegun {

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ask::Invalid;
 use super::frames::{Open, frames};
+use super::retold::{Hearing, Retold, Told};
 use super::serve::{BEAT, MEET_WITHIN, REQUEST_WITHIN};
 use super::source::ordered;
 use super::{FrameSender, JobStreams, OpenError, likelihood, stream_digest};
@@ -82,11 +83,13 @@ pub(super) struct Wanted {
     pub(super) price: Ppm,
     /// The HTTP request's path and body.
     pub(super) path: &'static str,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Bytes,
     /// What other providers have delivered of the answer.
     pub(super) resumed: Vec<u32>,
     /// Digest of the whole conversation: who answered it has it cached.
     pub(super) prefix: Option<Digest>,
+    /// What is to be told of the prompt.
+    pub(super) retold: Retold,
 }
 
 /// Why an attempt did not begin. Nothing is charged.
@@ -107,6 +110,8 @@ pub(super) enum Unbegun {
 
 /// What comes next of an answer.
 pub(super) enum Next {
+    /// What is asked of the prompt, before the first token.
+    Told(Told),
     Tokens {
         tokens: Vec<u32>,
         text: String,
@@ -191,6 +196,8 @@ pub(super) struct Attempt {
     prefill: Prefill,
     /// Frames without a token since the last one with some.
     empty_frames: u32,
+    /// What it is to tell of the prompt, until all of it has come.
+    hearing: Option<Hearing>,
     prefix: Option<Digest>,
 }
 
@@ -254,14 +261,17 @@ impl Prefill {
 impl Attempt {
     /// Signs an order, sends it, and waits until the provider takes it.
     pub(super) async fn begin(client: &Client, wanted: Wanted) -> Result<Self, Unbegun> {
-        let Wanted { actor, start, provider, price, path, body, resumed, .. } = wanted;
+        let Wanted { actor, start, provider, price, path, body, resumed, prefix, retold } = wanted;
+        // Who goes on with an answer tells nothing of its prompt.
+        let hears = retold.is_anything() && resumed.is_empty();
         let handle = client.handle.clone();
         // Before the order, so that no word to end it can be missed.
         let token = handle.job_token(start.job);
         let command = OrderJob { start: start.clone(), provider, price };
         let order = ordered(&handle, actor, Command::OrderJob(command)).await?;
         let ordered_at = Instant::now();
-        let request = JobRequest { order: wire(&order), body, path: path.to_owned(), resumed };
+        let (body, path) = (body.to_vec(), path.to_owned());
+        let request = JobRequest { order: wire(&order), body, path, resumed };
         let job = start.job;
         let opened = open(client, provider, request).await;
         let opened = opened.and_then(|opened| opened.checked(&start));
@@ -296,7 +306,8 @@ impl Attempt {
             patience: STALL_MAX,
             prefill: Prefill::new(now),
             empty_frames: 0,
-            prefix: wanted.prefix,
+            hearing: hears.then(|| Hearing::new(prompt_tokens, retold)),
+            prefix,
         })
     }
 
@@ -386,7 +397,8 @@ impl Attempt {
     /// Until then something has to come.
     fn deadline(&self) -> Instant {
         let silence = self.heard_at + SILENCE_MAX;
-        let waits_for_me = count(&self.tokens).saturating_sub(self.vouched) >= self.window;
+        let waits_for_me = count(&self.tokens).saturating_sub(self.vouched) >= self.window
+            || (self.only_reads() && self.signing.is_some());
         if waits_for_me {
             return silence;
         }
@@ -403,6 +415,10 @@ impl Attempt {
     fn heard(&mut self, frame: Option<ToConsumer>) -> Option<Next> {
         let lost = |reason: &str| Some(Next::Lost { reason: reason.to_owned() });
         self.heard_at = Instant::now();
+        let begins = matches!(frame, Some(ToConsumer::Tokens { .. } | ToConsumer::End { .. }));
+        if begins && self.hearing.is_some() {
+            return lost("it left out what it was to tell of the prompt");
+        }
         match frame {
             None => lost("its connection ended"),
             Some(ToConsumer::Failed { reason, invalid: None }) => Some(Next::Failed { reason }),
@@ -448,7 +464,36 @@ impl Attempt {
                 lost("it answered the order twice")
             }
             Some(ToConsumer::Vector { .. }) => lost("it sent a vector instead of text"),
+            Some(ToConsumer::Prompt { tokens, text, likelihoods }) => {
+                let Some(hearing) = &mut self.hearing else {
+                    return lost("it told of the prompt what nobody asked");
+                };
+                match hearing.add(tokens, text, likelihoods) {
+                    Ok(true) => self.told(),
+                    Ok(false) => {
+                        // There are no more of them than tokens.
+                        self.prefill.step_at = self.heard_at;
+                        None
+                    }
+                    Err(reason) => lost(reason),
+                }
+            }
         }
+    }
+
+    /// All is told of the prompt. Where that is the whole job, it is signed for now.
+    fn told(&mut self) -> Option<Next> {
+        let told = self.hearing.take()?.told();
+        self.prefill.step_at = self.heard_at;
+        if self.only_reads() {
+            self.sign();
+        }
+        Some(Next::Told(told))
+    }
+
+    /// Whether the job is to read its prompt and to make nothing.
+    const fn only_reads(&self) -> bool {
+        self.start.completion_max == 0
     }
 
     /// The client has taken `delivered` of this provider's tokens. Signs for them when half a
@@ -460,6 +505,11 @@ impl Attempt {
         if self.delivered < due || self.signing.is_some() {
             return;
         }
+        self.sign();
+    }
+
+    /// Has a voucher signed for what was delivered.
+    fn sign(&mut self) {
         let command = Command::Deliver {
             job: self.job,
             completion_tokens: self.delivered,
@@ -477,6 +527,8 @@ impl Attempt {
             Ok(Outcome::VoucherSigned { voucher }) => {
                 self.vouched = self.vouched.max(voucher.body().tokens);
                 self.post(&voucher);
+                // Whoever only reads has waited for it.
+                self.prefill.step_at = Instant::now();
                 self.deliver(self.delivered);
             }
             Ok(_) => {}
@@ -512,7 +564,8 @@ impl Attempt {
     pub(super) async fn settle(mut self, receipt: WireDocument, delivered: u32) -> Charge {
         self.all_signed().await;
         let received = count(&self.tokens);
-        if received == 0 || delivered < received {
+        // What only reads was signed for when it came.
+        if !self.only_reads() && (received == 0 || delivered < received) {
             return self.abandon(delivered, "the client left".to_owned()).await;
         }
         let command = Command::SettleJob {
@@ -525,8 +578,10 @@ impl Attempt {
         let settled = self.handle.insist(Actor::Node, command).await;
         match settled {
             Ok(outcome @ Outcome::JobFinished { .. }) => {
-                let served = self.served();
-                observe(&self.handle, self.provider, served).await;
+                if received > 0 {
+                    let served = self.served();
+                    observe(&self.handle, self.provider, served).await;
+                }
                 self.charge(outcome, received, "complete".to_owned())
             }
             Ok(Outcome::ReceiptRefused { refusal }) => {

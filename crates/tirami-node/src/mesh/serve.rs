@@ -30,12 +30,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::frames::{FrameReceiver, Pace, StreamError, frames};
-use super::intake::Intake;
+use super::intake::{Intake, Room};
+use super::retold::{Retelling, Retold};
 use super::{FrameSender, IncomingJob};
 use crate::handle::{Handle, SubmitError};
-use crate::http::{ApiError, Asked, Kind, understand};
+use crate::http::{ApiError, Asked, Kind, understand, understand_at_once};
 use crate::models::{Lease, Model, Models};
-use crate::store::StoreReader;
+use crate::store::{StoreReader, TradeRow};
 use crowd::{Crowd, Place};
 use running::{Begun, Serving};
 
@@ -149,8 +150,7 @@ impl Server {
                 Err(refusal) => self.refuse((peer, known), send, refusal).await,
             };
         }
-        let begun = self.begin(request).await;
-        drop(room);
+        let begun = self.begin(request, room).await;
         let frames = pin!(self.frames(peer, receive));
         match begun {
             Ok(begun) => {
@@ -204,21 +204,31 @@ impl Server {
         drop(timeout(FLUSH_WITHIN, send.flushed()).await);
     }
 
-    /// Understands the request, has the ledger take the order, and starts the engine.
-    async fn begin(&self, request: JobRequest) -> Result<Begun, Refusal> {
+    /// Understands the request, has the ledger take the order, and starts the engine. The request
+    /// has its `room` until it is a prompt.
+    async fn begin(&self, request: JobRequest, room: Room) -> Result<Begun, Refusal> {
         let JobRequest { order: wire, body, path, resumed, .. } = request;
         let Some(kind) = Kind::at(&path) else {
             let message = format!("nothing is served at {}", path.escape_debug());
             return Err(refused("unknown_path", &message, false));
         };
-        let least: Least = |shape| (shape, 1);
+        let least: Least = match kind {
+            Kind::Chat => |shape| (shape, 1),
+            // A text may only be read, to say how likely it is.
+            Kind::Raw => |shape| (shape, 0),
+        };
         let (order, signer) = self.proven(&wire, &body, least).await?;
         let Signer { checked, head_at, contributes, place } = signer;
         let engine = self.engine_of(order.model)?;
-        let Asked { mut prompt, mut sampling, completion_max } =
+        let Asked { mut prompt, mut sampling, completion_max, retold } =
             self.understood(&engine, kind, body).await?;
+        // The next request is looked at while the order of this one is synced.
+        drop(room);
         let resumed_tokens = count(&resumed);
-        if completion_max <= resumed_tokens {
+        // Who goes on with an answer tells nothing of its prompt.
+        let retold = if resumed.is_empty() { retold } else { Retold::default() };
+        sampling.scores_prompt = retold.likelihoods;
+        if completion_max <= resumed_tokens && !retold.likelihoods {
             let message = "the answer is complete: it has as many tokens as were asked for";
             return Err(refused("answer_complete", message, false));
         }
@@ -235,6 +245,7 @@ impl Server {
             head_at,
         };
         let (job, completion_max, window) = self.accepted(accept).await?;
+        let retelling = Retelling::new(retold, &prompt.tokens);
         prompt.resumed = resumed;
         prompt.scope = scope(order.consumer);
         prompt.contributes = contributes;
@@ -244,7 +255,7 @@ impl Server {
         let generation = self.started(&engine, job, (prompt, sampling)).await?;
         let start_by = order.start_by;
         let counts = (prompt_tokens, completion_max, window);
-        Ok(Begun { job, counts, build, start_by, generation, engine, place })
+        Ok(Begun { job, counts, build, start_by, generation, retelling, engine, place })
     }
 
     /// The request as the engine runs it.
@@ -254,6 +265,12 @@ impl Server {
         kind: Kind,
         body: Vec<u8>,
     ) -> Result<Asked, Refusal> {
+        // What is short takes a turn too, and waits with the rest where none is free.
+        if let Ok(_turn) = self.understanding.try_acquire()
+            && let Some(understood) = understand_at_once(&**engine, kind, &body)
+        {
+            return understood.map_err(|error| not_understood(&error));
+        }
         let engine = engine.clone();
         let understood = self.busily(move || understand(&*engine, kind, &body)).await;
         understood
@@ -335,18 +352,42 @@ impl Server {
             let (bytes, signature): (Vec<u8>, Signature) = (wire.bytes.clone(), wire.signature);
             Checked::verify::<Order>(self.handle.mesh(), key, bytes, signature)
         };
-        let (is_known, mut found) = self.handle.read(known.clone()).await?;
+        let checked_by = |key: Option<PublicKey>| {
+            let key = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
+            signed_by(key).map_err(|_| OrderRefusal::BadSignature)
+        };
+        let (mut is_known, mut found) = self.handle.glance(known.clone()).await?;
+        let is_served = is_known && found.4.is_ok();
+        let glanced = is_served.then(|| checked_by(found.0)).and_then(Result::ok);
+        if glanced.is_none() {
+            // What is refused is told, so all that it rests on has to be synced.
+            (is_known, found) = self.handle.read(known.clone()).await?;
+        }
         // Whoever cannot sign for the consumer makes nobody look for its chain.
         if !is_known && signed_by(consumer.into()).is_ok() {
             self.meet(consumer).await?;
             (_, found) = self.handle.read(known).await?;
         }
         let (key, head_at, contributes, places, refused) = found;
-        let key: PublicKey = key.ok_or(OrderRefusal::UnknownConsumer { consumer })?;
-        let checked = signed_by(key).map_err(|_| OrderRefusal::BadSignature)?;
+        let checked = glanced.map_or_else(|| checked_by(key), Ok)?;
+        // Only who signed the order learns what came of it.
+        if let Err(OrderRefusal::Expired { .. } | OrderRefusal::JobTaken) = refused
+            && let Some(replayed) = self.replayed(order).await
+        {
+            return Err(replayed.into());
+        }
         refused?;
         let place = self.crowd.place(consumer, places)?;
         Ok(Signer { checked, head_at, contributes, place })
+    }
+
+    /// What came of a job when its consumer ordered it first. The ledger forgets a paid job when
+    /// its order is late; the store does not (MONEY §8).
+    async fn replayed(&self, order: &Order) -> Option<OrderRefusal> {
+        let read = self.reader.first_trade(order.job, order.consumer).await;
+        let first = read.inspect_err(|error| tracing::warn!(%error, "a trade cannot be read"));
+        let TradeRow { receipt, amount: due, .. } = first.ok()??;
+        Some(OrderRefusal::Replayed { receipt, due })
     }
 
     /// Writes down that a voucher of `peer` for `job` was refused.

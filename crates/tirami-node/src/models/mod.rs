@@ -33,7 +33,7 @@ pub use keep_alive::KeepAlive;
 pub use lease::{Lease, LeaseError};
 pub use memory::machine_bytes;
 pub use model::{Model, ModelState};
-pub use openai::{BUILD as OPENAI_BUILD, OpenAiEngine, Server};
+pub use openai::{BUILD as OPENAI_BUILD, OpenAiEngine, Server, Serves};
 
 /// Models a node knows at most.
 pub const MODELS_MAX: usize = 64;

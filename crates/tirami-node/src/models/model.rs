@@ -130,6 +130,11 @@ impl Model {
         self.is(|state| state.engine.as_ref().is_none_or(|engine| engine.has_vocabulary()))
     }
 
+    /// Whether it answers chats, as [`Engine::answers_chats`] says.
+    pub fn answers_chats(&self) -> bool {
+        self.is(|state| state.engine.as_ref().is_none_or(|engine| engine.answers_chats()))
+    }
+
     /// Memory it takes while it is loaded, in bytes; 0 for an engine outside of this machine's
     /// budget.
     pub fn memory_bytes(&self) -> u64 {

@@ -1,34 +1,37 @@
 //! An engine that is a server elsewhere: vLLM, SGLang, llama-server, Ollama, another node.
 //!
-//! The server reads the conversation and computes; this node holds, counts and charges. Tokens are
-//! counted with the model's own vocabulary, which is at hand here, and never by what the server
-//! says: whoever runs it has no reason to say less. Calls of tools are handed over whole, written
-//! as [`tirami_infer::calls`] says, and counted as they are written. Stop texts end the answer
-//! here, so that which one it was is known.
+//! The server reads the conversation, or the texts, and computes; this node holds, counts and
+//! charges. Tokens are counted with the model's own vocabulary, which is at hand here, and never by
+//! what the server says: whoever runs it has no reason to say less. Calls of tools are handed over
+//! whole, written as [`tirami_infer::calls`] says, and counted as they are written. Stop texts end
+//! the answer here, so that which one it was is known. What the server has of each model is said
+//! by its owner and never tried out.
 
+mod asked;
 mod broken;
 mod places;
 mod told;
+mod vectors;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use broken::Broken;
+use asked::Asked;
+use broken::{Broken, patiently};
 use places::{Places, Standing};
 use tirami_infer::engine::{
-    Call, Conversation, Engine, EngineLoad, Failure, Finish, Format, Generation, Message,
-    ModelInfo, PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, Sampling, StartError,
+    Conversation, Engine, EngineLoad, Failure, Finish, Format, Generation, ModelInfo,
+    PIECES_AHEAD_MAX, Piece, PrepareError, Progress, Prompt, RawPrompt, Sampling, Source,
+    StartError, Vectors,
 };
 use tirami_infer::text::AnswerText;
 use tirami_infer::vocabulary::Vocabulary;
-use tirami_sdk::upstream::{
-    Upstream, UpstreamCall, UpstreamChat, UpstreamError, UpstreamMessage, UpstreamPiece,
-};
+use tirami_sdk::upstream::{Upstream, UpstreamChat, UpstreamPiece};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
-use told::Told;
+use told::Wording;
 
 /// Engine and version of such engines in receipts: what the server runs, nobody here can say.
 pub const BUILD: &str = "openai";
@@ -43,21 +46,19 @@ const COUNTED_BYTES_MAX: usize = 2_048;
 /// Bytes that are counted at a time, and so the tokens that are handed over together at most: a
 /// consumer signs for what it has before it is given much more.
 const PART_BYTES: usize = 32;
-/// More tokens than any vocabulary has: servers whose own default is less take it for all.
-const TOP_K_ALL: u32 = 1 << 20;
 /// Bytes that hardly a token has on the average of a call's arguments.
 const TOKEN_BYTES_MAX: usize = 32;
 /// Bytes that may come without a token.
 const UNCOUNTED_BYTES_MAX: usize = 2 * COUNTED_BYTES_MAX;
 /// What stands around what a model thought before its text, as most models write it themselves.
 const THOUGHT: (&str, &str) = ("<think>\n", "\n</think>\n\n");
-/// How long a server that is full is left alone, at first and at most.
-const FULL_PAUSE: Duration = Duration::from_millis(500);
-const FULL_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// A model that a server elsewhere computes.
 pub struct OpenAiEngine {
     vocabulary: Arc<dyn Vocabulary>,
+    /// The vocabulary's model, with what the server has of it.
+    info: ModelInfo,
+    serves: Serves,
     server: Server,
     /// The server's own name of it.
     name: String,
@@ -87,51 +88,40 @@ struct Counters {
     prompt_tokens_total: AtomicU64,
 }
 
+/// What a server elsewhere is asked for, of one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Serves {
+    /// To answer chats.
+    pub chat: bool,
+    /// To go on with texts as they stand.
+    pub completions: bool,
+    /// To make vectors of texts, of so many numbers; 0 is as many as the model's file says.
+    pub embeddings: Option<u32>,
+}
+
+/// What such servers have in common.
+impl Default for Serves {
+    fn default() -> Self {
+        Self { chat: true, completions: true, embeddings: None }
+    }
+}
+
 impl OpenAiEngine {
-    /// An engine that asks `server` for the model it calls `name`.
+    /// An engine that asks `server` for the model it calls `name`, and for no vectors.
     pub fn new(vocabulary: Arc<dyn Vocabulary>, server: Server, name: &str) -> Self {
-        Self { vocabulary, server, name: name.to_owned(), counters: Arc::default() }
+        let info = ModelInfo { embedding_width: 0, ..vocabulary.model().clone() };
+        let (serves, name) = (Serves::default(), name.to_owned());
+        Self { vocabulary, info, serves, server, name, counters: Arc::default() }
     }
 
-    fn request(
-        &self,
-        conversation: &Conversation,
-        sampling: &Sampling,
-        prompt_tokens: u32,
-    ) -> UpstreamChat {
-        // Some servers refuse what does not fit by their own count, which may be a few tokens
-        // more. Without a number they go on as far as they can, and the answer is cut here.
-        let context = self.model().context_tokens;
-        let fits = prompt_tokens.saturating_add(sampling.completion_max) < context;
-        let given = |number: f32, usual: f32| (!is_same(number, usual)).then_some(number);
-        let calls = match &sampling.format {
-            Format::Calls(calls) => Some(calls),
-            _ => None,
+    /// The same for a server that is asked for what it `serves`.
+    #[must_use]
+    pub fn serving(mut self, serves: Serves) -> Self {
+        self.info.embedding_width = match serves.embeddings {
+            Some(0) => self.vocabulary.model().embedding_width,
+            width => width.unwrap_or(0),
         };
-        let tools = calls.map_or(&[][..], |_| &conversation.tools);
-        UpstreamChat {
-            model: self.name.clone(),
-            messages: messages(conversation),
-            tools: tools.iter().filter_map(|tool| serde_json::from_str(tool).ok()).collect(),
-            tool_choice: calls.map(|calls| told::choice(calls, tools.len())),
-            parallel_tool_calls: calls.and_then(|calls| (!calls.several).then_some(false)),
-            max_tokens: fits.then_some(sampling.completion_max),
-            temperature: sampling.temperature,
-            // Some servers leave tokens out unless they are told not to.
-            top_p: Some(sampling.top_p),
-            top_k: Some(if sampling.top_k > 0 { sampling.top_k } else { TOP_K_ALL }),
-            min_p: Some(sampling.min_p),
-            presence_penalty: given(sampling.presence_penalty, 0.0),
-            frequency_penalty: given(sampling.frequency_penalty, 0.0),
-            seed: sampling.seed,
-            response_format: match sampling.format.without_calls() {
-                Some(Format::JsonObject) => Some(UpstreamChat::json_object()),
-                Some(Format::JsonSchema(schema)) => {
-                    UpstreamChat::json_schema(&schema.text, schema.strict)
-                }
-                _ => None,
-            },
-        }
+        Self { serves, ..self }
     }
 }
 
@@ -143,12 +133,40 @@ impl fmt::Debug for OpenAiEngine {
 
 impl Engine for OpenAiEngine {
     fn model(&self) -> &ModelInfo {
-        self.vocabulary.model()
+        &self.info
     }
 
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
+        if !self.serves.chat {
+            return Err(PrepareError::Unsupported { what: "to answer a chat" });
+        }
         let prompt = self.vocabulary.prepare(conversation)?;
-        Ok(Prompt { conversation: Some(Arc::new(conversation.clone())), ..prompt })
+        let variables = self.vocabulary.variables(conversation);
+        let conversation = Conversation { variables, ..conversation.clone() };
+        Ok(Prompt { source: Some(Source::Chat(Arc::new(conversation))), ..prompt })
+    }
+
+    fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
+        if !self.serves.completions {
+            return Err(PrepareError::Unsupported { what: "to go on with a raw prompt" });
+        }
+        asked::raw(&*self.vocabulary, raw)
+    }
+
+    fn prepare_embedding(
+        &self,
+        tokens: Vec<u32>,
+        text: Option<&str>,
+    ) -> Result<Prompt, PrepareError> {
+        asked::embedding(&*self.vocabulary, tokens, text)
+    }
+
+    fn embed_all(&self, texts: &Arc<[Prompt]>, progress: &Arc<Progress>) -> Option<Vectors> {
+        Some(self.vectors(texts, progress))
+    }
+
+    fn answers_chats(&self) -> bool {
+        self.serves.chat
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
@@ -165,6 +183,10 @@ impl Engine for OpenAiEngine {
 
     fn begin_token(&self) -> Option<u32> {
         self.vocabulary.begin_token()
+    }
+
+    fn end_token(&self) -> Option<u32> {
+        self.vocabulary.end_token()
     }
 
     fn has_vocabulary(&self) -> bool {
@@ -187,13 +209,13 @@ impl Engine for OpenAiEngine {
 
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
         let unsupported = |what| StartError::Unsupported { what };
-        let Some(conversation) = &prompt.conversation else {
-            return Err(unsupported("to continue a text that is no chat"));
+        let Some(source) = &prompt.source else {
+            return Err(unsupported("to continue tokens without their text"));
         };
         if !prompt.resumed.is_empty() {
             return Err(unsupported("to go on with an answer that another one began"));
         }
-        if let Some(what) = beyond(&sampling) {
+        if let Some(what) = asked::beyond(source, &sampling) {
             return Err(unsupported(what));
         }
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
@@ -202,15 +224,18 @@ impl Engine for OpenAiEngine {
         let turn = self.server.places.enter(&prompt, &progress, &self.counters.standing);
         let turn = turn.map_err(|queued| StartError::Busy { queued })?;
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
+        let room = self.info.context_tokens;
+        let fits = prompt_tokens.saturating_add(sampling.completion_max) < room;
         let answering = Answering {
-            chat: self.request(conversation, &sampling, prompt_tokens),
+            asked: Asked::new(&self.name, source, &sampling, fits),
+            name: self.name.clone(),
             upstream: self.server.upstream.clone(),
             first_within: self.server.first_within,
             count: Count::new(Arc::clone(&self.vocabulary), sampling.completion_max),
-            told: Told::new(&sampling.format),
+            told: Wording::new(&sampling.format),
             text: AnswerText::new(&sampling.stop),
-            thinks: match sampling.format.without_calls() {
-                Some(Format::Text) => Some(false),
+            thinks: match (source, sampling.format.without_calls()) {
+                (Source::Chat(_), Some(Format::Text)) => Some(false),
                 _ => None,
             },
             prompt_tokens,
@@ -250,44 +275,15 @@ impl Engine for OpenAiEngine {
     }
 }
 
-/// The conversation as such servers have it.
-fn messages(conversation: &Conversation) -> Vec<UpstreamMessage> {
-    let message = |message: &Message| {
-        let calls = message.calls.iter().cloned();
-        UpstreamMessage {
-            role: message.role.clone(),
-            content: message.content.clone(),
-            tool_calls: calls
-                .map(|Call { id, name, arguments }| UpstreamCall { id, name, arguments })
-                .collect(),
-            tool_call_id: message.call_id.clone(),
-        }
-    };
-    conversation.messages.iter().map(message).collect()
-}
-
-/// What of `sampling` such servers do not have in common.
-fn beyond(sampling: &Sampling) -> Option<&'static str> {
-    let asked = [
-        (sampling.top_logprobs.is_some(), "to tell log-probabilities"),
-        (!sampling.logit_bias.is_empty(), "to bias tokens"),
-        (sampling.typical_p < 1.0, "to sample with typical_p"),
-        (!is_same(sampling.repeat_penalty, 1.0), "to sample with repeat_penalty"),
-    ];
-    asked.into_iter().find_map(|(is_asked, what)| is_asked.then_some(what))
-}
-
-fn is_same(one: f32, other: f32) -> bool {
-    (one - other).abs() < f32::EPSILON
-}
-
 /// A request on its way.
 struct Answering {
-    chat: UpstreamChat,
+    asked: Asked,
+    /// What the server calls the model.
+    name: String,
     upstream: Upstream,
     first_within: Duration,
     count: Count,
-    told: Told,
+    told: Wording,
     text: AnswerText,
     /// Whether the server tells what the model thinks now; none where the answer has no room for
     /// thoughts.
@@ -328,21 +324,9 @@ impl Answering {
     /// Why the answer ended; nothing when nobody reads it any more.
     async fn answer(&mut self) -> Result<Option<Finish>, Broken> {
         let mut latest = Instant::now() + self.first_within;
-        let mut pause = FULL_PAUSE;
-        let mut stream = loop {
-            let asked = timeout_at(latest, self.upstream.chat(&self.chat)).await;
-            match asked.map_err(|_| Broken::of(Failure::Slow))? {
-                Ok(stream) => break stream,
-                // It is full, by others' requests too: this one waits as it would in its queue.
-                Err(UpstreamError::Refused { status: 429 | 503, .. })
-                    if Instant::now() + pause < latest =>
-                {
-                    tokio::time::sleep(pause).await;
-                    pause = FULL_PAUSE_MAX.min(2 * pause);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let (asked, upstream) = (&self.asked, &self.upstream);
+        let what = (asked.endpoint(), self.name.as_str());
+        let mut stream = patiently(latest, what, || asked.of(upstream)).await?;
         let (mut finish, mut has_begun) = (None, false);
         loop {
             let piece = match timeout_at(latest, stream.next()).await {

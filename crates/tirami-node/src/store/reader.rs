@@ -5,20 +5,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 use tirami_core::{
-    AgentId, DocumentId, Flop, JobId, ModelDigest, PartyId, Signature, Timestamp, Trm,
+    AgentId, DocumentId, Flop, JobId, ModelDigest, PartyId, Signature, Timestamp, Trm, decode_body,
 };
-use tirami_ledger::documents::{FinishReason, SignedBytes};
-use tirami_ledger::event::{DocumentRecord, Event};
+use tirami_ledger::documents::{FinishReason, Order, SignedBytes};
+use tirami_ledger::event::{DocumentKind, DocumentRecord, Event};
 
 use super::journal::unsigned;
 use super::row::{Cells, Table, decode};
 use super::trade::trade_of;
-use super::{StoreError, schema};
+use super::{StoreError, names, schema};
 
 /// Trades one page holds at most.
 pub const TRADES_PAGE_MAX: u32 = 1_000;
 /// Documents of one trade that are read at most: an order, its vouchers, a receipt.
 const TRADE_DOCUMENTS_MAX: u32 = 4_096;
+/// Documents of one job that are looked at for its order, from the first on, or for its receipt,
+/// from the last on: that is where they are, and between them is a voucher for each token.
+const JOB_DOCUMENTS_MAX: u32 = 64;
 /// Idle connections that are kept.
 const CONNECTIONS_MAX: usize = 4;
 
@@ -120,7 +123,22 @@ impl StoreReader {
         self.blocking(move |shared, db| shared.trade(db, id)).await
     }
 
-    /// The bytes and the signature of a document of a job; `None` when there is none.
+    /// What came of the first order of `consumer` under a job's id; `None` when there was none
+    /// among the job's first documents, or nothing was due.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the file cannot be read.
+    pub async fn first_trade(
+        &self,
+        job: JobId,
+        consumer: PartyId,
+    ) -> Result<Option<TradeRow>, StoreError> {
+        self.blocking(move |shared, db| shared.first_trade(db, job, consumer)).await
+    }
+
+    /// The bytes and the signature of one of the last documents of a job; `None` when it is not
+    /// among them.
     ///
     /// # Errors
     ///
@@ -160,8 +178,12 @@ const TRADE: &str = "
     WHERE trade = ?1 ORDER BY trades.n LIMIT 1";
 const DOCUMENTS: &str = "
     SELECT n, kind, id, job, body, signature FROM documents WHERE job = ?1 ORDER BY n LIMIT ?2";
+const FIRST_DOCUMENTS: &str = "
+    SELECT kind, id, body FROM documents WHERE job = ?1 ORDER BY n LIMIT ?2";
 const DOCUMENT: &str = "
-    SELECT body, signature FROM documents WHERE job = ?1 AND id = ?2 LIMIT 1";
+    SELECT body, signature FROM (
+        SELECT id, body, signature FROM documents WHERE job = ?1 ORDER BY n DESC LIMIT ?3)
+    WHERE id = ?2 LIMIT 1";
 
 impl Shared {
     fn connection(&self) -> Result<Connection, StoreError> {
@@ -189,7 +211,8 @@ impl Shared {
         let read = || -> rusqlite::Result<Option<(Vec<u8>, [u8; 64])>> {
             let mut statement = db.prepare_cached(DOCUMENT)?;
             let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-            statement.query_row((job.as_bytes(), id.as_bytes()), row).optional()
+            let of = (job.as_bytes(), id.as_bytes(), JOB_DOCUMENTS_MAX);
+            statement.query_row(of, row).optional()
         };
         let found = read().map_err(|error| StoreError::sqlite(&self.path, error))?;
         Ok(found.map(|(bytes, signature)| SignedBytes {
@@ -222,6 +245,40 @@ impl Shared {
     }
 
     fn trade(&self, db: &Connection, id: DocumentId) -> Result<Option<TradeDetail>, StoreError> {
+        let Some(row) = self.trade_row(db, id)? else {
+            return Ok(None);
+        };
+        let documents = self.documents(db, row.job)?;
+        Ok(Some(TradeDetail { row, documents }))
+    }
+
+    fn first_trade(
+        &self,
+        db: &Connection,
+        job: JobId,
+        consumer: PartyId,
+    ) -> Result<Option<TradeRow>, StoreError> {
+        let failed = |error| StoreError::sqlite(&self.path, error);
+        let kind = names::document(DocumentKind::Order);
+        let mut statement = db.prepare_cached(FIRST_DOCUMENTS).map_err(failed)?;
+        let mut rows = statement.query((job.as_bytes(), JOB_DOCUMENTS_MAX)).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            if row.get::<_, String>(0).map_err(failed)? != kind {
+                continue;
+            }
+            let id: [u8; 32] = row.get(1).map_err(failed)?;
+            let body: Vec<u8> = row.get(2).map_err(failed)?;
+            let order = decode_body::<Order>(&body);
+            if order.is_ok_and(|order| order.consumer == consumer)
+                && let Some(trade) = self.trade_row(db, DocumentId::from_bytes(id))?
+            {
+                return Ok(Some(trade));
+            }
+        }
+        Ok(None)
+    }
+
+    fn trade_row(&self, db: &Connection, id: DocumentId) -> Result<Option<TradeRow>, StoreError> {
         let found: Option<(i64, Vec<u8>)> = db
             .prepare_cached(TRADE)
             .and_then(|mut statement| {
@@ -229,12 +286,7 @@ impl Shared {
                 statement.query_row([id.as_bytes()], read).optional()
             })
             .map_err(|error| StoreError::sqlite(&self.path, error))?;
-        let Some((n, body)) = found else {
-            return Ok(None);
-        };
-        let row = self.row(n, &body)?;
-        let documents = self.documents(db, row.job)?;
-        Ok(Some(TradeDetail { row, documents }))
+        found.map(|(n, body)| self.row(n, &body)).transpose()
     }
 
     /// A trade as the journal has it; the index only finds it.

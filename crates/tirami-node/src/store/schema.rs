@@ -13,7 +13,7 @@ const APPLICATION_ID: i32 = 0x5452_4d31;
 /// One step from schema version `i` to `i + 1`. A released step never changes.
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
-const MIGRATIONS: &[Migration] = &[create, index_finals, drop_snapshots];
+const MIGRATIONS: &[Migration] = &[create, index_finals, drop_snapshots, drop_snapshots];
 
 /// Pages of write-ahead log after which they are moved into the database: about 16 MB.
 const CHECKPOINT_PAGES: u32 = 4_096;
@@ -68,7 +68,8 @@ fn index_finals(db: &Transaction<'_>) -> rusqlite::Result<()> {
     )
 }
 
-/// Version 3. Snapshots of before hold every final entry; without them a start reads the journal.
+/// Versions 3 and 4. Snapshots of before hold every final entry, or remember jobs for longer;
+/// without them a start reads the journal.
 fn drop_snapshots(db: &Transaction<'_>) -> rusqlite::Result<()> {
     db.execute_batch("DELETE FROM snapshots;")
 }

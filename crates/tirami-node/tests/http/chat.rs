@@ -144,7 +144,6 @@ async fn every_number_that_openai_takes_is_taken() {
 async fn what_would_change_the_answer_is_refused_by_name_unless_it_asks_for_nothing() {
     let node = TestNode::start(quick()).await;
     for (field, asks, asks_nothing) in [
-        ("chat_template_kwargs", json!({"enable_thinking": false}), json!({})),
         ("grammar", json!("root ::= \"a\""), json!("")),
         ("guided_choice", json!(["a"]), json!([])),
         ("guided_grammar", json!("root ::= \"a\""), json!(null)),

@@ -15,10 +15,9 @@ fn quick() -> FakeScript {
 async fn a_quote_is_what_is_set_aside_and_counts_in_answers_too() {
     let node = TestNode::start(quick()).await;
     let request = EstimateRequest {
-        model: None,
         messages: chat(1).messages,
         max_completion_tokens: Some(50),
-        n: None,
+        ..EstimateRequest::default()
     };
     let quote = node.personal().estimate(&request).await.unwrap();
     assert_eq!((quote.prompt_tokens, quote.completion_max, quote.n), (1, 50, 1));

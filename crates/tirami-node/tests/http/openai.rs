@@ -2,6 +2,7 @@
 //! listens there and means no good.
 
 mod refusals;
+mod texts;
 mod turns;
 
 use std::net::TcpListener;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tirami_core::{ModelDigest, ModelShape};
-use tirami_infer::engine::{Conversation, Engine, ModelInfo, PrepareError, Prompt};
+use tirami_infer::engine::{Conversation, Engine, ModelInfo, PrepareError, Prompt, RawPrompt};
 use tirami_infer::fake::FakeScript;
 use tirami_infer::vocabulary::Vocabulary;
 use tirami_node::models::{Models, OpenAiEngine, Server};
@@ -60,6 +61,14 @@ impl Vocabulary for Words {
         let text: Vec<&str> =
             conversation.messages.iter().map(|one| one.content.as_str()).collect();
         Ok(Prompt::from(self.tokenize(&text.join(" "))?))
+    }
+
+    fn prepare_raw(&self, raw: &RawPrompt) -> Result<Prompt, PrepareError> {
+        Ok(Prompt::from(match raw {
+            RawPrompt::Text(text) => self.tokenize(text)?,
+            RawPrompt::Tokens(tokens) => tokens.clone(),
+            RawPrompt::Infill { .. } => Vec::new(),
+        }))
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, PrepareError> {
@@ -324,6 +333,24 @@ async fn a_server_is_asked_for_no_number_of_tokens_that_it_may_refuse_by_its_own
             seller.post("/v1/chat/completions", None, body(json!({"max_tokens": max_tokens})));
         assert_eq!(raw.await.status, 200);
         assert_eq!(asked.await.unwrap()["max_tokens"], told);
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_told_the_variables_of_its_template_as_they_came() {
+    let variables = json!({"enable_thinking": false, "z": {"b": [1, null], "a": "x"}});
+    for (more, told) in [
+        (json!({"chat_template_kwargs": variables}), variables.clone()),
+        // What its template reads is not known here.
+        (json!({"reasoning_effort": "none", "thinking": {"type": "disabled"}}), Value::Null),
+    ] {
+        let (url, asked) = hearing(events(&[&adds("word "), "[DONE]"])).await;
+        let seller = seller_of(&url, "key", 4).await;
+        let raw = seller.post("/v1/chat/completions", None, body(more)).await;
+        assert_eq!(raw.status, 200, "{raw:?}");
+        let asked = asked.await.unwrap();
+        assert_eq!(asked["chat_template_kwargs"], told);
+        assert_eq!(asked["reasoning_effort"], Value::Null);
     }
 }
 

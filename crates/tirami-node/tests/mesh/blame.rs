@@ -21,7 +21,7 @@ pub(crate) fn failures(node: &TestNode, provider: PartyId) -> u64 {
 }
 
 /// Has `provider`, which is a test, offer the model, and waits until the user knows.
-fn offered(mesh: &Mesh, provider: &TestNode) {
+pub(crate) fn offered(mesh: &Mesh, provider: &TestNode) {
     let party = provider.party();
     offer(provider, Ppm::ONE);
     until("the offer is known", SOON, || {

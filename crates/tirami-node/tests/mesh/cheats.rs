@@ -237,6 +237,15 @@ fn an_order_that_can_pay_for_nothing_is_refused_before_its_request_is_read() {
     }
 }
 
+/// The receipt at the end of a job.
+async fn receipt_of(frames: &mut FrameReceiver<ToConsumer>) -> WireDocument {
+    loop {
+        if let Some(ToConsumer::End { receipt, .. }) = frames.next().await.unwrap() {
+            break receipt;
+        }
+    }
+}
+
 #[test]
 fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
@@ -268,13 +277,7 @@ fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
     assert!(matches!(first, Some(ToConsumer::Accepted { prompt_tokens: 1, .. })), "{first:?}");
     assert_eq!(consumer.code(order.clone()), "order_replayed");
     // Whoever missed the end of it gets its receipt by asking again, also with another order.
-    let receipt = node.peer.block_on(async {
-        loop {
-            if let Some(ToConsumer::End { receipt, .. }) = stream.receive.next().await.unwrap() {
-                break receipt;
-            }
-        }
-    });
+    let receipt = node.peer.block_on(receipt_of(&mut stream.receive));
     for again in [order, consumer.sign(Order { seed: 8, ..consumer.order(4) })] {
         match consumer.send(again).1 {
             Some(ToConsumer::Refused { code, receipt: first, .. }) => {
@@ -290,6 +293,108 @@ fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
         until("it is recorded", SOON, || provider.refused(node.party(), code) > 0);
     }
     assert_eq!(provider.refused(mesh.user().party(), "order_price"), 0);
+}
+
+#[test]
+fn an_order_that_comes_again_when_its_job_is_forgotten_gets_the_first_receipt() {
+    let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let (provider, clock) = (mesh.provider(0), &mesh.clock);
+    let body = serde_json::to_vec(&ask(9, false)).unwrap();
+    let consumer = Consumer::new(&node, provider.party(), body.clone());
+    let asked = |n| Order {
+        start_by: clock.now().plus_ms(60_000),
+        claim_by: clock.now().plus_ms(3_600_000),
+        ..consumer.order(n)
+    };
+    let done = |order: WireDocument| {
+        let (mut stream, first) = consumer.send(order);
+        assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
+        node.peer.block_on(receipt_of(&mut stream.receive))
+    };
+    let order = consumer.sign(asked(1));
+    let receipt = done(order.clone());
+    let due = tirami_core::decode_body::<Receipt>(&receipt.bytes).unwrap().amount;
+    let items = vec![PayItem { job: JobId::from_bytes([1; 16]), amount: due }];
+    let pay = Pay::new(provider.party(), items, Ppm::ZERO);
+    node.submit(Actor::Node, Command::SignEntry { kind: pay.into() });
+    let unpaid = || provider.peer.read(|kernel| kernel.ledger().book().served().len());
+    until("the job is paid", SOON, || unpaid() == 0);
+    let remembered = || provider.peer.read(|kernel| kernel.ledger().book().jobs_remembered());
+    assert_eq!(remembered(), 1);
+
+    // Its order is late now, and the next job makes the ledger forget it.
+    clock.pass_ms(7 * MINUTE_MS);
+    done(consumer.sign(asked(2)));
+    assert_eq!(remembered(), 0);
+    let made = || provider.engine.as_ref().unwrap().load().completion_tokens_total;
+    let before = (made(), provider.trades().len(), unpaid());
+    for again in [order, consumer.sign(Order { seed: 8, ..asked(1) })] {
+        match consumer.send(again).1 {
+            Some(ToConsumer::Refused { code, receipt: first, .. }) => {
+                assert_eq!((code.as_str(), first), ("order_replayed", Some(receipt.clone())));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Whoever else names the job learns nothing of it.
+    let other = Consumer::new(mesh.user(), provider.party(), body);
+    match other.send(other.sign(other.order(1))).1 {
+        Some(ToConsumer::Refused { code, receipt: None, .. }) => assert_eq!(code, "order_expired"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((made(), provider.trades().len(), unpaid()), before);
+    until("it is recorded", SOON, || provider.refused(node.party(), "order_replayed") > 0);
+}
+
+/// The tokens that come next, or the receipt after the last of them.
+async fn come(frames: &mut FrameReceiver<ToConsumer>) -> Result<Vec<u32>, WireDocument> {
+    loop {
+        match frames.next().await.unwrap() {
+            Some(ToConsumer::Tokens { tokens, .. }) => return Ok(tokens),
+            Some(ToConsumer::End { receipt, .. }) => return Err(receipt),
+            Some(ToConsumer::Working { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_receipt_of_a_job_with_many_vouchers_is_found_where_its_order_comes_again() {
+    let mesh = Mesh::of(&[script(400, Duration::ZERO)]);
+    let node = mesh.add_user();
+    let provider = mesh.provider(0);
+    let consumer = Consumer::chatting(&node, provider.party());
+    let order = consumer.sign(consumer.order(1));
+    let (JobStream { mut send, mut receive }, first) = consumer.send(order.clone());
+    assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
+    let mut tokens = Vec::new();
+    // More documents than are looked at from one end.
+    for n in 1..=70 {
+        while tokens.len() < n as usize {
+            tokens.extend(node.peer.block_on(come(&mut receive)).unwrap());
+        }
+        let voucher = consumer.voucher(&order, n, &tokens[..n as usize]);
+        node.peer.block_on(send.send(&voucher)).unwrap();
+        until("the voucher is taken", SOON, || vouched(provider) == Some(n));
+    }
+    let mut n = 70;
+    let receipt = loop {
+        match node.peer.block_on(come(&mut receive)) {
+            Ok(more) => tokens.extend(more),
+            Err(receipt) => break receipt,
+        }
+        n += 1;
+        // It may be the last one, which the receipt need not wait for.
+        drop(node.peer.block_on(send.send(&consumer.voucher(&order, n, &tokens))));
+    };
+    assert_eq!(tokens.len(), 400);
+    match consumer.send(order).1 {
+        Some(ToConsumer::Refused { code, receipt: first, .. }) => {
+            assert_eq!((code.as_str(), first), ("order_replayed", Some(receipt)));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -403,12 +508,7 @@ fn a_provider_killed_in_the_middle_claims_its_last_voucher_from_a_silent_consume
     };
     let provider = start_in(tempfile::tempdir().unwrap());
     let (party, id) = (node.party(), provider.party());
-    until("its offer is known", SOON, || {
-        node.peer.read(move |kernel| {
-            let mut known = kernel.mesh().providers(kernel.clock());
-            known.any(|one| one.connected && one.signal.serving && one.signal.provider == id)
-        })
-    });
+    until("its offer is known", SOON, || node.knows(id));
     let consumer = Consumer::chatting(&node, id);
     let order = consumer.sign(consumer.order(1));
     let (mut stream, first) = consumer.send(order.clone());

@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 pub(crate) enum Trouble {
     /// It gives up before its first token.
     GivesUp,
+    /// It gives the job's place in its queue to others.
+    GivesWay,
     /// It has read one token of the prompt and reads no more.
     Prefill,
     /// It keeps the job at one place of its queue.
@@ -136,6 +138,12 @@ impl Engine for Odd {
                 match trouble {
                     Some(Trouble::GivesUp) => {
                         let reason = "told to".to_owned();
+                        let _ = sender.send(Piece::Failed { reason }).await;
+                        return;
+                    }
+                    Some(Trouble::GivesWay) => {
+                        told.failed(Failure::Full);
+                        let reason = Failure::Full.to_string();
                         let _ = sender.send(Piece::Failed { reason }).await;
                         return;
                     }

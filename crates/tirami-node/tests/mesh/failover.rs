@@ -103,13 +103,7 @@ fn a_node_that_has_the_model_goes_on_itself() {
         Mesh::of(&[script(130, Duration::from_millis(15)), script(130, Duration::from_millis(15))]);
     let (here, there) = (mesh.provider(0).party(), mesh.provider(1).party());
     mesh.funded(mesh.provider(0));
-    let known = |mesh: &Mesh| {
-        mesh.provider(0).peer.read(move |kernel| {
-            let mut known = kernel.mesh().providers(kernel.clock());
-            known.any(|one| one.connected && one.signal.serving && one.signal.provider == there)
-        })
-    };
-    until("it knows the other one", SOON, || known(&mesh));
+    until("it knows the other one", SOON, || mesh.provider(0).knows(there));
     let mut request = ask(200, true);
     request["provider"] = json!({"order": [there.to_string()]});
     let mut stream = Stream::open(mesh.provider(0), &request);

@@ -218,12 +218,7 @@ fn a_busy_node_has_another_one_answer_unless_the_request_forbids_it() {
     let (busy, other) = (mesh.provider(0), mesh.provider(1));
     mesh.funded(busy);
     let party = other.party();
-    until("it knows the other one", SOON, || {
-        busy.peer.read(move |kernel| {
-            let mut known = kernel.mesh().providers(kernel.clock());
-            known.any(|one| one.connected && one.signal.provider == party)
-        })
-    });
+    until("it knows the other one", SOON, || busy.knows(party));
     let answer = busy.post(&ask(9, false));
     assert_eq!(answer["choices"][0]["message"]["content"], words(5));
     assert_eq!(answer["x_tirami"]["provider"], other.party().to_string());

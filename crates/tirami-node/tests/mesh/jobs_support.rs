@@ -56,6 +56,14 @@ impl TestNode {
         Self::start_with(mesh, engine, |_| {})
     }
 
+    /// Whether it could order from `provider`.
+    pub fn knows(&self, provider: PartyId) -> bool {
+        self.peer.read(move |kernel| {
+            let mut known = kernel.mesh().providers(kernel.clock());
+            known.any(|one| one.connected && one.signal.serving && one.signal.provider == provider)
+        })
+    }
+
     /// The settings are changed before the start.
     pub fn start_with(
         mesh: MeshOptions,

@@ -43,12 +43,7 @@ fn a_provider_that_keeps_few_chains_serves_whom_it_never_heard_of_and_is_paid() 
     assert_eq!(held(), 2, "its own chain and that of the offices");
 
     for (n, consumer) in consumers[..2].iter().enumerate() {
-        until("its offer is known", SOON, || {
-            consumer.peer.read(move |kernel| {
-                let mut known = kernel.mesh().providers(kernel.clock());
-                known.any(|one| one.connected && one.signal.serving && one.signal.provider == party)
-            })
-        });
+        until("its offer is known", SOON, || consumer.knows(party));
         let answer = consumer.post(&ask(9, false));
         assert_eq!(answer["x_tirami"]["route"]["provider"], party.to_string(), "{answer}");
         assert_eq!(held(), 3 + n, "it follows whoever orders");

@@ -170,12 +170,7 @@ fn a_full_node_has_the_job_done_where_it_begins_sooner() {
     mesh.generous();
     let (node, other) = (mesh.provider(0), mesh.provider(1).party());
     mesh.funded(node);
-    until("it knows the other one", SOON, || {
-        node.peer.read(move |kernel| {
-            let mut known = kernel.mesh().providers(kernel.clock());
-            known.any(|one| one.connected && one.signal.serving && one.signal.provider == other)
-        })
-    });
+    until("it knows the other one", SOON, || node.knows(other));
     let (own, other) = (json!(node.party().to_string()), json!(other.to_string()));
     assert_eq!(chosen(node, &json!({})), (own.clone(), own.clone()), "it rests");
     std::thread::scope(|scope| {

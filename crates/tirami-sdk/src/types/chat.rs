@@ -1,5 +1,7 @@
 //! Chat completions in OpenAI's shapes, and what Tirami adds to an answer.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -75,6 +77,18 @@ pub struct ChatRequest {
     /// Whether there may be several calls in one answer; true when unset. At most 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel_tool_calls: Option<bool>,
+    /// Variables of the model's chat template by name, such as `{"enable_thinking": false}`; at
+    /// most 32, and 16 384 bytes as JSON. One that the template does not read is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<BTreeMap<String, serde_json::Value>>,
+    /// How much the model thinks, such as `none`, `low` or `high`, where its template can be told;
+    /// with `none` and `minimal` it does not think. Elsewhere it is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_effort: Option<String>,
+    /// `{"type": "disabled"}` or `enabled`: whether the model thinks, where its template can be
+    /// told. Elsewhere it is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<serde_json::Value>,
     /// Whether the answer comes piece by piece as server-sent events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,

@@ -49,7 +49,7 @@ pub struct CompletionRequest {
     #[schema(minimum = 0, maximum = 5)]
     pub logprobs: Option<u32>,
     /// Whether an answer begins with the text that it continues. With `logprobs` the text's own
-    /// tokens have theirs, from a node that has the model itself, and not in a stream.
+    /// tokens have theirs, but not in a stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub echo: Option<bool>,
     /// Whether the answer comes piece by piece as server-sent events.

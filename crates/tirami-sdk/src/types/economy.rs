@@ -1,5 +1,7 @@
 //! Balances, prices, trades and the mesh's totals.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -202,6 +204,9 @@ pub struct EstimateRequest {
     pub model: Option<String>,
     /// The messages, as in a chat.
     pub messages: Vec<ChatMessage>,
+    /// The variables of the template for that chat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<BTreeMap<String, serde_json::Value>>,
     /// Completion tokens at most, as in a chat. Unset, it is what limits, the approval threshold
     /// and the available TRM leave room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,7 @@
 //! Anthropic's messages.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -39,6 +41,14 @@ pub struct MessagesRequest {
     /// Only so many of the likeliest tokens; 0 is all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
+    /// `{"type": "disabled"}` or `enabled`: whether the model thinks, where its template can be
+    /// told. Elsewhere it is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<serde_json::Value>,
+    /// Variables of the model's chat template by name, such as `{"enable_thinking": false}`; at
+    /// most 32, and 16 384 bytes as JSON. One that the template does not read is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<BTreeMap<String, serde_json::Value>>,
     /// Whether the answer comes piece by piece as server-sent events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,

@@ -41,6 +41,14 @@ pub struct ResponsesRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub max_output_tokens: Option<u32>,
+    /// `{"effort": …}`: how much the model thinks, such as `none`, `low` or `high`, where its
+    /// template can be told; with `none` and `minimal` it does not think. Elsewhere it is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<Value>,
+    /// Variables of the model's chat template by name, such as `{"enable_thinking": false}`; at
+    /// most 32, and 16 384 bytes as JSON. One that the template does not read is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<BTreeMap<String, Value>>,
     /// 0 always takes the likeliest token; 1 follows the model's own probabilities. 0 to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 2)]

@@ -238,8 +238,10 @@ impl World {
             }
             ToConsumer::End { receipt, .. } => self.settle(stream, receipt),
             ToConsumer::Failed { .. } => self.give_up(stream, Observed::Failed),
-            // No job of this world asks for vectors.
-            ToConsumer::Working { .. } | ToConsumer::Vector { .. } => Ok(()),
+            // No job of this world asks for vectors, nor what is in its prompt.
+            ToConsumer::Working { .. } | ToConsumer::Vector { .. } | ToConsumer::Prompt { .. } => {
+                Ok(())
+            }
         }
     }
 

@@ -42,21 +42,24 @@ impl DoneJobs {
         self.counts.get(&consumer).copied().unwrap_or_default()
     }
 
-    pub(super) fn insert(&mut self, job: JobId, done: Done) {
-        self.remove(job);
+    /// Gives what was remembered of the job before.
+    pub(super) fn insert(&mut self, job: JobId, done: Done) -> Option<Done> {
+        let before = self.remove(job);
         let count = self.counts.entry(done.consumer).or_default();
         *count = count.saturating_add(1);
         self.jobs.insert(job, done);
+        before
     }
 
-    pub(super) fn remove(&mut self, job: JobId) {
-        let Some(done) = self.jobs.remove(&job) else { return };
+    pub(super) fn remove(&mut self, job: JobId) -> Option<Done> {
+        let done = self.jobs.remove(&job)?;
         if let Some(count) = self.counts.get_mut(&done.consumer) {
             *count = count.saturating_sub(1);
             if *count == 0 {
                 self.counts.remove(&done.consumer);
             }
         }
+        Some(done)
     }
 
     /// Whether the counts agree with the jobs. O(jobs).

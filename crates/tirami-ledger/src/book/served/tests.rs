@@ -214,32 +214,37 @@ fn what_is_paid_late_or_after_a_default_takes_nothing_off_what_was_lost() {
 }
 
 #[test]
-fn a_provider_with_very_many_jobs_remembers_the_later_ones_until_they_cannot_be_started() {
+fn a_paid_job_is_forgotten_when_its_order_is_late_and_one_that_is_not_paid_is_not() {
     let mut node = Node::new();
-    for number in 0..RESULTS_KEPT_MAX as u64 {
-        let (consumer, receipt, due, until) = (CONSUMER, None, micro(1), NOW.plus_ms(DAY_MS));
-        node.0.done.insert(job(number), Done { consumer, receipt, due, until });
-        node.0.done_until.insert((until, job(number)));
-    }
-    let paid = |node: &mut Node, number: u64| {
+    for number in [1, 2] {
         node.accept(number, 10, 10, true);
         node.end(number, 0);
-        node.pay(number, 10);
-    };
-    paid(&mut node, u64::MAX);
-    let startable = NOW.plus_ms(START_WITHIN_MS + ORDER_AHEAD_MAX_MS);
-    assert_eq!(node.0.done.get(job(u64::MAX)).unwrap().until, startable);
-    // So there is room again long before claim times pass.
-    for number in RESULTS_KEPT_MAX as u64 + 1..u64::from(SERVED_DONE_MAX) {
-        let (consumer, receipt, due, until) = (CONSUMER, None, micro(1), startable);
-        node.0.done.insert(job(number), Done { consumer, receipt, due, until });
-        node.0.done_until.insert((until, job(number)));
     }
-    let full = OrderRefusal::TooMany {
-        what: "paid jobs whose order could come again",
-        max: SERVED_DONE_MAX,
-    };
-    assert_eq!(node.0.check_room(NOW, CONSUMER), Err(full));
-    assert_eq!(node.0.check_room(startable, CONSUMER), Ok(()));
+    node.pay(1, 10);
+    let again = |node: &Node, number| node.0.check_new(job(number), CONSUMER);
+    let late = NOW.plus_ms(START_WITHIN_MS + ORDER_AHEAD_MAX_MS);
+    node.0.forget_passed(Timestamp::from_ms(late.ms() - 1));
+    let first = OrderRefusal::Replayed { receipt: None, due: micro(10) };
+    assert_eq!(again(&node, 1), Err(first.clone()));
+    node.0.forget_passed(late);
+    assert_eq!((again(&node, 1), again(&node, 2)), (Ok(()), Err(first)));
+    assert_eq!((node.0.done(), node.0.jobs.len()), (0, 1));
+    // What is paid at last is late by then.
+    node.pay(2, 10);
+    assert_eq!(node.0.done(), 1);
+    node.0.forget_passed(late);
+    assert_eq!((again(&node, 2), node.0.done()), (Ok(()), 0));
+    assert!(node.0.is_consistent());
+}
+
+#[test]
+fn a_job_that_is_done_twice_is_remembered_once() {
+    let mut node = Node::new();
+    let until = NOW.plus_ms(1);
+    node.0.done.insert(job(1), Done { consumer: CONSUMER, receipt: None, due: micro(1), until });
+    node.0.done_until.insert((until, job(1)));
+    node.accept(1, 10, 10, true);
+    node.end(1, 0);
+    node.pay(1, 10);
     assert!(node.0.is_consistent());
 }

@@ -1,24 +1,37 @@
 //! The answers of one request: each a job of its own, and all of them together.
 
-use core::task::Poll;
+use core::pin::Pin;
+use core::task::{Context, Poll};
 
 use futures_util::future::{poll_fn, select_all};
+use tirami_core::Trm;
 use tirami_infer::calls::{CallReader, Said};
 use tirami_infer::engine::{Failure, Generation, Piece, TokenLogprobs};
 use tirami_ledger::documents::FinishReason;
 use tirami_sdk::types::TiramiInfo;
+use tokio::sync::oneshot;
 
 use super::form::{Ended, Finished, News};
 use super::job::Charged;
+use super::moved::{Elsewhere, Found};
 use super::running::Running;
-use super::{Head, broken, finish_name, finish_of};
+use super::{Head, alone, broken, finish_name, finish_of, mesh_error};
 use crate::http::error::ApiError;
+use crate::mesh::{RouteError, Served, Started};
 
 /// One answer on its way.
 pub(super) struct Choice {
     pub(super) job: Running,
-    /// None once it has ended.
+    /// None once it has ended, and while another node is looked for.
     generation: Option<Generation>,
+    /// Who may answer when this node's engine gives it up, with the prompt's tokens.
+    elsewhere: Option<(Elsewhere, u32)>,
+    /// The search for them.
+    search: Option<oneshot::Receiver<Found>>,
+    /// The model of the node that was found, until that is told.
+    served: Option<Served>,
+    /// The owner's word that making it there waits for.
+    waits_for: Option<RouteError>,
     /// Whether it is the first answer to its subject; in the usage this one reads the prompt.
     is_first: bool,
     /// Prompt tokens that were in the cache of this node's engine.
@@ -60,6 +73,10 @@ impl Choice {
         Self {
             job,
             generation: Some(generation),
+            elsewhere: None,
+            search: None,
+            served: None,
+            waits_for: None,
             is_first: true,
             cached: 0,
             tokens: 0,
@@ -71,6 +88,13 @@ impl Choice {
             scored: Vec::new(),
             reader: None,
         }
+    }
+
+    /// Where this node's engine gives up an answer to a prompt of so many tokens before it makes
+    /// anything of it, it goes on elsewhere.
+    pub(super) fn or(self, elsewhere: Option<Elsewhere>, prompt_tokens: u32) -> Self {
+        let elsewhere = elsewhere.map(|elsewhere| (elsewhere, prompt_tokens));
+        Self { elsewhere, ..self }
     }
 
     /// The answer may have calls of these tools; none for no calls.
@@ -105,6 +129,7 @@ impl Choice {
         }
         match piece {
             Some(Piece::Delta { tokens, text, logprobs }) => {
+                self.elsewhere = None;
                 self.tokens = self.tokens.max(self.job.produced(&tokens));
                 self.likely.extend(logprobs);
                 let said = self.read(&text);
@@ -120,13 +145,62 @@ impl Choice {
             Some(Piece::Failed { reason }) => {
                 tracing::warn!(reason, "the engine failed");
                 self.failure = self.generation.take().and_then(|ended| ended.failure().cloned());
-                Step::Failed
+                if self.is_moving(reason) { Step::Told(News::default()) } else { Step::Failed }
             }
             None => {
                 self.generation = None;
                 Step::Failed
             }
         }
+    }
+
+    /// Whether another node is looked for now: this node's engine had no room for the answer, and
+    /// others may make it. Nothing of it was delivered, so they make all of it.
+    fn is_moving(&mut self, reason: String) -> bool {
+        if !self.had_no_room() || self.tokens > 0 {
+            return false;
+        }
+        let Some((elsewhere, prompt_tokens)) = self.elsewhere.take() else { return false };
+        match core::mem::replace(&mut self.job, Running::Moving) {
+            Running::Here(job) => {
+                self.search = Some(elsewhere.search(*job, (prompt_tokens, reason)));
+                true
+            }
+            other => {
+                self.job = other;
+                false
+            }
+        }
+    }
+
+    /// What came of the search. Where nobody was found, that there was no room is the reason to
+    /// tell, unless the owner's word is all that is missing: who asks has to hear of that.
+    fn found(&mut self, found: Option<Found>) -> Step {
+        self.search = None;
+        match found {
+            Some(Ok(Started { job, generation, served, .. })) => {
+                (self.job, self.generation) = (Running::Mesh(job), Some(generation));
+                self.served = Some(served);
+                self.failure = None;
+                Step::Told(News::default())
+            }
+            Some(Err(error)) => {
+                tracing::info!(%error, "no other node answers either");
+                self.waits_for = Some(error).filter(RouteError::waits_for_the_owner);
+                Step::Failed
+            }
+            None => Step::Failed,
+        }
+    }
+
+    /// Its job, and where what comes of it comes from.
+    fn parts(&mut self) -> (&Running, Flow<'_>) {
+        let Self { job, generation, search, .. } = self;
+        (job, Flow { generation, search })
+    }
+
+    fn has_ended(&self) -> bool {
+        self.generation.is_none() && self.search.is_none()
     }
 
     fn read(&mut self, text: &str) -> Vec<Said> {
@@ -144,6 +218,33 @@ impl Choice {
             likely.append(&mut self.likely);
         }
         Step::Told(News { said, likely })
+    }
+}
+
+/// What came of one answer.
+enum Came {
+    /// From whoever makes it; nothing where that is gone.
+    Piece(Option<Piece>),
+    /// The search for another node is over.
+    Found(Box<Option<Found>>),
+}
+
+/// Where what comes of one answer comes from.
+struct Flow<'a> {
+    generation: &'a mut Option<Generation>,
+    search: &'a mut Option<oneshot::Receiver<Found>>,
+}
+
+impl Flow<'_> {
+    /// What comes next; nothing comes of an answer that has ended.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Came> {
+        if let Some(search) = self.search.as_mut() {
+            return Pin::new(search).poll(context).map(|found| Came::Found(Box::new(found.ok())));
+        }
+        match self.generation.as_mut() {
+            Some(generation) => generation.pieces.poll_recv(context).map(Came::Piece),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -170,28 +271,36 @@ impl Choices {
     /// What comes next, and of which answer; none when all have ended. Waiting for it can be given
     /// up without loss.
     pub(super) async fn next(&mut self) -> Option<(usize, Step)> {
-        if self.all.iter().all(|choice| choice.generation.is_none()) {
+        if self.all.iter().all(Choice::has_ended) {
             return None;
         }
         let (count, first) = (self.all.len(), self.turn);
-        let (jobs, mut flows): (Vec<_>, Vec<_>) =
-            self.all.iter_mut().map(|choice| (&choice.job, &mut choice.generation)).unzip();
-        let piece = poll_fn(|context| {
+        let (jobs, mut flows): (Vec<_>, Vec<_>) = self.all.iter_mut().map(Choice::parts).unzip();
+        let came = poll_fn(|context| {
             for index in (first..first + count).map(|index| index % count) {
-                let Some(generation) = &mut *flows[index] else { continue };
-                if let Poll::Ready(piece) = generation.pieces.poll_recv(context) {
-                    return Poll::Ready((index, piece));
+                if let Poll::Ready(came) = flows[index].poll(context) {
+                    return Poll::Ready((index, came));
                 }
             }
             Poll::Pending
         });
-        let (index, piece) = tokio::select! {
+        let (index, came) = tokio::select! {
             biased;
             () = cancelled(jobs) => return Some((0, Step::Ordered)),
-            piece = piece => piece,
+            came = came => came,
         };
         self.turn = (index + 1) % count;
-        Some((index, self.all[index].took(piece)))
+        let choice = &mut self.all[index];
+        let step = match came {
+            Came::Piece(piece) => choice.took(piece),
+            Came::Found(found) => choice.found(*found),
+        };
+        Some((index, step))
+    }
+
+    /// The model that makes the first answer from here on, where that moved to another node.
+    pub(super) fn moved(&mut self) -> Option<Served> {
+        self.all.first_mut()?.served.take()
     }
 
     /// Waits until the kernel orders the end of one of them, which ends all.
@@ -211,16 +320,17 @@ impl Choices {
     }
 
     /// Ends, for want of time, what has not ended; of each answer `certain` tokens count. False
-    /// when none of them has any.
+    /// when none of them is complete or has any.
     pub(super) fn cut(&mut self, certain: &[u32]) -> bool {
         for (choice, certain) in self.all.iter_mut().zip(certain) {
-            if choice.generation.take().is_some() || choice.is_cut {
+            if choice.generation.take().is_some() || choice.search.take().is_some() || choice.is_cut
+            {
                 choice.tokens = *certain;
                 choice.finish = FinishReason::Length;
                 choice.is_cut = true;
             }
         }
-        self.tokens() > 0
+        self.tokens() > 0 || self.all.iter().any(|choice| !choice.is_cut)
     }
 
     /// Whether one of them may still have a place of this node's engine.
@@ -232,7 +342,9 @@ impl Choices {
 
     /// Frees the engine before anything else is waited for.
     pub(super) fn stop(&mut self) {
-        self.all.iter_mut().for_each(|choice| choice.generation = None);
+        self.all.iter_mut().for_each(|choice| {
+            (choice.generation, choice.search) = (None, None);
+        });
     }
 
     /// Whether what failed is held against the agent's jobs: not where there was no room.
@@ -242,6 +354,10 @@ impl Choices {
 
     /// Why the answers broke off.
     pub(super) fn failure(&self) -> ApiError {
+        if let Some(error) = self.all.iter().find_map(|choice| choice.waits_for.as_ref()) {
+            let answers = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+            return alone(mesh_error(error), answers);
+        }
         // The others of them may only not have ended yet.
         if let Some(failure) = self.all.iter().find_map(|choice| choice.failure.clone()) {
             return failure.into();
@@ -263,12 +379,15 @@ impl Choices {
     async fn charge(self) -> Result<Charged, ApiError> {
         let mut sum: Option<Result<Charged, ApiError>> = None;
         for choice in self.all {
-            if choice.is_cut && choice.tokens == 0 {
-                // Of the others some were delivered; nothing of this one, so nothing is owed.
-                choice.job.void(false).await;
-                continue;
-            }
-            let charged = choice.job.finish(choice.tokens, choice.finish).await;
+            let charged = if choice.is_cut && choice.tokens == 0 {
+                // Of the others some were delivered; nothing of this one, so nothing more is owed.
+                match choice.job.void(false).await {
+                    Some(charged) => Ok(charged),
+                    None => continue,
+                }
+            } else {
+                choice.job.finish(choice.tokens, choice.finish).await
+            };
             sum = Some(match sum {
                 None => charged,
                 Some(sum) => sum.and_then(|sum| charged.map(|charged| sum.and(charged))),
@@ -277,13 +396,43 @@ impl Choices {
         sum.unwrap_or_else(|| Err(broken()))
     }
 
-    /// Ends answers of which nothing was handed over.
-    pub(super) async fn void(mut self, failed: bool) {
+    /// Ends answers of which nothing was handed over. Gives what stays charged: other nodes were
+    /// paid for what they had read or made.
+    pub(super) async fn void(mut self, failed: bool) -> Trm {
         self.stop();
+        let mut sum = Trm::ZERO;
         for choice in self.all {
-            choice.job.void(failed).await;
+            let charged = choice.job.void(failed).await;
+            sum = sum.saturating_add(charged.map_or(Trm::ZERO, |charged| charged.amount));
         }
+        sum
     }
+}
+
+/// What error messages say where that is so.
+const NOTHING: &str = "nothing was charged;";
+
+/// The error of a request of which nothing was handed over and for which other nodes were paid.
+pub(super) fn after(error: ApiError, charged: Trm) -> ApiError {
+    if charged.is_zero() {
+        return error;
+    }
+    let paid = format!("{charged} TRM were charged for what other nodes had read or made by then");
+    let message = &error.body().error.message;
+    let message = match message.contains(NOTHING) {
+        true => message.replace(NOTHING, &format!("{paid};")),
+        false => format!("{message}; in all {paid}"),
+    };
+    error.reworded(message)
+}
+
+/// The same where it is not known yet: of several answers one may be done while another waits for
+/// whoever takes it.
+pub(super) fn after_others(error: ApiError) -> ApiError {
+    let message = &error.body().error.message;
+    let paid = "nothing is charged but what other nodes had read by then;";
+    let message = message.replace(NOTHING, paid);
+    error.reworded(message)
 }
 
 async fn cancelled(jobs: impl IntoIterator<Item = &Running>) {

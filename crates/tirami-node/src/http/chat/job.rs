@@ -63,6 +63,9 @@ pub(super) struct Charged {
     pub(super) candidates: u32,
     /// The trades before the last one, of a request for several answers.
     pub(super) earlier: Vec<DocumentId>,
+    /// This node's engine gave up one of the answers before it made anything of it, and others
+    /// made it.
+    pub(super) moved: bool,
 }
 
 /// What a job is opened with besides its order.
@@ -75,10 +78,26 @@ pub(super) struct Opening {
 }
 
 impl Charged {
+    /// A job that was done here for nothing.
+    const fn here(trade: DocumentId) -> Self {
+        Self {
+            trade,
+            flop: Flop::ZERO,
+            amount: Trm::ZERO,
+            available: Trm::ZERO,
+            parts: Vec::new(),
+            candidates: 1,
+            earlier: Vec::new(),
+            moved: false,
+        }
+    }
+
     /// What a job of other nodes came to.
     pub(super) fn of(journeyed: Journeyed) -> Self {
         let Journeyed { trade, flop, amount, available, parts, candidates } = journeyed;
-        Self { trade, flop, amount, available, parts, candidates, earlier: Vec::new() }
+        let gave_up = |part: &Part| part.here && part.charge.completion_tokens == 0;
+        let moved = parts.len() > 1 && parts.first().is_some_and(gave_up);
+        Self { trade, flop, amount, available, parts, candidates, earlier: Vec::new(), moved }
     }
 
     /// The trades of several answers, in order; empty for one.
@@ -103,6 +122,7 @@ impl Charged {
             parts: self.parts,
             candidates: self.candidates.max(later.candidates),
             earlier: self.earlier,
+            moved: self.moved || later.moved,
         }
     }
 }
@@ -165,6 +185,11 @@ impl Job {
         };
         let unsynced = Some(unsynced);
         Ok(Self { open: Some(open), token, unsynced, vouched: 0, voucher: None })
+    }
+
+    /// The order's id, while the job is open.
+    pub(super) fn order(&self) -> Option<DocumentId> {
+        self.open.as_ref().map(|open| open.order)
     }
 
     /// Waits until hold and order are durable.
@@ -263,19 +288,12 @@ impl Open {
     async fn charged(self, command: Command) -> Result<Charged, ApiError> {
         match self.handle.insist(Actor::Node, command).await {
             Ok(Outcome::JobFinished { trade, flop, amount, available, .. }) => {
-                let (parts, earlier) = (Vec::new(), Vec::new());
-                Ok(Charged { trade, flop, amount, available, parts, candidates: 1, earlier })
+                Ok(Charged { trade, flop, amount, available, ..Charged::here(trade) })
             }
             // The answer has not a single token, so nothing is owed for it.
-            Ok(Outcome::Done) => Ok(Charged {
-                trade: self.order,
-                flop: Flop::ZERO,
-                amount: Trm::ZERO,
-                available: self.available().await?,
-                parts: Vec::new(),
-                candidates: 1,
-                earlier: Vec::new(),
-            }),
+            Ok(Outcome::Done) => {
+                Ok(Charged { available: self.available().await?, ..Charged::here(self.order) })
+            }
             Ok(_) | Err(SubmitError::Rejected(Rejection::UnknownJob { .. })) => Err(gone()),
             Err(error) => {
                 tracing::error!(job = %self.job, ?error, "a job could not be charged");
@@ -340,11 +358,14 @@ fn gone() -> ApiError {
     )
 }
 
+/// The code of a request that waits for the owner's word.
+pub(super) const APPROVAL_REQUIRED: &str = "approval_required";
+
 pub(super) fn approval_required(approval_id: u64, expires_at_ms: u64, max_amount: Trm) -> ApiError {
     ApiError::new(
         axum::http::StatusCode::FORBIDDEN,
         "approval_required",
-        "approval_required",
+        APPROVAL_REQUIRED,
         format!(
             "the request may cost up to {max_amount} TRM and waits for the owner's word; after \
              `tirami approve {approval_id}` send the identical request again"

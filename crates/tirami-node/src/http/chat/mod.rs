@@ -14,6 +14,7 @@ mod deadline;
 mod embed;
 pub(super) mod form;
 mod job;
+mod moved;
 mod picture;
 mod place;
 mod quote;
@@ -24,15 +25,16 @@ mod sampling;
 mod served;
 mod stream;
 mod tools;
+mod variables;
 mod whole;
 
-use std::borrow::Cow;
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, JobId, ModelDigest, Ppm};
 use tirami_infer::engine::{
@@ -46,12 +48,13 @@ use tirami_sdk::types::{PromptDetails, Route, RouteAttempt, TiramiInfo, Usage};
 use super::error::ApiError;
 use super::guard::Caller;
 use super::{AppState, json, length, wish};
-use crate::mesh::{self, Invalid, MeshAsk, Part, RouteError, Started};
+use crate::mesh::{self, GaveUp, Invalid, MeshAsk, Part, RouteError, Served, Started};
 use crate::models::{Lease, Model};
-use choices::{Choice, Choices};
+use choices::{Choice, Choices, after, after_others};
 use deadline::{Deadline, late};
 use form::{ChatForm, CompletionForm, Ended, Form, Gathered};
-use job::{Charged, Job, Opening};
+use job::{APPROVAL_REQUIRED, Charged, Job, Opening};
+use moved::Elsewhere;
 use place::{Known, Place};
 use request::Subject;
 use running::Running;
@@ -64,7 +67,7 @@ pub(super) use place::is_sooner_elsewhere;
 pub(crate) use quote::payer;
 pub(crate) use request::Kind;
 pub(super) use request::{Ask, CHOICES_MAX, conversation, flag, number, present};
-pub(crate) use served::{Asked, understand};
+pub(crate) use served::{Asked, understand, understand_at_once};
 
 /// A prompt of surely no more tokens is prepared at once: to wake another thread for it takes
 /// longer.
@@ -86,7 +89,7 @@ pub(super) async fn chat(
             gathered: Gathered::default(),
         })
     };
-    answer(app, &caller, (Kind::Chat, &body), form).await
+    answer(app, &caller, (Kind::Chat, body), form).await
 }
 
 /// Answers `POST /v1/completions`.
@@ -105,11 +108,11 @@ pub(super) async fn complete(
             gathered: Gathered::default(),
         })
     };
-    answer(app, &caller, (Kind::Raw, &body), form).await
+    answer(app, &caller, (Kind::Raw, body), form).await
 }
 
 /// What each answer begins with, where it is to repeat what it continues; `engine` is the model's
-/// where it is here.
+/// where it is here. Where it is not, whoever answers tells the text of tokens.
 fn echo(ask: &Ask, engine: Option<&dyn Engine>) -> Result<Vec<String>, ApiError> {
     if !ask.echo {
         return Ok(Vec::new());
@@ -118,9 +121,7 @@ fn echo(ask: &Ask, engine: Option<&dyn Engine>) -> Result<Vec<String>, ApiError>
     let text = |subject: &Subject| match subject {
         Subject::Raw(RawPrompt::Text(text)) => Ok(text.clone()),
         Subject::Raw(RawPrompt::Tokens(tokens)) => {
-            let Some(engine) = engine else {
-                return Err(unable("only a node with the model knows the text of tokens"));
-            };
+            let Some(engine) = engine else { return Ok(String::new()) };
             let bytes = tokens.iter().map(|token| engine.token_bytes(*token));
             let bytes = bytes.collect::<Result<Vec<_>, _>>();
             let bytes = bytes.map_err(|error| unable(&error.to_string()))?;
@@ -154,22 +155,21 @@ impl Way {
 pub(super) async fn answer(
     app: AppState,
     caller: &Caller,
-    (kind, body): (Kind, &[u8]),
+    (kind, body): (Kind, Bytes),
     form: impl FnOnce(&Ask, Vec<String>) -> Box<dyn Form> + Send,
 ) -> Result<Response, ApiError> {
     if app.jobs.is_closed() {
         return Err(stopping());
     }
-    let fields: Map<String, Value> = json::parse(body)?;
+    let fields: Map<String, Value> = json::parse(&body)?;
     let ask = Ask::read(kind, &fields)?;
     let (wish, deadline) = (wish::read(&fields)?, Deadline::read(&fields)?);
-    let price = place::price(&app).await?;
-    let way = match place::of(&app, &ask.model, &wish, price, ask.has_images()).await? {
+    let (place, price) = place::of(&app, &ask.model, &wish, ask.has_images()).await?;
+    let way = match place {
         Place::Here(model) => {
             let keep = super::loaded::keep_alive(&fields)?;
             Way::Here(deadline.bound(app.models.lease(&model, keep)).await??)
         }
-        Place::Mesh(_) if ask.sampling.scores_prompt => return Err(served::unscored()),
         Place::Mesh(model) => Way::Mesh(model),
     };
     let form = form(&ask, echo(&ask, way.engine())?);
@@ -191,17 +191,17 @@ pub(super) async fn answer(
 }
 
 /// The request of each subject: as it came, or with only that one of several.
-fn bodies(kind: Kind, mut fields: Map<String, Value>, body: &[u8]) -> Vec<Cow<'_, [u8]>> {
+fn bodies(kind: Kind, mut fields: Map<String, Value>, body: Bytes) -> Vec<Bytes> {
     let several = match fields.remove(kind.field()) {
         // Of the kinds only texts are several, and a list of numbers is one text's tokens.
         Some(Value::Array(list)) if kind == Kind::Raw && list.len() > 1 && !list[0].is_u64() => {
             list
         }
-        _ => return vec![Cow::Borrowed(body)],
+        _ => return vec![body],
     };
     let with_one = |one: Value| {
         fields.insert(kind.field().to_owned(), one);
-        Cow::Owned(form::written(&fields))
+        Bytes::from(form::written(&fields))
     };
     several.into_iter().map(with_one).collect()
 }
@@ -269,7 +269,7 @@ impl Asker<'_> {
         &self,
         engine: &Lease,
         subject: &Subject,
-        body: &[u8],
+        body: &Bytes,
         seed: u32,
     ) -> Result<Plan, ApiError> {
         let Self { app, ask, wish, price, .. } = self;
@@ -290,8 +290,7 @@ impl Asker<'_> {
             completion_max,
             continues: None,
         };
-        let may_go = wish.allow_fallbacks && !ask.sampling.scores_prompt;
-        let instead = (app.mesh.is_some() && may_go).then(|| {
+        let instead = (app.mesh.is_some() && wish.allow_fallbacks).then(|| {
             let own = place::successor(app, model.digest, wish, *price);
             let known = Known::Counted { shape: model.shape, tokens: prompt_tokens };
             let here = (model.digest, known, own);
@@ -307,7 +306,7 @@ impl Asker<'_> {
     async fn there(
         &self,
         subject: &Subject,
-        body: &[u8],
+        body: &Bytes,
         (model, seed): (ModelDigest, u32),
     ) -> Result<Plan, ApiError> {
         let own = place::successor(self.app, model, self.wish, self.price);
@@ -325,6 +324,7 @@ impl Run {
     /// As [`Run::begin`], as long as there is time. What is opened later is ended in order.
     async fn begin_in_time(self) -> Result<Begun, ApiError> {
         let (jobs, deadline) = (self.app.jobs.clone(), self.deadline);
+        let is_one = self.plans.len() == 1 && self.choices == 1;
         let mut begin = Box::pin(self.begin());
         let begun = deadline.bound(&mut begin).await;
         begun.unwrap_or_else(|late| {
@@ -333,12 +333,12 @@ impl Run {
                     begun.choices.void(false).await;
                 }
             });
-            Err(late)
+            Err(if is_one { late } else { after_others(late) })
         })
     }
 
     /// Opens a job for each answer and starts its generation. When one of them cannot start, none
-    /// does, and nothing is owed.
+    /// does, and nothing more is owed.
     async fn begin(self) -> Result<Begun, ApiError> {
         let asked_at = Instant::now();
         let Self { app, plans, choices, tools, form, deadline, created } = self;
@@ -358,8 +358,8 @@ impl Run {
                         }
                     }
                     Err(error) => {
-                        Choices::new(all).void(false).await;
-                        return Err(alone(error, answers));
+                        let charged = Choices::new(all).void(false).await;
+                        return Err(after(alone(error, answers), charged));
                     }
                 }
                 sharing = sharing.saturating_sub(1);
@@ -407,17 +407,28 @@ impl Plan {
         {
             return Ok(begun);
         }
-        let head = here.head(app, created);
+        let (head, prompt_tokens) = (here.head(app, created), here.start.prompt_tokens);
+        let elsewhere = here.instead.and_then(|ask| Elsewhere::of(app, ask));
         let opening = Opening { is_named: here.is_named, sharing, build: head.build.clone() };
         let job = Job::open(app.handle.clone(), here.actor, &mut here.start, opening).await?;
         here.sampling.completion_max = here.start.completion_max;
         match here.engine.start(here.prompt, here.sampling).await {
-            Ok(generation) => Ok((Choice::new(Running::Here(Box::new(job)), generation), head)),
+            Ok(generation) => {
+                let choice = Choice::new(Running::Here(Box::new(job)), generation);
+                Ok((choice.or(elsewhere, prompt_tokens), head))
+            }
             Err(error) => {
+                let (order, reason) = (job.order(), error.to_string());
                 job.void(matches!(error, StartError::Stopped)).await;
-                let Some(ask) = here.instead else { return Err(error.into()) };
-                // What is wrong here is the reason to tell.
-                away(app, ask, created).await.map_err(|_| error.into())
+                let Some(elsewhere) = elsewhere else { return Err(error.into()) };
+                let gave_up = order.map(|order| GaveUp { order, prompt_tokens, reason });
+                let moved = away(app, elsewhere.after(gave_up), created).await;
+                // What is wrong here is the reason to tell, unless the owner's word is all that is
+                // missing there.
+                moved.map_err(|there| match there.code() {
+                    APPROVAL_REQUIRED => there,
+                    _ => error.into(),
+                })
             }
         }
     }
@@ -425,7 +436,7 @@ impl Plan {
 
 /// Who approves a request approves one job, so several at once cannot wait for the owner's word.
 fn alone(error: ApiError, answers: u32) -> ApiError {
-    if answers == 1 || error.code() != "approval_required" {
+    if answers == 1 || error.code() != APPROVAL_REQUIRED {
         return error;
     }
     error.reworded(
@@ -533,6 +544,11 @@ impl Head {
         self.prompt_tokens = self.prompt_tokens.saturating_add(prompt_tokens);
     }
 
+    /// Notes the model of the node that makes the first answer instead of this one.
+    fn is_made_by(&mut self, served: Served) {
+        (self.model, self.build) = (served.name, served.build);
+    }
+
     fn usage(&self, completion_tokens: u32, cached_tokens: u32) -> Usage {
         let cached_tokens = cached_tokens.min(self.prompt_tokens);
         Usage {
@@ -564,6 +580,9 @@ impl Head {
         let goes_on = parts.last().is_some_and(|part| part.here);
         let answers = charged.earlier.len() + 1;
         let (kind, reason) = match parts.len() {
+            _ if charged.moved && !goes_on => {
+                ("mesh", "this node's own engine did not take it, and another did")
+            }
             count if count <= answers && is_here => ("local", "this node serves the model itself"),
             count if count <= answers => ("mesh", "the best of the nodes that serve the model"),
             _ if goes_on => ("mesh", "this node went on with the answer after another was lost"),
@@ -694,10 +713,9 @@ pub(super) fn own(app: &AppState, model: &str) -> Result<Model, ApiError> {
 
 /// The same, for what needs the model's file: that only others serve it is another refusal.
 pub(super) async fn at_hand(app: &AppState, model: &str) -> Result<Model, ApiError> {
-    let price = place::price(app).await?;
-    match place::of(app, model, &Preferences::default(), price, false).await? {
-        Place::Here(model) => Ok(model),
-        Place::Mesh(_) => Err(elsewhere(model)),
+    match place::of(app, model, &Preferences::default(), false).await? {
+        (Place::Here(model), _) => Ok(model),
+        (Place::Mesh(_), _) => Err(elsewhere(model)),
     }
 }
 
@@ -710,6 +728,11 @@ fn elsewhere(model: &str) -> ApiError {
     ApiError::not_found("model_not_here", message).param("model")
 }
 
+/// Whether a prompt is prepared at once.
+fn is_short(subject: &Subject) -> bool {
+    !subject.has_images() && place::tokens_of(subject, 0).0 <= PREPARED_HERE_TOKENS_MAX
+}
+
 /// Renders and tokenises, and says how many completion tokens there may be: `asked`, or all the
 /// context has room for.
 async fn prepare(
@@ -717,7 +740,7 @@ async fn prepare(
     subject: &Subject,
     asked: Option<u32>,
 ) -> Result<(Prompt, u32), ApiError> {
-    if !subject.has_images() && place::tokens_of(subject, 0).0 <= PREPARED_HERE_TOKENS_MAX {
+    if is_short(subject) {
         return served::prepare(&**engine, subject, asked);
     }
     let (engine, subject) = (engine.clone(), subject.clone());

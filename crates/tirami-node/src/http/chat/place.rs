@@ -1,5 +1,6 @@
 //! Where a request is answered: here, or at another node of the mesh.
 
+use bytes::Bytes;
 use tirami_core::{Digest, ModelDigest, ModelShape, Ppm};
 use tirami_infer::engine::{Call, Conversation, Message, PrepareError, RawPrompt};
 use tirami_infer::image::IMAGE_TOKENS_MAX;
@@ -22,6 +23,8 @@ const RAW_TOKENS: usize = 16;
 /// Bytes that a template may write around a call, and around all tools together.
 const CALL_BYTES: usize = 128;
 const TOOLS_TOKENS: usize = 2_048;
+/// Tokens that a template may write because of a variable, besides its value.
+const VARIABLES_TOKENS: usize = 256;
 /// How many times longer JSON may become when a template writes it out in its own way.
 const WRITTEN_OUT: usize = 2;
 /// Bytes of a token, for a guess.
@@ -41,12 +44,7 @@ pub(super) enum Place {
     Mesh(ModelDigest),
 }
 
-/// This node's price.
-pub(super) async fn price(app: &AppState) -> Result<Ppm, ApiError> {
-    Ok(app.handle.read(|kernel, _| kernel.ledger().book().price()).await?)
-}
-
-/// Finds out, for a node with this price.
+/// Finds out, with this node's price.
 ///
 /// A name may stand for several models; one that reads pictures goes first where there
 /// `are_images`.
@@ -54,16 +52,16 @@ pub(super) async fn of(
     app: &AppState,
     model: &str,
     wish: &Preferences,
-    price: Ppm,
     are_images: bool,
-) -> Result<Place, ApiError> {
+) -> Result<(Place, Ppm), ApiError> {
     if let Some(model) = app.models.find(model) {
         let own = model.info();
+        let price = app.handle.glance(|kernel, _| kernel.ledger().book().price()).await?;
         if wish::wants(wish, app.handle.party(), &own.quantisation, price) {
-            return Ok(Place::Here(model));
+            return Ok((Place::Here(model), price));
         }
         return if app.mesh.is_some() {
-            Ok(Place::Mesh(own.digest))
+            Ok((Place::Mesh(own.digest), price))
         } else {
             Err(super::no_provider(
                 "the provider object excludes this node, and it is in no mesh with others"
@@ -75,12 +73,15 @@ pub(super) async fn of(
         return Err(super::unknown_model(app, model));
     }
     let (named, wish) = (model.to_owned(), wish.clone());
-    let found = app.handle.read(move |kernel, now| {
+    let found = app.handle.glance(move |kernel, now| {
         let offers = wish::offered(kernel, now, Some(&named), &wish);
         let reads = offers.iter().find(|offer| are_images && offer.image_tokens_max > 0);
-        reads.or(offers.first()).map(|offer| offer.model)
+        let model = reads.or(offers.first()).map(|offer| offer.model);
+        (model, kernel.ledger().book().price())
     });
-    found.await?.map(Place::Mesh).ok_or_else(|| super::unknown_model(app, model))
+    let (found, price) = found.await?;
+    let found = found.ok_or_else(|| super::unknown_model(app, model))?;
+    Ok((Place::Mesh(found), price))
 }
 
 /// This node's engine as one that may go on with an answer begun elsewhere, where the request
@@ -161,7 +162,7 @@ pub(super) async fn image_tokens(app: &AppState, model: ModelDigest) -> Result<u
 /// What the mesh is asked for.
 pub(super) fn ask(
     asker: &Asker<'_>,
-    (subject, body): (&Subject, &[u8]),
+    (subject, body): (&Subject, &Bytes),
     (model, here, own): (ModelDigest, Known, Option<OwnEngine>),
     seed: u32,
 ) -> MeshAsk {
@@ -171,6 +172,7 @@ pub(super) fn ask(
     };
     let (most, guess) = tokens_of(subject, image_tokens);
     let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let retold = asker.ask.retold(subject);
     let prefixes = match subject {
         Subject::Chat(conversation) => prefixes(conversation, model),
         Subject::Raw(_) => Vec::new(),
@@ -178,7 +180,7 @@ pub(super) fn ask(
     MeshAsk {
         actor: asker.actor.clone(),
         path: asker.kind.path(),
-        body: body.to_vec(),
+        body: body.clone(),
         model,
         shape: shape.or_else(|| own.as_ref().map(|own| own.model.info().shape)),
         seed,
@@ -188,6 +190,10 @@ pub(super) fn ask(
         preferences: asker.wish.clone(),
         prefixes,
         own,
+        retold,
+        // A node that has the model has told the text itself.
+        echoes: retold.text && counted.is_none(),
+        gave_up: None,
     }
 }
 
@@ -210,7 +216,11 @@ fn of_chat(conversation: &Conversation, image_tokens: u32) -> (usize, usize) {
     let tools = &conversation.tools;
     let of_tools = if tools.is_empty() { 0 } else { TOOLS_TOKENS };
     let of_tools = of_tools + tools.iter().map(|tool| written_out(tool)).sum::<usize>();
-    let bytes = messages.iter().map(of_message).sum::<usize>() + of_tools;
+    let variables = &conversation.variables;
+    let of_variables = if variables.is_empty() { 0 } else { VARIABLES_TOKENS };
+    let of_variables =
+        of_variables + variables.named.values().map(|value| written_out(value)).sum::<usize>();
+    let bytes = messages.iter().map(of_message).sum::<usize>() + of_tools + of_variables;
     let of_images = conversation.images().count() * image_tokens as usize;
     let most = bytes + of_images + MESSAGE_TOKENS * messages.len() + CONVERSATION_TOKENS;
     (most, bytes / TOKEN_BYTES + of_images + 8 * messages.len())

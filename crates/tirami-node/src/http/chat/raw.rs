@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use tirami_infer::engine::RawPrompt;
 
 use super::request::{Ask, CHOICES_MAX, Subject, flag, is_neutral, number, present};
+use super::variables;
 use crate::http::error::ApiError;
 
 /// Completion tokens where the request names no maximum, as OpenAI has it: a text that is no chat
@@ -26,9 +27,12 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Ask, ApiError> {
         let message = "best_of must be the same as n: every answer that is made is given out";
         return Err(ApiError::unsupported("best_of", message));
     }
-    if fields.get("tools").is_some_and(|tools| !is_neutral(tools)) {
-        let message = "tools are for chats; ask at /v1/chat/completions, or leave them out";
-        return Err(ApiError::unsupported("tools", message));
+    for name in ["tools", variables::FIELD] {
+        if fields.get(name).is_some_and(|value| !is_neutral(value)) {
+            let message =
+                format!("{name} are for chats; ask at /v1/chat/completions, or leave them out");
+            return Err(ApiError::unsupported(name, message));
+        }
     }
     let answers = ask.subjects.len().saturating_mul(ask.choices as usize);
     if answers > CHOICES_MAX as usize {
@@ -163,6 +167,10 @@ mod tests {
             (json!({"prompt": "a", "logprobs": true}), "logprobs"),
             (json!({"prompt": "a", "max_tokens": 0}), "max_tokens"),
             (json!({"prompt": "a", "tools": [{}]}), "tools"),
+            (
+                json!({"prompt": "a", "chat_template_kwargs": {"enable_thinking": false}}),
+                "chat_template_kwargs",
+            ),
         ] {
             assert_eq!(read(more.clone()).unwrap_err(), param, "{more}");
         }

@@ -13,8 +13,9 @@ use tirami_infer::image::IMAGES_MAX;
 use tirami_sdk::endpoints::Operation;
 
 use super::sampling::{self, sampling};
-use super::{picture, raw, tools};
+use super::{picture, raw, tools, variables};
 use crate::http::error::ApiError;
+use crate::mesh::Retold;
 
 /// Messages of one request at most.
 const MESSAGES_MAX: usize = 4_096;
@@ -107,6 +108,12 @@ impl Ask {
         self.subjects.iter().any(Subject::has_images)
     }
 
+    /// What whoever has the model is to tell of a subject besides the answer.
+    pub(super) fn retold(&self, subject: &Subject) -> Retold {
+        let are_tokens = matches!(subject, Subject::Raw(RawPrompt::Tokens(_)));
+        Retold { text: self.echo && are_tokens, likelihoods: self.sampling.scores_prompt }
+    }
+
     fn chat(fields: &Map<String, Value>) -> Result<Self, ApiError> {
         let mut ask = Self::common(fields, 1)?;
         ask.sampling.top_logprobs = sampling::top_logprobs(fields)?;
@@ -180,7 +187,8 @@ pub(in crate::http) fn conversation(fields: &Map<String, Value>) -> Result<Conve
     let messages = list.iter().enumerate().map(|(index, value)| message(index, value));
     let mut messages = messages.collect::<Result<Vec<_>, _>>()?;
     tools::in_order(&mut messages);
-    let conversation = Conversation { messages, tools: tools::read(fields)?.offered };
+    let (tools, variables) = (tools::read(fields)?.offered, variables::read(fields)?);
+    let conversation = Conversation { messages, tools, variables };
     if conversation.images().count() > IMAGES_MAX {
         let message = format!("the messages have more than {IMAGES_MAX} pictures; leave some out");
         return Err(ApiError::bad_request("too_many_images", message).param("messages"));
@@ -315,17 +323,8 @@ fn include_usage(fields: &Map<String, Value>, stream: bool) -> Result<bool, ApiE
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
     for (name, value) in fields {
         let harmless = match name.as_str() {
-            "functions"
-            | "chat_template_kwargs"
-            | "grammar"
-            | "guided_choice"
-            | "guided_grammar"
-            | "guided_json"
-            | "guided_regex"
-            | "ignore_eos"
-            | "json_schema"
-            | "min_tokens"
-            | "stop_token_ids"
+            "functions" | "grammar" | "guided_choice" | "guided_grammar" | "guided_json"
+            | "guided_regex" | "ignore_eos" | "json_schema" | "min_tokens" | "stop_token_ids"
             | "structured_outputs" => is_neutral(value),
             "function_call" => value.is_null() || matches!(value.as_str(), Some("none" | "auto")),
             "modalities" => {

@@ -13,6 +13,8 @@ pub(super) enum Running {
     Here(Box<Job>),
     /// Other nodes do it.
     Mesh(MeshJob),
+    /// This node's engine gave it up, and others are looked for: nothing is open.
+    Moving,
 }
 
 impl Running {
@@ -21,6 +23,8 @@ impl Running {
         match self {
             Self::Here(job) => job.token.cancelled().await,
             Self::Mesh(job) => job.cancelled().await,
+            // What is ordered next is refused where it may not be.
+            Self::Moving => core::future::pending().await,
         }
     }
 
@@ -29,7 +33,7 @@ impl Running {
         match self {
             Self::Here(job) => job.synced().await,
             // It was before another node heard of it.
-            Self::Mesh(_) => Ok(()),
+            Self::Mesh(_) | Self::Moving => Ok(()),
         }
     }
 
@@ -45,6 +49,7 @@ impl Running {
         match self {
             Self::Here(job) => job.produced(tokens),
             Self::Mesh(job) => job.produced(tokens),
+            Self::Moving => 0,
         }
     }
 
@@ -53,6 +58,7 @@ impl Running {
         match self {
             Self::Here(job) => job.delivered(delivered),
             Self::Mesh(job) => job.delivered(delivered),
+            Self::Moving => {}
         }
     }
 
@@ -68,7 +74,7 @@ impl Running {
     pub(super) fn failure(&self) -> ApiError {
         match self {
             Self::Mesh(job) => job.failure().map_or_else(super::engine_failed, mesh_error),
-            Self::Here(_) => super::engine_failed(),
+            Self::Here(_) | Self::Moving => super::engine_failed(),
         }
     }
 
@@ -81,15 +87,20 @@ impl Running {
         match self {
             Self::Here(job) => job.finish(delivered, finish).await,
             Self::Mesh(job) => job.finish(delivered).await.map(Charged::of).ok_or_else(broken),
+            Self::Moving => Err(broken()),
         }
     }
 
-    /// Ends a job of which nothing was handed over. What was signed for to another node stays
-    /// charged.
-    pub(super) async fn void(self, failed: bool) {
+    /// Ends a job of which nothing was handed over. Gives what was signed for to another node and
+    /// stays charged.
+    pub(super) async fn void(self, failed: bool) -> Option<Charged> {
         match self {
-            Self::Here(job) => job.void(failed).await,
-            Self::Mesh(job) => drop(job.finish(0).await),
+            Self::Here(job) => {
+                job.void(failed).await;
+                None
+            }
+            Self::Mesh(job) => job.void().await.map(Charged::of),
+            Self::Moving => None,
         }
     }
 }

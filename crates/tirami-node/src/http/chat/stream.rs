@@ -16,10 +16,11 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
+use tirami_core::Trm;
 use tirami_ledger::documents::FinishReason;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::choices::{Choices, Step};
+use super::choices::{Choices, Step, after};
 use super::deadline::{Deadline, late};
 use super::form::{Form, News};
 use super::{Begun, Head, Run, broken, cancelled, keep, stopping};
@@ -128,14 +129,16 @@ impl Pump {
                 settle(choices, &frames.close(), FinishReason::Failed).await;
                 error
             }
-            End::Gone => return settle(choices, &frames.close(), FinishReason::Cancelled).await,
+            End::Gone => {
+                settle(choices, &frames.close(), FinishReason::Cancelled).await;
+                return;
+            }
             End::Ordered(error) => {
                 settle(choices, &frames.close(), FinishReason::Cancelled).await;
                 error
             }
             End::Late => {
-                settle(choices, &frames.close(), FinishReason::Cancelled).await;
-                late()
+                after(late(), settle(choices, &frames.close(), FinishReason::Cancelled).await)
             }
         };
         frames.last(form.breaks(&head, &error)).await;
@@ -169,6 +172,9 @@ impl Pump {
                     continue;
                 }
             };
+            if let Some(served) = self.choices.moved() {
+                self.head.is_made_by(served);
+            }
             if !has_token && self.choices.tokens() > 0 {
                 has_token = true;
                 self.app.metrics.first_token(self.asked_at.elapsed());
@@ -290,20 +296,25 @@ fn too_slow() -> ApiError {
     )
 }
 
-/// Charges what was delivered of each answer; nothing delivered, nothing owed.
-async fn settle(choices: Choices, delivered: &[u32], finish: FinishReason) {
+/// Charges what was delivered of each answer; nothing delivered, nothing owed. Gives what stays
+/// charged for those of which nothing was: other nodes were paid for what they had made.
+async fn settle(choices: Choices, delivered: &[u32], finish: FinishReason) -> Trm {
+    let mut undelivered = Trm::ZERO;
     for (choice, delivered) in choices.all.into_iter().zip(delivered) {
         // One of several may have been complete.
         let is_whole = choice.finish != FinishReason::Failed && *delivered == choice.tokens;
         let finish = if is_whole { choice.finish } else { finish };
         if *delivered == 0 {
             let has_failed = finish == FinishReason::Failed && !choice.had_no_room();
-            choice.job.void(has_failed).await;
+            let charged = choice.job.void(has_failed).await;
+            let charged = charged.map_or(Trm::ZERO, |charged| charged.amount);
+            undelivered = undelivered.saturating_add(charged);
         } else {
             // Nobody is left to tell; the job's own log line says what went wrong.
             let _ = choice.job.finish(*delivered, finish).await;
         }
     }
+    undelivered
 }
 
 /// One event on its way to the body.

@@ -4,7 +4,7 @@
 use axum::response::Response;
 use tokio::sync::oneshot;
 
-use super::choices::Step;
+use super::choices::{Step, after};
 use super::{Begun, Run, broken, cancelled, keep, late, stopping};
 use crate::http::error::ApiError;
 use crate::http::json;
@@ -31,7 +31,7 @@ async fn work(run: Run, reply: Reply) {
 }
 
 async fn collect(begun: Begun, mut reply: Reply) {
-    let Begun { app, mut choices, head, mut form, deadline, asked_at } = begun;
+    let Begun { app, mut choices, mut head, mut form, deadline, asked_at } = begun;
     let mut has_token = false;
     // Of each answer's tokens, those whose text is certain.
     let mut certain = vec![0; choices.all.len()];
@@ -48,6 +48,9 @@ async fn collect(begun: Begun, mut reply: Reply) {
             }
             next = choices.next() => next,
         };
+        if let Some(served) = choices.moved() {
+            head.is_made_by(served);
+        }
         if !has_token && choices.tokens() > 0 {
             has_token = true;
             app.metrics.first_token(asked_at.elapsed());
@@ -66,8 +69,8 @@ async fn collect(begun: Begun, mut reply: Reply) {
                 let error = choices.failure();
                 // Nothing of it was handed over, so nothing is owed here.
                 let has_failed = choices.has_failed();
-                choices.void(has_failed).await;
-                let _ = reply.send(Err(error));
+                let charged = choices.void(has_failed).await;
+                let _ = reply.send(Err(after(error, charged)));
                 return;
             }
             None => {
@@ -85,8 +88,8 @@ async fn collect(begun: Begun, mut reply: Reply) {
             }
         }
     };
-    choices.void(false).await;
+    let charged = choices.void(false).await;
     if let Some(error) = error {
-        let _ = reply.send(Err(error));
+        let _ = reply.send(Err(after(error, charged)));
     }
 }

@@ -32,9 +32,9 @@ pub(super) async fn messages(
         let stops = request::stops(&fields)?;
         let mut chat = request::chat(&fields, true)?;
         fit(&app, &mut chat).await?;
-        let chat = chat::form::written(&chat);
+        let chat = chat::form::written(&chat).into();
         let form = |_: &chat::Ask, _| -> Box<dyn Form> { Box::new(MessagesForm::new(stops)) };
-        let answer = chat::answer(app, &caller, (Kind::Chat, &chat), form).await;
+        let answer = chat::answer(app, &caller, (Kind::Chat, chat), form).await;
         answer.map_err(|error| names::renamed(error, &request::NAMES))
     };
     answer.await.unwrap_or_else(refused)

@@ -6,8 +6,18 @@ use crate::http::chat::{Said, check, flag, present};
 use crate::http::error::ApiError;
 
 /// Fields that a chat has too, by the same name and with the same meaning.
-const SAME: [&str; 8] =
-    ["model", "stream", "top_p", "seed", "provider", "keep_alive", "timeout_ms", "max_tokens"];
+const SAME: [&str; 10] = [
+    "model",
+    "stream",
+    "top_p",
+    "seed",
+    "provider",
+    "keep_alive",
+    "timeout_ms",
+    "max_tokens",
+    "thinking",
+    "chat_template_kwargs",
+];
 
 /// What the chat's other fields are called here.
 pub(super) const NAMES: [(&str, &str); 4] = [
@@ -69,7 +79,7 @@ pub(super) fn stops(fields: &Map<String, Value>) -> Result<Vec<String>, ApiError
 }
 
 /// What would change the answer and is not built here. How much is thought before an answer, which
-/// `thinking` and `output_config` ask for, is up to the model.
+/// `output_config` asks for, is up to the model.
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
     let config = present(fields, "output_config");
     if config.and_then(|config| config.get("format")).is_some_and(|format| !format.is_null()) {
@@ -373,6 +383,7 @@ mod tests {
         let expected = json!({
             "model": "m", "max_tokens": 5, "stop": ["a"], "temperature": 1, "top_p": 0.5,
             "top_k": 3, "stream": true, "user": "u",
+            "thinking": {"type": "enabled", "budget_tokens": 9},
             "messages": [
                 {"role": "system", "content": "Be brief."},
                 {"role": "user", "content": "hi"},

@@ -40,7 +40,7 @@ pub(super) async fn create(
     let form = |_: &chat::Ask, _| -> Box<dyn Form> {
         Box::new(ResponsesForm::new(base, conversation, keeper))
     };
-    let answer = chat::answer(app, &caller, (Kind::Chat, &written(&chat)), form).await;
+    let answer = chat::answer(app, &caller, (Kind::Chat, written(&chat).into()), form).await;
     answer.map_err(|error| names::renamed(error, &request::NAMES))
 }
 

@@ -14,7 +14,7 @@ const NOTE_NAME_BYTES_MAX: usize = 64;
 const NOTE_BYTES_MAX: usize = 512;
 
 /// Fields that a chat has too, by the same name and with the same meaning.
-const SAME: [&str; 10] = [
+const SAME: [&str; 11] = [
     "model",
     "stream",
     "temperature",
@@ -25,13 +25,15 @@ const SAME: [&str; 10] = [
     "timeout_ms",
     "parallel_tool_calls",
     "seed",
+    "chat_template_kwargs",
 ];
 
 /// What the chat's other fields are called here.
-pub(super) const NAMES: [(&str, &str); 5] = [
+pub(super) const NAMES: [(&str, &str); 6] = [
     ("max_completion_tokens", "max_output_tokens"),
     ("max_tokens", "max_output_tokens"),
     ("messages", "input"),
+    ("reasoning_effort", "reasoning.effort"),
     ("response_format", "text.format"),
     ("tools[].function", "tools[]"),
 ];
@@ -63,6 +65,9 @@ pub(super) fn read(fields: &Map<String, Value>, before: Vec<Value>) -> Result<As
     let max_output_tokens = number(fields, "max_output_tokens", 1, u32::MAX)?;
     if let Some(most) = max_output_tokens {
         chat.insert("max_completion_tokens".to_owned(), most.into());
+    }
+    if let Some(effort) = present(fields, "reasoning").and_then(|of| of.get("effort")) {
+        chat.insert("reasoning_effort".to_owned(), effort.clone());
     }
     let tools = tools(fields)?;
     if !tools.is_empty() {
@@ -112,8 +117,7 @@ pub(super) fn read(fields: &Map<String, Value>, before: Vec<Value>) -> Result<As
     Ok(Asked { chat, base, conversation })
 }
 
-/// What would change the answer and is not built here. How much is thought before an answer, which
-/// `reasoning` asks for, is up to the model.
+/// What would change the answer and is not built here.
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
     if present(fields, "truncation").is_some_and(|cut| cut != "auto" && cut != "disabled") {
         let message = "truncation must be auto or disabled; either way an input that is too long \
@@ -424,6 +428,7 @@ mod tests {
         assert_eq!(asked.chat["response_format"]["json_schema"]["schema"], schema);
         assert_eq!(asked.chat["response_format"]["json_schema"]["strict"], true);
         assert_eq!(asked.chat["max_completion_tokens"], 7);
+        assert_eq!(asked.chat["reasoning_effort"], "high");
         assert!(!asked.base.store && asked.base.metadata["a"] == "b");
     }
 

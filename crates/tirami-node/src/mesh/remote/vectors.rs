@@ -11,7 +11,7 @@ use tirami_proto::{ToConsumer, WireDocument};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Attempt, Charge, SILENCE_MAX, observe};
+use super::{Attempt, Charge, Invalid, SILENCE_MAX, observe};
 use crate::http::NUMBERS_MAX;
 
 /// A provider that reads on nothing for so long has stalled.
@@ -39,6 +39,8 @@ pub(in crate::mesh) enum Read {
     Lost(Charge, Option<Observed>),
     /// The same; the provider gave up after so long, which may be the fault of what was asked.
     GaveUp(Charge, Duration),
+    /// The same; the provider says that what was asked is at fault, wherever it is asked.
+    Invalid(Charge, Invalid),
     /// The client left, or the kernel ordered the end. Nothing is charged.
     Left,
 }
@@ -57,6 +59,8 @@ enum Lack {
     Lost(String, Observed),
     /// The provider cannot read these texts, or says so.
     GaveUp(String),
+    /// The provider says that nobody could.
+    Invalid(Invalid),
 }
 
 impl Attempt {
@@ -73,6 +77,9 @@ impl Attempt {
             }
             Err(Lack::Lost(reason, outcome)) => {
                 Read::Lost(self.abandon(0, reason).await, Some(outcome))
+            }
+            Err(Lack::Invalid(invalid)) => {
+                Read::Invalid(self.abandon(0, invalid.message.clone()).await, invalid)
             }
             Err(Lack::GaveUp(reason)) => {
                 let kept = self.kept();
@@ -118,7 +125,12 @@ impl Attempt {
             self.heard_at = Instant::now();
             match frame {
                 None => return failed("its connection ended"),
-                Some(ToConsumer::Failed { reason, .. }) => return Err(Lack::GaveUp(reason)),
+                Some(ToConsumer::Failed { reason, invalid: None }) => {
+                    return Err(Lack::GaveUp(reason));
+                }
+                Some(ToConsumer::Failed { reason: message, invalid: Some(code) }) => {
+                    return Err(Lack::Invalid(Invalid { code, message, param: None }));
+                }
                 Some(ToConsumer::Working { read, place_in_queue }) => {
                     let read = (read, self.prompt_tokens);
                     self.prefill.told(self.heard_at, read, place_in_queue);

@@ -17,6 +17,7 @@ use super::{
     WINDOW_TOKENS_MAX, count, shortened, wanted_from,
 };
 use crate::handle::SubmitError;
+use crate::mesh::retold::Retelling;
 use crate::mesh::{FrameSender, Invalid, likelihood, stream_digest};
 use crate::models::Lease;
 
@@ -34,6 +35,8 @@ pub(super) struct Begun {
     pub(super) build: String,
     pub(super) start_by: Timestamp,
     pub(super) generation: Generation,
+    /// What is to be told of the prompt before the answer, if anything.
+    pub(super) retelling: Option<Retelling>,
     pub(super) engine: Lease,
     pub(super) place: Place,
 }
@@ -57,6 +60,14 @@ pub(super) struct Serving<'a> {
     job: JobId,
     prompt_tokens: u32,
     generation: Option<Generation>,
+    /// A piece of it that was looked at before its turn.
+    ahead: Option<Piece>,
+    /// What is to be told of the prompt, until it is.
+    retelling: Option<Retelling>,
+    /// The prompt is to be read and nothing to be made.
+    only_reads: bool,
+    /// A voucher was taken, durably.
+    is_signed: bool,
     send: FrameSender<ToConsumer>,
     rtt: Duration,
     window: u32,
@@ -99,6 +110,10 @@ impl<'a> Serving<'a> {
             job: begun.job,
             prompt_tokens: begun.counts.0,
             generation: Some(begun.generation),
+            ahead: None,
+            retelling: begun.retelling,
+            only_reads: begun.counts.1 == 0,
+            is_signed: false,
             send,
             rtt: rtt.min(RTT_MAX),
             window: begun.counts.2,
@@ -122,7 +137,7 @@ impl<'a> Serving<'a> {
     pub(super) async fn run(mut self, mut frames: Pin<&mut impl Stream<Item = ToProvider>>) {
         let mut halt = pin!(self.server.halt());
         loop {
-            let has_room = self.unvouched() < self.window();
+            let has_room = self.unvouched() < self.window() && !self.waits_for_pay();
             self.stands_still(!has_room);
             let deadline = if has_room { self.beat_at } else { self.beat_at.min(self.patience) };
             // The frames come last: the window ends what goes before them, and nothing would end
@@ -135,13 +150,30 @@ impl<'a> Serving<'a> {
                         return self.abandon().await;
                     }
                 }
-                piece = next_piece(&mut self.generation), if has_room => match piece {
+                piece = next_of(&mut self.generation, &mut self.ahead), if has_room => match piece {
                     Some(Piece::Delta { tokens, text, logprobs }) => {
-                        if self.tokens(tokens, text, &logprobs).await.is_err() {
+                        if self.retell().await.is_err() {
+                            return self.abandon().await;
+                        }
+                        let told = self.made(tokens, text, &logprobs);
+                        if let Some((text, finish)) = self.end_at_hand() {
+                            return self.finish(told, text, finish).await;
+                        }
+                        if self.say_all(&told).await.is_err() {
                             return self.abandon().await;
                         }
                     }
-                    Some(Piece::End { text, finish }) => return self.finish(text, finish).await,
+                    Some(Piece::End { text, finish }) => {
+                        if self.retell().await.is_err() {
+                            return self.abandon().await;
+                        }
+                        if self.only_reads && !self.is_signed {
+                            self.patience = Instant::now() + VOUCHER_WITHIN;
+                            self.ahead = Some(Piece::End { text, finish });
+                            continue;
+                        }
+                        return self.finish(Vec::new(), text, finish).await;
+                    }
                     failed => {
                         if let Some(Piece::Failed { reason }) = failed {
                             tracing::warn!(reason, "the engine failed");
@@ -207,12 +239,30 @@ impl<'a> Serving<'a> {
         if self.first_at.is_some() { self.window.max(in_flight) } else { self.window }
     }
 
-    async fn tokens(
+    /// Tells what is asked of the prompt, once.
+    async fn retell(&mut self) -> Result<(), Gone> {
+        let Some(retelling) = self.retelling.take() else { return Ok(()) };
+        let scored = self.generation.as_ref().map(Generation::take_prompt_logprobs);
+        let scored = scored.unwrap_or_default();
+        let engine = self.engine.clone();
+        for frame in retelling.frames(&*engine, &scored) {
+            self.say(&frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a prompt that was only read is told, and its consumer has not signed for it.
+    const fn waits_for_pay(&self) -> bool {
+        self.only_reads && !self.is_signed && self.ahead.is_some()
+    }
+
+    /// Counts tokens; gives the frames that bring them.
+    fn made(
         &mut self,
         tokens: Vec<u32>,
         text: String,
         logprobs: &[TokenLogprobs],
-    ) -> Result<(), Gone> {
+    ) -> Vec<ToConsumer> {
         if self.unvouched() == 0 {
             self.patience = Instant::now() + VOUCHER_WITHIN;
         }
@@ -221,20 +271,41 @@ impl<'a> Serving<'a> {
         self.sent.extend_from_slice(&tokens);
         let mut likelihoods: Vec<_> = logprobs.iter().map(likelihood::told).collect();
         // The last frame has the text; an engine makes one token at a time, so it is the only one.
-        let mut tokens = tokens;
+        let (mut tokens, mut frames) = (tokens, Vec::new());
         while likelihoods.len() > LIKELIHOODS_PER_FRAME_MAX {
             let rest = likelihoods.split_off(LIKELIHOODS_PER_FRAME_MAX);
             let later = tokens.split_off(LIKELIHOODS_PER_FRAME_MAX.min(tokens.len()));
             let (text, likelihoods_now) = (String::new(), likelihoods);
-            self.say(&ToConsumer::Tokens { tokens, text, likelihoods: likelihoods_now }).await?;
+            frames.push(ToConsumer::Tokens { tokens, text, likelihoods: likelihoods_now });
             (tokens, likelihoods) = (later, rest);
         }
-        self.say(&ToConsumer::Tokens { tokens, text, likelihoods }).await
+        frames.push(ToConsumer::Tokens { tokens, text, likelihoods });
+        frames
     }
 
-    /// Sends a frame; waits while the consumer does not read, but not for ever, and no longer than
-    /// it may keep its place where others wait for one.
+    /// The end of the answer, where the engine made it with the tokens before it. Those wait for
+    /// the receipt: a voucher for them alone would be signed, sent and checked for nothing. Where
+    /// they use up the window the receipt waits for a voucher, as always.
+    fn end_at_hand(&mut self) -> Option<(String, Finish)> {
+        if self.unvouched() >= self.window() {
+            return None;
+        }
+        match self.generation.as_mut()?.pieces.try_recv().ok()? {
+            Piece::End { text, finish } => Some((text, finish)),
+            other => {
+                self.ahead = Some(other);
+                None
+            }
+        }
+    }
+
     pub(super) async fn say(&mut self, frame: &ToConsumer) -> Result<(), Gone> {
+        self.say_all(core::slice::from_ref(frame)).await
+    }
+
+    /// Sends frames; waits while the consumer does not read, but not for ever, and no longer than
+    /// it may keep its place where others wait for one.
+    async fn say_all(&mut self, frames: &[ToConsumer]) -> Result<(), Gone> {
         let now = Instant::now();
         self.beat_at = now + BEAT;
         let stood_still = self.held_since.is_some();
@@ -243,7 +314,9 @@ impl<'a> Serving<'a> {
         let (engine, place, stop) = (&self.engine, &self.place, &self.server.stop);
         let is_sent = tokio::select! {
             biased;
-            sent = timeout(VOUCHER_WITHIN, self.send.send(frame)) => matches!(sent, Ok(Ok(()))),
+            sent = timeout(VOUCHER_WITHIN, self.send.send_all(frames)) => {
+                matches!(sent, Ok(Ok(())))
+            }
             () = wanted_from(late_at, || is_wanted(engine, place)) => false,
             () = stop.cancelled() => false,
         };
@@ -297,6 +370,7 @@ impl<'a> Serving<'a> {
         (tokens, taken): (u32, Result<Outcome, SubmitError>),
     ) -> Result<(), Gone> {
         self.taking = None;
+        self.is_signed |= taken.is_ok();
         match taken {
             // The same word again buys no more time.
             Ok(_) if tokens > self.vouched => {
@@ -334,8 +408,9 @@ impl<'a> Serving<'a> {
         self.patience <= Instant::now() || (is_slow && is_wanted(&self.engine, &self.place))
     }
 
-    /// The answer is complete: the receipt goes with its last text.
-    async fn finish(mut self, text: String, finish: Finish) {
+    /// The answer is complete: the receipt goes with its last text, and with the tokens before it
+    /// that were not `told` yet.
+    async fn finish(mut self, mut told: Vec<ToConsumer>, text: String, finish: Finish) {
         let ended = self.generation.take();
         let (cached, stop) = ended
             .map(|generation| (generation.cached_tokens(), generation.stopped_by()))
@@ -379,8 +454,8 @@ impl<'a> Serving<'a> {
             Some(Outcome::JobServed { receipt: None, .. }) => no_receipt(),
             _ => return self.send.abort(),
         };
-        let end = ToConsumer::End { text, finish: finish as u8, receipt, stop };
-        if self.say(&end).await.is_ok() {
+        told.push(ToConsumer::End { text, finish: finish as u8, receipt, stop });
+        if self.say_all(&told).await.is_ok() {
             self.close().await;
         }
     }
@@ -410,7 +485,9 @@ impl<'a> Serving<'a> {
     pub(super) async fn abandon(mut self) {
         self.generation = None;
         self.all_taken().await;
-        let (job, sent) = (self.job, count(&self.sent));
+        // What is only read is delivered as one.
+        let is_read = self.only_reads && self.retelling.is_none();
+        let (job, sent) = (self.job, count(&self.sent).max(u32::from(is_read)));
         self.server.end(Command::AbandonServed { job, sent }).await;
         self.close().await;
     }
@@ -422,12 +499,12 @@ impl<'a> Serving<'a> {
 }
 
 /// That the job cannot go on here.
-fn gives_up(reason: &str) -> ToConsumer {
+pub(super) fn gives_up(reason: &str) -> ToConsumer {
     ToConsumer::Failed { reason: shortened(reason), invalid: None }
 }
 
 /// That the engine failed, and whether it could anywhere.
-fn broken(failure: Option<&Failure>) -> ToConsumer {
+pub(super) fn broken(failure: Option<&Failure>) -> ToConsumer {
     match failure.and_then(Invalid::of) {
         Some(Invalid { code, message, .. }) => {
             ToConsumer::Failed { reason: shortened(&message), invalid: Some(code) }
@@ -451,7 +528,10 @@ async fn taken(taking: &mut Option<Taking>) -> (u32, Result<Outcome, SubmitError
     }
 }
 
-async fn next_piece(generation: &mut Option<Generation>) -> Option<Piece> {
+async fn next_of(generation: &mut Option<Generation>, ahead: &mut Option<Piece>) -> Option<Piece> {
+    if ahead.is_some() {
+        return ahead.take();
+    }
     match generation {
         Some(generation) => generation.pieces.recv().await,
         None => core::future::pending().await,

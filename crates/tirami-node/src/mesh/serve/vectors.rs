@@ -6,19 +6,17 @@
 
 use core::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::{Stream, StreamExt as _};
 use tirami_core::{Digest, JobId, PartyId};
-use tirami_infer::engine::EmbedError;
+use tirami_infer::engine::{EmbedError, Progress};
 use tirami_ledger::command::{AcceptOrder, Actor, Command, FinishJob, Outcome};
 use tirami_ledger::documents::FinishReason;
 use tirami_proto::{JobRequest, ToConsumer, ToProvider, WireDocument};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::crowd::Place;
+use super::running::{broken, gives_up};
 use super::{
     BEAT, FLUSH_WITHIN, LAST_VOUCHER_WITHIN, Least, Refusal, Server, Signer, VOUCHER_WITHIN,
     VOUCHERS_REFUSED_MAX, refused, wanted_from,
@@ -44,8 +42,8 @@ pub(super) struct Begun {
 enum Ended {
     /// The consumer is gone, or does not read or sign.
     Gone,
-    /// This node cannot go on.
-    Failed(&'static str),
+    /// This node cannot go on, and says so.
+    Failed(Box<ToConsumer>),
 }
 
 impl Server {
@@ -57,13 +55,14 @@ impl Server {
         let JobRequest { order: wire, body, .. } = request;
         let least: Least = |shape| (shape.without_attention(), 0);
         let (order, signer) = self.proven(&wire, &body, least).await?;
-        let Signer { checked, head_at, place, .. } = signer;
+        let Signer { checked, head_at, contributes, place } = signer;
         let engine = self.engine_of(order.model)?;
         let reading = engine.clone();
         let texts = self.busily(move || ToEmbed::read(&*reading, &body)).await;
         let texts = texts
             .ok_or_else(|| refused("prepare_failed", "the texts could not be read", false))?
-            .map_err(|error| super::not_understood(&error))?;
+            .map_err(|error| super::not_understood(&error))?
+            .asked_by(super::scope(order.consumer), contributes);
         let model = engine.model();
         let prompt_tokens = texts.prompt_tokens();
         let accept = AcceptOrder {
@@ -114,8 +113,7 @@ impl Server {
         match delivered.await {
             Ok(output) => self.finish_reading((job, &engine), output, &mut send).await,
             Err(ended) => {
-                if let Ended::Failed(reason) = ended {
-                    let failed = ToConsumer::Failed { reason: reason.to_owned(), invalid: None };
+                if let Ended::Failed(failed) = ended {
                     // A consumer that is gone hears nothing.
                     let _ = self.say(&mut send, &failed).await;
                 }
@@ -134,28 +132,17 @@ impl Server {
         send: &mut FrameSender<ToConsumer>,
         mut frames: Pin<&mut impl Stream<Item = ToProvider>>,
     ) -> Result<Vectors, Ended> {
-        let read = Arc::new(AtomicU32::new(0));
-        let unwanted = CancellationToken::new();
-        let _stops = unwanted.clone().drop_guard();
-        let told = Arc::clone(&read);
-        let (readers, is_waiting) = (Arc::clone(&self.readers), Arc::new(AtomicU32::new(1)));
-        let waiting = Arc::clone(&is_waiting);
-        let reading: JoinHandle<Option<Result<Vectors, EmbedError>>> = tokio::spawn(async move {
-            let place = readers.acquire_owned().await.ok()?;
-            waiting.store(0, Ordering::Relaxed);
-            let reading = tokio::task::spawn_blocking(move || {
-                let vectors = texts.vectors(&*engine, &|| !unwanted.is_cancelled(), &told);
-                drop(place);
-                vectors
-            });
-            reading.await.ok()
-        });
-        let (mut reading, mut halt) = (reading, pin!(self.halt()));
+        let progress = Arc::new(Progress::default());
+        // It waits for a place among those that read, or for the server that does.
+        progress.queued(1);
+        let (readers, told) = (Arc::clone(&self.readers), Arc::clone(&progress));
+        let reading = async { texts.begin(engine, readers, told).await?.await };
+        let (mut reading, mut halt) = (pin!(reading), pin!(self.halt()));
         let mut beat_at = Instant::now() + BEAT;
         loop {
             tokio::select! {
                 biased;
-                reason = &mut halt => return Err(Ended::Failed(reason)),
+                reason = &mut halt => return Err(Ended::Failed(Box::new(gives_up(reason)))),
                 frame = frames.next() => match frame {
                     // There is nothing yet to sign for.
                     Some(ToProvider::Voucher(_)) => {}
@@ -163,17 +150,17 @@ impl Server {
                         return Err(Ended::Gone);
                     }
                 },
-                vectors = &mut reading => return match vectors {
-                    Ok(Some(Ok(vectors))) => Ok(vectors),
-                    failed => {
-                        tracing::warn!(?failed, "texts were not read");
-                        Err(Ended::Failed("the model's engine failed"))
-                    }
-                },
+                vectors = &mut reading => return vectors.map_err(|failed| {
+                    tracing::warn!(%failed, "texts were not read");
+                    let failure = match &failed {
+                        EmbedError::Server(failure) => Some(failure),
+                        _ => None,
+                    };
+                    Ended::Failed(Box::new(broken(failure)))
+                }),
                 () = sleep_until(beat_at) => {
                     beat_at = Instant::now() + BEAT;
-                    let place_in_queue = is_waiting.load(Ordering::Relaxed);
-                    let read = read.load(Ordering::Relaxed);
+                    let (read, place_in_queue) = (progress.read_tokens(), progress.place());
                     self.say(send, &ToConsumer::Working { read, place_in_queue }).await?;
                 }
             }

@@ -1,8 +1,15 @@
 //! Why an answer of a server elsewhere broke off: what whoever asked is told of it, and what the
 //! node's log says.
 
+use std::time::Duration;
+
 use tirami_infer::engine::Failure;
-use tirami_sdk::upstream::UpstreamError;
+use tirami_sdk::upstream::{UpstreamEndpoint, UpstreamError};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// How long a server that is full is left alone, at first and at most.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
+const FULL_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// An answer that broke off.
 #[derive(Debug)]
@@ -17,6 +24,47 @@ impl Broken {
     /// One of this kind, said as it is said to whoever asked.
     pub(super) fn of(failure: Failure) -> Self {
         Self { reason: failure.to_string(), failure: Some(failure) }
+    }
+
+    /// What a server's refusal means, where `endpoint` was asked for the model it calls `model`.
+    fn at((endpoint, model): (UpstreamEndpoint, &str), error: UpstreamError) -> Self {
+        let is_missing = match &error {
+            UpstreamError::Refused { status: 405 | 501, .. } => true,
+            // All such servers have chats; and one that has the endpoint names the model it lacks.
+            UpstreamError::Refused { status: 404, reason } => {
+                endpoint != UpstreamEndpoint::Chat && !reason.contains(model)
+            }
+            _ => false,
+        };
+        let reason = error.to_string();
+        match is_missing {
+            true => Self { failure: Some(Failure::NoEndpoint { path: endpoint.path() }), reason },
+            false => error.into(),
+        }
+    }
+}
+
+/// Asks a server, again and again while it is full; until `latest` it has to answer. `what` is
+/// the endpoint, and what the server calls the model.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, UpstreamError>>>(
+    latest: Instant,
+    what: (UpstreamEndpoint, &str),
+    ask: impl Fn() -> F,
+) -> Result<T, Broken> {
+    let mut pause = FULL_PAUSE;
+    loop {
+        let asked = timeout_at(latest, ask()).await;
+        match asked.map_err(|_| Broken::of(Failure::Slow))? {
+            Ok(answer) => return Ok(answer),
+            // It is full, by others' requests too: this one waits as it would in its queue.
+            Err(UpstreamError::Refused { status: 429 | 503, .. })
+                if Instant::now() + pause < latest =>
+            {
+                sleep(pause).await;
+                pause = FULL_PAUSE_MAX.min(2 * pause);
+            }
+            Err(error) => return Err(Broken::at(what, error)),
+        }
     }
 }
 

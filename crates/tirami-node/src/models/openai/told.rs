@@ -17,7 +17,7 @@ const UNCERTAIN_BYTES_MAX: usize = 4_096;
 
 /// An answer that comes piece by piece.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Wording {
     /// Which calls there may be; none where the answer is text only.
     allowed: Option<Allowed>,
     /// The call that is not whole yet.
@@ -47,7 +47,7 @@ struct Open {
     arguments: String,
 }
 
-impl Told {
+impl Wording {
     pub(super) fn new(format: &Format) -> Self {
         let allowed = match format {
             Format::Calls(calls) => {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     fn all(format: CallFormat, pieces: Vec<UpstreamPiece>, is_cut: bool) -> Result<String, String> {
-        let mut told = Told::new(&Format::Calls(format));
+        let mut told = Wording::new(&Format::Calls(format));
         let mut said = String::new();
         for piece in pieces {
             said += &told.push(piece)?;
@@ -379,7 +379,7 @@ mod tests {
         let blank = text(&"\n".repeat(1_000));
         let told = all(format(&["f"], true, true), vec![blank; 5], false).unwrap_err();
         assert!(told.contains("white space"), "{told}");
-        let mut plain = Told::new(&Format::Text);
+        let mut plain = Wording::new(&Format::Text);
         assert!(plain.push(part(0, "f", "{}")).unwrap_err().contains("none was offered"));
     }
 

@@ -15,7 +15,7 @@ const SECRET: &str = "sk-secretsecretsecret";
 const FIRST_WITHIN: Duration = Duration::from_secs(3);
 
 /// A server that gives this answer to every request.
-async fn always(answer: Vec<u8>) -> String {
+pub(super) async fn always(answer: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -29,7 +29,7 @@ async fn always(answer: Vec<u8>) -> String {
 }
 
 /// A refusal with this status and these words.
-fn refuses(status: u16, words: &str) -> Vec<u8> {
+pub(super) fn refuses(status: u16, words: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} No\r\nconnection: close\r\n\r\n{words}").into_bytes()
 }
 
@@ -60,6 +60,8 @@ async fn each_refusal_of_the_server_has_its_status_and_its_code_and_costs_nothin
         (refuses(401, &key), 500, "engine_misconfigured", "", "owner must act"),
         (refuses(403, &key), 500, "engine_misconfigured", "", "owner must act"),
         (refuses(404, &key), 404, "model_not_found", "", "does not have it"),
+        (refuses(405, &key), 400, "unsupported", "", "has no /v1/chat/completions"),
+        (refuses(501, &key), 400, "unsupported", "", "has no /v1/chat/completions"),
         (refuses(429, &key), 429, "engine_busy", "5", "is full"),
         (refuses(503, &key), 429, "engine_busy", "5", "is full"),
         (refuses(502, &key), 503, "engine_unreachable", "5", "cannot be reached"),

@@ -7,7 +7,6 @@ mod request;
 mod vectors;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -15,7 +14,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use tirami_core::{Digest, JobId, ModelDigest};
-use tirami_infer::engine::{EmbedError, Engine};
+use tirami_infer::engine::{EmbedError, Engine, Failure};
 use tirami_kernel::scheduler::Preferences;
 use tirami_ledger::command::{Actor, StartJob};
 use tirami_sdk::types::{Embedding, EmbeddingVector, Embeddings, EmbeddingsUsage};
@@ -26,18 +25,18 @@ use super::deadline::{Deadline, late};
 use super::job::{Charged, Job, Opening};
 use super::place::{self, Place};
 use super::{Head, broken, cancelled, created, engine_failed, mesh_error, no_provider};
-use super::{no_randomness, stopping};
+use super::{no_randomness, scope, stopping};
 use crate::http::error::ApiError;
 use crate::http::guard::Caller;
 use crate::http::{AppState, json, loaded, wish};
-use crate::mesh::{self, EMBEDDINGS_PATH, Embedded, MeshAsk, WantedVectors};
+use crate::mesh::{self, EMBEDDINGS_PATH, Embedded, GaveUp, MeshAsk, Retold, WantedVectors};
 use crate::models::{KeepAlive, Model};
 use request::{Ask, Input};
 
 pub(crate) use vectors::{NUMBERS_MAX, ToEmbed, bytes_of, vectors_digest};
 
-/// Requests whose texts are read at the same time: the engine reads one text at a time, and each of
-/// them keeps a thread.
+/// Requests whose texts engines here read at the same time: an engine reads one text at a time, and
+/// each of them keeps a thread.
 pub(crate) const READERS_MAX: usize = 2;
 
 /// Tokens that may stand before a text and in it beyond its bytes.
@@ -92,7 +91,7 @@ impl Run {
     async fn work(self, mut reply: Reply) {
         let result = match self.place().await {
             Ok(Place::Here(model)) => self.here(&model, &mut reply).await,
-            Ok(Place::Mesh(model)) => self.away(model, &mut reply).await,
+            Ok(Place::Mesh(model)) => self.away(self.mesh_ask(model), &mut reply).await,
             Err(error) => Err(error),
         };
         let is_base64 = self.ask.is_base64;
@@ -101,8 +100,8 @@ impl Run {
     }
 
     async fn place(&self) -> Result<Place, ApiError> {
-        let price = place::price(&self.app).await?;
-        place::of(&self.app, &self.ask.model, &self.wish, price, false).await
+        let (place, _) = place::of(&self.app, &self.ask.model, &self.wish, false).await?;
+        Ok(place)
     }
 
     async fn here(&self, model: &Model, reply: &mut Reply) -> Result<Done, ApiError> {
@@ -110,15 +109,17 @@ impl Run {
         let engine = self.deadline.bound(app.models.lease(model, self.keep)).await??;
         let (reading, ask) = (engine.clone(), self.ask.clone());
         let texts = tokio::task::spawn_blocking(move || ToEmbed::of(&*reading, &ask));
-        let texts = texts.await.map_err(|_| broken())??;
-        let place = tokio::select! {
+        let texts = texts.await.map_err(|_| broken())??.asked_by(scope(&self.actor), true);
+        let (prompt_tokens, readers) = (texts.prompt_tokens(), Arc::clone(&app.readers));
+        let reading = tokio::select! {
             biased;
             () = app.cut.cancelled() => return Err(stopping()),
             () = reply.closed() => return Err(left()),
             () = self.deadline.passed() => return Err(late()),
-            place = Arc::clone(&app.readers).acquire_owned() => place.map_err(|_| broken())?,
+            reading = texts.begin(engine.clone(), readers, Arc::default()) => {
+                reading.map_err(|_| broken())?
+            }
         };
-        let prompt_tokens = texts.prompt_tokens();
         let mut start = self.start(&*engine, prompt_tokens)?;
         let model = engine.model();
         let head = Head {
@@ -133,13 +134,6 @@ impl Run {
         let opening = Opening { is_named: true, sharing: 1, build: model.build.clone() };
         let handle = app.handle.clone();
         let job = Job::open(handle, self.actor.clone(), &mut start, opening).await?;
-        let unwanted = CancellationToken::new();
-        let _stops = unwanted.clone().drop_guard();
-        let reading = tokio::task::spawn_blocking(move || {
-            let vectors = texts.vectors(&*engine, &|| !unwanted.is_cancelled(), &AtomicU32::new(0));
-            drop(place);
-            vectors
-        });
         let read = tokio::select! {
             biased;
             () = app.cut.cancelled() => Err(stopping()),
@@ -149,15 +143,27 @@ impl Run {
             read = reading => Ok(read),
         };
         match read {
-            Ok(Ok(Ok(vectors))) => {
+            Ok(Ok(vectors)) => {
                 let charged = job.finish_reading(vectors_digest(&vectors)).await?;
                 Ok(Done { vectors, head, charged })
             }
-            Ok(failed) => {
-                if let Ok(Err(EmbedError::Failed { reason })) = failed {
-                    tracing::warn!(reason, "the engine failed");
-                }
+            Ok(Err(EmbedError::Server(Failure::Full))) => {
+                let order = job.order();
+                job.void(false).await;
+                let Some(order) = order.filter(|_| app.mesh.is_some() && self.wish.allow_fallbacks)
+                else {
+                    return Err(Failure::Full.into());
+                };
+                let gave_up = GaveUp { order, prompt_tokens, reason: Failure::Full.to_string() };
+                let ask = MeshAsk { gave_up: Some(gave_up), ..self.mesh_ask(start.model) };
+                self.away(ask, reply).await
+            }
+            Ok(Err(failed)) => {
                 job.void(true).await;
+                if let EmbedError::Server(failure) = failed {
+                    return Err(failure.into());
+                }
+                tracing::warn!(%failed, "texts were not read");
                 Err(engine_failed())
             }
             Err(error) => {
@@ -182,14 +188,15 @@ impl Run {
     }
 
     /// Has another node read the texts.
-    async fn away(&self, model: ModelDigest, reply: &mut Reply) -> Result<Done, ApiError> {
+    async fn away(&self, ask: MeshAsk, reply: &mut Reply) -> Result<Done, ApiError> {
         let app = &self.app;
         let client = app.mesh.clone();
         let client =
             client.ok_or_else(|| no_provider("this node is in no mesh with others".to_owned()))?;
         let wanted = WantedVectors { texts: self.ask.inputs.len(), width: self.ask.dimensions };
+        let is_moved = ask.gave_up.is_some();
         let left_early = CancellationToken::new();
-        let embedding = mesh::embed(client, self.mesh_ask(model), wanted, left_early.clone());
+        let embedding = mesh::embed(client, ask, wanted, left_early.clone());
         let mut embedding = core::pin::pin!(embedding);
         // What was begun is ended in order before the answer.
         let (error, embedded) = tokio::select! {
@@ -212,6 +219,8 @@ impl Run {
             (Ok(Some(embedded)), _) => embedded,
             (_, Some(error)) => return Err(error),
             (Ok(None), None) => return Err(cancelled()),
+            // What is wrong here is the reason to tell.
+            (Err(_), None) if is_moved => return Err(Failure::Full.into()),
             (Err(error), None) => return Err(mesh_error(&error)),
         };
         let Embedded { vectors, journeyed, served, provider, prompt_tokens } = embedded;
@@ -239,7 +248,7 @@ impl Run {
         MeshAsk {
             actor: self.actor.clone(),
             path: EMBEDDINGS_PATH,
-            body: self.body.to_vec(),
+            body: self.body.clone(),
             model,
             shape: None,
             seed: 0,
@@ -249,6 +258,9 @@ impl Run {
             preferences: self.wish.clone(),
             prefixes: Vec::new(),
             own: None,
+            retold: Retold::default(),
+            echoes: false,
+            gave_up: None,
         }
     }
 }

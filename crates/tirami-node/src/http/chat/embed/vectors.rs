@@ -2,15 +2,18 @@
 //! and for the jobs of other nodes.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tirami_core::Digest;
-use tirami_infer::engine::{EmbedError, Engine, PrepareError};
+use tirami_infer::engine::{EmbedError, Engine, PrepareError, Progress, Prompt, Vectors};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::request::{Ask, Input};
 use crate::http::error::ApiError;
 use crate::http::json;
+use crate::models::Lease;
 
 /// Tokens of all texts of one request at most.
 const TOKENS_MAX: u32 = 300_000;
@@ -22,7 +25,7 @@ const STEP_TOKENS: u32 = 32;
 /// Texts that an engine can embed.
 #[derive(Debug)]
 pub(crate) struct ToEmbed {
-    texts: Vec<Vec<u32>>,
+    texts: Vec<Prompt>,
     prompt_tokens: u32,
     /// Numbers of each vector.
     width: u32,
@@ -58,16 +61,24 @@ impl ToEmbed {
         }
         let (mut texts, mut prompt_tokens) = (Vec::with_capacity(ask.inputs.len()), 0_u32);
         for (index, input) in ask.inputs.iter().enumerate() {
-            let tokens = tokens(engine, (index, input))?;
-            prompt_tokens = prompt_tokens.saturating_add(count(&tokens));
+            let text = prepared(engine, (index, input))?;
+            prompt_tokens = prompt_tokens.saturating_add(count(&text.tokens));
             if prompt_tokens > TOKENS_MAX {
                 let message =
                     format!("input has more than {TOKENS_MAX} tokens in all; send it in parts");
                 return Err(ApiError::invalid("input", message));
             }
-            texts.push(tokens);
+            texts.push(text);
         }
         Ok(Self { texts, prompt_tokens, width })
+    }
+
+    /// The same, asked by whom these say: see [`Prompt`].
+    pub(crate) fn asked_by(mut self, scope: u64, contributes: bool) -> Self {
+        for text in &mut self.texts {
+            (text.scope, text.contributes) = (scope, contributes);
+        }
+        self
     }
 
     /// Tokens of all texts; at least 1.
@@ -75,46 +86,79 @@ impl ToEmbed {
         self.prompt_tokens
     }
 
-    /// The vectors, in the order of the texts. It takes as long as reading them all; `read` says
-    /// meanwhile how many tokens are read, about.
+    /// The vectors, once they may be read: an engine that reads here takes one of `readers` first,
+    /// because it keeps a thread; one that hands them on needs none. `progress` says meanwhile how
+    /// many tokens are read, about, and whether they wait.
     ///
     /// # Errors
     ///
     /// [`EmbedError`]; then there is no vector at all.
-    pub(crate) fn vectors(
-        &self,
-        engine: &dyn Engine,
-        is_wanted: &dyn Fn() -> bool,
-        read: &AtomicU32,
-    ) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let mut done = 0_u32;
-        let one = |text: &Vec<u32>| {
-            let (all, begun) = (count(text), Cell::new(0_u32));
-            let step = || {
-                read.store(done.saturating_add(begun.get().min(all)), Ordering::Relaxed);
-                begun.set(begun.get().saturating_add(STEP_TOKENS));
-                is_wanted()
-            };
-            let vector = engine.embed(text, &step)?;
-            done = done.saturating_add(all);
-            read.store(done, Ordering::Relaxed);
-            Ok(shortened(vector, self.width))
-        };
-        self.texts.iter().map(one).collect()
+    pub(crate) async fn begin(
+        self,
+        engine: Lease,
+        readers: Arc<Semaphore>,
+        progress: Arc<Progress>,
+    ) -> Result<Vectors, EmbedError> {
+        let width = self.width;
+        let texts: Arc<[Prompt]> = self.texts.into();
+        if let Some(vectors) = engine.embed_all(&texts, &progress) {
+            return Ok(Box::pin(async move {
+                let _engine = engine;
+                let vectors = vectors.await?.into_iter().map(|vector| shortened(vector, width));
+                vectors.collect::<Result<Vec<_>, EmbedError>>()
+            }));
+        }
+        let failed = |reason: String| EmbedError::Failed { reason };
+        let place = readers.acquire_owned().await.map_err(|error| failed(error.to_string()))?;
+        Ok(Box::pin(async move {
+            let unwanted = CancellationToken::new();
+            let _stops = unwanted.clone().drop_guard();
+            let reading = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                read((&*engine, width), &texts, &|| !unwanted.is_cancelled(), &progress)
+            });
+            reading.await.map_err(|error| failed(error.to_string()))?
+        }))
     }
 }
 
+/// The vectors of `texts`, each of `width` numbers, read one after the other on this thread.
+fn read(
+    (engine, width): (&dyn Engine, u32),
+    texts: &[Prompt],
+    is_wanted: &dyn Fn() -> bool,
+    progress: &Progress,
+) -> Result<Vec<Vec<f32>>, EmbedError> {
+    progress.queued(0);
+    let mut done = 0_u32;
+    let one = |Prompt { tokens, .. }: &Prompt| {
+        let (all, begun) = (count(tokens), Cell::new(0_u32));
+        let step = || {
+            progress.read(done.saturating_add(begun.get().min(all)));
+            begun.set(begun.get().saturating_add(STEP_TOKENS));
+            is_wanted()
+        };
+        let vector = engine.embed(tokens, &step)?;
+        done = done.saturating_add(all);
+        progress.read(done);
+        shortened(vector, width)
+    };
+    texts.iter().map(one).collect()
+}
+
 /// The first numbers of a vector, brought back to length 1.
-fn shortened(mut vector: Vec<f32>, width: u32) -> Vec<f32> {
+fn shortened(mut vector: Vec<f32>, width: u32) -> Result<Vec<f32>, EmbedError> {
     if vector.len() <= width as usize {
-        return vector;
+        return Ok(vector);
     }
     vector.truncate(width as usize);
     let length = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
+    if !length.is_finite() || length <= 0.0 {
+        let reason = format!("the first {width} numbers of a vector have no direction");
+        return Err(EmbedError::Failed { reason });
     }
-    vector
+    vector.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
+    Ok(vector)
 }
 
 /// The numbers of a vector as they travel and are signed for.
@@ -128,7 +172,7 @@ pub(crate) fn vectors_digest(vectors: &[Vec<f32>]) -> Digest {
     Digest::of(&bytes)
 }
 
-fn tokens(engine: &dyn Engine, (index, input): (usize, &Input)) -> Result<Vec<u32>, ApiError> {
+fn prepared(engine: &dyn Engine, (index, input): (usize, &Input)) -> Result<Prompt, ApiError> {
     let at = format!("input[{index}]");
     let context_tokens = engine.model().context_tokens;
     let too_long = || {
@@ -139,12 +183,20 @@ fn tokens(engine: &dyn Engine, (index, input): (usize, &Input)) -> Result<Vec<u3
     };
     let refused = |error: PrepareError| match error {
         PrepareError::ContextLength { .. } => too_long(),
+        PrepareError::Unsupported { .. } => {
+            ApiError::unsupported(&at, format!("{at}: {error}; send a text"))
+        }
         other => ApiError::invalid(&at, other.to_string()),
     };
     let tokens = match input {
         Input::Text(text) => {
             let text = engine.tokenize(text).map_err(refused)?;
             engine.begin_token().into_iter().chain(text).chain(engine.end_token()).collect()
+        }
+        Input::Tokens(_) if !engine.has_vocabulary() => {
+            let message =
+                "the model's file is not at hand, so its tokens are not known; send texts";
+            return Err(ApiError::unsupported(&at, message));
         }
         Input::Tokens(tokens) => {
             for token in tokens {
@@ -159,7 +211,14 @@ fn tokens(engine: &dyn Engine, (index, input): (usize, &Input)) -> Result<Vec<u3
     if tokens.is_empty() {
         return Err(ApiError::invalid(&at, format!("{at} has no tokens; leave it out")));
     }
-    if tokens.len() > context_tokens as usize { Err(too_long()) } else { Ok(tokens) }
+    if tokens.len() > context_tokens as usize {
+        return Err(too_long());
+    }
+    let text = match input {
+        Input::Text(text) => Some(text.as_str()),
+        Input::Tokens(_) => None,
+    };
+    engine.prepare_embedding(tokens, text).map_err(refused)
 }
 
 fn count(tokens: &[u32]) -> u32 {
