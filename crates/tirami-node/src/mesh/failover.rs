@@ -392,7 +392,8 @@ impl Journey {
             Err(error) => {
                 let charged = self.parts.iter().map(|part| part.charge.amount);
                 let charged = charged.fold(Trm::ZERO, Trm::saturating_add);
-                let lost = RouteError::Lost { charged, reason: error.to_string() };
+                let ended = self.parts.last().map_or("", |part| &*part.charge.ended);
+                let lost = RouteError::Lost { charged, reason: format!("{ended}; {error}") };
                 body.fails(lost).await;
                 None
             }

@@ -286,7 +286,7 @@ fn a_pause_moves_the_running_job_within_five_seconds() {
     stream.until_words(10);
     let running = mesh.running();
     let policy = running.peer.read(|kernel| kernel.ledger().book().serving().clone());
-    let paused = ServingPolicy { paused: true, ..policy };
+    let paused = ServingPolicy { paused: true, paused_by_owner: true, ..policy };
     running.submit(Actor::Node, Command::SetServing(paused));
     until("it stopped", Duration::from_secs(5), || running.running() == 0);
     let answer = stream.rest();

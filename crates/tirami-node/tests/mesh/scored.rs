@@ -183,7 +183,7 @@ fn a_provider_that_waits_for_its_voucher_says_that_it_lives_and_hears_its_owner(
 
     let (_, mut stream) = told(2);
     let policy = provider.peer.read(|kernel| kernel.ledger().book().serving().clone());
-    let paused = ServingPolicy { paused: true, ..policy };
+    let paused = ServingPolicy { paused: true, paused_by_owner: true, ..policy };
     provider.submit(Actor::Node, Command::SetServing(paused));
     let failed = last(&mut stream);
     assert!(matches!(failed, Some(ToConsumer::Failed { invalid: None, .. })), "{failed:?}");
