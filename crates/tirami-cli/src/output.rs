@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
-use tirami_core::Timestamp;
+use tirami_core::{Timestamp, Trm};
 use tirami_sdk::types::LimitAmount;
 
 use crate::exit::Failure;
@@ -154,9 +154,16 @@ pub(crate) fn trm(amount: impl Display, answers: u64) -> String {
     format!("{amount} TRM ({})", count(answers, "answer"))
 }
 
-/// A limit, or that there is none.
-pub(crate) fn limit(limit: Option<LimitAmount>) -> String {
-    limit.map_or_else(|| "none".to_owned(), |limit| trm(limit.trm, limit.answers))
+/// A limit with the answers it pays for where one costs `answer`, a few of them with a decimal; or
+/// that there is none.
+pub(crate) fn limit(limit: Option<LimitAmount>, answer: Trm) -> String {
+    let Some(LimitAmount { trm: amount, answers }) = limit else { return "none".to_owned() };
+    let micro = amount.trm().micro();
+    match micro.saturating_mul(10).checked_div(answer.micro()) {
+        Some(0) if micro > 0 => format!("{amount} TRM (less than 0.1 answers)"),
+        Some(tenths @ ..100) => format!("{amount} TRM ({}.{} answers)", tenths / 10, tenths % 10),
+        _ => trm(amount, answers),
+    }
 }
 
 /// A number with its noun in the right form.
@@ -231,6 +238,20 @@ mod tests {
         assert_eq!(count(1, "answer"), "1 answer");
         assert_eq!(trm("0.5", 2), "0.5 TRM (2 answers)");
         assert_eq!(short("did:tirami:0123456789abcdef"), "0123456789ab");
+    }
+
+    #[test]
+    fn limits_of_few_answers_have_a_decimal() {
+        let shown = |text: &str, answers| {
+            let trm = text.parse().unwrap();
+            limit(Some(LimitAmount { trm, answers }), Trm::from_micro(300_000_000))
+        };
+        assert_eq!(shown("210", 0), "210 TRM (0.7 answers)");
+        assert_eq!(shown("0", 0), "0 TRM (0.0 answers)");
+        assert_eq!(shown("0.5", 0), "0.5 TRM (less than 0.1 answers)");
+        assert_eq!(shown("2970", 9), "2970 TRM (9.9 answers)");
+        assert_eq!(shown("3000", 10), "3000 TRM (10 answers)");
+        assert_eq!(limit(None, Trm::ZERO), "none");
     }
 
     #[test]

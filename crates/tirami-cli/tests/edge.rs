@@ -159,6 +159,38 @@ fn agents_keys_and_trades_are_named_by_name_or_by_the_beginning_of_their_id() {
 }
 
 #[test]
+fn an_answer_has_a_bound_and_says_when_it_was_reached() {
+    let home = tempdir().unwrap();
+    let node = Node::start(home.path());
+    let cut = node.run(&["chat", "--max-tokens", "5", "Tell a very long story."]);
+    let told = "the answer was ended at 5 tokens; --max-tokens N lets it be longer";
+    assert!(cut.succeeds().stderr.contains(told), "{cut:?}");
+    // Where the default finds no room, the answer is as long as there is room for.
+    node.run(&["agents", "create", "poor", "--fund", "30"]).succeeds();
+    let key = node.run(&["keys", "create", "k", "--agent", "poor"]).succeeds().stdout.clone();
+    let story = ["chat", "--json", "Tell a very long story.", "--api-key", key.trim()];
+    let answer = node.run(&story).succeeds().json();
+    let written = answer["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!((1..512).contains(&written), "{answer}");
+}
+
+#[test]
+fn a_model_that_is_served_is_removed_only_when_that_is_said() {
+    let home = tempdir().unwrap();
+    let dir = home.path().join("models");
+    std::fs::create_dir(&dir).unwrap();
+    let source = common::model();
+    std::fs::copy(&source, dir.join("mine.gguf")).unwrap();
+    let at = ["--models-dir", dir.to_str().unwrap()];
+    let node = Node::start_with(home.path(), "data", &["--model", "mine", at[0], at[1]]);
+    let rm = ["models", "rm", "mine", at[0], at[1]];
+    node.run(&rm).fails(2, "serves mine and cannot load it again without its file");
+    assert!(dir.join("mine.gguf").is_file());
+    node.run(&[&rm[..], &["--yes"]].concat()).succeeds();
+    assert!(!dir.join("mine.gguf").exists());
+}
+
+#[test]
 fn a_quote_says_what_a_question_may_cost_in_trm_and_in_answers() {
     let home = tempdir().unwrap();
     let node = Node::start(home.path());
@@ -366,7 +398,7 @@ fn agents_keys_limits_approvals_and_the_kill_switch_work_from_the_command_line()
     ask(&rotated).succeeds();
     node.run(&["policy", "set", &did, "--approval-above", "none", "--day-max", "0.5"]).succeeds();
     let shown = node.run(&["policy", "show", &did]).succeeds().stdout.clone();
-    assert!(shown.contains("0.5 TRM (0 answers)"), "{shown}");
+    assert!(shown.contains("0.5 TRM (less than 0.1 answers)"), "{shown}");
     ask(&rotated).fails(7, "");
 
     node.run(&["kill", "on", "--reason", "drill"]).succeeds();
@@ -580,7 +612,10 @@ fn a_stranger_begins_with_the_line_that_a_member_sponsors_from_the_command_line(
     let party = mesh(&stranger)["network"]["node_id"].as_str().unwrap().to_owned();
     let welcome = || mesh(&stranger)["charter"]["welcome"].clone();
     assert_ne!(welcome()["state"], "open");
-    let sponsor = ["--json", "mesh", "sponsor", &party, "--amount", "700"];
+    // Nobody serves, and it is said so; no empty name is asked for.
+    member.run(&["estimate", "hi"]).fails(7, "no other node serves one");
+    member.run(&["mesh", "sponsor", &"07".repeat(32)]).fails(2, "nothing was locked");
+    let sponsor = ["--json", "mesh", "sponsor", &party, "--amount", "700", "--yes"];
     assert_eq!(member.run(&sponsor).succeeds().json()["final"], true);
     until("it begins with the line", || welcome()["state"] == "open");
     assert_eq!(welcome()["amount_trm"].as_f64(), Some(700.0));

@@ -96,7 +96,13 @@ fn exit_codes_tell_what_was_wrong() {
     // Nobody listens on a port that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let free = format!("http://{free}");
-    let cases: [(&[&str], i32, &str); 12] = [
+    let mesh = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mesh_port = mesh.local_addr().unwrap().port().to_string();
+    let bare = ["start", "--no-model", "--port", "0"];
+    let chosen = [&bare[..], &["--mesh-port", &mesh_port]].concat();
+    let no_folder = [&bare[..], &["--data-dir", "/etc/passwd"]].concat();
+    let nowhere = [&bare[..], &["--data-dir", "/proc/x"]].concat();
+    let cases: [(&[&str], i32, &str); 15] = [
         (&["--nonsense"], 2, "--nonsense"),
         (&["start", "--port", "70000"], 2, "it must be a whole number from 0 to 65535"),
         (&["trades", "list", "--limit", "0"], 2, "--limit"),
@@ -107,6 +113,9 @@ fn exit_codes_tell_what_was_wrong() {
         (&["start", "--model", "no-such-model", "--port", "0"], 5, "no-such-model"),
         (&["start", "--model", text, "--port", "0"], 5, "not-a-model.gguf"),
         (&["start", "--port", &port], 3, "choose another port with --port"),
+        (&chosen, 3, "choose another port with --mesh-port"),
+        (&no_folder, 4, "/etc/passwd is a file and no folder; choose another one"),
+        (&nowhere, 4, "choose another one with --data-dir"),
         (&["status", "--url", &free], 6, "no node answers"),
         (&["chat", "hello", "--url", &free], 6, "start one with `tirami start`"),
     ];

@@ -192,7 +192,7 @@ fn agents_take_turns_at_the_engine_and_who_has_most_waiting_gives_way() {
     assert_eq!(newest_lengths(&node, 4), [5, 4, 6, 3]);
 
     let first = running();
-    // More of one agent alone would open its circuit breaker.
+    // Of three agents, so that none of them has most of what waits.
     let askers = [&many, &third, &fourth].into_iter().cycle().take(QUEUE_MAX);
     let all: Vec<TcpStream> = askers.map(|whose| sent_with(&node, whose, &ask(1))).collect();
     queued(QUEUE_MAX);

@@ -627,6 +627,12 @@ pub enum Failure {
     /// the queue.
     #[error("what computes the model is full")]
     Full,
+    /// The server has no room, and says for how long.
+    #[error("what computes the model is full")]
+    FullFor {
+        /// Seconds until it may have room.
+        seconds: u64,
+    },
     /// The server refuses the node itself: its key, or what it may do.
     #[error("the server that computes the model refuses this node: its engine is misconfigured")]
     Misconfigured,
@@ -781,6 +787,8 @@ pub enum StartError {
     Unsupported {
         /// What was asked for, as "to …".
         what: &'static str,
+        /// The field of a request that asks for it, where it is one.
+        param: Option<&'static str>,
     },
     /// The engine's thread has ended.
     #[error("the model's engine has stopped")]

@@ -7,6 +7,9 @@ use crate::engine::{Conversation, ModelInfo, PrepareError, Prompt, RawPrompt, Va
 /// Bytes of text that are one token of a [`ByteVocabulary`]: what a token of the vocabularies of
 /// today's models has on the average of English text.
 pub const BYTES_PER_TOKEN: usize = 4;
+/// The variables that are taken for a model whose template is not at hand: what such templates read
+/// most. Any other name might be one that its server takes for an order of its owner's.
+const TAKEN: [&str; 3] = ["enable_thinking", "reasoning_effort", "thinking"];
 /// What UTF-8 never has: it fills the tokens of fewer bytes.
 const FILLER: u8 = 0xff;
 
@@ -132,10 +135,12 @@ impl Vocabulary for ByteVocabulary {
 
     /// Counts each message with its role and a token for where it begins and ends, and the tools
     /// with it, as chat templates write them; and the variables, whatever becomes of them there.
+    /// Any that is not one of `TAKEN` is refused.
     fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
         if conversation.messages.iter().any(|message| !message.images.is_empty()) {
             return Err(PrepareError::NoImages);
         }
+        conversation.variables.given(&TAKEN.map(str::to_owned).into())?;
         let mut tokens = Vec::new();
         for tool in &conversation.tools {
             tokens.extend(self.tokenize(tool)?);
@@ -236,7 +241,7 @@ mod tests {
         assert_eq!(count(&conversation), Ok(2 + 2 + 5));
         let with_one = Conversation {
             variables: Variables {
-                named: [("thinks".to_owned(), "false".to_owned())].into(),
+                named: [("thinking".to_owned(), "false".to_owned())].into(),
                 thinks: Some(false),
                 effort: Some("none".to_owned()),
             },
@@ -245,6 +250,13 @@ mod tests {
         assert_eq!(count(&with_one), Ok(2 + 2 + 5 + 2 + 2));
         let told = words.variables(&with_one);
         assert_eq!((told.named.len(), told.thinks, told.effort), (1, None, None));
+        for name in ["colour", "chat_template", "documents"] {
+            let named = [(name.to_owned(), "1".to_owned())].into();
+            let variables = Variables { named, ..Variables::default() };
+            let refused = count(&Conversation { variables, ..conversation.clone() });
+            let reads = "enable_thinking, reasoning_effort, thinking".to_owned();
+            assert_eq!(refused, Err(PrepareError::Variable { name: name.to_owned(), reads }));
+        }
         conversation.messages.push(Message::new("user", "x".repeat(240)));
         let context_tokens = 64;
         let long = PrepareError::ContextLength { prompt_tokens: 71, context_tokens };

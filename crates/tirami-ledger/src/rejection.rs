@@ -89,7 +89,8 @@ pub enum Rejection {
     /// A budget would be overrun.
     #[error(
         "the request may cost up to {needed} TRM; {level} has spent or set aside {used} TRM \
-         of {max} TRM for the {period}"
+         of {max} TRM for the {period}; {}",
+        budget_advice(.level, .period, .room_at)
     )]
     BudgetLimit {
         /// Whose budget.
@@ -102,14 +103,22 @@ pub enum Rejection {
         used: Trm,
         /// What the request may cost.
         needed: Trm,
+        /// When enough has left the period, if nothing else is spent; `None` where waiting does
+        /// not help.
+        room_at: Option<Timestamp>,
     },
     /// The agent's circuit breaker is open.
     #[error(
-        "the agent's circuit breaker is open until {until}; wait, or have the node's owner reset it"
+        "the agent's circuit breaker is open until {until}; {why}; wait, or have the node's owner \
+         close it: `tirami agents reset-breaker '{agent}'`"
     )]
     BreakerOpen {
         /// When it closes by itself.
         until: Timestamp,
+        /// The agent's name.
+        agent: String,
+        /// What opened it, in words.
+        why: String,
     },
     /// A person said no to this request.
     #[error("the request was denied by the node's owner (approval {approval})")]
@@ -173,6 +182,23 @@ pub enum Rejection {
     /// A checkpoint's cut was refused.
     #[error(transparent)]
     Cut(#[from] CutRejection),
+}
+
+/// What to do about a budget that is used up.
+fn budget_advice(level: &Level, period: &Period, room_at: &Option<Timestamp>) -> String {
+    let wait = match room_at {
+        Some(at) => format!("wait until {at}, "),
+        None => String::new(),
+    };
+    let whom = match level {
+        Level::Key => "KEY",
+        Level::Agent => "AGENT",
+        Level::Node => "node",
+    };
+    format!(
+        "{wait}ask for less, or have the node's owner raise it: `tirami policy set {whom} \
+         --{period}-max TRM`"
+    )
 }
 
 impl Rejection {

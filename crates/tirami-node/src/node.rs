@@ -196,7 +196,7 @@ impl Node {
                 Some(udp) => {
                     let admission = mesh::admission(&data_dir);
                     let settings = MeshSettings { admission, ..mesh_settings(&keys, &mesh)? };
-                    let doors = (udp, mesh.finding());
+                    let doors = ((udp, mesh.is_port_chosen), mesh.finding());
                     Some(Mesh::start(parts, &node, &data_dir, doors, settings).await?)
                 }
                 None => None,

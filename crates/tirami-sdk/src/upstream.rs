@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
@@ -229,6 +229,8 @@ pub enum UpstreamError {
         status: u16,
         /// The beginning of its own words: one line of at most 300 bytes, or nothing.
         reason: String,
+        /// How long to wait before it is asked again, where it says so in seconds.
+        retry_after: Option<Duration>,
     },
     /// Its answer ended before its end.
     #[error("the server broke the answer off: {reason}")]
@@ -377,10 +379,11 @@ impl Upstream {
             UpstreamError::Unreachable { reason }
         })?;
         let status = answer.status();
+        let retry_after = retry_after(answer.headers());
         let mut body: Body = Box::pin(answer.bytes_stream());
         if !status.is_success() {
             let reason = self.hidden.shortened(&beginning(&mut body).await);
-            return Err(UpstreamError::Refused { status: status.as_u16(), reason });
+            return Err(UpstreamError::Refused { status: status.as_u16(), reason, retry_after });
         }
         Ok(body)
     }
@@ -577,6 +580,12 @@ fn piece(data: &str, hidden: &Hidden) -> Result<UpstreamPiece, UpstreamError> {
 fn said(error: &serde_json::Value) -> String {
     let message = error.get("message").and_then(serde_json::Value::as_str);
     message.map_or_else(|| error.to_string(), str::to_owned)
+}
+
+/// The wait that a server asks for in seconds, no longer than a century; a date is not read.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u32 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 async fn beginning(body: &mut Body) -> String {

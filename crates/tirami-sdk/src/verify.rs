@@ -263,6 +263,7 @@ mod tests {
                 completion_tokens: 3,
                 flops: 4_000_001,
                 trm_amount: Trm::from_micro(4_001).into(),
+                trm_paid: None,
                 finish: "stop".into(),
                 receipt_id: Some(receipt.id().to_string()),
                 at_ms: 0,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tirami_sdk::types::{Agent, AgentList, Balance, Bundle, CreateAgent, ImportAgent, Limits};
-use tirami_sdk::{Amount, SignedAmount};
+use tirami_sdk::{Amount, Client, SignedAmount};
 
 use super::limits::LimitFlags;
 use super::{account, find};
@@ -97,11 +97,11 @@ pub(crate) async fn run(global: &Global, args: AgentsArgs, out: Output) -> Resul
             let limits = limits.over(Limits::default());
             let limits = (limits != Limits::default()).then_some(limits);
             let agent = client.create_agent(&CreateAgent { name, fund_trm: fund, limits }).await?;
-            one(&agent, out);
+            one(&client, &agent, out).await?;
         }
         Action::Fund { agent, amount } => {
             let did = find::agent(&client, &agent).await?;
-            one(&client.fund_agent(&did, amount).await?, out);
+            one(&client, &client.fund_agent(&did, amount).await?, out).await?;
         }
         Action::Export { agent, file, passphrase } => {
             let did = find::agent(&client, &agent).await?;
@@ -115,7 +115,8 @@ pub(crate) async fn run(global: &Global, args: AgentsArgs, out: Output) -> Resul
         Action::Import { file, name, passphrase } => {
             let bundle = read_bundle(&file)?;
             let passphrase = passphrase.read(false)?;
-            one(&client.import_agent(&ImportAgent { passphrase, bundle, name }).await?, out);
+            let request = ImportAgent { passphrase, bundle, name };
+            one(&client, &client.import_agent(&request).await?, out).await?;
         }
         Action::ResetBreaker { agent } => {
             let did = find::agent(&client, &agent).await?;
@@ -162,19 +163,21 @@ fn list(agents: &[Agent], node: Option<&Balance>, out: Output) {
     out.note(out.dim(&format!("{}; {}", count(agents.len() as u64, "agent"), account::ORIGIN)));
 }
 
-fn one(agent: &Agent, out: Output) {
+async fn one(client: &Client, agent: &Agent, out: Output) -> Result<(), Failure> {
+    let answer_trm = client.pricing().await?.estimated_cost_1000_tokens.trm();
     out.answer(agent, |out| {
         let mut rows = vec![
             ("did", agent.did.clone()),
             ("name", agent.name.clone()),
             ("available", trm(agent.available_trm, agent.available_answers)),
-            ("day limit", output::limit(agent.limits.day_max)),
+            ("day limit", output::limit(agent.limits.day_max, answer_trm)),
         ];
         if let Some(until_ms) = agent.breaker_open_until_ms {
             rows.push(("breaker", format!("open until {} UTC", output::moment(until_ms))));
         }
         out.pairs(&rows);
     });
+    Ok(())
 }
 
 impl PassphraseArgs {

@@ -20,9 +20,18 @@ use crate::settings::Global;
 /// Bytes of a prompt read from stdin.
 const STDIN_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Tokens of an answer at most, unless said otherwise: a small model may repeat itself for as long
+/// as its context lasts.
+const ANSWER_TOKENS: u32 = 512;
+
 /// How often and how long to look for the trade of an answer that was stopped.
 const SETTLE_TRIES: u32 = 20;
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How an answer ends that may be no longer.
+const CUT: &str = "length";
+/// Refusals that a shorter answer may pass.
+const ROOM_CODES: [&str; 3] = ["request_limit", "budget_limit", "insufficient_balance"];
 
 const HELP: &str = "/reset begins a new conversation, /exit leaves (so does Ctrl-D), Ctrl-C stops \
                     an answer";
@@ -39,7 +48,7 @@ pub(crate) struct ChatArgs {
     /// How the model is to behave.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Tokens of the answer at most.
+    /// Tokens of the answer at most [default: 512].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
     /// 0 always takes the likeliest token, 1 follows the model's own probabilities; up to 2
@@ -102,13 +111,14 @@ pub(super) fn read_stdin() -> Result<String, Failure> {
 }
 
 /// The first model that other nodes serve, for a node that has none.
-async fn of_others(client: &Client) -> Result<String, Failure> {
+pub(super) async fn of_others(client: &Client) -> Result<String, Failure> {
     let models = client.models().await?.data;
     models.into_iter().next().map(|model| model.id).ok_or_else(|| {
         Failure::new(
             Exit::Refused,
             "this node has no model, and at this time no other node serves one; nothing was \
-             charged; `tirami providers` shows who serves, `tirami peers` who is connected",
+             charged; a node that has just joined hears of others within seconds; `tirami \
+             providers` shows who serves, `tirami peers` who is connected",
         )
     })
 }
@@ -118,6 +128,8 @@ struct Talk {
     client: Client,
     /// The request of the next turn, with all messages so far.
     request: ChatRequest,
+    /// Whether the length of an answer is the default, and not what was asked for.
+    is_default_length: bool,
     /// Messages that begin every conversation.
     opening: Vec<ChatMessage>,
     /// What an answer of 1 000 tokens costs.
@@ -133,6 +145,8 @@ struct Answer {
     info: Option<TiramiInfo>,
     /// The job's id, once a piece has come.
     job: Option<String>,
+    /// Whether it ended because it may be no longer.
+    cut: bool,
     /// Whether Ctrl-C stopped it.
     stopped: bool,
 }
@@ -152,22 +166,56 @@ impl Talk {
         let request = ChatRequest {
             model,
             messages: opening.clone(),
-            max_completion_tokens: args.max_tokens,
+            max_completion_tokens: Some(args.max_tokens.unwrap_or(ANSWER_TOKENS)),
             temperature: args.temperature.or(Some(suits.temperature)),
             top_p: args.top_p.or(Some(suits.top_p)),
             seed: args.seed,
             ..ChatRequest::default()
         };
         let answer_trm = pricing.estimated_cost_1000_tokens.trm();
-        Ok(Self { client, request, opening, answer_trm, out })
+        let is_default_length = args.max_tokens.is_none();
+        Ok(Self { client, request, is_default_length, opening, answer_trm, out })
+    }
+
+    /// The same request without a length, where only the default one was too long for the context,
+    /// the limits or the TRM: the answer is then as long as they leave room for, which is less.
+    fn as_long_as_fits(&self, error: &ClientError) -> Option<ChatRequest> {
+        let refusal = error.refusal().filter(|refusal| refusal.extra.is_none())?;
+        let is_length = refusal.param.as_deref() == Some("max_completion_tokens")
+            || refusal.code.as_deref().is_some_and(|code| ROOM_CODES.contains(&code));
+        (self.is_default_length && is_length)
+            .then(|| ChatRequest { max_completion_tokens: None, ..self.request.clone() })
+    }
+
+    /// Says that an answer of `written` tokens is not complete because it may be no longer.
+    fn tell_cut(&self, written: u32) {
+        if self.request.max_completion_tokens.is_some_and(|most| written >= most) {
+            self.out.note(format_args!(
+                "the answer was ended at {}; --max-tokens N lets it be longer",
+                count(u64::from(written), "token")
+            ));
+        }
     }
 
     /// The whole answer as the node gave it.
     async fn answer_as_json(mut self, prompt: String) -> Result<Exit, Failure> {
         self.request.messages.push(ChatMessage::new("user", prompt));
+        let asked = async {
+            match self.client.chat(&self.request).await {
+                Err(error) => match self.as_long_as_fits(&error) {
+                    Some(request) => self.client.chat(&request).await,
+                    None => Err(error),
+                },
+                answer => answer,
+            }
+        };
         tokio::select! {
-            answer = self.client.chat(&self.request) => {
-                self.out.json(&answer?);
+            answer = asked => {
+                let answer = answer?;
+                if answer.choices.first().is_some_and(|choice| choice.finish_reason == CUT) {
+                    self.tell_cut(answer.usage.completion_tokens);
+                }
+                self.out.json(&answer);
                 Ok(Exit::Done)
             }
             _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
@@ -238,6 +286,9 @@ impl Talk {
         } else {
             self.cost(&answer)
         };
+        if let Some(usage) = answer.usage.filter(|_| answer.cut) {
+            self.tell_cut(usage.completion_tokens);
+        }
         self.out.note(self.out.dim(&cost));
         if answer.text.is_empty() {
             self.request.messages.pop();
@@ -251,8 +302,17 @@ impl Talk {
     async fn ask(&self, answer: &mut Answer) -> Result<(), ClientError> {
         let interrupt = tokio::signal::ctrl_c();
         tokio::pin!(interrupt);
+        let begun = async {
+            match self.client.chat_stream(&self.request).await {
+                Err(error) => match self.as_long_as_fits(&error) {
+                    Some(request) => self.client.chat_stream(&request).await,
+                    None => Err(error),
+                },
+                pieces => pieces,
+            }
+        };
         let mut pieces = tokio::select! {
-            pieces = self.client.chat_stream(&self.request) => pieces?,
+            pieces = begun => pieces?,
             _ = &mut interrupt => {
                 answer.stopped = true;
                 return Ok(());
@@ -319,6 +379,8 @@ impl Answer {
         if self.job.is_none() {
             self.job = chunk.id.strip_prefix("chatcmpl-").map(ToOwned::to_owned);
         }
+        let ended = chunk.choices.first().and_then(|choice| choice.finish_reason.as_deref());
+        self.cut |= ended == Some(CUT);
         self.usage = chunk.usage.or(self.usage);
         self.info = chunk.x_tirami.or(self.info.take());
     }

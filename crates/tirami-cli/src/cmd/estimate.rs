@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use clap::Args;
 use tirami_sdk::types::{ChatMessage, Estimate, EstimateRequest};
 
-use super::chat::read_stdin;
+use super::chat::{of_others, read_stdin};
 use crate::client::{Need, connect};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, count};
@@ -17,7 +17,7 @@ pub(crate) struct EstimateArgs {
     /// The question [default: what comes on stdin].
     #[arg(value_name = "PROMPT")]
     prompt: Vec<String>,
-    /// The model to ask [default: the one the node serves].
+    /// The model to ask [default: the one the node serves, else the first that others serve].
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// How the model is to behave.
@@ -37,14 +37,19 @@ pub(crate) async fn run(global: &Global, args: EstimateArgs, out: Output) -> Res
         }
         _ => read_stdin()?,
     };
+    let client = connect(global, Need::Personal).await?;
+    let model = match args.model {
+        None if client.pricing().await?.model.is_empty() => Some(of_others(&client).await?),
+        given => given,
+    };
     let system = args.system.map(|text| ChatMessage::new("system", text));
     let request = EstimateRequest {
-        model: args.model,
+        model,
         messages: system.into_iter().chain([ChatMessage::new("user", prompt)]).collect(),
         max_completion_tokens: args.max_tokens,
         ..EstimateRequest::default()
     };
-    let estimate = connect(global, Need::Personal).await?.estimate(&request).await?;
+    let estimate = client.estimate(&request).await?;
     out.answer(&estimate, |out| out.pairs(&rows(&estimate)));
     Ok(Exit::Done)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tirami_core::Trm;
 use tirami_sdk::types::{CreateKey, CreatedKey, KeyInfo, Limits, Scope};
 
 use super::find;
@@ -96,7 +97,8 @@ pub(crate) async fn run(global: &Global, args: KeysArgs, out: Output) -> Result<
     match args.action.unwrap_or(Action::List) {
         Action::List => {
             let keys = client.keys().await?;
-            out.answer(&keys, |out| list(&keys.keys, out));
+            let answer_trm = client.pricing().await?.estimated_cost_1000_tokens.trm();
+            out.answer(&keys, |out| list(&keys.keys, answer_trm, out));
         }
         Action::Create(args) => {
             let agent = match args.agent {
@@ -143,7 +145,7 @@ fn created(created: &CreatedKey, out: Output) {
     });
 }
 
-fn list(keys: &[KeyInfo], out: Output) {
+fn list(keys: &[KeyInfo], answer: Trm, out: Output) {
     let rows: Vec<Vec<String>> = keys
         .iter()
         .map(|key| {
@@ -153,7 +155,7 @@ fn list(keys: &[KeyInfo], out: Output) {
                 key.state.clone(),
                 key.scope.to_string(),
                 key.agent.as_deref().map_or_else(|| "-".to_owned(), short),
-                output::limit(key.limits.day_max),
+                output::limit(key.limits.day_max, answer),
                 key.spending.lifetime_trm.to_string(),
                 key.expires_at_ms.map_or_else(never, moment),
                 key.label.clone(),

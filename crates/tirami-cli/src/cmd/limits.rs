@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use clap::Args;
+use tirami_core::Trm;
 use tirami_sdk::Amount;
 use tirami_sdk::types::{LimitAmount, Limits, LimitsReport};
 
@@ -128,16 +129,16 @@ pub(crate) fn of_report(report: &LimitsReport) -> Limits {
     }
 }
 
-/// Every limit with its name, in TRM and in answers.
-pub(crate) fn rows(report: &LimitsReport) -> Vec<(&'static str, String)> {
+/// Every limit with its name, in TRM and in answers of which one costs `answer`.
+pub(crate) fn rows(report: &LimitsReport, answer: Trm) -> Vec<(&'static str, String)> {
     let number = |number: Option<u32>| number.map_or("none".to_owned(), |n| n.to_string());
     vec![
-        ("one request", output::limit(report.request_max)),
-        ("a minute", output::limit(report.minute_max)),
-        ("an hour", output::limit(report.hour_max)),
-        ("a day", output::limit(report.day_max)),
-        ("for ever", output::limit(report.lifetime_max)),
-        ("approval above", output::limit(report.approval_above)),
+        ("one request", output::limit(report.request_max, answer)),
+        ("a minute", output::limit(report.minute_max, answer)),
+        ("an hour", output::limit(report.hour_max, answer)),
+        ("a day", output::limit(report.day_max, answer)),
+        ("for ever", output::limit(report.lifetime_max, answer)),
+        ("approval above", output::limit(report.approval_above, answer)),
         ("breaker: failures", number(report.breaker_errors)),
         ("breaker: jobs a minute", number(report.breaker_spends_per_minute)),
         ("breaker: open for", report.breaker_open_ms.map_or("none set".to_owned(), duration)),

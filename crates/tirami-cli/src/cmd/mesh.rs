@@ -47,6 +47,9 @@ enum Action {
         /// How much [default: the most that the charter allows].
         #[arg(long, value_name = "TRM")]
         amount: Option<Amount>,
+        /// Do it, although this node has never seen the newcomer.
+        #[arg(long)]
+        yes: bool,
     },
     /// Grant a member a line, as the mesh's registrar.
     Enrol {
@@ -109,10 +112,9 @@ pub(crate) async fn run(global: &Global, args: MeshArgs, out: Output) -> Result<
             witness.change(&client, action, out).await
         }
         Some(Action::Approve { draft, yes }) => approve(&client, &draft, yes, out).await,
-        Some(Action::Sponsor { party, amount }) => {
+        Some(Action::Sponsor { party, amount, yes }) => {
             let request = SponsorRequest { party, amount_trm: amount };
-            signed(&client.sponsor(&request).await?, out);
-            Ok(Exit::Done)
+            sponsor(&client, &request, yes, out).await
         }
         Some(Action::Enrol { party, owner, line }) => {
             let request = EnrolRequest { party, owner, line_trm: line };
@@ -120,6 +122,30 @@ pub(crate) async fn run(global: &Global, args: MeshArgs, out: Output) -> Result<
             Ok(Exit::Done)
         }
     }
+}
+
+async fn sponsor(
+    client: &Client,
+    request: &SponsorRequest,
+    yes: bool,
+    out: Output,
+) -> Result<Exit, Failure> {
+    let known = client.topology().await?.nodes;
+    if !yes && !known.iter().any(|node| node.node_id == request.party) {
+        return Err(Failure::usage(
+            "nothing was locked: this node has never seen that party, and money for one that does \
+             not come is locked for nothing; look at it again, then repeat the command with --yes",
+        ));
+    }
+    let most = client.mesh_charter().await?.welcome_trm;
+    let entry = client.sponsor(request).await?;
+    signed(&entry, out);
+    out.note(format_args!(
+        "{} TRM of this node's are locked until the newcomer settles, at the latest until 72 hours \
+         after it began; `tirami status` shows what is left",
+        request.amount_trm.unwrap_or(most)
+    ));
+    Ok(Exit::Done)
 }
 
 async fn invite(client: &Client, args: InviteArgs, out: Output) -> Result<Exit, Failure> {

@@ -53,6 +53,9 @@ enum Action {
     Rm {
         /// A name from `tirami models list`.
         name: String,
+        /// Remove it although the running node serves it.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         dir: ModelsSetting,
     },
@@ -90,7 +93,13 @@ pub(crate) async fn run(global: &Global, args: ModelsArgs, out: Output) -> Resul
             let path = pull(&store(&dir)?, &name, out).await?;
             out.answer(&json!({"name": name, "path": path}), |out| out.line(path.display()));
         }
-        Action::Rm { name, dir } => {
+        Action::Rm { name, yes, dir } => {
+            if let Some(url) = served_at(global, &name).await.filter(|_| !yes) {
+                return Err(Failure::usage(format_args!(
+                    "the node at {url} serves {name} and cannot load it again without its file; \
+                     nothing was removed; stop that node, or repeat the command with --yes"
+                )));
+            }
             store(&dir)?.remove(&name).map_err(failed)?;
             out.answer(&json!({"name": name, "removed": true}), |out| {
                 out.line(format_args!("removed {name}"));
@@ -107,6 +116,17 @@ pub(crate) async fn run(global: &Global, args: ModelsArgs, out: Output) -> Resul
         }
     }
     Ok(Exit::Done)
+}
+
+/// The address of the node of these settings, where it runs and serves the model.
+async fn served_at(global: &Global, name: &str) -> Option<String> {
+    // Where no node answers, none serves it.
+    let client = connect(global, Need::Personal).await.ok()?;
+    let models = client.model_states().await.ok()?.models;
+    let is_served = |model: &ModelState| {
+        (model.name == name || model.digest == name) && (model.offered || model.state != "on_disk")
+    };
+    models.iter().any(is_served).then(|| client.base_url().to_owned())
 }
 
 /// What a model is doing now.

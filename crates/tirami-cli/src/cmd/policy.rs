@@ -40,12 +40,12 @@ enum Action {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: PolicyArgs, out: Output) -> Result<Exit, Failure> {
-    let status = match args.action {
+    let (client, status) = match args.action {
         Action::Show { target } => {
             let client = connect(global, Need::Owner).await?;
             let target = find::target(&client, &target).await?;
             let policy = current(&client, &target).await?;
-            PolicyStatus { target, policy }
+            (client, PolicyStatus { target, policy })
         }
         Action::Set { target, clear, limits } => {
             if limits.is_empty() && !clear {
@@ -58,12 +58,15 @@ pub(crate) async fn run(global: &Global, args: PolicyArgs, out: Output) -> Resul
             } else {
                 of_report(&current(&client, &target).await?)
             };
-            client.set_policy(&PolicyRequest { target, limits: limits.over(old) }).await?
+            let request = PolicyRequest { target, limits: limits.over(old) };
+            let status = client.set_policy(&request).await?;
+            (client, status)
         }
     };
+    let answer_trm = client.pricing().await?.estimated_cost_1000_tokens.trm();
     out.answer(&status, |out| {
         out.line(out.bold(&status.target));
-        out.pairs(&rows(&status.policy));
+        out.pairs(&rows(&status.policy, answer_trm));
     });
     Ok(Exit::Done)
 }

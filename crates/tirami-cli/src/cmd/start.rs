@@ -1,17 +1,18 @@
 //! `tirami start`: loads a model, opens the account book, answers requests until told to stop.
 
 use std::io::{self, IsTerminal};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
-use tirami_node::config::Config;
-use tirami_node::keys::API_KEY_FILE;
+use tirami_node::config::{Config, Key};
+use tirami_node::keys::{API_KEY_FILE, create_data_dir};
 use tirami_node::mesh::{Invite, MeshOptions, PeerAddress};
 use tirami_node::models::Models;
 use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
-use tirami_node::store::DirLock;
+use tirami_node::store::{DirLock, StoreError};
 use tracing_subscriber::EnvFilter;
 
 use crate::client::url_from_here;
@@ -44,9 +45,11 @@ pub(crate) struct StartArgs {
 pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result<Exit, Failure> {
     let resolved = global.resolve(&args.settings.0)?;
     let store = model::store(&resolved);
+    let is_port_chosen = resolved.is_set(Key::MeshPort);
     let config = resolved.config;
     log_to_stderr(&config.log)?;
-    check_free(&config)?;
+    check_data_dir(&config.data_dir)?;
+    check_free(&config, is_port_chosen)?;
 
     out.answer(&json!({"data_dir": config.data_dir}), |out| {
         out.line(format_args!("data dir: {}", config.data_dir.display()));
@@ -64,6 +67,7 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
     // From here on there is something to settle, so a signal no longer just ends the process.
     let mut signals = Signals::listen()?;
     let mut mesh = MeshOptions::of(&config);
+    mesh.is_port_chosen = is_port_chosen;
     mesh.public |= args.public;
     mesh.bootstrap.extend(args.bootstrap_peer);
     mesh.join = args.join;
@@ -191,15 +195,44 @@ fn log_to_stderr(log: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Finds out whether directory and port are free before a large model is loaded for nothing.
-fn check_free(config: &Config) -> Result<(), Failure> {
-    if config.data_dir.is_dir() {
-        DirLock::take(&config.data_dir).map_err(|error| Failure::new(Exit::Store, error))?;
+/// Finds out whether the directory can be used, and by this node alone, before a large model is
+/// loaded for nothing.
+fn check_data_dir(dir: &Path) -> Result<(), Failure> {
+    let unusable = |why: &dyn std::fmt::Display| {
+        let shown = dir.display();
+        Failure::new(
+            Exit::Store,
+            format_args!("the data directory {shown} {why}; choose another one with --data-dir"),
+        )
+    };
+    if dir.exists() && !dir.is_dir() {
+        return Err(unusable(&"is a file and no folder"));
     }
-    match TcpListener::bind(config.address()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(cannot_listen(config, &error)),
+    create_data_dir(dir).map_err(|error| unusable(&format_args!("cannot be used ({error})")))?;
+    DirLock::take(dir).map(drop).map_err(|error| match &error {
+        StoreError::Io { source, .. } => {
+            unusable(&format_args!("cannot be written ({source}); nothing was changed"))
+        }
+        _ => Failure::new(Exit::Store, &error),
+    })
+}
+
+/// The same of the ports. A mesh port that nobody chose may be another one.
+fn check_free(config: &Config, is_port_chosen: bool) -> Result<(), Failure> {
+    TcpListener::bind(config.address()).map_err(|error| cannot_listen(config, &error))?;
+    if config.mesh_enabled && is_port_chosen {
+        let address = SocketAddr::new(config.mesh_bind, config.mesh_port);
+        UdpSocket::bind(address).map_err(|error| {
+            Failure::new(
+                Exit::Config,
+                format_args!(
+                    "the mesh cannot use UDP {address} ({error}); stop what uses it, or choose \
+                     another port with --mesh-port"
+                ),
+            )
+        })?;
     }
+    Ok(())
 }
 
 fn cannot_listen(config: &Config, reason: &io::Error) -> Failure {

@@ -14,6 +14,7 @@ use crate::settings::Global;
 pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
     let client = connect(global, Need::Personal).await?;
     let status = client.status().await?;
+    let answer_trm = client.pricing().await?.estimated_cost_1000_tokens.trm();
     let balance = client.balance(None).await?;
     let safety = client.safety(None).await?;
     let node = account::of_node(global).await;
@@ -57,13 +58,13 @@ pub(crate) async fn run(global: &Global, out: Output) -> Result<Exit, Failure> {
             ("spent", format!("{} TRM", balance.consumed)),
         ];
         if let Some(policy) = &safety.policy {
-            rows.push(("request limit", output::limit(policy.request_max)));
-            rows.push(("day limit", output::limit(policy.day_max)));
+            rows.push(("request limit", output::limit(policy.request_max, answer_trm)));
+            rows.push(("day limit", output::limit(policy.day_max, answer_trm)));
         }
         rows.push(("breaker", breaker));
         if let Some(node) = &node {
             rows.push(("node", account::summary(node)));
-            rows.push(("node earned", format!("{} TRM", node.contributed)));
+            rows.push(("agents paid", format!("{} TRM", node.contributed)));
         }
         rows.push(("trades", status.total_trades.to_string()));
         rows.push(("running jobs", status.open_holds.to_string()));

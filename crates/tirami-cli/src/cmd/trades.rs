@@ -82,7 +82,7 @@ fn row(trade: &Trade) -> Vec<String> {
         trade.trade_id.clone(),
         short(&trade.consumer),
         format!("{}+{}", trade.prompt_tokens, trade.completion_tokens),
-        trade.trm_amount.to_string(),
+        trade.trm_paid.unwrap_or(trade.trm_amount).to_string(),
         trade.finish.clone(),
     ]
 }
@@ -112,6 +112,10 @@ fn show(detail: &TradeDetail, out: Output) -> Result<Exit, Failure> {
             ("charged", format!("{} TRM", trade.trm_amount)),
             ("end", trade.finish.clone()),
         ];
+        if let Some(paid) = trade.trm_paid {
+            let why = "by a later voucher than the one that this node holds";
+            rows.push(("paid", format!("{paid} TRM, {why}")));
+        }
         if let Ok(proof) = &proof {
             let second = if proof.receipt {
                 "receipt signed by the provider"

@@ -64,18 +64,17 @@ impl Variables {
         Ok(given)
     }
 
-    /// The texts that may come to stand in a prompt.
-    pub(crate) fn texts(&self) -> impl Iterator<Item = &String> {
-        self.named.values().chain(&self.effort)
-    }
-
-    /// The same with other texts.
-    pub(crate) fn reworded(&self, reword: impl Fn(&str) -> String) -> Self {
-        let named = self.named.iter().map(|(name, value)| (name.clone(), reword(value)));
+    /// The same with other JSON texts and another word for how much to think.
+    pub(crate) fn reworded(
+        &self,
+        json: impl Fn(&str) -> String,
+        word: impl Fn(&str) -> String,
+    ) -> Self {
+        let named = self.named.iter().map(|(name, value)| (name.clone(), json(value)));
         Self {
             named: named.collect(),
             thinks: self.thinks,
-            effort: self.effort.as_deref().map(&reword),
+            effort: self.effort.as_deref().map(word),
         }
     }
 }

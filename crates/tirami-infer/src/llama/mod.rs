@@ -299,11 +299,11 @@ impl Engine for LlamaEngine {
         };
         let grammar = Grammar::new(&self.model, &sampling.format, scan);
         let what = "to follow the answer's format";
-        let mut grammar = grammar.map_err(|_| StartError::Unsupported { what })?;
+        let mut grammar = grammar.map_err(|_| StartError::Unsupported { what, param: None })?;
         if let Some(grammar) = &mut grammar {
             let what = "to go on with what does not follow the answer's format";
             let follows = sequence::follows(&self.model, grammar, &prompt.resumed);
-            follows.then_some(()).ok_or(StartError::Unsupported { what })?;
+            follows.then_some(()).ok_or(StartError::Unsupported { what, param: None })?;
         }
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
         let progress = Arc::new(Progress::default());

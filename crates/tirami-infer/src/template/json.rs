@@ -34,6 +34,31 @@ pub(super) fn of_json(value: Json) -> Value {
     }
 }
 
+/// A JSON text with other texts and names in it, each as it reads; what is no JSON is one text.
+pub(super) fn reworded(text: &str, reword: &mut impl FnMut(&str) -> String) -> String {
+    match serde_json::from_str(text) {
+        Ok(value) => reworded_value(value, reword).to_string(),
+        Err(_) => reword(text),
+    }
+}
+
+fn reworded_value(value: Json, reword: &mut impl FnMut(&str) -> String) -> Json {
+    match value {
+        Json::String(text) => Json::String(reword(&text)),
+        Json::Array(items) => {
+            Json::Array(items.into_iter().map(|item| reworded_value(item, reword)).collect())
+        }
+        Json::Object(fields) => {
+            let field = |(name, value): (String, Json)| {
+                let name = reword(&name);
+                (name, reworded_value(value, reword))
+            };
+            Json::Object(fields.into_iter().map(field).collect())
+        }
+        other => other,
+    }
+}
+
 /// An object whose fields keep their order; a map of the template engine sorts them.
 pub(super) fn object<N: Into<String>>(fields: impl IntoIterator<Item = (N, Value)>) -> Value {
     let (mut names, mut values) = (Vec::new(), BTreeMap::new());

@@ -15,9 +15,27 @@ const OWN: [&str; 5] = ["messages", "tools", "add_generation_prompt", "bos_token
 /// What every template may call, beside what its language has.
 const CALLED: [&str; 2] = ["raise_exception", "strftime_now"];
 
-/// Whether every template is given a variable of this name, so that no request can.
+/// What servers elsewhere that write chats with Hugging Face's `apply_chat_template` would take for
+/// its own parameters: no variables of a template.
+const OF_SERVERS: [&str; 12] = [
+    "chat_template",
+    "conversation",
+    "conversations",
+    "continue_final_message",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+];
+
+/// Whether every template is given a variable of this name, or servers take it for something else,
+/// so that no request can give it.
 pub fn is_own(name: &str) -> bool {
-    OWN.contains(&name) || CALLED.contains(&name)
+    OWN.contains(&name) || CALLED.contains(&name) || OF_SERVERS.contains(&name)
 }
 
 /// The names that a template asked for.

@@ -134,7 +134,7 @@ impl Kernel {
             self.fault(from, Fault::TooFast, effects);
             return;
         }
-        let accepted = peer.hello.is_some();
+        let (accepted, is_open) = (peer.hello.is_some(), peer.is_open());
         match message {
             Message::Hello(hello) if !accepted => self.take_hello(from, hello, effects),
             // Once is enough: the answer may be large.
@@ -142,7 +142,10 @@ impl Kernel {
             Message::Welcome(welcome) => self.take_welcome(from, welcome, effects),
             Message::Goodbye(goodbye) => {
                 self.mesh.addresses.refused(from, &goodbye, now);
-                self.mesh.farewells.note(from, true, &goodbye, now);
+                // A newcomer that only came for the charter goes to start with it.
+                if is_open || goodbye.code != GoodbyeCode::Stopping {
+                    self.mesh.farewells.note(from, true, &goodbye, now);
+                }
                 self.drop_peer(from);
                 effects.disconnect.push((from, self::goodbye(GoodbyeCode::Other, "", 0)));
             }

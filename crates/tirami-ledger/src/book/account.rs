@@ -79,6 +79,21 @@ impl Account {
         self.breaker.open_until.filter(|until| now < *until)
     }
 
+    /// Why its circuit breaker opened, and what keeps it from opening so soon again.
+    pub(super) fn breaker_why(&self) -> String {
+        match (self.breaker.cause, self.breaker.reached) {
+            (Some(BreakerCause::Spends), Some(max)) => format!(
+                "it started {max} jobs within a minute, and so many open it; `tirami policy set \
+                 '{}' --breaker-spends-per-minute N`, and the same for `node`, allow more",
+                self.name
+            ),
+            (Some(BreakerCause::Errors), Some(max)) => {
+                format!("{max} errors in a row, and so many open it; see why its jobs fail")
+            }
+            _ => "too many errors in a row, or too many jobs within a minute".to_owned(),
+        }
+    }
+
     /// Failed jobs since the last success or the last opening of the breaker.
     pub const fn errors_in_a_row(&self) -> u32 {
         self.breaker.errors
@@ -104,8 +119,15 @@ impl Account {
         }
     }
 
-    pub(super) fn set_breaker(&mut self, open_until: Option<Timestamp>) {
-        self.breaker = Breaker { open_until, ..Breaker::default() };
+    /// Opens the breaker, by the numbers of the agent or of the node.
+    pub(super) fn open_breaker(&mut self, cause: BreakerCause, until: Timestamp, node: &Limits) {
+        let reached = BreakerRule::of(&self.limits, node).number(cause);
+        let (open_until, cause) = (Some(until), Some(cause));
+        self.breaker = Breaker { open_until, cause, reached, ..Breaker::default() };
+    }
+
+    pub(super) fn reset_breaker(&mut self) {
+        self.breaker = Breaker::default();
     }
 
     pub(super) fn is_consistent(&self) -> bool {
@@ -132,6 +154,12 @@ struct Breaker {
     errors: u32,
     #[n(2)]
     spends: SpendCount,
+    /// Why it last opened, where that is known.
+    #[n(3)]
+    cause: Option<BreakerCause>,
+    /// The number that was reached then.
+    #[n(4)]
+    reached: Option<u32>,
 }
 
 /// When an agent's breaker opens: of the agent's and the node's numbers the smaller one.
@@ -151,6 +179,14 @@ impl BreakerRule {
                 node.breaker_spends_per_minute,
             ),
             open_ms: agent.breaker_open_ms.or(node.breaker_open_ms).unwrap_or(BREAKER_OPEN_MS),
+        }
+    }
+
+    /// The number that opens it for this cause.
+    const fn number(&self, cause: BreakerCause) -> Option<u32> {
+        match cause {
+            BreakerCause::Errors => self.errors,
+            BreakerCause::Spends => self.spends_per_minute,
         }
     }
 

@@ -202,7 +202,8 @@ impl Book {
         let budgets = self.budgets(payer, account);
         self.check_budgets(now, &budgets, (needed, in_all))?;
         if let Some(until) = account.breaker_open_until(now) {
-            return Err(Rejection::BreakerOpen { until });
+            let (agent, why) = (account.name().to_owned(), account.breaker_why());
+            return Err(Rejection::BreakerOpen { until, agent, why });
         }
         let word = match before {
             Some(before) if in_all <= before.max_amount => None,

@@ -19,8 +19,10 @@ pub const DAY_ANSWERS: u64 = 5_000;
 pub const APPROVAL_ANSWERS: u64 = 50;
 /// Failed jobs in a row that open an agent's circuit breaker.
 pub const BREAKER_ERRORS: u32 = 5;
-/// Jobs within a sliding minute that open an agent's circuit breaker.
-pub const BREAKER_SPENDS_PER_MINUTE: u32 = 30;
+/// Jobs within a sliding minute that open an agent's circuit breaker. Each text of a list of
+/// embeddings is a job: two full lists of 2 048 and what runs beside them stay below it, a loop
+/// that starts a hundred cheap jobs a second does not. What is spent, other limits bound.
+pub const BREAKER_SPENDS_PER_MINUTE: u32 = 6_000;
 /// How long a circuit breaker stays open when nothing else is set, in milliseconds.
 pub const BREAKER_OPEN_MS: u64 = 300_000;
 /// Answers the founder of a mesh may overdraw at least.
@@ -86,6 +88,8 @@ mod tests {
         assert_eq!(limits.request_max, Some(Trm::from_micro(answer * 100)));
         assert_eq!(limits.day_max, Some(Trm::from_micro(answer * 5_000)));
         assert_eq!(limits.lifetime_max, None);
+        let texts = limits.breaker_spends_per_minute.unwrap();
+        assert!(texts > 2 * 2_048, "two full lists of texts within a minute pass: {texts}");
         assert_eq!(founder_line(&SHAPE, Ppm::ONE).micro(), answer * 10_000);
         assert_eq!(founder_line(&SHAPE, Ppm::new(1_000)), LINE_MIN);
     }

@@ -60,6 +60,20 @@ impl Window {
         gone.fold(self.sum, |sum, slot| sum.saturating_sub(slot.count))
     }
 
+    /// When no more than `most` of what is in it is left, if nothing is added.
+    fn at_most(&self, span: Span, now: Timestamp, most: u64) -> Timestamp {
+        let mut used = self.used(span, now);
+        let oldest = span.oldest(now);
+        for slot in self.slots.iter().filter(|slot| slot.bucket >= oldest) {
+            used = used.saturating_sub(slot.count);
+            if used <= most {
+                let gone = slot.bucket.saturating_add(span.buckets).saturating_add(1);
+                return Timestamp::from_ms(gone.saturating_mul(span.bucket_ms));
+            }
+        }
+        now
+    }
+
     fn add(&mut self, span: Span, at: Timestamp, count: u64) {
         let oldest = span.oldest(at);
         while let Some(front) = self.slots.front()
@@ -145,6 +159,17 @@ impl Meter {
             Period::Hour => Trm::from_micro(self.hour.used(HOUR, now)),
             Period::Day => Trm::from_micro(self.day.used(DAY, now)),
             Period::Lifetime => self.lifetime,
+        }
+    }
+
+    /// When no more than `most` is used in the period, if nothing else is spent; never of what is
+    /// counted for ever.
+    fn at_most(&self, period: Period, now: Timestamp, most: Trm) -> Option<Timestamp> {
+        match period {
+            Period::Minute => Some(self.minute.at_most(MINUTE, now, most.micro())),
+            Period::Hour => Some(self.hour.at_most(HOUR, now, most.micro())),
+            Period::Day => Some(self.day.at_most(DAY, now, most.micro())),
+            Period::Lifetime => None,
         }
     }
 
@@ -234,7 +259,12 @@ impl Budget<'_> {
         let used = self.meter.used(period, now);
         match used.checked_add(needed) {
             Some(sum) if sum <= max => Ok(()),
-            _ => Err(Rejection::BudgetLimit { level: self.level, period, max, used, needed }),
+            _ => {
+                let most = max.checked_sub(needed);
+                let room_at = most.and_then(|most| self.meter.at_most(period, now, most));
+                let level = self.level;
+                Err(Rejection::BudgetLimit { level, period, max, used, needed, room_at })
+            }
         }
     }
 }
@@ -272,6 +302,22 @@ mod tests {
         assert_eq!(meter.usage(at(62_000)).minute.micro(), 0);
         assert_eq!(meter.usage(at(62_000)).lifetime.micro(), 6);
         assert!(meter.is_consistent());
+    }
+
+    #[test]
+    fn the_time_when_there_is_room_is_when_the_window_shows_it() {
+        let mut meter = Meter::default();
+        meter.hold(at(5 * MINUTE_MS), Trm::from_micro(10));
+        meter.hold(at(20 * MINUTE_MS), Trm::from_micro(7));
+        let now = at(30 * MINUTE_MS);
+        for (most, minutes) in [(16, 66), (7, 66), (6, 81), (0, 81)] {
+            let most = Trm::from_micro(most);
+            let room = meter.at_most(Period::Hour, now, most).unwrap();
+            assert_eq!(room, at(minutes * MINUTE_MS), "{most}");
+            assert!(meter.used(Period::Hour, room) <= most);
+            assert!(meter.used(Period::Hour, at(room.ms() - 1)) > most);
+        }
+        assert_eq!(meter.at_most(Period::Lifetime, now, Trm::ZERO), None);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub use serving::{
 pub use words::{ApprovalId, KeyId, KeyIdError, Level, Limits, Period, Scope, Target};
 
 use crate::Rejection;
-use crate::event::{BookEvent, HoldOpened, HoldPosted};
+use crate::event::{BookEvent, BreakerCause, HoldOpened, HoldPosted};
 pub(crate) use admit::check_shape;
 use approvals::Approvals;
 use claims::Claims;
@@ -205,8 +205,10 @@ impl Book {
                 self.tell_time(*at);
                 self.kill = on.then(|| Kill { since: *at, reason: reason.clone() });
             }
-            BookEvent::BreakerOpened { agent, until, .. } => self.set_breaker(*agent, Some(*until)),
-            BookEvent::BreakerReset { agent } => self.set_breaker(*agent, None),
+            BookEvent::BreakerOpened { agent, cause, until } => {
+                self.open_breaker(*agent, *cause, *until);
+            }
+            BookEvent::BreakerReset { agent } => self.reset_breaker(*agent),
             BookEvent::ApprovalRequested { .. }
             | BookEvent::ApprovalDecided { .. }
             | BookEvent::ApprovalClosed { .. } => self.apply_approval(event),
@@ -311,9 +313,15 @@ impl Book {
         }
     }
 
-    fn set_breaker(&mut self, agent: AgentId, open_until: Option<Timestamp>) {
+    fn open_breaker(&mut self, agent: AgentId, cause: BreakerCause, until: Timestamp) {
         if let Some(account) = self.agents.get_mut(&agent) {
-            account.set_breaker(open_until);
+            account.open_breaker(cause, until, &self.limits);
+        }
+    }
+
+    fn reset_breaker(&mut self, agent: AgentId) {
+        if let Some(account) = self.agents.get_mut(&agent) {
+            account.reset_breaker();
         }
     }
 

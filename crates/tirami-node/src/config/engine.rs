@@ -89,13 +89,15 @@ pub(super) fn engines(
     offset: usize,
 ) -> Result<Vec<EngineSetting>, ConfigError> {
     let at = At { path, text, home };
-    let DeValue::Array(tables) = value else { return Err(at.wrong(offset, "a value")) };
+    let DeValue::Array(tables) = value else {
+        return Err(at.wrong(offset, "a value that is no list of tables"));
+    };
     if tables.len() > TABLES_MAX {
         return Err(at.wrong(offset, &format!("more than {TABLES_MAX} tables")));
     }
     let read = tables.iter().map(|table| match table.get_ref() {
         DeValue::Table(fields) => at.engine(fields, table.span().start),
-        _ => Err(at.wrong(table.span().start, "a value")),
+        _ => Err(at.wrong(table.span().start, "a value that is no table")),
     });
     read.collect()
 }
@@ -108,12 +110,16 @@ impl At<'_> {
         let missing = |key: &str| self.wrong(offset, &format!("a table without `{key}`"));
         match string(fields, "kind") {
             Some(KIND) => {}
-            Some(kind) => return Err(self.wrong(offset, &format!("kind = {kind:?}"))),
+            Some(kind) => {
+                let fault = format!("kind = {kind:?}, which is not {KIND:?}");
+                return Err(self.wrong(offset, &fault));
+            }
             None => return Err(missing("kind")),
         }
         let url = string(fields, "url").ok_or_else(|| missing("url"))?;
         if !(url.starts_with("http://") || url.starts_with("https://")) {
-            return Err(self.wrong(offset, &format!("url = {url:?}")));
+            let fault = format!("url = {url:?}, which begins with neither http:// nor https://");
+            return Err(self.wrong(offset, &fault));
         }
         // Without its key the server would be asked all the same.
         let api_key_env = string(fields, "api_key_env").filter(|name| !name.is_empty());
@@ -185,19 +191,22 @@ impl At<'_> {
     /// What a model is asked for, with vectors of this width; the usual where nothing is said.
     fn serves(&self, fields: &DeTable<'_>, embedding_width: u32) -> Result<Serves, ConfigError> {
         let Some(value) = spanned(fields, "serves") else { return Ok(Serves::default()) };
-        let what = "serves that is no list of \"chat\", \"completions\" and \"embeddings\"";
-        let wrong = || self.wrong(value.span().start, what);
-        let DeValue::Array(list) = value.get_ref() else { return Err(wrong()) };
-        if list.is_empty() {
-            return Err(wrong());
-        }
+        let wrong = |fault: &str| {
+            let fault = format!("{fault} \"chat\", \"completions\" and \"embeddings\"");
+            self.wrong(value.span().start, &fault)
+        };
+        let list = match value.get_ref() {
+            DeValue::Array(list) if !list.is_empty() => list,
+            _ => return Err(wrong("serves that is no list of")),
+        };
         let mut serves = Serves { chat: false, completions: false, embeddings: None };
         for one in list.iter() {
             match one.get_ref().as_str() {
                 Some("chat") => serves.chat = true,
                 Some("completions") => serves.completions = true,
                 Some("embeddings") => serves.embeddings = Some(embedding_width),
-                _ => return Err(wrong()),
+                Some(word) => return Err(wrong(&format!("{word:?} in serves, which is none of"))),
+                None => return Err(wrong("a value in serves that is none of")),
             }
         }
         Ok(serves)
@@ -228,7 +237,8 @@ impl At<'_> {
     fn only(&self, fields: &DeTable<'_>, known: &[&str]) -> Result<(), ConfigError> {
         for key in fields.keys() {
             if !known.contains(&key.get_ref().as_ref()) {
-                return Err(self.wrong(key.span().start, &format!("the key `{}`", key.get_ref())));
+                let fault = format!("the key `{}`, which means nothing", key.get_ref());
+                return Err(self.wrong(key.span().start, &fault));
             }
         }
         Ok(())
@@ -259,12 +269,12 @@ impl At<'_> {
             })
     }
 
-    fn wrong(&self, offset: usize, found: &str) -> ConfigError {
-        ConfigError::Value {
+    fn wrong(&self, offset: usize, fault: &str) -> ConfigError {
+        ConfigError::Table {
             place: format!("{}:{}", self.path.display(), line_of(self.text, offset)),
             key: ENGINE,
+            fault: fault.to_owned(),
             allowed: ALLOWED.to_owned(),
-            found: found.to_owned(),
         }
     }
 }

@@ -60,6 +60,18 @@ pub enum ConfigError {
         /// What was found.
         found: String,
     },
+    /// A table is not one of those allowed.
+    #[error("{place}: {key} has {fault}; it must be {allowed}")]
+    Table {
+        /// File and line.
+        place: String,
+        /// The setting.
+        key: &'static str,
+        /// What is wrong with it.
+        fault: String,
+        /// What would be accepted.
+        allowed: String,
+    },
 }
 
 fn hint(suggestion: Option<&str>) -> String {

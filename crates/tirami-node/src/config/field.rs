@@ -405,8 +405,9 @@ pub const FIELDS: [Field; 43] = [
         flag: "mesh-port",
         kind: Kind::Number { min: 0, max: 65_535 },
         default: "3001",
-        doc: "The UDP port on which other nodes reach this one. While something else has it, the \
-              system chooses a free one, as with 0.",
+        doc: "The UDP port on which other nodes reach this one; with 0 the system chooses a free \
+              one. While something else has it, one that was set is an error, and instead of the \
+              default the system chooses another one, which a warning names.",
     },
     Field {
         key: Key::MeshPublic,

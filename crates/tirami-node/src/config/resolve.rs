@@ -55,6 +55,11 @@ impl Resolved {
     pub fn rows(&self) -> impl Iterator<Item = (Key, &Value, &Origin)> {
         self.layer.iter().map(|(key, (value, origin))| (*key, value, origin))
     }
+
+    /// Whether a setting was set somewhere, be it to what is the default.
+    pub fn is_set(&self, key: Key) -> bool {
+        self.layer.get(&key).is_some_and(|(_, origin)| *origin != Origin::Default)
+    }
 }
 
 /// Reads all sources and merges them.

@@ -212,7 +212,7 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
     for (said, instead, line, found) in [
         ("\"openai\"", "\"magic\"", 2, "kind = \"magic\""),
         ("kind = \"openai\"\n", "", 2, "a table without `kind`"),
-        ("http:", "file:", 2, "url = \"file:"),
+        ("http:", "file:", 2, "which begins with neither http:// nor https://"),
         ("jobs_max = 3", "jobs_max = 0", 6, "a jobs_max that is no whole number"),
         ("jobs_max = 3", "jobs_max = \"3\"", 6, "a jobs_max that is no whole number"),
         ("jobs_max = 3", "key = \"secret\"", 6, "the key `key`"),
@@ -223,7 +223,8 @@ fn a_server_elsewhere_is_a_table_and_every_mistake_in_one_is_told_with_its_line(
         ("context_tokens", "context", 8, "the key `context`"),
         ("context_tokens", "serves = [], context_tokens", 8, "serves that is no list"),
         ("context_tokens", "serves = \"chat\", context_tokens", 8, "serves that is no list"),
-        ("context_tokens", "serves = [\"images\"], context_tokens", 8, "serves that is no list"),
+        ("context_tokens", "serves = [\"chats\"], context_tokens", 8, "has \"chats\" in serves"),
+        ("context_tokens", "serves = [5], context_tokens", 8, "has a value in serves"),
         ("context_tokens", "embedding_width = 8, context_tokens", 8, "serves none"),
         ("gguf = \"~/m.gguf\", ", "", 8, "a model without `gguf` or `shape`"),
         ("[[engine]]", "[engine]", 2, "a value"),

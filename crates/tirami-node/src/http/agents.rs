@@ -45,7 +45,7 @@ pub(super) async fn create(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: CreateAgent = json::read(request, &app.config).await?;
+    let asked: CreateAgent = json::read(request, &app).await?;
     check_name(&asked.name)?;
     let key = crate::keys::new_key().map_err(key_trouble)?;
     let agent = adopt(&app, &caller, key, asked.name).await?;
@@ -86,11 +86,31 @@ async fn adopt(
     name: String,
 ) -> Result<AgentId, ApiError> {
     let agent = key.public().agent();
+    check_free(app, agent, &name).await?;
     let (keys, kept) = (app.keys.clone(), key.clone());
     blocking(move || keys.keep_agent(&kept)).await?.map_err(key_trouble)?;
     app.handle.add_agent_key(key).await?;
     app.handle.submit(caller.actor(), Command::CreateAgent { agent, name }).await?;
     Ok(agent)
+}
+
+/// People name agents by their names, so one name is one agent's. An agent that has its account
+/// here already is refused for that.
+async fn check_free(app: &AppState, agent: AgentId, name: &str) -> Result<(), ApiError> {
+    let wanted = name.to_owned();
+    let read = move |kernel: &Kernel, _| {
+        let agents = kernel.ledger().book().agents();
+        let taken = agents.iter().find(|(_, account)| account.name() == wanted);
+        taken.map(|(taken, _)| *taken).filter(|_| !agents.contains_key(&agent))
+    };
+    let Some(taken) = app.handle.read(read).await? else {
+        return Ok(());
+    };
+    let message = format!(
+        "the name {name:?} is taken by {}; nothing was made; choose another name",
+        taken.did()
+    );
+    Err(ApiError::new(StatusCode::CONFLICT, "conflict_error", "exists", message).param("name"))
 }
 
 pub(super) async fn fund(
@@ -100,7 +120,7 @@ pub(super) async fn fund(
     request: Request,
 ) -> Result<Response, ApiError> {
     let agent = query::agent("did", &did)?;
-    let asked: FundAgent = json::read(request, &app.config).await?;
+    let asked: FundAgent = json::read(request, &app).await?;
     let command = match asked.amount_trm.micro() {
         0 => {
             let message = "amount_trm must not be 0: above 0 it moves TRM to the agent, below 0 \
@@ -154,7 +174,7 @@ pub(super) async fn export(
     request: Request,
 ) -> Result<Response, ApiError> {
     let agent = query::agent("did", &did)?;
-    let asked: ExportAgent = json::read(request, &app.config).await?;
+    let asked: ExportAgent = json::read(request, &app).await?;
     let name = app
         .handle
         .read(move |kernel, _| {
@@ -178,7 +198,7 @@ pub(super) async fn import(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: ImportAgent = json::read(request, &app.config).await?;
+    let asked: ImportAgent = json::read(request, &app).await?;
     let name = asked.name.unwrap_or_else(|| asked.bundle.name.clone());
     check_name(&name)?;
     let turn = turn(&app).await?;

@@ -4,11 +4,13 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use tirami_core::{DAY_MS, Digest, DocumentId, PublicKey, Timestamp, Trm, decode_body};
+use tirami_core::{DAY_MS, Digest, DocumentId, PartyId, PublicKey, Timestamp, Trm, decode_body};
 use tirami_kernel::Kernel;
 use tirami_kernel::mesh::{ADMITTED_MAX, MeshInput};
 use tirami_ledger::command::{Command, Outcome};
-use tirami_ledger::lattice::{Charter, CharterChange, Ending, Enrol, EntryKind, Sponsor};
+use tirami_ledger::lattice::{
+    Change, Charter, CharterChange, Ending, Enrol, EntryKind, Grant, Sponsor,
+};
 use tirami_proto::Invite;
 use tirami_sdk::types::{
     ApproveCharter, ChainEntry, CharterDraft, Done, EnrolRequest, FaucetState, InviteRequest,
@@ -30,7 +32,7 @@ pub(super) async fn invite(
     request: Request,
 ) -> Result<Response, ApiError> {
     let asked = match request.headers().contains_key(CONTENT_TYPE) {
-        true => json::read(request, &app.config).await?,
+        true => json::read(request, &app).await?,
         false => InviteRequest::default(),
     };
     let client = app.mesh.as_ref().ok_or_else(|| {
@@ -94,7 +96,7 @@ pub(super) async fn join(
     State(app): State<AppState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: JoinRequest = json::read(request, &app.config).await?;
+    let asked: JoinRequest = json::read(request, &app).await?;
     let invite: Invite =
         asked.invite.trim().parse().map_err(|error: tirami_proto::InviteError| {
             ApiError::invalid("invite", error.to_string())
@@ -231,7 +233,7 @@ pub(super) async fn change_witnesses(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: WitnessChange = json::read(request, &app.config).await?;
+    let asked: WitnessChange = json::read(request, &app).await?;
     let witness = party("party", &asked.party)?;
     let read = move |kernel: &Kernel, _| {
         let lattice = kernel.ledger().lattice();
@@ -269,7 +271,7 @@ pub(super) async fn approve(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: ApproveCharter = json::read(request, &app.config).await?;
+    let asked: ApproveCharter = json::read(request, &app).await?;
     let unknown = || {
         let message = "there is no such draft; `tirami mesh` lists those there are";
         ApiError::not_found("unknown_draft", message)
@@ -293,16 +295,23 @@ pub(super) async fn sponsor(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: SponsorRequest = json::read(request, &app.config).await?;
+    let asked: SponsorRequest = json::read(request, &app).await?;
     let newcomer = party("party", &asked.party)?;
-    let (checkpoint, most) = app
+    let (has_line, checkpoint, most) = app
         .handle
-        .read(|kernel, _| {
+        .read(move |kernel, _| {
             let lattice = kernel.ledger().lattice();
             let checkpoint = lattice.last_checkpoint().map(|(_, id, _)| id);
-            (checkpoint, lattice.charter().params.welcome)
+            (needs_no_line(kernel, newcomer), checkpoint, lattice.charter().params.welcome)
         })
         .await?;
+    if has_line {
+        return Err(conflict(
+            "has_line",
+            "the party has a line already, or began its chain without one; nothing was locked",
+        )
+        .param("party"));
+    }
     let checkpoint = checkpoint.ok_or_else(|| {
         conflict(
             "no_checkpoint",
@@ -315,12 +324,27 @@ pub(super) async fn sponsor(
     Ok(json::ok(&signed(&app, caller, kind).await?))
 }
 
+/// Whether a welcome line would lock money for nothing: only who has not begun takes one, and one.
+fn needs_no_line(kernel: &Kernel, newcomer: PartyId) -> bool {
+    let lattice = kernel.ledger().lattice();
+    let is_open = |lock| lattice.welcome_of(lock).is_some_and(|welcome| !welcome.returned);
+    let mut grants = lattice.grants(newcomer);
+    let mut pending = lattice.pending_of(kernel.ledger().party());
+    kernel.is_enrolled(newcomer)
+        || lattice.chain(newcomer).is_some()
+        || grants.any(|(id, grant)| matches!(grant, Grant::Welcome { .. }) && is_open(id))
+        || pending.any(|pending| match pending.effect().change {
+            Change::Sponsored { newcomer: of, .. } => of == newcomer,
+            _ => false,
+        })
+}
+
 pub(super) async fn enrol(
     State(app): State<AppState>,
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: EnrolRequest = json::read(request, &app.config).await?;
+    let asked: EnrolRequest = json::read(request, &app).await?;
     let member = party("party", &asked.party)?;
     let read = |kernel: &Kernel, _| kernel.ledger().lattice().charter().params.line_default;
     let default: Trm = app.handle.read(read).await?;

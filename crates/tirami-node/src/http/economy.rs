@@ -192,7 +192,7 @@ pub(super) async fn estimate(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let fields: Map<String, Value> = json::read(request, &app.config).await?;
+    let fields: Map<String, Value> = json::read(request, &app).await?;
     let model = match fields.get("model") {
         None | Some(Value::Null) => {
             app.models.first().ok_or_else(|| chat::unknown_model(&app, ""))?

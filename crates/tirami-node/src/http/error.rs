@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use tirami_core::Timestamp;
 use tirami_infer::engine::{Failure, PrepareError, StartError};
 use tirami_ledger::Rejection;
 use tirami_ledger::book::Period;
@@ -260,22 +261,21 @@ impl From<Rejection> for ApiError {
     }
 }
 
-/// Seconds until the same request may pass: when the breaker closes, or when the oldest part of
-/// a sliding window begins to leave it.
+/// Seconds until the same request may pass: when the breaker closes, or when enough has left the
+/// sliding window.
 fn retry_after_s(rejection: &Rejection) -> Option<u64> {
     match rejection {
-        Rejection::BudgetLimit { max, needed, .. } if needed > max => None,
         Rejection::TooMany { .. } => Some(SECONDS_UNTIL_ROOM),
-        Rejection::BudgetLimit { period: Period::Minute, .. } => Some(1),
-        Rejection::BudgetLimit { period: Period::Hour, .. } => Some(60),
-        Rejection::BudgetLimit { period: Period::Day, .. } => Some(3_600),
-        Rejection::BreakerOpen { until } => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-            let left = u128::from(until.ms()).saturating_sub(now);
-            Some(u64::try_from(left.div_ceil(1_000)).unwrap_or(u64::MAX).max(1))
-        }
+        Rejection::BudgetLimit { room_at, .. } => room_at.map(seconds_until),
+        Rejection::BreakerOpen { until, .. } => Some(seconds_until(*until)),
         _ => None,
     }
+}
+
+fn seconds_until(at: Timestamp) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let left = u128::from(at.ms()).saturating_sub(now);
+    u64::try_from(left.div_ceil(1_000)).unwrap_or(u64::MAX).max(1)
 }
 
 impl From<PrepareError> for ApiError {
@@ -327,7 +327,11 @@ impl From<StartError> for ApiError {
             StartError::Busy { .. } => {
                 Self::too_many("engine_busy", SECONDS_UNTIL_ROOM, error.to_string())
             }
-            StartError::Unsupported { .. } => Self::new(
+            StartError::Unsupported { param: Some(param), .. } => Self::unsupported(
+                param,
+                format!("{error}; nothing was charged; leave {param} out or ask another model"),
+            ),
+            StartError::Unsupported { param: None, .. } => Self::new(
                 StatusCode::BAD_REQUEST,
                 INVALID,
                 "unsupported",
@@ -356,6 +360,10 @@ impl From<Failure> for ApiError {
                 SECONDS_UNTIL_SERVER,
                 told("ask again in some seconds, or ask another model"),
             ),
+            Failure::FullFor { seconds } => {
+                let advice = format!("ask again in {seconds} seconds, or ask another model");
+                Self::too_many("engine_busy", *seconds, told(&advice))
+            }
             Failure::Misconfigured => Self::server(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "engine_misconfigured",

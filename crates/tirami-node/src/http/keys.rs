@@ -39,7 +39,7 @@ pub(super) async fn create(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: CreateKey = json::read(request, &app.config).await?;
+    let asked: CreateKey = json::read(request, &app).await?;
     let agent = asked.agent.as_deref().map(|did| query::agent("agent", did)).transpose()?;
     let scope = views::ledger_scope(asked.scope);
     let limits = asked.limits.as_ref().map(views::ledger_limits).unwrap_or_default();
@@ -63,7 +63,7 @@ pub(super) async fn rotate(
     request: Request,
 ) -> Result<Response, ApiError> {
     let old = key_id(&id)?;
-    let asked: RotateKey = json::read(request, &app.config).await?;
+    let asked: RotateKey = json::read(request, &app).await?;
     let grace_ms = asked.grace_ms;
     issue(&app, caller.actor(), |new, secret| Command::RotateKey { old, new, secret, grace_ms })
         .await

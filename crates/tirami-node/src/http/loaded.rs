@@ -32,7 +32,7 @@ pub(super) async fn load(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let fields: Map<String, Value> = match request.headers().contains_key(CONTENT_TYPE) {
-        true => json::read(request, &app.config).await?,
+        true => json::read(request, &app).await?,
         false => Map::new(),
     };
     let keep = keep_alive(&fields)?;

@@ -127,6 +127,7 @@ pub struct AppState {
     /// The way to other nodes' models; none in a mesh of one.
     mesh: Option<Client>,
     config: HttpConfig,
+    bodies: json::Intake,
     personal_agent: AgentId,
     keys: KeyDir,
     metrics: Arc<Metrics>,
@@ -165,6 +166,7 @@ impl AppState {
             models,
             mesh,
             config,
+            bodies: json::Intake::new(),
             personal_agent,
             keys,
             metrics,

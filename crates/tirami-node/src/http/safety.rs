@@ -76,7 +76,7 @@ pub(super) async fn kill(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: KillRequest = json::read(request, &app.config).await?;
+    let asked: KillRequest = json::read(request, &app).await?;
     let reason = asked.reason.unwrap_or_default();
     let command = Command::SetKill { on: asked.activate, reason: reason.clone() };
     app.handle.submit(caller.actor(), command).await?;
@@ -89,7 +89,7 @@ pub(super) async fn policy(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: PolicyRequest = json::read(request, &app.config).await?;
+    let asked: PolicyRequest = json::read(request, &app).await?;
     let target = target(&asked.target)?;
     let limits = views::ledger_limits(&asked.limits);
     app.handle.submit(caller.actor(), Command::SetLimits { target, limits }).await?;
@@ -162,7 +162,7 @@ pub(super) async fn decide_approval(
     let id: u64 = id.parse().map_err(|_| {
         ApiError::not_found("unknown_approval", "an approval is named by a whole number")
     })?;
-    let asked: ApprovalDecision = json::read(request, &app.config).await?;
+    let asked: ApprovalDecision = json::read(request, &app).await?;
     let approval = ApprovalId::new(id);
     let command = Command::DecideApproval { approval, approve: asked.approve };
     app.handle.submit(caller.actor(), command).await?;

@@ -26,7 +26,7 @@ pub(super) async fn schedule(
     State(app): State<AppState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut fields: Map<String, Value> = json::read(request, &app.config).await?;
+    let mut fields: Map<String, Value> = json::read(request, &app).await?;
     let wish = wish::read(&fields)?;
     fields.remove("provider");
     let asked: ScheduleRequest = json::value(Value::Object(fields))?;

@@ -1,8 +1,9 @@
 //! The accept loop: bounded connections, deadlines for headers and for slow readers, and a stop
 //! that lets running answers end.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use tower::ServiceExt as _;
 
 use super::guard::Peer;
 use super::stall::Unstalled;
+use super::throttle::network;
 use super::{AppState, HttpConfig, router};
 
 /// How long the last answers may take after their jobs have been ended.
@@ -32,6 +34,11 @@ const TROUBLE_EVERY: Duration = Duration::from_secs(60);
 /// File descriptors that connections leave to the store, the key files and the log, at least; a
 /// quarter of what there is when that is more.
 const FILES_KEPT: usize = 64;
+/// The part of all connections that one address may have, so that no client keeps all others out.
+const SHARE: usize = 4;
+/// Connections that one address may have even where [`SHARE`] makes fewer: a browser, or a proxy
+/// for some callers.
+const SHARE_MIN: usize = 64;
 
 /// Serves until `stop` is cancelled. Then nothing new is accepted, running jobs may go on for
 /// `drain`, and what still runs is ended and charged what it delivered. When this returns, no job
@@ -80,12 +87,17 @@ async fn accept(
         tracing::info!(bound, "fewer connections at once: the limit of open files is low");
     }
     let slots = Arc::new(Semaphore::new(bound));
+    let mut shares = Shares::of(bound);
     let mut trouble = Trouble::default();
     // The semaphore is never closed.
     while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
         match listener.accept().await {
             Ok((socket, peer)) => {
                 trouble.is_over();
+                let Some(share) = shares.take(peer.ip()) else {
+                    tracing::debug!(%peer, "a connection was closed: its address has enough");
+                    continue;
+                };
                 let (router, watcher) = (router.clone(), connections.watcher());
                 let config = config.clone();
                 tokio::spawn(async move {
@@ -93,7 +105,7 @@ async fn accept(
                     if let Err(error) = connection(socket, peer, (router, config), watcher).await {
                         tracing::debug!(%peer, %error, "a connection ended");
                     }
-                    drop(slot);
+                    drop((slot, share));
                 });
             }
             Err(error) if concerns_one_client(&error) => {}
@@ -126,6 +138,28 @@ async fn connection(
         .header_read_timeout(config.header_within)
         .serve_connection(TokioIo::new(Unstalled::new(socket, config.stall_max)), service);
     watcher.watch(connection).await
+}
+
+/// The connections of each address.
+#[derive(Debug)]
+struct Shares {
+    /// Connections of one address at most.
+    most: usize,
+    /// Each connection has a clone.
+    held: BTreeMap<IpAddr, Arc<()>>,
+}
+
+impl Shares {
+    fn of(bound: usize) -> Self {
+        Self { most: (bound / SHARE).max(SHARE_MIN), held: BTreeMap::new() }
+    }
+
+    /// What a connection of `source` holds while it is open; none where there are enough.
+    fn take(&mut self, source: IpAddr) -> Option<Arc<()>> {
+        self.held.retain(|_, held| Arc::strong_count(held) > 1);
+        let held = self.held.entry(network(source)).or_default();
+        (Arc::strong_count(held) <= self.most).then(|| Arc::clone(held))
+    }
 }
 
 /// A client that was gone before it was accepted says nothing about the next one.
@@ -204,6 +238,22 @@ mod tests {
         }
         #[cfg(unix)]
         assert!(open_files_max().is_none_or(|files| files > 0));
+    }
+
+    #[test]
+    fn no_address_has_more_than_its_share_of_the_connections() {
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        for (bound, most) in [(4_096, 1_024), (256, 64), (3, 64)] {
+            let mut shares = Shares::of(bound);
+            let mut held: Vec<_> = (0..most).filter_map(|_| shares.take(one)).collect();
+            assert_eq!((held.len(), shares.take(one)), (most, None), "{bound}");
+            assert!(shares.take(other).is_some(), "{bound}");
+            held.pop();
+            assert!(shares.take(one).is_some(), "{bound}");
+            drop(held);
+            assert!(shares.take(other).is_some(), "{bound}");
+            assert_eq!(shares.held.len(), 1, "{bound}");
+        }
     }
 
     #[test]

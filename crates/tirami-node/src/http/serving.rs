@@ -48,7 +48,7 @@ pub(super) async fn change(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: ServingChange = json::read(request, &app.config).await?;
+    let asked: ServingChange = json::read(request, &app).await?;
     let blocked = asked.blocked.as_deref().map(|texts| list("blocked", texts)).transpose()?;
     let trusted = asked.trusted.as_deref().map(|texts| list("trusted", texts)).transpose()?;
     changed(&app, caller, move |policy| {

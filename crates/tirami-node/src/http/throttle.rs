@@ -52,7 +52,7 @@ impl Throttle {
 }
 
 /// Who shares an allowance: an IPv4 address, or an IPv6 network of 64 bits, which one owner has.
-fn network(source: IpAddr) -> IpAddr {
+pub(super) fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
             let bits = u128::from(v6) >> 64 << 64;

@@ -26,7 +26,7 @@ pub(super) async fn tokenize(
     State(app): State<AppState>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let fields: Map<String, Value> = json::read(request, &app.config).await?;
+    let fields: Map<String, Value> = json::read(request, &app).await?;
     let engine = engine(&app, &fields).await?;
     let given = given(&fields)?;
     let spelled = chat::flag(&fields, "return_token_strs")?.unwrap_or(false);
@@ -38,7 +38,7 @@ pub(super) async fn detokenize(
     State(app): State<AppState>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let fields: Map<String, Value> = json::read(request, &app.config).await?;
+    let fields: Map<String, Value> = json::read(request, &app).await?;
     let engine = engine(&app, &fields).await?;
     let wrong = |message: &str| ApiError::invalid("tokens", message);
     let list = match chat::present(&fields, "tokens") {

@@ -24,7 +24,7 @@ pub(super) async fn transfer(
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked: TransferRequest = json::read(request, &app.config).await?;
+    let asked: TransferRequest = json::read(request, &app).await?;
     let payee = party("to", &asked.to)?;
     let key = asked.idempotency_key;
     if !(1..=KEY_CHARS_MAX).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic())

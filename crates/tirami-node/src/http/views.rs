@@ -117,6 +117,7 @@ pub(super) fn trade(row: &TradeRow) -> types::Trade {
         completion_tokens: row.completion_tokens,
         flops: row.flop.get(),
         trm_amount: row.amount.into(),
+        trm_paid: row.paid.map(Into::into),
         finish: match row.finish {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",

@@ -39,22 +39,25 @@ const SEND_WINDOW_BYTES: u64 = 4 << 20;
 
 /// Opens the endpoint of the node with this key.
 ///
-/// A port that something else uses is replaced by a free one.
+/// A port that something else uses is replaced by a free one, unless the owner chose it.
 ///
 /// # Errors
 ///
 /// [`MeshError`] when the address cannot be bound or a URL is none.
 pub(super) async fn open(
     key: &SecretKey,
-    bind: SocketAddr,
+    (bind, is_chosen): (SocketAddr, bool),
     finding: &Finding,
 ) -> Result<(Endpoint, Arc<Relays>), MeshError> {
     let relays = finding.relays()?;
     let endpoint = match bound(key, bind, finding, &relays).await {
-        Err(MeshError::Bind { reason, .. }) if bind.port() != 0 => {
+        Err(MeshError::Bind { reason, .. }) if bind.port() != 0 && !is_chosen => {
             let free = SocketAddr::new(bind.ip(), 0);
-            tracing::warn!(port = bind.port(), %reason, "the mesh takes another port");
-            bound(key, free, finding, &relays).await
+            let opened = bound(key, free, finding, &relays).await?;
+            let taken = opened.bound_sockets().first().map_or(0, SocketAddr::port);
+            let port = bind.port();
+            tracing::warn!(%reason, "the mesh cannot have UDP port {port} and takes {taken}");
+            Ok(opened)
         }
         opened => opened,
     }?;

@@ -29,6 +29,7 @@ use super::retold::Told;
 use super::source::{Source, patiently};
 use crate::handle::{JobToken, SubmitError};
 use crate::http::{Kind, payer};
+use crate::models::{SERVES_ITSELF, why_here};
 
 /// An order that limits or TRM have no room for is not made shorter than this.
 const SHORTEST: u32 = 16;
@@ -45,8 +46,6 @@ pub(super) const ATTEMPTS_MAX: usize = 4;
 const INVALID_MAX: usize = 2;
 /// Refusals told at most.
 const REFUSALS_TOLD_MAX: usize = 4;
-/// Why this node's own engine is asked.
-const SERVES_ITSELF: &str = "this node serves the model itself";
 
 /// A job whose first provider has taken it.
 pub(crate) struct Started {
@@ -465,8 +464,8 @@ impl Journey {
         self.own_tried = true;
         match self.begin_here(&engine).await {
             Ok(own) => {
-                self.why = vec![SERVES_ITSELF.to_owned()];
                 let model = engine.model.info();
+                self.why = vec![why_here(&model.build).to_owned()];
                 let (name, build) = (model.name.clone(), model.build.clone());
                 let served = Served { name, model: model.digest, build };
                 Some((Source::Here(Box::new(own)), served))

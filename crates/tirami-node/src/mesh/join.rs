@@ -87,7 +87,7 @@ pub(crate) async fn ask(
     }
     // Any port does for asking; the node's own one is opened when it starts.
     let bind = SocketAddr::new(bind.ip(), 0);
-    let (endpoint, relays) = endpoint::open(key, bind, finding).await?;
+    let (endpoint, relays) = endpoint::open(key, (bind, false), finding).await?;
     // A member that has moved may be found by its key.
     let _lan = finding.lan.then(|| Lan::listen(&endpoint, &relays, invite.mesh));
     let mut refused = JoinError::Unreachable { nodes: invite.peers.len() };

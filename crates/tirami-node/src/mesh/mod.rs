@@ -81,7 +81,7 @@ pub(crate) use peers::{Outgoing, Peers};
 pub(crate) use provide::{Provider, set_serving};
 pub(crate) use remote::{Client, WantedVectors};
 pub(crate) use retold::Retold;
-pub(crate) use serve::{EMBEDDINGS_PATH, Server};
+pub(crate) use serve::{EMBEDDINGS_PATH, Server, understanding_max};
 
 use crate::clock::{Clock, now};
 use crate::config::Config;
@@ -112,6 +112,8 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 pub struct MeshOptions {
     /// Where other nodes reach this one, over UDP; `None` for a mesh of one without any port.
     pub bind: Option<SocketAddr>,
+    /// Whether the owner chose the port, so that no other one is taken when it is in use.
+    pub is_port_chosen: bool,
     /// The mesh to join, where there is no account book yet.
     pub join: Option<Invite>,
     /// Nodes to connect to first.
@@ -135,6 +137,7 @@ impl MeshOptions {
         let bind = SocketAddr::new(config.mesh_bind, config.mesh_port);
         Self {
             bind: config.mesh_enabled.then_some(bind),
+            is_port_chosen: false,
             join: None,
             bootstrap: config.bootstrap_peers.clone(),
             public: config.mesh_public,
@@ -167,8 +170,8 @@ impl MeshOptions {
 pub enum MeshError {
     /// The UDP address cannot be used.
     #[error(
-        "{address} cannot be used for the mesh: {reason}; choose another mesh_bind, or \
-         mesh_enabled = false for a node on its own"
+        "{address} cannot be used for the mesh: {reason}; choose another mesh_port or \
+         mesh_bind, or mesh_enabled = false for a node on its own"
     )]
     Bind {
         /// The address.
@@ -251,7 +254,7 @@ impl Mesh {
         parts: Parts,
         key: &SecretKey,
         data_dir: &Path,
-        (bind, finding): (SocketAddr, Finding),
+        (bind, finding): ((SocketAddr, bool), Finding),
         settings: MeshSettings,
     ) -> Result<Self, MeshError> {
         let remembered = Remembered::read(data_dir);

@@ -263,10 +263,13 @@ impl Peers {
         link.accepted.load(Ordering::Acquire).then(|| link.connection.clone())
     }
 
-    /// Logs that a peer ended the connection, unless too much is logged already.
+    /// Logs that a peer ended the connection, unless too much is logged already. One that stops, or
+    /// only came for the charter, asks nothing of the owner.
     pub(super) fn was_sent_away(&self, peer: PartyId, goodbye: &Goodbye) {
-        if self.table().may_log() {
-            let (code, reason) = (goodbye.code, &goodbye.reason);
+        let (code, reason) = (goodbye.code, &goodbye.reason);
+        if code == GoodbyeCode::Stopping {
+            tracing::debug!(%peer, ?code, reason, "a peer ended the connection");
+        } else if self.table().may_log() {
             tracing::info!(%peer, ?code, reason, "a peer ended the connection");
         }
     }
@@ -478,7 +481,7 @@ mod tests {
     #[tokio::test]
     async fn when_all_places_are_taken_whoever_counts_more_gets_that_of_whoever_counts_least() {
         let [here, there] = [1, 2].map(|seed| SecretKey::from_seed([seed; 32]));
-        let (bind, finding) = (([127, 0, 0, 1], 0).into(), Finding::default());
+        let (bind, finding) = ((([127, 0, 0, 1], 0).into(), false), Finding::default());
         let (here, _) = open(&here, bind, &finding).await.unwrap();
         let (there, relays) = open(&there, bind, &finding).await.unwrap();
         let address = dialled(&own_address(&here, &[]), &relays).unwrap();

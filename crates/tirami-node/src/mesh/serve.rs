@@ -96,7 +96,7 @@ type Least = fn(ModelShape) -> (ModelShape, u32);
 
 /// Places for requests that are made into prompts at the same time, which keeps a core busy for a
 /// while: half of the cores are left to the engines.
-pub(super) fn understanding_max() -> usize {
+pub(crate) fn understanding_max() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 

@@ -35,6 +35,17 @@ pub use memory::machine_bytes;
 pub use model::{Model, ModelState};
 pub use openai::{BUILD as OPENAI_BUILD, OpenAiEngine, Server, Serves};
 
+/// Why this node's own engine answers.
+pub(crate) const SERVES_ITSELF: &str = "this node serves the model itself";
+/// The same where the engine is a server elsewhere.
+const SERVES_FROM_ELSEWHERE: &str =
+    "a server elsewhere computes the model for this node, and is sent the text";
+
+/// Why this node's own engine answers, which names this build in its receipts.
+pub(crate) fn why_here(build: &str) -> &'static str {
+    if build == OPENAI_BUILD { SERVES_FROM_ELSEWHERE } else { SERVES_ITSELF }
+}
+
 /// Models a node knows at most.
 pub const MODELS_MAX: usize = 64;
 /// Requests that wait for models to be loaded at most, all models together.

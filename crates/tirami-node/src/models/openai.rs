@@ -15,7 +15,7 @@ mod vectors;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use asked::Asked;
@@ -84,6 +84,8 @@ impl Server {
 #[derive(Debug, Default)]
 struct Counters {
     standing: Standing,
+    /// Whether the server was full when it was last asked.
+    stands: AtomicBool,
     completion_tokens_total: AtomicU64,
     prompt_tokens_total: AtomicU64,
 }
@@ -208,15 +210,15 @@ impl Engine for OpenAiEngine {
     }
 
     fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
-        let unsupported = |what| StartError::Unsupported { what };
+        let unsupported = |what| StartError::Unsupported { what, param: None };
         let Some(source) = &prompt.source else {
             return Err(unsupported("to continue tokens without their text"));
         };
         if !prompt.resumed.is_empty() {
             return Err(unsupported("to go on with an answer that another one began"));
         }
-        if let Some(what) = asked::beyond(source, &sampling) {
-            return Err(unsupported(what));
+        if let Some((param, what)) = asked::beyond(source, &sampling) {
+            return Err(StartError::Unsupported { what, param: Some(param) });
         }
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::Stopped)?;
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD_MAX);
@@ -326,8 +328,11 @@ impl Answering {
         let mut latest = Instant::now() + self.first_within;
         let (asked, upstream) = (&self.asked, &self.upstream);
         let what = (asked.endpoint(), self.name.as_str());
-        let mut stream = patiently(latest, what, || asked.of(upstream)).await?;
+        let stands = &self.counters.stands;
+        let mut stream = patiently(latest, what, stands, || asked.of(upstream)).await?;
         let (mut finish, mut has_begun) = (None, false);
+        // Thoughts that nobody gets are no longer than the answer could be.
+        let (mut dropped, dropped_max) = (0, self.count.room_bytes());
         loop {
             let piece = match timeout_at(latest, stream.next()).await {
                 Ok(Ok(piece)) => piece,
@@ -350,14 +355,17 @@ impl Answering {
                 finish = finish.or(Some(finish_of(word)?));
             }
             let before = self.told.open_bytes();
-            let has_thought = !piece.thought.is_empty();
+            let has_thought = self.thinks.is_some() && !piece.thought.is_empty();
+            if self.thinks.is_none() {
+                dropped += piece.thought.len();
+            }
             let piece = self.with_thoughts(piece);
             let said = self.told.push(piece)?;
             if self.told.open_bytes() > before || !said.is_empty() || has_thought {
                 latest = Instant::now() + self.first_within.min(NEXT_WITHIN_MAX);
             }
             // A call that is so much longer than the room cannot become whole.
-            if self.told.open_bytes() > self.count.room_bytes() {
+            if self.told.open_bytes() > self.count.room_bytes() || dropped > dropped_max {
                 let said = said + &self.told.end(true)?;
                 return self.ends(&said, Finish::Length).await;
             }

@@ -64,6 +64,10 @@ const MENDED_IN_PLACE: [&str; 3] = [KEY_FILES, AGENTS_KEYS, HEAD_NOTE];
 const KEY_FILES: &str = "key files";
 const AGENTS_KEYS: &str = "agents' keys";
 const HEAD_NOTE: &str = "note of the head";
+/// With less on its file system a data directory has room for little more than a checkpoint of
+/// its book.
+#[cfg(unix)]
+const FREE_MIB_MIN: u64 = 100;
 /// Agents that one check names at most.
 const NAMED_MAX: usize = 8;
 
@@ -72,6 +76,8 @@ const NAMED_MAX: usize = 8;
 pub fn doctor(data_dir: &Path) -> Report {
     let mut report = Report::default();
     examine_files(data_dir, &mut report);
+    #[cfg(unix)]
+    examine_space(data_dir, &mut report);
     let path = data_dir.join(STORE_FILE);
     let opened = super::exists(data_dir, &path).and_then(|exists| {
         if !exists {
@@ -115,6 +121,22 @@ fn examine_files(data_dir: &Path, report: &mut Report) {
             "Give the key files and api_token to their owner only: chmod 700 keys, chmod 600 \
              keys/* api_token. If a key file is damaged, restore it from a backup.",
         );
+    }
+}
+
+/// Little room is nothing wrong with the directory, so it is only advised upon.
+#[cfg(unix)]
+fn examine_space(data_dir: &Path, report: &mut Report) {
+    let Ok(found) = rustix::fs::statvfs(data_dir) else {
+        return;
+    };
+    let free_mib = found.f_bavail.saturating_mul(found.f_frsize) >> 20;
+    report.add("free space", Ok(format!("{free_mib} MiB on the file system of the directory")));
+    if free_mib < FREE_MIB_MIN {
+        report.advise(format!(
+            "Make room on that file system: below {FREE_MIB_MIN} MiB it is soon full, and a node \
+             whose disk is full stops."
+        ));
     }
 }
 

@@ -8,7 +8,7 @@ use tirami_core::{
     AgentId, DocumentId, Flop, JobId, ModelDigest, PartyId, Signature, Timestamp, Trm, decode_body,
 };
 use tirami_ledger::documents::{FinishReason, Order, SignedBytes};
-use tirami_ledger::event::{DocumentKind, DocumentRecord, Event};
+use tirami_ledger::event::{BookEvent, DocumentKind, DocumentRecord, Event};
 
 use super::journal::unsigned;
 use super::row::{Cells, Table, decode};
@@ -22,6 +22,9 @@ const TRADE_DOCUMENTS_MAX: u32 = 4_096;
 /// Documents of one job that are looked at for its order, from the first on, or for its receipt,
 /// from the last on: that is where they are, and between them is a voucher for each token.
 const JOB_DOCUMENTS_MAX: u32 = 64;
+/// Payments for one job that are added up at most: a job is paid at once, and what a claim shows to
+/// be missing once more.
+const JOB_PAYMENTS_MAX: u32 = 64;
 /// Idle connections that are kept.
 const CONNECTIONS_MAX: usize = 4;
 
@@ -70,6 +73,9 @@ pub struct TradeRow {
     pub flop: Flop,
     /// What was charged.
     pub amount: Trm,
+    /// What was paid to this node for it, where that is more: the consumer had signed a higher
+    /// voucher than the one that this node holds.
+    pub paid: Option<Trm>,
     /// Why the answer ended.
     pub finish: FinishReason,
     /// The receipt; none when the charge rests on the highest voucher.
@@ -176,6 +182,9 @@ const TRADES_OF_AGENT: &str = "
 const TRADE: &str = "
     SELECT trades.n, body FROM trades JOIN book_events ON book_events.n = trades.n
     WHERE trade = ?1 ORDER BY trades.n LIMIT 1";
+const PAYMENTS: &str = "
+    SELECT body FROM book_events
+    WHERE kind = 'served_settled' AND substr(body, 6, 16) = ?1 ORDER BY n LIMIT ?2";
 const DOCUMENTS: &str = "
     SELECT n, kind, id, job, body, signature FROM documents WHERE job = ?1 ORDER BY n LIMIT ?2";
 const FIRST_DOCUMENTS: &str = "
@@ -238,7 +247,7 @@ impl Shared {
         let items = rows
             .iter()
             .take(limit)
-            .map(|(n, body)| self.row(*n, body))
+            .map(|(n, body)| self.row(db, *n, body))
             .collect::<Result<Vec<_>, _>>()?;
         let next = if more { items.last().map(|row| row.cursor) } else { None };
         Ok(Page { items, next })
@@ -286,17 +295,40 @@ impl Shared {
                 statement.query_row([id.as_bytes()], read).optional()
             })
             .map_err(|error| StoreError::sqlite(&self.path, error))?;
-        found.map(|(n, body)| self.row(n, &body)).transpose()
+        found.map(|(n, body)| self.row(db, n, &body)).transpose()
     }
 
     /// A trade as the journal has it; the index only finds it.
-    fn row(&self, cursor: i64, body: &[u8]) -> Result<TradeRow, StoreError> {
+    fn row(&self, db: &Connection, cursor: i64, body: &[u8]) -> Result<TradeRow, StoreError> {
         let event = decode(body);
         let row = event.and_then(|event| trade_of(&event, self.own, cursor));
-        row.ok_or_else(|| {
+        let mut row = row.ok_or_else(|| {
             let what = format!("record {cursor} is no trade although its index says so");
             StoreError::damaged(&self.path, what)
-        })
+        })?;
+        if row.provider == self.own {
+            let paid = self.paid(db, &row)?;
+            row.paid = (paid > row.amount).then_some(paid);
+        }
+        Ok(row)
+    }
+
+    /// What final entries of its consumer paid for a job that this node did.
+    fn paid(&self, db: &Connection, trade: &TradeRow) -> Result<Trm, StoreError> {
+        let failed = |error| StoreError::sqlite(&self.path, error);
+        let mut statement = db.prepare_cached(PAYMENTS).map_err(failed)?;
+        let of = (trade.job.as_bytes(), JOB_PAYMENTS_MAX);
+        let mut rows = statement.query(of).map_err(failed)?;
+        let mut paid = Trm::ZERO;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let body = row.get_ref(0).and_then(|body| Ok(body.as_blob()?)).map_err(failed)?;
+            if let Some(BookEvent::ServedSettled { job, consumer, amount, .. }) = decode(body)
+                && (job, consumer) == (trade.job, trade.consumer)
+            {
+                paid = paid.saturating_add(amount);
+            }
+        }
+        Ok(paid)
     }
 
     fn documents(&self, db: &Connection, job: JobId) -> Result<Vec<DocumentRecord>, StoreError> {

@@ -13,7 +13,8 @@ const APPLICATION_ID: i32 = 0x5452_4d31;
 /// One step from schema version `i` to `i + 1`. A released step never changes.
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
-const MIGRATIONS: &[Migration] = &[create, index_finals, drop_snapshots, drop_snapshots];
+const MIGRATIONS: &[Migration] =
+    &[create, index_finals, drop_snapshots, drop_snapshots, index_settled];
 
 /// Pages of write-ahead log after which they are moved into the database: about 16 MB.
 const CHECKPOINT_PAGES: u32 = 4_096;
@@ -72,6 +73,15 @@ fn index_finals(db: &Transaction<'_>) -> rusqlite::Result<()> {
 /// without them a start reads the journal.
 fn drop_snapshots(db: &Transaction<'_>) -> rusqlite::Result<()> {
     db.execute_batch("DELETE FROM snapshots;")
+}
+
+/// Version 5. Finds what was paid for a served job: a record of it has the job's id in its bytes 6
+/// to 21.
+fn index_settled(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE INDEX settled_by_job ON book_events (substr(body, 6, 16))
+         WHERE kind = 'served_settled';",
+    )
 }
 
 /// Brings a database up to the newest version, all steps or none.

@@ -78,6 +78,33 @@ async fn more_connections_than_there_may_be_wait_for_their_turn() {
 }
 
 #[tokio::test]
+async fn one_address_takes_no_more_than_its_share_of_the_connections() {
+    // One address has 64 of them.
+    let node = TestNode::within(quick(), |http| {
+        http.connections_max = 128;
+        http.header_within = Duration::from_secs(600);
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(connect(&node).await);
+    }
+    let mut beyond = connect(&node).await;
+    assert_eq!(rest(&mut beyond).await, "");
+    #[cfg(target_os = "linux")]
+    {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = socket.connect(node.node.api).await.unwrap();
+        let asks = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        other.write_all(asks.as_bytes()).await.unwrap();
+        let answer = rest(&mut other).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    drop(held);
+}
+
+#[tokio::test]
 async fn a_stop_is_heard_while_every_connection_is_taken() {
     let node = TestNode::within(quick(), |http| http.connections_max = 2).await;
     let _held = connect(&node).await;
@@ -192,4 +219,85 @@ async fn a_browser_finds_the_page_and_the_figures() {
     let scraped = node.http.get(format!("{}/metrics", node.url)).send().await.unwrap();
     let kind = Raw::of(scraped).await.header("content-type").to_owned();
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+}
+
+#[tokio::test]
+async fn a_body_of_too_many_small_things_is_refused_before_anything_is_made_of_it() {
+    let node = TestNode::within(quick(), |_| {}).await;
+    let with = |one: &str, count: usize| {
+        let many = format!("{one},").repeat(count);
+        let start = r#"{"model":"fake","max_tokens":1,"messages":[{"role":"user","content":"hi"}]"#;
+        format!(r#"{start},"unknown":[{many}0]}}"#)
+    };
+    for path in ["chat/completions", "completions", "embeddings", "messages", "responses"] {
+        let answer = node.post(&format!("/v1/{path}"), None, with(r#"{"a":0}"#, 500_000)).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text);
+        // Anthropic's envelope has no code.
+        assert!(answer.text.contains("65536 fields and lists"), "{path}: {}", answer.text);
+    }
+    for path in ["/tokenize", "/v1/tirami/estimate", "/v1/chat/completions"] {
+        let answer = node.post(path, None, with("0", 400_000)).await;
+        assert_eq!((answer.status, &*answer.code()), (400, "too_many_values"), "{path}");
+    }
+    let answer = node.post("/v1/chat/completions", None, with(r#"{"a":0}"#, 60_000)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn bodies_that_are_withheld_take_the_room_there_is_and_short_ones_pass() {
+    let node = TestNode::within(quick(), |http| http.body_within = Duration::from_secs(600)).await;
+    let length = 4 << 20;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let part = vec![b' '; length - 1];
+    let mut held = Vec::new();
+    // Each takes 63 of 2 048 parts of the room.
+    for _ in 0..33 {
+        let mut stream = TcpStream::connect(node.node.api).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // One that finds no room is hung up on.
+        if stream.write_all(&part).await.is_ok() {
+            held.push(stream);
+        }
+    }
+    // 32 parts are left, and this takes 34.
+    let long = format!("{}{{}}", " ".repeat(34 * (64 << 10)));
+    let send = || async {
+        let call = node.http.post(format!("{}/v1/chat/completions", node.url));
+        let call = call.header("content-type", "application/json").body(long.clone());
+        // The node may hang up before it has read what it refuses.
+        Some(Raw::of(call.send().await.ok()?).await)
+    };
+    let full = async {
+        loop {
+            if let Some(answer) = send().await
+                && answer.status == 429
+            {
+                break answer;
+            }
+        }
+    };
+    let answer = tokio::time::timeout(LATE, full).await.unwrap();
+    assert_eq!((&*answer.code(), answer.header("retry-after")), ("bodies_full", "2"));
+    node.personal().chat(&chat(1)).await.unwrap();
+    drop(held);
+    let free = async { while send().await.is_none_or(|answer| answer.status == 429) {} };
+    tokio::time::timeout(LATE, free).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_with_many_prompts_is_not_copied_for_each_beyond_a_bodys_length() {
+    let node = TestNode::within(quick(), |_| {}).await;
+    let with = |length: usize| {
+        let (prompts, more) = (vec!["hi"; 16], "x".repeat(length));
+        let body = serde_json::json!({"model": "fake", "prompt": prompts, "unknown": more});
+        body.to_string()
+    };
+    let answer = node.post("/v1/completions", None, with(300 << 10)).await;
+    assert_eq!((answer.status, &*answer.code()), (400, "prompts_too_large"), "{}", answer.text);
+    let answer = node.post("/v1/completions", None, with(200 << 10)).await;
+    assert_ne!(answer.code(), "prompts_too_large", "{}", answer.text);
+    assert_eq!(node.settled().await.open_holds, 0);
 }

@@ -72,7 +72,15 @@ async fn each_budget_stops_at_each_level_and_not_a_micro_before() {
             let (status, code) = refusal(period);
             assert_eq!((error.status(), error.code()), (Some(status), Some(code)), "{what}");
             if status == 429 {
-                assert!(error.refusal().unwrap().retry_after_s.is_some(), "{what}");
+                let wait = error.refusal().unwrap().retry_after_s.unwrap();
+                let least = match period {
+                    "hour" => 3_000,
+                    "day" => 80_000,
+                    _ => 1,
+                };
+                assert!(wait >= least, "{what}: {wait}");
+                let raise = format!("--{period}-max TRM`");
+                assert!(error.to_string().contains(&raise), "{what}: {error}");
             }
             assert_eq!(node.admin.balance(Some(&agent.did)).await.unwrap(), before, "{what}");
             node.limit(&target, Limits::default()).await;
@@ -191,6 +199,7 @@ async fn failing_answers_open_the_breaker_and_a_person_closes_it() {
     let error = client.chat(&chat(TOKENS)).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(429), Some("breaker_open")));
     assert!(error.refusal().unwrap().retry_after_s.unwrap() > 1);
+    assert!(error.to_string().contains("3 errors in a row"), "{error}");
     assert!(client.safety(None).await.unwrap().circuit_tripped);
     assert_eq!(node.personal().chat(&chat(1)).await.unwrap_err().code(), Some("engine_failed"));
     node.admin.reset_breaker(&agent.did).await.unwrap();
@@ -240,6 +249,27 @@ async fn many_jobs_in_a_minute_open_the_breaker() {
     };
     assert_eq!((error.status(), error.code()), (Some(429), Some("breaker_open")));
     assert!((4..=5).contains(&passed), "{passed}");
+    let message = error.to_string();
+    for told in [
+        "it started 4 jobs within a minute",
+        "`tirami policy set 'payer' --breaker-spends-per-minute N`",
+        "`tirami agents reset-breaker 'payer'`",
+    ] {
+        assert!(message.contains(told), "{told}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_one_agents() {
+    let node = TestNode::start(quick()).await;
+    let first = node.agent("twin", "1").await;
+    let again = CreateAgent { name: "twin".to_owned(), ..CreateAgent::default() };
+    let error = node.admin.create_agent(&again).await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(409), Some("exists")), "{error}");
+    let agents = node.admin.agents().await.unwrap().agents;
+    let twins: Vec<_> = agents.iter().filter(|agent| agent.name == "twin").collect();
+    assert_eq!(twins.len(), 1);
+    assert_eq!(twins[0].did, first.did);
 }
 
 #[tokio::test]

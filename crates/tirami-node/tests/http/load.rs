@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{TestNode, chat, cost, micro, script, times};
+use tirami_infer::fake::FakeEngine;
 use tirami_sdk::types::{Limits, Scope};
 
 const REQUESTS: u64 = 1_000;
@@ -10,7 +11,9 @@ const AFFORDABLE: u64 = 137;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_at_once_overspend_a_budget_by_exactly_nothing() {
-    let node = TestNode::start(script(4, Duration::from_millis(1))).await;
+    let engine = FakeEngine::new(script(4, Duration::from_millis(1)));
+    // One address has a quarter of them.
+    let node = TestNode::within(engine, |http| http.connections_max = 8_192).await;
     let agent = node.agent("swarm", "1000").await;
     let budget = times(cost(4), AFFORDABLE);
     let limits = Limits { lifetime_max_trm: Some(budget), ..Limits::default() };

@@ -381,7 +381,8 @@ async fn a_server_that_is_full_is_asked_again() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        let full = "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let full = "HTTP/1.1 503 Busy\r\nretry-after: 2\r\ncontent-length: 0\r\n\
+                    connection: close\r\n\r\n";
         for answer in [full.as_bytes().to_vec(), events(&[&adds("word "), "[DONE]"])] {
             let (mut stream, _) = listener.accept().await.unwrap();
             // The request is small: what comes first is all of it.
@@ -391,7 +392,9 @@ async fn a_server_that_is_full_is_asked_again() {
         }
     });
     let seller = seller_of(&url, "key", 4).await;
+    let began = std::time::Instant::now();
     let answer = seller.personal().chat(&ask(9)).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(2), "it is left alone for as long as it says");
     assert_eq!((answer.text().as_str(), seller.settled().await.total_trades), ("word ", 1));
 }
 
@@ -432,6 +435,8 @@ async fn the_models_of_one_server_share_its_places() {
     let answered = body(json!({"model": "other", "max_tokens": 2}));
     let raw = seller.post("/v1/chat/completions", None, answered).await;
     assert_eq!(raw.status, 200, "{raw:?}");
+    let reason = raw.json()["x_tirami"]["route"]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("a server elsewhere computes the model"), "{raw:?}");
 }
 
 #[tokio::test]

@@ -104,6 +104,7 @@ async fn what_a_template_does_not_read_or_cannot_be_told_is_refused_by_name() {
         (TEXT, unread, (unsupported, all, "are for chats")),
         (CHAT, named("messages", json!([])), (unsupported, "chat_template_kwargs.messages", own)),
         (CHAT, named("bos_token", json!("")), (unsupported, "chat_template_kwargs.bos_token", own)),
+        (CHAT, named("tokenize", json!(1)), (unsupported, "chat_template_kwargs.tokenize", own)),
         (
             CHAT,
             named("strftime_now", json!(1)),
@@ -121,6 +122,12 @@ async fn what_a_template_does_not_read_or_cannot_be_told_is_refused_by_name() {
             (invalid, "chat_template_kwargs.enable_thinking", "more than 16 lists or objects"),
         ),
         (CHAT, json!({"reasoning_effort": 7}), (invalid, "reasoning_effort", "must be text")),
+        (CHAT, json!({"thinking": "yes"}), (invalid, "thinking", "must be an object")),
+        (CHAT, json!({"thinking": []}), (invalid, "thinking", "must be an object")),
+        (CHAT, json!({"thinking": {"type": "banana"}}), (invalid, "thinking.type", "adaptive")),
+        (MESSAGES, json!({"thinking": {"type": 1}}), (invalid, "thinking.type", "adaptive")),
+        (RESPONSES, json!({"reasoning": "low"}), (invalid, "reasoning", "must be an object")),
+        (CHAT, json!({"logit_bias": {"256": 1}}), (invalid, "logit_bias", "has no token 256")),
         (
             RESPONSES,
             json!({"reasoning": {"effort": "x".repeat(33)}}),

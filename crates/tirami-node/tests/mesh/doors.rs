@@ -72,6 +72,20 @@ fn who_shares_no_version_hears_why_and_the_owner_reads_it() {
 }
 
 #[test]
+fn a_newcomer_that_came_for_the_charter_and_starts_with_it_is_no_farewell() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = Peer::start(dirs[0].path(), on_loopback());
+    let two = Peer::start(dirs[1].path(), joining(one.node.invite().unwrap()));
+    let is_open = |node: &Peer| peers(node).peers.iter().any(|peer| peer.state == "open");
+    until("both are connected", SOON, || is_open(&one) && is_open(&two));
+    assert!(said(&one, "stopping", true).is_none(), "{:?}", peers(&one).farewells);
+    // One that was connected and stops is.
+    two.stop();
+    until("the owner reads that it stopped", SOON, || said(&one, "stopping", true).is_some());
+    one.stop();
+}
+
+#[test]
 fn what_cannot_be_read_is_counted_and_its_sender_refused_for_a_growing_time() {
     let dir = tempfile::tempdir().unwrap();
     let one = Peer::start(dir.path(), on_loopback());

@@ -148,13 +148,16 @@ fn what_a_server_cannot_do_is_told_as_the_requests_fault_and_keeps_nobody_else_f
     mesh.funded(&seller);
     let mut request = ask(100, false);
     request["logprobs"] = json!(true);
+    let unsupported = json!("unsupported_parameter");
     let (status, error) = user.raw(&request);
-    assert_eq!((status, &error["error"]["code"]), (400, &json!("unsupported")), "{error}");
+    assert_eq!((status, &error["error"]["code"]), (400, &unsupported), "{error}");
+    assert_eq!(error["error"]["param"], "logprobs", "{error}");
     let answer = user.post(&ask(100, false));
     assert_eq!(answer["x_tirami"]["provider"], seller.party().to_string(), "{answer}");
     // The same as where the seller is asked by itself.
     let (status, error) = seller.raw(&request);
-    assert_eq!((status, &error["error"]["code"]), (400, &json!("unsupported")), "{error}");
+    assert_eq!((status, &error["error"]["code"]), (400, &unsupported), "{error}");
+    assert_eq!(error["error"]["param"], "logprobs", "{error}");
     assert_eq!(user.trades().len(), 1);
 }
 

@@ -190,6 +190,10 @@ fn invites_lines_and_witnesses_are_the_admins() {
         let sponsor = SponsorRequest { party: stranger.clone(), amount_trm: None };
         let sponsored = client.sponsor(&sponsor).await.unwrap();
         assert!(sponsored.is_final && sponsored.entry.len() == 64, "{sponsored:?}");
+        // A second lock, or one for a member with a line, would lie there for nothing.
+        refused!(client.sponsor(&sponsor), 409, "has_line");
+        let enrolled = SponsorRequest { party: other.clone(), amount_trm: None };
+        refused!(client.sponsor(&enrolled), 409, "has_line");
 
         let charter = client.mesh_charter().await.unwrap();
         assert_eq!((charter.version, charter.quorum, charter.drafts.len()), (1, 1, 0));
@@ -350,4 +354,41 @@ fn while_it_is_busy_only_contributors_are_served() {
         let first = first.join().unwrap();
         assert_eq!(first.0, 200, "{first:?}");
     });
+}
+
+#[test]
+fn a_node_that_has_just_joined_asks_for_patience_where_it_has_not_heard_everything() {
+    let owner = TestNode::start(on_loopback(), None);
+    let begun = std::time::Instant::now();
+    let newcomer = TestNode::start(joining(owner.peer.node.invite().unwrap()), None);
+    let (status, error) = newcomer.raw(&ask(3, false));
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("joining")), "{error}");
+    let told = error["error"]["message"].as_str().unwrap();
+    assert!(told.ends_with("not heard of models yet; nothing was charged; ask again"), "{told}");
+    assert!(begun.elapsed() < SOON, "a slow machine proves nothing: {:?}", begun.elapsed());
+    // The founder of a mesh has nothing to wait for.
+    let (status, error) = owner.raw(&ask(3, false));
+    assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")), "{error}");
+}
+
+#[test]
+fn a_node_without_its_line_yet_is_not_told_that_it_has_too_little() {
+    let engine = Arc::new(FakeEngine::new(script(3, Duration::ZERO)));
+    let owner = TestNode::start(on_loopback(), Some(engine));
+    let few = InviteRequest { uses: Some(1), expires_in_s: None, renew: false };
+    let invite = block_on(admin(&owner).mesh_invite(&few)).unwrap();
+    let invite: tirami_proto::Invite = invite.invite.parse().unwrap();
+    let first = TestNode::start(joining(invite.clone()), None);
+    until("the first one has a line", SOON, || !owner.peer.line_of(first.party()).is_zero());
+    // The invite is used up, so no line comes.
+    let begun = std::time::Instant::now();
+    let second = TestNode::start(joining(invite), None);
+    until("it knows who serves", SOON, || second.knows(owner.party()));
+    let (status, error) = second.raw(&ask(3, false));
+    // On a machine so slow that the time for patience is over, it is the plain refusal.
+    let in_time = begun.elapsed() < Duration::from_secs(25);
+    let expected: &[u16] = if in_time { &[503] } else { &[503, 402] };
+    assert!(expected.contains(&status), "{status} {error}");
+    let told = error["error"]["message"].as_str().unwrap();
+    assert!(!in_time || told.contains("has not heard of its line yet"), "{told}");
 }

@@ -55,7 +55,8 @@ fn a_book_of_the_version_before_gets_its_index_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let (life, next) = book(dir.path());
     let db = rusqlite::Connection::open(dir.path().join(STORE_FILE)).unwrap();
-    db.execute_batch("DROP INDEX entries_final; PRAGMA user_version = 1").unwrap();
+    let before = "DROP INDEX entries_final; DROP INDEX settled_by_job; PRAGMA user_version = 1";
+    db.execute_batch(before).unwrap();
     drop(db);
     let (store, reader) = start(open(dir.path()).unwrap());
     assert_eq!(finals(&reader, life.genesis.party, next - 5, 100).0.len(), 5);

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use crate::support::{Life, append, create, futures_executor, ledger_of, open, snapshot, start};
-use tirami_core::Signature;
-use tirami_ledger::event::{DocumentKind, Event};
+use tirami_core::{DocumentId, Flop, JobId, ModelDigest, PartyId, Signature, Timestamp, Trm};
+use tirami_ledger::documents::FinishReason;
+use tirami_ledger::event::{BookEvent, DocumentKind, Event, ServedFinished};
 use tirami_node::store::doctor::{Report, doctor};
 use tirami_node::store::{DirLock, StoreError, TradeFilter};
 
@@ -190,6 +191,60 @@ fn the_doctor_finds_a_snapshot_of_another_state() {
     append(&store, life.job()).unwrap();
     store.close().unwrap();
     assert_eq!(failed(&doctor(dir.path())), ["snapshots"]);
+}
+
+#[test]
+fn a_job_done_for_another_node_says_what_was_paid_beyond_what_this_node_could_prove() {
+    const DUE: u64 = 36_675_213;
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::new(10);
+    let (store, reader) = start(create(dir.path(), &life.genesis));
+    let (consumer, other) = (PartyId::from_bytes([1; 32]), PartyId::from_bytes([2; 32]));
+    let (job, order) = (|n| JobId::from_bytes([n; 16]), |n| DocumentId::from_bytes([n; 32]));
+    let finished = |n| {
+        Event::Book(BookEvent::ServedFinished(ServedFinished {
+            job: job(n),
+            consumer,
+            order: order(n),
+            receipt: None,
+            model: ModelDigest::from_bytes([5; 32]),
+            prompt_tokens: 37,
+            completion_tokens: 97,
+            flop: Flop::new(1),
+            amount: Trm::from_micro(DUE),
+            finish: FinishReason::Failed,
+            at: Timestamp::from_ms(7),
+            unsigned: Trm::ZERO,
+        }))
+    };
+    let settled = |n, consumer, amount| {
+        let (job, amount) = (job(n), Trm::from_micro(amount));
+        Event::Book(BookEvent::ServedSettled { job, consumer, amount, entry: order(9) })
+    };
+    let events = vec![
+        finished(1),
+        finished(2),
+        finished(3),
+        finished(4),
+        // By a later voucher; as much as is due; in two parts; by somebody else.
+        settled(1, consumer, 40_857_889),
+        settled(2, consumer, DUE),
+        settled(3, consumer, DUE - 1),
+        settled(3, consumer, 3),
+        settled(4, other, DUE + 1),
+    ];
+    append(&store, events).unwrap();
+    futures_executor(async {
+        let filter = TradeFilter { agent: None, before: None, limit: 10 };
+        let trades = reader.trades(filter).await.unwrap().items;
+        let told: Vec<_> = trades.iter().rev().map(|trade| (trade.amount, trade.paid)).collect();
+        let paid = [Some(40_857_889), None, Some(DUE + 2), None];
+        let paid = paid.map(|paid| (Trm::from_micro(DUE), paid.map(Trm::from_micro)));
+        assert_eq!(told, paid);
+        let one = reader.trade(order(1)).await.unwrap().unwrap();
+        assert_eq!(one.row.paid, paid[0].1);
+    });
+    store.close().unwrap();
 }
 
 #[test]

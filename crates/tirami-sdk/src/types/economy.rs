@@ -84,6 +84,9 @@ pub struct Trade {
     pub flops: u64,
     /// What was charged.
     pub trm_amount: Amount,
+    /// What was paid for it, where that is more than `trm_amount`: the consumer had signed a higher
+    /// voucher than the one that the provider holds. Null otherwise.
+    pub trm_paid: Option<Amount>,
     /// `stop`, `length`, `cancelled` or `failed`.
     pub finish: String,
     /// The receipt; null when the charge rests on the consumer's highest voucher.

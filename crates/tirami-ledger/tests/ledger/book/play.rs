@@ -319,7 +319,7 @@ fn rejection_fields(rejection: &Rejection, mut put: impl FnMut(&str, String) -> 
             put("max", max.to_string());
             put("needed", needed.to_string());
         }
-        Rejection::BudgetLimit { level, period, max, used, needed } => {
+        Rejection::BudgetLimit { level, period, max, used, needed, .. } => {
             put("level", level_name(*level).into());
             put("period", period_name(*period).into());
             put("max", max.to_string());

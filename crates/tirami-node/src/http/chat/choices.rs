@@ -66,7 +66,7 @@ pub(super) enum Step {
 impl Choice {
     /// Whether there was no room for it where it should have been computed.
     pub(super) fn had_no_room(&self) -> bool {
-        self.failure == Some(Failure::Full)
+        matches!(self.failure, Some(Failure::Full | Failure::FullFor { .. }))
     }
 
     pub(super) fn new(job: Running, generation: Generation) -> Self {

@@ -15,6 +15,7 @@ mod embed;
 pub(super) mod form;
 mod job;
 mod moved;
+mod newcomer;
 mod picture;
 mod place;
 mod quote;
@@ -49,7 +50,7 @@ use super::error::ApiError;
 use super::guard::Caller;
 use super::{AppState, json, length, wish};
 use crate::mesh::{self, GaveUp, Invalid, MeshAsk, Part, RouteError, Served, Started};
-use crate::models::{Lease, Model};
+use crate::models::{Lease, Model, why_here};
 use choices::{Choice, Choices, after, after_others};
 use deadline::{Deadline, late};
 use form::{ChatForm, CompletionForm, Ended, Form, Gathered};
@@ -81,7 +82,7 @@ pub(super) async fn chat(
     caller: Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let body = json::body(request, &app.config).await?;
+    let body = json::body(request, &app).await?;
     let form = |ask: &Ask, _| -> Box<dyn Form> {
         Box::new(ChatForm {
             include_usage: ask.include_usage,
@@ -98,7 +99,7 @@ pub(super) async fn complete(
     caller: Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let body = json::body(request, &app.config).await?;
+    let body = json::body(request, &app).await?;
     let form = |ask: &Ask, echo| -> Box<dyn Form> {
         Box::new(CompletionForm {
             include_usage: ask.include_usage,
@@ -155,29 +156,44 @@ impl Way {
 pub(super) async fn answer(
     app: AppState,
     caller: &Caller,
+    asked: (Kind, Bytes),
+    form: impl FnOnce(&Ask, Vec<String>) -> Box<dyn Form> + Send,
+) -> Result<Response, ApiError> {
+    let asked_of = app.clone();
+    match answered(app, caller, asked, form).await {
+        Err(error) => Err(newcomer::told(&asked_of, error).await),
+        answer => answer,
+    }
+}
+
+async fn answered(
+    app: AppState,
+    caller: &Caller,
     (kind, body): (Kind, Bytes),
     form: impl FnOnce(&Ask, Vec<String>) -> Box<dyn Form> + Send,
 ) -> Result<Response, ApiError> {
     if app.jobs.is_closed() {
         return Err(stopping());
     }
-    let fields: Map<String, Value> = json::parse(&body)?;
-    let ask = Ask::read(kind, &fields)?;
-    let (wish, deadline) = (wish::read(&fields)?, Deadline::read(&fields)?);
+    let (whole, max) = (body.clone(), app.config.body_max_bytes);
+    let read = move |fields: Map<String, Value>| {
+        let ask = Ask::read(kind, &fields)?;
+        let (wish, deadline) = (wish::read(&fields)?, Deadline::read(&fields)?);
+        let (keep, field) = (super::loaded::keep_alive(&fields)?, length::field(kind, &fields));
+        Ok::<_, ApiError>((ask, wish, deadline, keep, field, bodies(kind, fields, whole, max)?))
+    };
+    let (ask, wish, deadline, keep, field, bodies) = json::understood(&app, body, read).await?;
     let (place, price) = place::of(&app, &ask.model, &wish, ask.has_images()).await?;
     let way = match place {
-        Place::Here(model) => {
-            let keep = super::loaded::keep_alive(&fields)?;
-            Way::Here(deadline.bound(app.models.lease(&model, keep)).await??)
-        }
+        Place::Here(model) => Way::Here(deadline.bound(app.models.lease(&model, keep)).await??),
         Place::Mesh(model) => Way::Mesh(model),
     };
     let form = form(&ask, echo(&ask, way.engine())?);
     let asker = Asker { app: &app, actor: caller.actor(), kind, ask: &ask, wish: &wish, price };
     let mut plans = Vec::with_capacity(ask.subjects.len());
-    let (seed, field) = (seed(&ask)?, length::field(kind, &fields));
+    let seed = seed(&ask)?;
     let named = |error| length::called(error, field);
-    for (subject, body) in ask.subjects.iter().zip(bodies(kind, fields, body)) {
+    for (subject, body) in ask.subjects.iter().zip(bodies) {
         let plan = match &way {
             Way::Here(engine) => asker.here(engine, subject, &body, seed).await,
             Way::Mesh(model) => asker.there(subject, &body, (*model, seed)).await,
@@ -190,20 +206,34 @@ pub(super) async fn answer(
     answer.map_err(named)
 }
 
-/// The request of each subject: as it came, or with only that one of several.
-fn bodies(kind: Kind, mut fields: Map<String, Value>, body: Bytes) -> Vec<Bytes> {
+/// The request of each subject: as it came, or with only that one of several. What comes with each
+/// of them takes `max` bytes in all at most.
+fn bodies(
+    kind: Kind,
+    mut fields: Map<String, Value>,
+    body: Bytes,
+    max: usize,
+) -> Result<Vec<Bytes>, ApiError> {
     let several = match fields.remove(kind.field()) {
         // Of the kinds only texts are several, and a list of numbers is one text's tokens.
         Some(Value::Array(list)) if kind == Kind::Raw && list.len() > 1 && !list[0].is_u64() => {
             list
         }
-        _ => return vec![body],
+        _ => return Ok(vec![body]),
     };
+    let (count, rest) = (several.len(), form::written(&fields).len());
+    if rest.saturating_mul(count) > max {
+        let message = format!(
+            "each of the {count} prompts is asked with the other {rest} bytes of the request, and \
+             all of that may have {max} bytes; shorten them or send each prompt alone"
+        );
+        return Err(ApiError::bad_request("prompts_too_large", message).param(kind.field()));
+    }
     let with_one = |one: Value| {
         fields.insert(kind.field().to_owned(), one);
         Bytes::from(form::written(&fields))
     };
-    several.into_iter().map(with_one).collect()
+    Ok(several.into_iter().map(with_one).collect())
 }
 
 /// Refuses a form of answer the engine cannot follow, before anything is set aside.
@@ -275,6 +305,7 @@ impl Asker<'_> {
         let Self { app, ask, wish, price, .. } = self;
         let engine = engine.clone();
         check_format(&engine, &ask.sampling.format).await?;
+        served::check_bias(&*engine, &ask.sampling)?;
         let (mut prompt, completion_max) = prepare(&engine, subject, ask.completion_max).await?;
         prompt.scope = scope(&self.actor);
         prompt.contributes = true;
@@ -583,7 +614,7 @@ impl Head {
             _ if charged.moved && !goes_on => {
                 ("mesh", "this node's own engine did not take it, and another did")
             }
-            count if count <= answers && is_here => ("local", "this node serves the model itself"),
+            count if count <= answers && is_here => ("local", why_here(&self.build)),
             count if count <= answers => ("mesh", "the best of the nodes that serve the model"),
             _ if goes_on => ("mesh", "this node went on with the answer after another was lost"),
             _ => ("mesh", "another node went on with the answer after one was lost"),

@@ -71,6 +71,7 @@ impl Request {
     fn prepared(self, engine: &dyn Engine) -> Result<Asked, ApiError> {
         let Self { kind, fields, ask } = self;
         check_format(engine, &ask.sampling.format)?;
+        check_bias(engine, &ask.sampling)?;
         let [subject] = ask.subjects.as_slice() else {
             let message = "a job of another node continues one text; order one for each";
             return Err(ApiError::invalid(kind.field(), message));
@@ -93,6 +94,22 @@ pub(super) fn check_format(engine: &dyn Engine, format: &Format) -> Result<(), A
         return Ok(());
     }
     engine.check_format(format).map_err(|error| ApiError::from(error).param("tools"))
+}
+
+/// Refuses a bias on a token that the model does not have. Where its tokens are not known, nothing
+/// can be said.
+pub(super) fn check_bias(engine: &dyn Engine, sampling: &Sampling) -> Result<(), ApiError> {
+    if !engine.has_vocabulary() {
+        return Ok(());
+    }
+    let mut tokens = sampling.logit_bias.keys();
+    match tokens.find(|token| matches!(engine.spelling(**token), Ok(None))) {
+        None => Ok(()),
+        Some(token) => {
+            let message = format!("the model has no token {token}; logit_bias names ids it has");
+            Err(ApiError::invalid("logit_bias", message))
+        }
+    }
 }
 
 /// Renders and tokenises, and says how many completion tokens there may be.

@@ -27,7 +27,7 @@ const EFFORT_BYTES_MAX: usize = 32;
 
 /// Reads `chat_template_kwargs`, `reasoning_effort` and `thinking`.
 pub(super) fn read(fields: &Map<String, Value>) -> Result<Variables, ApiError> {
-    Ok(Variables { named: named(fields)?, thinks: thinks(fields), effort: effort(fields)? })
+    Ok(Variables { named: named(fields)?, thinks: thinks(fields)?, effort: effort(fields)? })
 }
 
 fn named(fields: &Map<String, Value>) -> Result<BTreeMap<String, String>, ApiError> {
@@ -61,8 +61,10 @@ fn variable(name: &str, value: &Value) -> Result<(String, String), ApiError> {
     }
     let param = format!("{FIELD}.{name}");
     if is_own(name) {
-        let message =
-            format!("{param} cannot be set: the node gives it to every template; leave it out");
+        let message = format!(
+            "{param} cannot be set: the node gives it to every template, or servers take it for \
+             something else; leave it out"
+        );
         return Err(ApiError::unsupported(&param, message));
     }
     if !is_within(value, DEPTH_MAX) {
@@ -81,13 +83,21 @@ fn is_within(value: &Value, depth: usize) -> bool {
     }
 }
 
-/// Whether the model is to think, in Anthropic's words, which other servers have in chats too. What
-/// is neither leaves it to the model.
-fn thinks(fields: &Map<String, Value>) -> Option<bool> {
-    match present(fields, "thinking")?.get("type")?.as_str()? {
-        "enabled" => Some(true),
-        "disabled" => Some(false),
-        _ => None,
+/// Whether the model is to think, in Anthropic's words, which other servers have in chats too.
+/// `adaptive` leaves it to the model.
+fn thinks(fields: &Map<String, Value>) -> Result<Option<bool>, ApiError> {
+    let Some(thinking) = present(fields, "thinking") else {
+        return Ok(None);
+    };
+    match thinking.get("type").and_then(Value::as_str) {
+        Some("enabled") => Ok(Some(true)),
+        Some("disabled") => Ok(Some(false)),
+        Some("adaptive") => Ok(None),
+        _ => {
+            let param = if thinking.is_object() { "thinking.type" } else { "thinking" };
+            let message = "thinking must be an object with the type enabled, disabled or adaptive";
+            Err(ApiError::invalid(param, message))
+        }
     }
 }
 

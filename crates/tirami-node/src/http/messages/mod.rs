@@ -28,11 +28,14 @@ pub(super) async fn messages(
     request: Request<Body>,
 ) -> Response {
     let answer = async {
-        let fields: Map<String, Value> = json::read(request, &app.config).await?;
-        let stops = request::stops(&fields)?;
-        let mut chat = request::chat(&fields, true)?;
-        fit(&app, &mut chat).await?;
-        let chat = chat::form::written(&chat).into();
+        let body = json::body(request, &app).await?;
+        let read = |fields: Map<String, Value>| {
+            Ok::<_, ApiError>((request::stops(&fields)?, request::chat(&fields, true)?))
+        };
+        let (stops, mut translated) = json::understood(&app, body, read).await?;
+        fit(&app, &mut translated).await?;
+        let chat = chat::form::written(&translated).into();
+        drop(translated);
         let form = |_: &chat::Ask, _| -> Box<dyn Form> { Box::new(MessagesForm::new(stops)) };
         let answer = chat::answer(app, &caller, (Kind::Chat, chat), form).await;
         answer.map_err(|error| names::renamed(error, &request::NAMES))
@@ -56,7 +59,7 @@ async fn fit(app: &AppState, chat: &mut Map<String, Value>) -> Result<(), ApiErr
 /// Answers `POST /v1/messages/count_tokens`.
 pub(super) async fn count_tokens(State(app): State<AppState>, request: Request<Body>) -> Response {
     let answer = async {
-        let fields: Map<String, Value> = json::read(request, &app.config).await?;
+        let fields: Map<String, Value> = json::read(request, &app).await?;
         let counted = counted(&app, &request::chat(&fields, false)?).await;
         counted.map_err(|error| names::renamed(error, &request::NAMES))
     };

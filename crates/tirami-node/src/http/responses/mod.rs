@@ -28,7 +28,7 @@ pub(super) async fn create(
     caller: Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let mut fields: Map<String, Value> = json::read(request, &app.config).await?;
+    let mut fields: Map<String, Value> = json::read(request, &app).await?;
     let before = match present(&fields, "previous_response_id") {
         None => Vec::new(),
         Some(Value::String(id)) => conversation(&app, caller.agent(), id).await?,

@@ -66,7 +66,12 @@ pub(super) fn read(fields: &Map<String, Value>, before: Vec<Value>) -> Result<As
     if let Some(most) = max_output_tokens {
         chat.insert("max_completion_tokens".to_owned(), most.into());
     }
-    if let Some(effort) = present(fields, "reasoning").and_then(|of| of.get("effort")) {
+    let reasoning = present(fields, "reasoning");
+    if reasoning.is_some_and(|of| !of.is_object()) {
+        let message = "reasoning must be an object, such as {\"effort\": \"low\"}";
+        return Err(ApiError::invalid("reasoning", message));
+    }
+    if let Some(effort) = reasoning.and_then(|of| of.get("effort")) {
         chat.insert("reasoning_effort".to_owned(), effort.clone());
     }
     let tools = tools(fields)?;

@@ -119,20 +119,22 @@ fn messages(conversation: &Conversation) -> Vec<UpstreamMessage> {
     conversation.messages.iter().map(message).collect()
 }
 
-/// What of `sampling` such servers do not have in common, where the answer goes on from `source`.
-pub(super) fn beyond(source: &Source, sampling: &Sampling) -> Option<&'static str> {
+/// What of `sampling` such servers do not have in common, where the answer goes on from `source`:
+/// the field of a request, and what it asks for.
+pub(super) fn beyond(source: &Source, sampling: &Sampling) -> Option<(&'static str, &'static str)> {
     let is_text = matches!(source, Source::Text(_));
     let asked = [
-        (sampling.top_logprobs.is_some(), "to tell log-probabilities"),
-        (!sampling.logit_bias.is_empty(), "to bias tokens"),
-        (sampling.typical_p < 1.0, "to sample with typical_p"),
-        (!is_same(sampling.repeat_penalty, 1.0), "to sample with repeat_penalty"),
+        (sampling.top_logprobs.is_some(), "logprobs", "to tell log-probabilities"),
+        (!sampling.logit_bias.is_empty(), "logit_bias", "to bias tokens"),
+        (sampling.typical_p < 1.0, "typical_p", "to sample with typical_p"),
+        (!is_same(sampling.repeat_penalty, 1.0), "repeat_penalty", "to sample with repeat_penalty"),
         (
             is_text && sampling.format != Format::Text,
+            "response_format",
             "to make an answer that is no chat follow a format",
         ),
     ];
-    asked.into_iter().find_map(|(is_asked, what)| is_asked.then_some(what))
+    asked.into_iter().find_map(|(is_asked, param, what)| is_asked.then_some((param, what)))
 }
 
 fn is_same(one: f32, other: f32) -> bool {

@@ -84,7 +84,9 @@ impl Asking {
         let upstream = &self.server.upstream;
         let latest = Instant::now() + self.server.first_within;
         let what = (UpstreamEndpoint::Embeddings, self.name.as_str());
-        let answer = patiently(latest, what, || upstream.embed(&asked, bytes_max)).await?;
+        let answer =
+            patiently(latest, what, &self.counters.stands, || upstream.embed(&asked, bytes_max))
+                .await?;
         // It keeps a core busy for a while; no other request may wait for it.
         let reading = tokio::task::spawn_blocking(move || -> Result<_, Broken> {
             Ok(ordered(answer.read()?, (count, width))?)

@@ -82,6 +82,19 @@ async fn each_refusal_of_the_server_has_its_status_and_its_code_and_costs_nothin
 }
 
 #[tokio::test]
+async fn a_server_that_is_full_for_longer_than_it_may_take_is_told_of_at_once_with_its_wait() {
+    let answer = b"HTTP/1.1 429 No\r\nretry-after: 9000\r\nconnection: close\r\n\r\n".to_vec();
+    let url = always(answer).await;
+    let seller = patient_seller(&url, SECRET, (4, Duration::from_secs(300))).await;
+    let began = std::time::Instant::now();
+    let raw = refused(&seller).await;
+    assert!(began.elapsed() < Duration::from_secs(150), "{raw:?}");
+    let told = (raw.status, raw.code(), raw.header("retry-after"));
+    assert_eq!(told, (429, "engine_busy".to_owned(), "9000"), "{raw:?}");
+    assert!(message(&raw).contains("ask again in 9000 seconds"), "{raw:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_or_speaks_no_tls_or_says_nothing_is_told_apart() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = format!("http://{}", nobody.local_addr().unwrap());

@@ -11,6 +11,7 @@ use tirami_infer::vocabulary::{ByteVocabulary, ToldModel, Vocabulary};
 use tirami_node::models::{Models, OPENAI_BUILD, OpenAiEngine, Server, Serves};
 use tirami_sdk::types::{Limits, Scope};
 use tirami_sdk::upstream::Upstream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::refusals::{always, refuses};
 use super::{Words, events, hearing, saying, standing_still};
@@ -18,6 +19,7 @@ use crate::support::{Raw, TestNode, script};
 
 const COMPLETIONS: &str = "/v1/completions";
 const EMBEDDINGS: &str = "/v1/embeddings";
+const CHATS: &str = "/v1/chat/completions";
 /// Numbers in a vector of the scripted engine.
 const WIDTH: u32 = 8;
 /// Long enough for a full server to be asked again.
@@ -221,8 +223,14 @@ async fn what_such_a_server_cannot_do_with_a_text_is_refused_for_nothing() {
     let chats = Serves { completions: false, ..Serves::default() };
     for (words, serves, more, code, param) in [
         (words(), ALL, json!({"suffix": "b"}), unsupported, "suffix"),
-        (words(), ALL, json!({"logprobs": 2}), "unsupported", ""),
-        (words(), ALL, json!({"response_format": {"type": "json_object"}}), "unsupported", ""),
+        (words(), ALL, json!({"logprobs": 2}), unsupported, "logprobs"),
+        (
+            words(),
+            ALL,
+            json!({"response_format": {"type": "json_object"}}),
+            unsupported,
+            "response_format",
+        ),
         // The text of these two tokens is one word.
         (words(), ALL, json!({"prompt": [4, 3]}), unsupported, "prompt"),
         (told(), ALL, json!({"prompt": [4]}), unsupported, "prompt"),
@@ -411,6 +419,51 @@ async fn vectors_that_do_not_come_in_time_are_refused_and_cost_nothing() {
     cost_nothing(&seller, &raw).await;
     let seller = seller_at(&standing_still("").await, ALL).await;
     let raw = embed(&seller, json!({"input": "a "})).await;
+    assert_eq!((raw.status, raw.code().as_str()), (504, "engine_slow"), "{raw:?}");
+    cost_nothing(&seller, &raw).await;
+}
+
+async fn chats(seller: &TestNode, more: Value) -> Raw {
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    let body = with(json!({"model": "sold", "max_tokens": 9, "messages": messages}), more);
+    seller.post(CHATS, None, body.to_string()).await
+}
+
+#[tokio::test]
+async fn a_server_of_a_model_without_its_file_is_told_no_variable_that_may_be_an_order() {
+    let url = standing_still("").await;
+    let seller = seller_with((url.as_str(), "key"), told(), ALL).await;
+    let model = told().model().name.clone();
+    for name in ["chat_template", "tokenize", "continue_final_message", "documents", "colour"] {
+        let more = json!({"model": model, "chat_template_kwargs": {name: "x"}});
+        let raw = chats(&seller, more).await;
+        assert_eq!((raw.status, raw.code().as_str()), (400, "unsupported_parameter"), "{raw:?}");
+        assert_eq!(raw.json()["error"]["param"], format!("chat_template_kwargs.{name}"));
+    }
+}
+
+#[tokio::test]
+async fn thoughts_that_nobody_gets_are_no_sign_of_life_and_no_longer_than_the_answer() {
+    let thinks = |text: &str| json!({"choices": [{"delta": {"reasoning": text}}]}).to_string();
+    let format = json!({"response_format": {"type": "json_object"}});
+    let said = events(&[&thinks(&"hm ".repeat(200)), &super::adds("{}"), "[DONE]"]);
+    let seller = seller_at(&saying(said).await, ALL).await;
+    let raw = chats(&seller, format.clone()).await;
+    assert_eq!(raw.json()["choices"][0]["finish_reason"], "length", "{raw:?}");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (begins, thought) = (events(&[]), format!("data: {}\n\n", thinks("h")));
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let read = stream.read(&mut [0; 16_384]).await.unwrap();
+        assert!(read > 0);
+        stream.write_all(&begins).await.unwrap();
+        while stream.write_all(thought.as_bytes()).await.is_ok() {
+            tokio::time::sleep(FIRST_WITHIN / 10).await;
+        }
+    });
+    let seller = seller_at(&url, ALL).await;
+    let raw = chats(&seller, format).await;
     assert_eq!((raw.status, raw.code().as_str()), (504, "engine_slow"), "{raw:?}");
     cost_nothing(&seller, &raw).await;
 }

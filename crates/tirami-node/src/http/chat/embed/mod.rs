@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::deadline::{Deadline, late};
 use super::job::{Charged, Job, Opening};
 use super::place::{self, Place};
-use super::{Head, broken, cancelled, created, engine_failed, mesh_error, no_provider};
+use super::{Head, broken, cancelled, created, engine_failed, mesh_error, newcomer, no_provider};
 use super::{no_randomness, scope, stopping};
 use crate::http::error::ApiError;
 use crate::http::guard::Caller;
@@ -55,14 +55,19 @@ pub(in crate::http) async fn embeddings(
     if app.jobs.is_closed() {
         return Err(stopping());
     }
-    let body = json::body(request, &app.config).await?;
-    let fields: Map<String, Value> = json::parse(&body)?;
-    let (ask, wish) = (Ask::read(&fields)?, wish::read(&fields)?);
-    let (keep, deadline) = (loaded::keep_alive(&fields)?, Deadline::read(&fields)?);
+    let body = json::body(request, &app).await?;
+    let read = |fields: Map<String, Value>| {
+        let (ask, wish) = (Ask::read(&fields)?, wish::read(&fields)?);
+        Ok::<_, ApiError>((ask, wish, loaded::keep_alive(&fields)?, Deadline::read(&fields)?))
+    };
+    let (ask, wish, keep, deadline) = json::understood(&app, body.clone(), read).await?;
     let (reply, answer) = oneshot::channel();
-    let jobs = app.jobs.clone();
+    let (jobs, asked_of) = (app.jobs.clone(), app.clone());
     jobs.spawn(Run { app, actor: caller.actor(), body, ask, wish, keep, deadline }.work(reply));
-    let embeddings = answer.await.map_err(|_| broken())??;
+    let embeddings = match answer.await.map_err(|_| broken())? {
+        Ok(embeddings) => embeddings,
+        Err(error) => return Err(newcomer::told(&asked_of, error).await),
+    };
     // Millions of numbers are not written out while others wait for this thread.
     let written = tokio::task::spawn_blocking(move || json::ok(&embeddings));
     written.await.map_err(|_| broken())
@@ -147,14 +152,14 @@ impl Run {
                 let charged = job.finish_reading(vectors_digest(&vectors)).await?;
                 Ok(Done { vectors, head, charged })
             }
-            Ok(Err(EmbedError::Server(Failure::Full))) => {
+            Ok(Err(EmbedError::Server(full @ (Failure::Full | Failure::FullFor { .. })))) => {
                 let order = job.order();
                 job.void(false).await;
                 let Some(order) = order.filter(|_| app.mesh.is_some() && self.wish.allow_fallbacks)
                 else {
-                    return Err(Failure::Full.into());
+                    return Err(full.into());
                 };
-                let gave_up = GaveUp { order, prompt_tokens, reason: Failure::Full.to_string() };
+                let gave_up = GaveUp { order, prompt_tokens, reason: full.to_string() };
                 let ask = MeshAsk { gave_up: Some(gave_up), ..self.mesh_ask(start.model) };
                 self.away(ask, reply).await
             }
