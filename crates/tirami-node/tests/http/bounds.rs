@@ -6,6 +6,7 @@ use crate::support::{Raw, TestNode, chat, script};
 use tirami_core::ModelDigest;
 use tirami_infer::engine::{Engine as _, ModelInfo};
 use tirami_infer::fake::FakeEngine;
+use tirami_node::http::HttpConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -221,9 +222,14 @@ async fn a_browser_finds_the_page_and_the_figures() {
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
 }
 
+/// As long as a node takes them by default.
+fn long_bodies(http: &mut HttpConfig) {
+    http.body_max_bytes = 4 << 20;
+}
+
 #[tokio::test]
 async fn a_body_of_too_many_small_things_is_refused_before_anything_is_made_of_it() {
-    let node = TestNode::within(quick(), |_| {}).await;
+    let node = TestNode::within(quick(), long_bodies).await;
     let with = |one: &str, count: usize| {
         let many = format!("{one},").repeat(count);
         let start = r#"{"model":"fake","max_tokens":1,"messages":[{"role":"user","content":"hi"}]"#;
@@ -245,7 +251,11 @@ async fn a_body_of_too_many_small_things_is_refused_before_anything_is_made_of_i
 
 #[tokio::test]
 async fn bodies_that_are_withheld_take_the_room_there_is_and_short_ones_pass() {
-    let node = TestNode::within(quick(), |http| http.body_within = Duration::from_secs(600)).await;
+    let patient = |http: &mut HttpConfig| {
+        long_bodies(http);
+        http.body_within = Duration::from_secs(600);
+    };
+    let node = TestNode::within(quick(), patient).await;
     let length = 4 << 20;
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\
@@ -289,7 +299,7 @@ async fn bodies_that_are_withheld_take_the_room_there_is_and_short_ones_pass() {
 
 #[tokio::test]
 async fn what_comes_with_many_prompts_is_not_copied_for_each_beyond_a_bodys_length() {
-    let node = TestNode::within(quick(), |_| {}).await;
+    let node = TestNode::within(quick(), long_bodies).await;
     let with = |length: usize| {
         let (prompts, more) = (vec!["hi"; 16], "x".repeat(length));
         let body = serde_json::json!({"model": "fake", "prompt": prompts, "unknown": more});

@@ -18,7 +18,8 @@ fn quote() -> EstimateRequest {
 }
 
 async fn payer(node: &TestNode, fund: &str, limits: Limits) -> (Agent, Client) {
-    let agent = node.agent("payer", fund).await;
+    let others = node.admin.agents().await.unwrap().agents.len();
+    let agent = node.agent(&format!("payer {others}"), fund).await;
     let key = node.key(Scope::Inference, Some(&agent.did), limits).await;
     let client = node.with(&key);
     (agent, client)

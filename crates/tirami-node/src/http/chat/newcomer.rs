@@ -13,7 +13,7 @@ const HEARS_WITHIN_MS: u64 = 30_000;
 const RETRY_AFTER_S: u64 = 2;
 
 /// The same refusal; 503 where it only says that this node, in a mesh that others founded, has
-/// not heard of models, or of its line, since it started.
+/// not heard of its line, or of any model and has none, since it started.
 pub(super) async fn told(app: &AppState, error: ApiError) -> ApiError {
     let (misses_models, misses_line) = match error.code() {
         "model_not_found" => (true, false),
@@ -24,13 +24,14 @@ pub(super) async fn told(app: &AppState, error: ApiError) -> ApiError {
     if up_ms >= HEARS_WITHIN_MS || app.mesh.is_none() {
         return error;
     }
-    let personal = app.personal_agent;
+    let (personal, has_models) = (app.personal_agent, !app.models.all().is_empty());
     let read = move |kernel: &Kernel, now| {
         let (ledger, own) = (kernel.ledger(), kernel.ledger().party());
         if ledger.lattice().charter().registrar == own {
             return None;
         }
-        let knows_models = || kernel.mesh().providers(now).any(|one| one.signal.provider != own);
+        let knows_others = || kernel.mesh().providers(now).any(|one| one.signal.provider != own);
+        let knows_models = || has_models || knows_others();
         // The personal agent is filled a moment after the line came.
         let is_empty = || {
             let account = ledger.book().agents().get(&personal);
