@@ -35,11 +35,17 @@ pub(super) fn of_json(value: Json) -> Value {
 }
 
 /// A JSON text with other texts and names in it, each as it reads; what is no JSON is one text.
+/// Where all stay as they are the text does, too: a model was taught how its tools are written.
 pub(super) fn reworded(text: &str, reword: &mut impl FnMut(&str) -> String) -> String {
-    match serde_json::from_str(text) {
-        Ok(value) => reworded_value(value, reword).to_string(),
-        Err(_) => reword(text),
-    }
+    let mut is_changed = false;
+    let mut noted = |text: &str| {
+        let new = reword(text);
+        is_changed |= new != text;
+        new
+    };
+    let Ok(value) = serde_json::from_str(text) else { return reword(text) };
+    let new = reworded_value(value, &mut noted);
+    if is_changed { new.to_string() } else { text.to_owned() }
 }
 
 fn reworded_value(value: Json, reword: &mut impl FnMut(&str) -> String) -> Json {
