@@ -72,8 +72,12 @@ MODEL = os.environ["CLIENT_MODEL"]
 PARIS = "The capital of France is"
 
 
-def complete(prompt, **options):
-    return client.completions.create(model=MODEL, prompt=prompt, temperature=0, max_tokens=6, **options)
+# The API's pieces have `finish_reason: null` until the last, which this client's own types forbid.
+lenient = openai.OpenAI(max_retries=0, timeout=120)
+
+
+def complete(prompt, by=client, **options):
+    return by.completions.create(model=MODEL, prompt=prompt, temperature=0, max_tokens=6, **options)
 
 
 def tokens_of(text):
@@ -92,7 +96,8 @@ def a_text_and_its_tokens_are_continued_whole_and_streamed():
     assert whole.usage.prompt_tokens == len(tokens) and 1 <= whole.usage.completion_tokens <= 6, whole.usage
     check_x_tirami(whole.model_extra["x_tirami"])
     assert complete(tokens).choices[0].text == text
-    assert "".join(piece.choices[0].text for piece in complete(PARIS, stream=True) if piece.choices) == text
+    pieces = complete(PARIS, by=lenient, stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces if piece.choices) == text
     assert complete(PARIS, stop="Paris").choices[0].text == text.split("Paris")[0]
     told = client.completions.create(model="told", prompt=PARIS, temperature=0, max_tokens=6)
     assert told.usage.prompt_tokens == -(-len(PARIS) // 4), told.usage
