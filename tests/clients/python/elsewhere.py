@@ -105,7 +105,7 @@ def a_text_and_its_tokens_are_continued_whole_and_streamed():
 
 def texts_become_vectors_that_are_paid_by_the_token():
     texts = [PARIS, "Paris is the capital of France", "A recipe for pancakes"]
-    answer = client.embeddings.create(model=MODEL, input=texts)
+    answer = client.embeddings.create(model=MODEL, input=texts, encoding_format="float")
     assert answer.usage.prompt_tokens == sum(len(tokens_of(text)) for text in texts), answer.usage
     check_x_tirami(answer.model_extra["x_tirami"])
     one, same, other = (list(map(float, one.embedding)) for one in answer.data)
