@@ -197,18 +197,24 @@ impl Talk {
         }
     }
 
+    /// What comes of the request, which is sent again without a length where only that is refused.
+    async fn asked<T>(
+        &self,
+        send: impl AsyncFn(&ChatRequest) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        match send(&self.request).await {
+            Err(error) => match self.as_long_as_fits(&error) {
+                Some(request) => send(&request).await,
+                None => Err(error),
+            },
+            answer => answer,
+        }
+    }
+
     /// The whole answer as the node gave it.
     async fn answer_as_json(mut self, prompt: String) -> Result<Exit, Failure> {
         self.request.messages.push(ChatMessage::new("user", prompt));
-        let asked = async {
-            match self.client.chat(&self.request).await {
-                Err(error) => match self.as_long_as_fits(&error) {
-                    Some(request) => self.client.chat(&request).await,
-                    None => Err(error),
-                },
-                answer => answer,
-            }
-        };
+        let asked = self.asked(async |request| self.client.chat(request).await);
         tokio::select! {
             answer = asked => {
                 let answer = answer?;
@@ -302,15 +308,7 @@ impl Talk {
     async fn ask(&self, answer: &mut Answer) -> Result<(), ClientError> {
         let interrupt = tokio::signal::ctrl_c();
         tokio::pin!(interrupt);
-        let begun = async {
-            match self.client.chat_stream(&self.request).await {
-                Err(error) => match self.as_long_as_fits(&error) {
-                    Some(request) => self.client.chat_stream(&request).await,
-                    None => Err(error),
-                },
-                pieces => pieces,
-            }
-        };
+        let begun = self.asked(async |request| self.client.chat_stream(request).await);
         let mut pieces = tokio::select! {
             pieces = begun => pieces?,
             _ = &mut interrupt => {

@@ -1,14 +1,14 @@
 //! The node's own chain seen from its book: opening it, paying without touching what belongs to
 //! agents, acknowledging its own entries, and what is refused.
 
-use tirami_core::{AgentId, Digest, DocumentId, JobId, ModelDigest, SecretKey, Timestamp, Trm};
+use tirami_core::{AgentId, Digest, DocumentId, JobId, SecretKey, Timestamp, Trm};
 use tirami_ledger::book::Scope;
-use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
+use tirami_ledger::command::{Actor, Command, FinishJob, Outcome};
 use tirami_ledger::documents::FinishReason;
 use tirami_ledger::lattice::{Collect, Transfer};
 use tirami_ledger::{Context, Keyring, Ledger, Rejection, RestoreError};
 
-use crate::book::world::{LINE_TRM, TOKEN_IS_ONE_TRM, World, agent_key, founded};
+use crate::book::world::{LINE_TRM, World, a_job, agent_key, founded};
 
 fn trm(amount: u64) -> Trm {
     Trm::from_trm(amount).unwrap()
@@ -35,17 +35,7 @@ fn transfer(amount: u64) -> Command {
 
 fn start() -> (Actor, Command) {
     let actor = Actor::Caller { key: None, agent: Some(alice()), scope: Scope::Inference };
-    let start = StartJob {
-        job: JobId::from_bytes([5; 16]),
-        model: ModelDigest::from_bytes([9; 32]),
-        shape: TOKEN_IS_ONE_TRM,
-        request: Digest::of(b"request"),
-        seed: 7,
-        prompt_tokens: 3,
-        completion_max: 7,
-        continues: None,
-    };
-    (actor, Command::StartJob(start))
+    (actor, Command::StartJob(a_job(JobId::from_bytes([5; 16]))))
 }
 
 fn finish(completion_tokens: u32) -> Command {

@@ -8,7 +8,7 @@ use tirami_core::{
     Signature, Signed, Timestamp, Trm,
 };
 use tirami_ledger::book::{ApprovalId, KeyId, Limits, Scope, ServingPolicy, Target};
-use tirami_ledger::command::{Actor, Command, FinishJob, StartJob};
+use tirami_ledger::command::{Actor, Command, FinishJob};
 use tirami_ledger::documents::{Claim, FinishReason, SignedBytes};
 use tirami_ledger::event::{
     Before, BookEvent, BreakerCause, DocumentKind, DocumentRecord, Event, HoldOpened, HoldPosted,
@@ -16,7 +16,7 @@ use tirami_ledger::event::{
 };
 use tirami_ledger::refusal::ReceiptRefusal;
 
-use crate::book::world::{TOKEN_IS_ONE_TRM, World, agent_key};
+use crate::book::world::{TOKEN_IS_ONE_TRM, World, a_job, agent_key};
 
 const AGENT: AgentId = AgentId::from_bytes([1; 32]);
 const AT: Timestamp = Timestamp::from_ms(2);
@@ -58,36 +58,31 @@ fn documents_keep_their_bytes() {
 
 #[test]
 fn events_keep_their_bytes() {
-    let found: Vec<(String, String)> = one_event_of_each_kind()
-        .into_iter()
-        .map(|event| {
-            let bytes = minicbor::to_vec(&event).unwrap();
-            assert_eq!(minicbor::decode::<Event>(&bytes).unwrap(), event);
-            let name = match &event {
-                Event::Book(event) => format!("{event:?}"),
-                event => format!("{event:?}"),
-            };
-            let end = name.find([' ', '(']).unwrap_or(name.len());
-            (name[..end].to_owned(), hex(&bytes))
-        })
-        .collect();
+    let named = |event: Event| match &event {
+        Event::Book(inner) => (format!("{inner:?}"), event),
+        other => (format!("{other:?}"), event),
+    };
+    let found = kept(one_event_of_each_kind().into_iter().map(named));
     golden(&found, include_str!("../golden/events.txt"));
 }
 
 #[test]
 fn events_between_nodes_keep_their_bytes() {
-    let found: Vec<(String, String)> = events_between_nodes()
-        .into_iter()
-        .map(|event| {
-            let name = format!("{event:?}");
-            let event = Event::Book(event);
-            let bytes = minicbor::to_vec(&event).unwrap();
-            assert_eq!(minicbor::decode::<Event>(&bytes).unwrap(), event);
-            let end = name.find([' ', '(']).unwrap_or(name.len());
-            (name[..end].to_owned(), hex(&bytes))
-        })
-        .collect();
+    let named = |event| (format!("{event:?}"), Event::Book(event));
+    let found = kept(events_between_nodes().into_iter().map(named));
     golden(&found, include_str!("../golden/events_between_nodes.txt"));
+}
+
+/// The kind of each event, by the words it is shown with, and its bytes, which have to be read
+/// back.
+fn kept(events: impl Iterator<Item = (String, Event)>) -> Vec<(String, String)> {
+    let kept = |(shown, event): (String, Event)| {
+        let bytes = minicbor::to_vec(&event).unwrap();
+        assert_eq!(minicbor::decode::<Event>(&bytes).unwrap(), event);
+        let end = shown.find([' ', '(']).unwrap_or(shown.len());
+        (shown[..end].to_owned(), hex(&bytes))
+    };
+    events.map(kept).collect()
 }
 
 #[test]
@@ -113,16 +108,7 @@ fn with_a_job() -> World {
     world.keys.add_agent(agent_key("alice"));
     let agent = agent_key("alice").public().agent();
     let amount = Trm::from_trm(100).unwrap();
-    let start = Command::StartJob(StartJob {
-        job: JOB,
-        model: ModelDigest::from_bytes([9; 32]),
-        shape: TOKEN_IS_ONE_TRM,
-        request: Digest::of(b"request"),
-        seed: 7,
-        prompt_tokens: 3,
-        completion_max: 7,
-        continues: None,
-    });
+    let start = Command::StartJob(a_job(JOB));
     let caller = Actor::Caller { key: None, agent: Some(agent), scope: Scope::Inference };
     let create = Command::CreateAgent { agent, name: "alice".to_owned() };
     world.run(&Actor::Node, &create).unwrap();

@@ -11,4 +11,5 @@ mod hostile;
 mod lattice;
 mod mesh;
 mod money;
+mod replay;
 mod script;

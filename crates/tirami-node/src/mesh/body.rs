@@ -132,6 +132,7 @@ impl Body {
         let reason = error.to_string();
         // There is one failure of a journey.
         let _ = self.shared.failure.set(error);
+        // Whoever has stopped reading needs no reason.
         let _ = self.out.send(Piece::Failed { reason }).await;
     }
 }

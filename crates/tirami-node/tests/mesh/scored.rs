@@ -47,6 +47,13 @@ async fn tells(job: &mut IncomingJob, said: &[ToConsumer]) {
     }
 }
 
+/// Takes a job, tells all that is asked of "hi!", and gets the voucher for it.
+async fn is_signed_for(job: &mut IncomingJob) {
+    tells(job, &b"hi!".map(told)).await;
+    let signed = job.receive.next().await.unwrap();
+    assert!(matches!(signed, Some(ToProvider::Voucher(_))), "{signed:?}");
+}
+
 /// The answer that the provider itself gives.
 fn right(answer: &Value) -> bool {
     let logprobs = &answer["choices"][0]["logprobs"];
@@ -99,9 +106,7 @@ fn who_told_all_of_a_scored_text_is_paid_once_also_without_its_receipt() {
         scope.spawn(|| {
             lost.peer.block_on(async {
                 let mut job = incoming.recv().await.unwrap();
-                tells(&mut job, &b"hi!".map(told)).await;
-                let signed = job.receive.next().await.unwrap();
-                assert!(matches!(signed, Some(ToProvider::Voucher(_))), "{signed:?}");
+                is_signed_for(&mut job).await;
             });
         });
         user.send(PATH, &request(&lost))
@@ -247,9 +252,7 @@ fn where_one_of_two_scored_texts_fails_the_error_says_what_the_other_one_cost() 
         scope.spawn(|| {
             provider.peer.block_on(async {
                 let mut first = incoming.recv().await.unwrap();
-                tells(&mut first, &b"hi!".map(told)).await;
-                let signed = first.receive.next().await.unwrap();
-                assert!(matches!(signed, Some(ToProvider::Voucher(_))), "{signed:?}");
+                is_signed_for(&mut first).await;
                 let mut second = incoming.recv().await.unwrap();
                 tells(&mut second, &[]).await;
             });

@@ -23,7 +23,7 @@ use tirami_ledger::command::{Actor, Command, FinishJob, Outcome, StartJob};
 use tirami_ledger::documents::FinishReason;
 
 use super::world::{SMOLLM2, TOKEN_IS_ONE_TRM, World, agent_key};
-use crate::script::Step;
+use crate::script::{Step, duration};
 
 type Answer = (String, BTreeMap<String, String>);
 
@@ -387,18 +387,4 @@ fn job_of(name: &str) -> JobId {
 
 fn trm(text: &str) -> Trm {
     text.parse().unwrap()
-}
-
-fn duration(text: &str) -> u64 {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap();
-    let (count, unit) = text.split_at(split);
-    let unit_ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        unit => panic!("no unit {unit}"),
-    };
-    count.parse::<u64>().unwrap() * unit_ms
 }

@@ -1,12 +1,5 @@
 //! Plays every scenario in `scenarios/book`: each file is one test of one rule of the book.
 
-#![expect(clippy::disallowed_methods, reason = "the scenarios are files")]
-#![expect(clippy::print_stdout, reason = "a failed scenario shows how far it came")]
-
-use std::fs;
-use std::panic;
-use std::path::{Path, PathBuf};
-
 use super::play::Play;
 use crate::script;
 
@@ -15,22 +8,8 @@ const SCENARIOS_MIN: usize = 60;
 
 #[test]
 fn every_scenario_comes_out_as_written() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/book");
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() >= SCENARIOS_MIN, "only {} scenarios are left", files.len());
-    let failed: Vec<&PathBuf> =
-        files.iter().filter(|file| panic::catch_unwind(|| play(file)).is_err()).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
-}
-
-fn play(file: &Path) {
-    let steps = script::read(&fs::read_to_string(file).unwrap());
-    assert!(steps.len() > 1, "{} tests nothing", file.display());
-    let mut play = Play::new();
-    for step in &steps {
-        println!("{}:{}: {}", file.display(), step.line, step.verb);
-        play.step(step);
-    }
+    script::play_all(("book", SCENARIOS_MIN), |_| {
+        let mut play = Play::new();
+        move |step| play.step(step)
+    });
 }

@@ -2,9 +2,10 @@
 //! sums, invariants, documents, replay and snapshot.
 
 use tirami_core::{
-    Digest, Document, MeshId, ModelShape, PartyId, PublicKey, SecretKey, Signed, Timestamp, Trm,
+    Digest, Document, JobId, MeshId, ModelDigest, ModelShape, PartyId, PublicKey, SecretKey,
+    Signed, Timestamp, Trm,
 };
-use tirami_ledger::command::{Actor, Command, Outcome};
+use tirami_ledger::command::{Actor, Command, Outcome, StartJob};
 use tirami_ledger::documents::{Order, Receipt, Voucher};
 use tirami_ledger::event::{BookEvent, DocumentKind, DocumentRecord, Event};
 use tirami_ledger::lattice::{Charter, Lattice};
@@ -38,6 +39,20 @@ struct Tally {
     funded: u128,
     defunded: u128,
     posted: u128,
+}
+
+/// A chat of three tokens that may have seven more.
+pub(crate) fn a_job(job: JobId) -> StartJob {
+    StartJob {
+        job,
+        model: ModelDigest::from_bytes([9; 32]),
+        shape: TOKEN_IS_ONE_TRM,
+        request: Digest::of(b"request"),
+        seed: 7,
+        prompt_tokens: 3,
+        completion_max: 7,
+        continues: None,
+    }
 }
 
 /// A ledger, its keys, its clock, and all that ever happened to it.
@@ -129,21 +144,8 @@ impl World {
         let line = self.ledger.lattice().line(self.ledger.party()).signed();
         assert!(self.ledger.own_balance() >= -line, "the node overdrew its line");
         if self.thorough {
-            self.check_replay();
+            crate::replay::check(&self.genesis, &self.log, &self.ledger);
         }
-    }
-
-    fn check_replay(&self) {
-        let mut replayed = self.genesis.clone();
-        for event in &self.log {
-            let bytes = minicbor::to_vec(event).unwrap();
-            let read: Event = minicbor::decode(&bytes).unwrap();
-            assert_eq!(&read, event, "the event does not survive its bytes");
-            replayed.apply(&read);
-        }
-        assert_eq!(replayed.state_hash(), self.ledger.state_hash(), "replay differs");
-        let restored = Ledger::restore(&self.ledger.snapshot()).unwrap();
-        assert_eq!(restored, self.ledger, "the snapshot does not restore the ledger");
     }
 
     /// Checks a document as a stranger would: from its bytes, with the signer's public key.

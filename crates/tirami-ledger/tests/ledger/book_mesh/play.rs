@@ -28,7 +28,7 @@ use tirami_ledger::documents::{FinishReason, Order, Receipt, Voucher};
 use tirami_ledger::lattice::{AcknowledgeRefusal, Pay, PayItem};
 
 use super::nodes::{Mesh, SHAPE, alice, by_alice, job_of, key_of, party_of, policy, stream};
-use crate::script::Step;
+use crate::script::{Step, duration};
 
 const MODEL: ModelDigest = ModelDigest::from_bytes([9; 32]);
 type Answer = (String, BTreeMap<String, String>);
@@ -470,18 +470,4 @@ fn answer(result: Result<Outcome, Rejection>) -> Answer {
 
 fn number(text: &str) -> u32 {
     text.parse().unwrap()
-}
-
-fn duration(text: &str) -> u64 {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap();
-    let (count, unit) = text.split_at(split);
-    let unit_ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        unit => panic!("no unit {unit}"),
-    };
-    count.parse::<u64>().unwrap() * unit_ms
 }

@@ -44,10 +44,7 @@ proptest! {
         rivals in prop::collection::vec(any::<(u8, u8)>(), 1..4),
         seed in any::<u64>(),
     ) {
-        let mut play = Play::begin();
-        for step in &steps {
-            play.step(*step);
-        }
+        let mut play = Play::of(&steps);
         for (who, back) in rivals {
             play.rival(who, back);
             play.check();
@@ -67,10 +64,7 @@ proptest! {
         held in any::<u8>(),
         seed in any::<u64>(),
     ) {
-        let mut play = Play::begin();
-        for step in &steps {
-            play.step(*step);
-        }
+        let mut play = Play::of(&steps);
         for (who, back) in rivals {
             play.rival(who, back);
         }
@@ -137,6 +131,15 @@ struct Play {
 }
 
 impl Play {
+    /// After these steps.
+    fn of(steps: &[Step]) -> Self {
+        let mut play = Self::begin();
+        for step in steps {
+            play.step(*step);
+        }
+        play
+    }
+
     fn begin() -> Self {
         let mut charter = charter(1, 1, trm("1"));
         charter.params.welcome = trm(WELCOME);
