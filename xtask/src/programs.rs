@@ -16,7 +16,7 @@ use crate::{Failure, Outcome};
 /// Programs that run at the same time.
 const LANES: usize = 2;
 /// Tests of a program that run at the same time.
-const TESTS_AT_ONCE: &str = "--test-threads=4";
+const TESTS_AT_ONCE: &str = "--test-threads=3";
 /// The programs that take longest begin first, so that none of them runs alone at the end.
 const LONGEST: [&str; 4] = ["mesh", "real_model", "kill9", "serving"];
 /// How often it is looked whether a program has ended.

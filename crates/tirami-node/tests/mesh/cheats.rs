@@ -138,7 +138,7 @@ fn a_receipt_that_lies_is_refused_recorded_and_only_what_came_is_charged() {
 }
 
 /// The tokens that come next, as soon as there are `wanted` of them.
-async fn received(frames: &mut FrameReceiver<ToConsumer>, wanted: usize) -> Vec<u32> {
+pub(crate) async fn received(frames: &mut FrameReceiver<ToConsumer>, wanted: usize) -> Vec<u32> {
     let mut tokens = Vec::new();
     while tokens.len() < wanted {
         match frames.next().await {
@@ -150,7 +150,7 @@ async fn received(frames: &mut FrameReceiver<ToConsumer>, wanted: usize) -> Vec<
 }
 
 /// The most tokens that a consumer signed for at `provider`.
-fn vouched(provider: &TestNode) -> Option<u32> {
+pub(crate) fn vouched(provider: &TestNode) -> Option<u32> {
     provider.peer.read(|kernel| {
         let served = kernel.ledger().book().served().values();
         served.filter_map(|job| job.voucher.map(|voucher| voucher.tokens)).max()

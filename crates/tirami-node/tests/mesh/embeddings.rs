@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::jobs_support::{Mesh, script};
+use crate::jobs_support::{Mesh, micro, script};
 use crate::support::{SOON, until};
 use serde_json::{Value, json};
 use tirami_core::{Flop, ModelDigest, ModelShape, Ppm};
@@ -14,11 +14,6 @@ const PATH: &str = "/v1/embeddings";
 
 fn ask(texts: &[&str]) -> Value {
     json!({"model": "fake", "input": texts})
-}
-
-fn micro(amount: &Value) -> u64 {
-    let amount: tirami_sdk::Amount = amount.to_string().parse().unwrap();
-    amount.trm().micro()
 }
 
 /// µTRM for so many tokens read.

@@ -12,13 +12,8 @@ use tirami_ledger::book::{Limits, Target};
 use tirami_ledger::command::{Actor, Command};
 
 use crate::engines::{Odd, Trouble, Troubles};
-use crate::jobs_support::{Answer, Mesh, Stream, ask, script, words};
+use crate::jobs_support::{Answer, Mesh, Stream, ask, micro, script, words};
 use crate::support::{SOON, until};
-
-fn micro(amount: &Value) -> u64 {
-    let amount: tirami_sdk::Amount = amount.to_string().parse().unwrap();
-    amount.trm().micro()
-}
 
 fn attempts(answer: &Answer) -> &[Value] {
     answer.info()["route"]["attempts"].as_array().unwrap()

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::jobs_support::{Mesh, Stream, ask, script, words};
+use crate::jobs_support::{Mesh, Stream, ask, micro, script, words};
 use crate::support::{SOON, until};
 use serde_json::json;
 use tirami_infer::fake::FakeScript;
@@ -340,9 +340,4 @@ fn the_requester_chooses_among_providers() {
 
 fn two(script: FakeScript) -> [FakeScript; 2] {
     [script.clone(), script]
-}
-
-fn micro(amount: &serde_json::Value) -> u64 {
-    let amount: tirami_sdk::Amount = amount.to_string().parse().unwrap();
-    amount.trm().micro()
 }

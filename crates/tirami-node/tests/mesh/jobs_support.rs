@@ -28,6 +28,12 @@ pub fn script(tokens: u32, delay: Duration) -> FakeScript {
     FakeScript { tokens_per_answer: tokens, delay, fail_after: None }
 }
 
+/// What an amount in JSON is, in µTRM.
+pub fn micro(amount: &Value) -> u64 {
+    let amount: tirami_sdk::Amount = amount.to_string().parse().unwrap();
+    amount.trm().micro()
+}
+
 pub fn words(count: usize) -> String {
     "word ".repeat(count)
 }

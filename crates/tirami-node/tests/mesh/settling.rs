@@ -1,11 +1,19 @@
-//! A node without a model, new to its provider: it pays before it owes as much as it may.
+//! What is paid for answers, and when: a node without a model pays before it owes as much as it
+//! may, and a provider tells what it was paid.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use tirami_core::{JobId, Ppm};
 use tirami_ledger::book::EXPOSURE_START_ANSWERS;
+use tirami_ledger::command::{Actor, Command};
+use tirami_ledger::lattice::{Pay, PayItem};
+use tirami_proto::ToConsumer;
 
-use crate::jobs_support::{Mesh, ask, script};
+use crate::cheats::{received, vouched};
+use crate::jobs_support::{Mesh, ask, micro, script};
+use crate::orders::{Consumer, SHAPE};
+use crate::support::{SOON, until};
 
 /// How long a payment may take to become final: it would be made by itself after ten seconds, by
 /// which as many answers as a provider lends at first are asked for.
@@ -31,4 +39,33 @@ fn whoever_asks_one_thing_after_the_other_pays_in_time_to_be_served_on() {
         }
     }
     assert_eq!(provider.refused(party, "order_exposure"), 0);
+}
+
+#[test]
+fn a_trade_tells_what_was_paid_beyond_what_its_provider_can_prove() {
+    let mesh = Mesh::of(&[script(4_000, Duration::ZERO)]);
+    let (node, provider) = (mesh.add_user(), mesh.provider(0));
+    let consumer = Consumer::chatting(&node, provider.party());
+    let order = consumer.sign(consumer.order(1));
+    let (mut stream, first) = consumer.send(order.clone());
+    assert!(matches!(first, Some(ToConsumer::Accepted { .. })), "{first:?}");
+    node.peer.block_on(async {
+        let tokens = received(&mut stream.receive, 20).await;
+        stream.send.send(&consumer.voucher(&order, 1, &tokens[..10])).await.unwrap();
+    });
+    // As if the provider had been killed before it kept a voucher for the other ten.
+    until("the voucher is taken", SOON, || vouched(provider) == Some(10));
+    drop(stream);
+    until("the job has ended", SOON, || provider.served_running() == 0);
+    let cost = |tokens| SHAPE.work(0, tokens).cost_ceil(Ppm::ONE);
+    let items = vec![PayItem { job: JobId::from_bytes([1; 16]), amount: cost(21) }];
+    let kind = Pay::new(provider.party(), items, Ppm::ZERO).into();
+    node.submit(Actor::Node, Command::SignEntry { kind });
+    let told = || {
+        let trade = &provider.trades()[0];
+        let paid = trade.get("trm_paid").filter(|paid| !paid.is_null());
+        (micro(&trade["trm_amount"]), paid.map(micro))
+    };
+    let paid = Some(cost(21).micro());
+    until("the trade tells the payment", SOON, || told() == (cost(11).micro(), paid));
 }
