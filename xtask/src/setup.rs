@@ -31,7 +31,7 @@ struct Need {
 const NEEDS: [Need; 5] = [
     Need {
         what: "a C and C++ compiler with make",
-        why: "llama.cpp and SQLite are compiled from source",
+        why: "llama.cpp, SQLite and jemalloc are compiled from source",
         present: has_compiler,
         packages: ["g++ make", "gcc-c++ make", "gcc make", "gcc-c++ make", "g++ make", "gcc make"],
         only_tests: false,
@@ -239,7 +239,7 @@ fn has_compiler() -> bool {
     };
     works("CC", &["cc", "gcc", "clang"])
         && works("CXX", &["c++", "g++", "clang++"])
-        && (succeeds("make", &["--version"]) || succeeds("ninja", &["--version"]))
+        && succeeds("make", &["--version"])
 }
 
 /// Whether bindgen will find libclang and the headers that belong to it.

@@ -1,9 +1,10 @@
 //! Which node the commands talk to, and with which API key.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 
-use tirami_node::config::Config;
+use tirami_node::api_file::{read_api_address, url_from_here};
+use tirami_node::config::{Key, Resolved};
 use tirami_node::keys::API_KEY_FILE;
 use tirami_sdk::{Client, ClientError};
 
@@ -23,19 +24,21 @@ pub(crate) enum Need {
     Owner,
 }
 
-/// A client of the node the flags, the environment or the settings name.
+/// A client of the node the flags, the environment, the settings or the data directory name.
 ///
 /// The admin key never leaves the machine unasked. On the machine it is used where it is needed:
 /// for what only the owner may do, and where the node wants a key from everybody, which is told
 /// by the settings or by the node itself.
 pub(crate) async fn connect(global: &Global, need: Need) -> Result<Client, Failure> {
-    let config = global.resolve(&[])?.config;
+    let resolved = global.resolve(&[])?;
+    let address = address_of(&resolved);
+    let config = resolved.config;
     let named = global.url.clone().filter(|url| !url.is_empty());
     let is_own = match &named {
         Some(url) => is_this_machine(url),
-        None => is_own_address(config.bind),
+        None => is_own_address(address.ip()),
     };
-    let url = named.unwrap_or_else(|| url_of(&config));
+    let url = named.unwrap_or_else(|| url_from_here(address));
     if let Some(key) = global.api_key.as_deref().filter(|key| !key.is_empty()) {
         return Ok(Client::new(&url, Some(key))?);
     }
@@ -65,19 +68,14 @@ pub(crate) async fn connect(global: &Global, need: Need) -> Result<Client, Failu
     }
 }
 
-/// Where a node with these settings is reached from this machine.
-fn url_of(config: &Config) -> String {
-    url_from_here(SocketAddr::new(config.bind, config.port))
-}
-
-/// Where a node that listens on `address` is reached from this machine.
-pub(crate) fn url_from_here(address: SocketAddr) -> String {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
+/// Where the node of these settings listens. Where they leave that open, its data directory says
+/// where the one that runs does.
+fn address_of(resolved: &Resolved) -> SocketAddr {
+    let config = &resolved.config;
+    let is_chosen = resolved.is_set(Key::Bind) || resolved.is_set(Key::Port);
+    let is_known = is_chosen && config.port != 0;
+    let found = if is_known { None } else { read_api_address(&config.data_dir) };
+    found.unwrap_or_else(|| config.address())
 }
 
 /// Whether `address` is one of this machine's; only then can a socket be bound to it.
@@ -144,12 +142,8 @@ mod tests {
     }
 
     #[test]
-    fn a_node_on_all_addresses_is_reached_on_loopback() {
-        let mut config = Config::defaults(Path::new("/"));
-        assert_eq!(url_of(&config), "http://127.0.0.1:3000");
-        config.bind = "::".parse().unwrap();
-        assert_eq!(url_of(&config), "http://[::1]:3000");
-        assert!(is_own_address(config.bind));
+    fn an_address_is_this_machines_where_a_socket_can_be_bound_to_it() {
+        assert!(is_own_address("::".parse().unwrap()));
         // An address that no machine has.
         assert!(!is_own_address("192.0.2.1".parse().unwrap()));
     }

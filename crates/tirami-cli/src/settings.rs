@@ -20,7 +20,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
 
-    /// The node to talk to [default: the one of the settings].
+    /// The node to talk to [default: the one of the settings, or else of the data directory].
     #[arg(
         long,
         global = true,

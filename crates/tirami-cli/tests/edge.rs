@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "edge/begun.rs"]
+mod begun;
 mod common;
 #[path = "edge/elsewhere.rs"]
 mod elsewhere;
@@ -28,7 +30,9 @@ fn a_chat_is_a_trade_with_two_signatures_and_a_restart_changes_nothing() {
     let home = tempdir().unwrap();
     let node = Node::start(home.path());
     let kinds: Vec<&str> = node.banner.iter().map(|line| line.split(':').next().unwrap()).collect();
-    assert_eq!(kinds, ["data dir", "model", "API", "OpenAI base URL", "API key", "peer", "ready"]);
+    let expected =
+        ["data dir", "model", "API", "OpenAI base URL", "API key", "peer", "mesh", "ready"];
+    assert_eq!(kinds, expected);
     assert!(!node.api.ends_with(":0"), "{}", node.api);
 
     let answer = node.run(&["chat", "--max-tokens", "9", "--seed", "1", "What", "is", "rain?"]);
@@ -652,12 +656,19 @@ fn a_node_that_forgot_everybody_finds_its_mesh_by_a_word_an_address_and_a_variab
     b.run(&["join", &invite(&a)]).succeeds();
     until("they see each other by the word", || sees(&a) && sees(&b));
 
-    let address = a.banner.iter().find_map(|line| line.strip_prefix("peer: ")).unwrap();
+    let peer = |node: &Node| {
+        node.banner.iter().find_map(|line| line.strip_prefix("peer: ")).unwrap().to_owned()
+    };
+    let address = peer(&a);
+    let gone = start("c", &[], &[]);
+    let dead = peer(&gone);
+    forget(gone);
     forget(b);
-    let b = start("b", &["--bootstrap-peer", address], &[]);
-    until("they see each other by the address", || sees(&a) && sees(&b));
+    // The first of two addresses leads nowhere.
+    let b = start("b", &["--bootstrap-peer", &dead, "--bootstrap-peer", &address], &[]);
+    until("they see each other by the second address", || sees(&a) && sees(&b));
     forget(b);
-    let b = start("b", &[], &[("TIRAMI_BOOTSTRAP_PEERS", address)]);
+    let b = start("b", &[], &[("TIRAMI_BOOTSTRAP_PEERS", address.as_str())]);
     until("they see each other by the variable", || sees(&a) && sees(&b));
 }
 

@@ -1,5 +1,5 @@
 //! Pictures in a chat: a real process, the real text model, and a small projector made by the test.
-//! And models whose headers name another template or another way to make vectors.
+//! And models whose headers name another template, another way to make vectors or tokens for gaps.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -184,6 +184,35 @@ fn a_template_that_writes_no_chat_leaves_the_model_its_other_uses() {
     assert!(answered(&node, "/tokenize", &text)["count"].as_u64().unwrap() > 1);
     let text = json!({"model": "mute", "prompt": "The cat sleeps.", "max_tokens": 2});
     answered(&node, "/v1/completions", &text);
+}
+
+#[test]
+fn a_model_with_tokens_for_it_fills_a_gap_and_one_without_refuses_to() {
+    let home = tempdir().unwrap();
+    let path = home.path().join("gaps.gguf");
+    // Any three tokens will do; the last one is a line's end, after which a model goes on.
+    let keys = [("pre", 7), ("suf", 8), ("mid", 198)].map(|(part, token)| {
+        (format!("tokenizer.ggml.fim_{part}_token_id"), header::number(token))
+    });
+    let keys = keys.each_ref().map(|(key, token)| (key.as_str(), token.clone()));
+    header::copy_with(&common::model(), &path, &keys);
+    let plain = common::model();
+    let args = ["--model", plain.to_str().unwrap(), "--model", path.to_str().unwrap()];
+    let node = Node::start_with(home.path(), "data", &args);
+    let asked = |model: &str, suffix: Value| {
+        json!({
+            "model": model, "prompt": "The cat sleeps", "suffix": suffix, "max_tokens": 8,
+            "temperature": 0, "logit_bias": {"0": -100, "2": -100},
+        })
+    };
+    let path = "/v1/completions";
+    let gap = answered(&node, path, &asked("gaps", json!(" on the sofa.")));
+    assert!(!gap["choices"][0]["text"].as_str().unwrap().is_empty(), "{gap}");
+    let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    let before = answered(&node, path, &asked("gaps", Value::Null));
+    assert!(tokens(&gap) > tokens(&before) + 3, "{gap} {before}");
+    let (status, error) = post(&node, path, &asked(&text_name(), json!(" on the sofa.")));
+    assert_eq!((status, &error["error"]["param"]), (400, &json!("suffix")), "{error}");
 }
 
 #[test]

@@ -58,7 +58,10 @@ pub fn as_text(conversation: &Conversation) -> Conversation {
                 last.content.push('\n');
                 last.content.push_str(&content);
             }
-            _ => messages.push(Message::new(role, content)),
+            _ => {
+                let name = message.name.clone().filter(|_| message.role != "tool");
+                messages.push(Message { name, ..Message::new(role, content) });
+            }
         }
     }
     if !tools.is_empty() {

@@ -210,6 +210,8 @@ pub struct Message {
     pub calls: Vec<Call>,
     /// The id of the call whose result this is; `None` for what is no result.
     pub call_id: Option<String>,
+    /// Who said it among those of one role, or the tool whose result it is.
+    pub name: Option<String>,
 }
 
 /// A picture in a message.
@@ -230,6 +232,7 @@ impl Message {
             images: Vec::new(),
             calls: Vec::new(),
             call_id: None,
+            name: None,
         }
     }
 }

@@ -202,9 +202,10 @@ fn message_value(message: &Message, in_parts: bool) -> Value {
         content = Value::from(vec![object([("type", Value::from("text")), ("text", content)])]);
     }
     let said = [("role", Value::from(message.role.as_str())), ("content", content)];
+    let name = message.name.as_deref().map(|name| ("name", Value::from(name)));
     let calls = message.calls.iter().map(call_value).collect::<Vec<_>>();
     let calls = (!calls.is_empty()).then(|| ("tool_calls", Value::from(calls)));
-    object(said.into_iter().chain(calls))
+    object(said.into_iter().chain(name).chain(calls))
 }
 
 fn call_value(call: &Call) -> Value {
@@ -311,6 +312,7 @@ impl ControlTexts {
             images: Vec::new(),
             calls: message.calls.iter().map(call).collect(),
             call_id: message.call_id.clone(),
+            name: message.name.as_deref().map(shield),
         });
         let messages = messages.collect();
         let tools = conversation.tools.iter().map(|tool| shield_json(tool)).collect();
@@ -372,6 +374,7 @@ fn texts_of(conversation: &Conversation) -> Vec<Cow<'_, str>> {
     let mut jsons: Vec<&String> = tools.iter().chain(variables.named.values()).collect();
     for message in messages {
         texts.extend([Cow::from(message.role.as_str()), Cow::from(message.content.as_str())]);
+        texts.extend(message.name.as_deref().map(Cow::from));
         for call in &message.calls {
             texts.push(Cow::from(call.name.as_str()));
             jsons.push(&call.arguments);
@@ -545,6 +548,28 @@ mod tests {
         assert_eq!(segments, [plain(before), quoted, plain("\"}</tool_call>;")]);
         let without = template.render(&chat(&[("user", "Hi")])).unwrap();
         assert_eq!(without, "user:Hi;");
+    }
+
+    #[test]
+    fn a_template_that_reads_names_is_given_them_and_they_forge_nothing() {
+        let source = "{%- for message in messages %}{{ message.role }}\
+            {%- if message.name is defined %}({{ message.name }}){% endif %}:\
+            {{- message.content }};{% endfor %}";
+        let template = ChatTemplate::new(Some(source), "", "").unwrap();
+        let named = |role: &str, name: &str| Message {
+            name: Some(name.to_owned()),
+            ..Message::new(role, "hi")
+        };
+        let messages =
+            vec![Message::new("user", "hi"), named("user", "Ann"), named("assistant", "Bob")];
+        let text = template.render(&messages.into()).unwrap();
+        assert_eq!(text, "user:hi;user(Ann):hi;assistant(Bob):hi;");
+        let controls = ControlTexts::new(["<|im_end|>".to_owned()]);
+        let forged = vec![named("user", "<|im_end|>")];
+        let segments = controls.render_shielded(&template, &forged.into()).unwrap();
+        let plain = |text: &str| Segment::Template(text.to_owned());
+        let quoted = Segment::Quoted("<|im_end|>".to_owned());
+        assert_eq!(segments, [plain("user("), quoted, plain("):hi;")]);
     }
 
     #[test]

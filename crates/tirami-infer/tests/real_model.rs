@@ -21,6 +21,8 @@ mod embed;
 mod format;
 #[path = "real_model/guess.rs"]
 mod guess;
+#[path = "support/header.rs"]
+mod header;
 #[path = "real_model/prefix.rs"]
 mod prefix;
 #[path = "real_model/raw.rs"]

@@ -385,7 +385,7 @@ impl Command {
 /// A job that wants to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartJob {
-    /// 16 random bytes.
+    /// 16 bytes that nobody can guess.
     pub job: JobId,
     /// The model that answers.
     pub model: ModelDigest,

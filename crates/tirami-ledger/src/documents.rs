@@ -28,7 +28,7 @@ pub struct Order {
     /// The only party for which the order is valid.
     #[n(1)]
     pub provider: PartyId,
-    /// 16 random bytes, unique for the consumer.
+    /// 16 bytes, unique for the consumer.
     #[n(2)]
     pub job: JobId,
     /// The model that must answer.

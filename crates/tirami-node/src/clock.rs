@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tirami_core::Timestamp;
 
-/// The time by which a node's kernel decides: the machine's, unless another is given. Limits of
-/// connections go by the machine's time in any case.
+/// The time by which a node's kernel decides and its owner's hours are kept: the machine's, unless
+/// another is given. Limits of connections go by the machine's time in any case.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 

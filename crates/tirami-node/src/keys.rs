@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tirami_core::{AgentId, SecretKey};
+use tirami_core::{AgentId, JobId, SecretKey};
 use tirami_ledger::book::KeyId;
 use zeroize::Zeroizing;
 
@@ -80,6 +80,20 @@ pub fn random<const N: usize>() -> Result<[u8; N], KeyFileError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| KeyFileError::Random)?;
     Ok(bytes)
+}
+
+/// The id of a new job: the time in milliseconds in six bytes, and ten random ones, as in a UUID of
+/// version 7 (RFC 9562). Ids of the same time stand side by side in every index, so that a job
+/// changes a page of it that others have just changed.
+///
+/// # Errors
+///
+/// [`KeyFileError::Random`] when the system has no randomness.
+pub(crate) fn job_id() -> Result<JobId, KeyFileError> {
+    let mut bytes = random::<16>()?;
+    let [_, _, time @ ..] = crate::clock::now().ms().to_be_bytes();
+    bytes[..time.len()].copy_from_slice(&time);
+    Ok(JobId::from_bytes(bytes))
 }
 
 /// A new secret key.

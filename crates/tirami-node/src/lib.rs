@@ -1,6 +1,7 @@
 //! A Tirami node: everything that touches the outside. HTTP, storage, keys, the clock and the
 //! settings live here, around a kernel that decides and does no I/O.
 
+pub mod api_file;
 pub mod bundle;
 mod clock;
 pub mod config;
@@ -19,3 +20,4 @@ pub mod store;
 
 pub use clock::Clock;
 pub use driver::{DriverStats, SNAPSHOT_EVERY_EVENTS};
+pub use owner::OthersUse;

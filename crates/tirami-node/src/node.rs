@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api_file::ApiFile;
 use crate::config::Config;
 use crate::driver::{self, DriverStats, Running};
 use crate::handle::{Handle, SubmitError};
@@ -40,6 +41,8 @@ use crate::responses::Responses;
 use crate::store::{StoreError, StoreStats};
 use accounts::Accounts;
 use opened::{Opened, opened};
+
+pub use opened::Founded;
 
 /// Where transfers are written down, in the data directory.
 const TRANSFERS_FILE: &str = "transfers";
@@ -161,13 +164,12 @@ impl Node {
     }
 
     async fn run(options: NodeOptions, http: HttpConfig) -> Result<RunningNode, StartError> {
-        crate::memory::return_large_blocks();
         let NodeOptions { data_dir, bind, models, config, mesh } = options;
         let first = models.first();
         let served = first.as_ref().map(|model| model.info().shape);
         let shape = served.unwrap_or(REFERENCE_SHAPE);
         let price = Ppm::new(config.price_ppm);
-        let Opened { opening, keys, node, kernel } =
+        let Opened { opening, keys, node, kernel, founded } =
             opened(&data_dir, founder_line(&shape, price), &mesh).await?;
         let personal = opening.genesis().personal;
         let (store_stats, driver_stats) = (StoreStats::default(), DriverStats::default());
@@ -180,6 +182,7 @@ impl Node {
             driver_stats.clone(),
             mesh.clock.clone(),
         );
+        let others_use = mesh.others_use.clone();
         let handle = kernel.handle.clone();
         let accounts = Accounts { handle: handle.clone(), personal, shape, price };
         let parts = Parts { handle: handle.clone(), reader: reader.clone(), peers, errands };
@@ -226,7 +229,9 @@ impl Node {
             _ => None,
         };
         handle.owner().keep_transfers(data_dir.join(TRANSFERS_FILE));
-        let rules = provider.as_ref().map(|_| Rules::new(handle.clone(), models.clone(), &config));
+        let rules = provider
+            .as_ref()
+            .map(|_| Rules::new(handle.clone(), models.clone(), &config, others_use));
         let client = mesh.as_ref().map(|mesh| {
             let streams = mesh.job_streams();
             Client { handle: handle.clone(), streams }
@@ -245,7 +250,8 @@ impl Node {
             let newcomer = accounts.fill_when_member(config.personal_agent_answers);
             tokio::spawn(stop_http.clone().run_until_cancelled_owned(newcomer));
         }
-        Ok(RunningNode { api, personal, kernel, mesh, provider, stop_http, serving })
+        let file = ApiFile::write(&data_dir, api);
+        Ok(RunningNode { api, file, founded, personal, kernel, mesh, provider, stop_http, serving })
     }
 }
 
@@ -253,6 +259,9 @@ impl Node {
 pub struct RunningNode {
     /// Where the HTTP API listens.
     pub api: SocketAddr,
+    /// Says so to commands of this machine.
+    file: ApiFile,
+    founded: Option<Founded>,
     personal: AgentId,
     kernel: Running,
     mesh: Option<Mesh>,
@@ -270,6 +279,11 @@ impl RunningNode {
     /// Who pays for callers on loopback without an API key.
     pub const fn personal_agent(&self) -> AgentId {
         self.personal
+    }
+
+    /// The mesh that this start founded; none where the node was in one or joined one.
+    pub const fn founded(&self) -> Option<Founded> {
+        self.founded
     }
 
     /// The node's key and where other nodes reach it; none outside of any mesh.
@@ -320,6 +334,7 @@ impl RunningNode {
             Ok(Err(error)) => tracing::error!(%error, "serving HTTP failed"),
             Err(error) => tracing::error!(%error, "serving HTTP ended early"),
         }
+        self.file.remove();
         if let Some(mesh) = self.mesh {
             mesh.stop().await;
         }

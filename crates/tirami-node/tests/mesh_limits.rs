@@ -22,7 +22,7 @@ use flood::{Flood, flooding_with, malformed, unknown};
 use iroh::Endpoint;
 use jobs_support::{TestNode, ask, script};
 use orders::{CHAT, Consumer, key_of};
-use raw::{Control, connect, endpoint, hello, let_in};
+use raw::{Control, UNREAD_BYTES, connect, endpoint, first_words, let_in};
 use support::{Peer, SOON, joining, on_loopback, until};
 use tirami_core::{DocumentId, PartyId, SecretKey, Signature, bucket_of};
 use tirami_infer::fake::FakeEngine;
@@ -31,8 +31,8 @@ use tirami_node::mesh::{
     SERVED_STREAMS_MAX, STREAMS_PER_PEER_MAX, StreamError,
 };
 use tirami_proto::{
-    FrameError, Head, Invite, JOB_FRAME_BYTES_MAX, JobRequest, Message, PROTOCOL, STREAM_CONTROL,
-    STREAM_JOB, ToConsumer, ToProvider, Welcome, WireDocument, encode,
+    FRAMES_BURST, FRAMES_PER_SECOND, FrameError, Head, Invite, JOB_FRAME_BYTES_MAX, JobRequest,
+    Message, STREAM_CONTROL, STREAM_JOB, ToConsumer, ToProvider, WireDocument, encode,
 };
 use tokio::task::JoinSet;
 
@@ -397,6 +397,11 @@ const CUT_OFF_MIN: u64 = 100;
 const FLOOD_LASTS: Duration = Duration::from_secs(8);
 /// How much longer than twice as long as before another peer may wait beside a flood.
 const WAIT_MORE: Duration = Duration::from_millis(50);
+/// The same for the answers that come last of a hundred: a machine of two cores on which other
+/// tests run stands still now and then, for seconds at worst.
+const LATE_MORE: Duration = Duration::from_secs(5);
+/// Answers that are waited for before the floods.
+const CALM_ANSWERS: usize = 200;
 
 /// What is sent again and again at the same time as others.
 struct Row {
@@ -408,6 +413,14 @@ struct Row {
     offends: bool,
 }
 
+/// What a node takes at most of such frames while a flood lasts: on each connection as many as may
+/// come at once, and what it leaves unread.
+fn taken_max(frame: &[u8], connections: u64) -> u64 {
+    let unread = (UNREAD_BYTES / frame.len()) as u64;
+    let steadily = u64::from(FRAMES_PER_SECOND) * (FLOOD_LASTS.as_secs() + 1);
+    connections * (u64::from(FRAMES_BURST) + unread) + steadily
+}
+
 fn on_control_streams() -> Vec<Row> {
     let row = |what, frame, offends| {
         let floods = vec![Flood::Control(frame)];
@@ -417,6 +430,7 @@ fn on_control_streams() -> Vec<Row> {
         row("frames that are no messages", malformed(), true),
         row("questions for peers", encode(&Message::WantPeers), false),
         row("questions for heads", encode(&Message::WantHeads { bucket: 3 }), false),
+        row("words of later versions", unknown(1_000), false),
     ]
 }
 
@@ -476,7 +490,7 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
         two.post(&request);
         asked.elapsed()
     };
-    let calm = middle_and_late((0..100).map(|_| wait()).collect());
+    let calm = middle_and_late((0..CALM_ANSWERS).map(|_| wait()).collect());
     let before = resident_mib();
 
     let runtime =
@@ -505,7 +519,7 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
             assert!(answer.status().is_success(), "{}", answer.status());
             slowest = slowest.max(asked.elapsed());
             loud.push(wait());
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(10));
         }
         for (row, flood) in rows.iter().zip(floods) {
             let ended = flood.into_iter().map(|party| runtime.block_on(party).unwrap());
@@ -515,13 +529,18 @@ fn ten_thousand_messages_a_second_leave_memory_bounded_and_the_owner_served() {
             let what = row.what;
             println!("{what}: {sent} in {connections} connections, {goodbyes} with a goodbye");
             assert!(connections > 0 && sent >= row.sent_min, "{what}: {sent} in {connections}");
-            assert!(goodbyes > 0 || !row.offends, "{what}: nobody was sent away");
+            assert_eq!(goodbyes > 0, row.offends, "{what}: {goodbyes} were sent away");
+            if let [Flood::Control(frame)] = row.floods.as_slice() {
+                let most = taken_max(frame, connections);
+                assert!(sent <= most, "{what}: {sent} of at most {most} in {connections}");
+            }
         }
         println!("{} answers of each kind, the owner's slowest after {slowest:?}", loud.len());
         assert!(loud.len() > 20);
         let loud = middle_and_late(loud);
         println!("another peer's answers, middle and late: {calm:?}, flooded {loud:?}");
         assert!(loud.0 <= 2 * calm.0 + WAIT_MORE, "{calm:?}, flooded {loud:?}");
+        assert!(loud.1 <= 2 * calm.1 + LATE_MORE, "{calm:?}, flooded {loud:?}");
     }
     let metrics = one.text("/metrics");
     let refused = "tirami_peer_refusals_total{code=\"voucher_bad_signature\"}";
@@ -543,16 +562,8 @@ async fn tell_of_what_is_missing(invite: &Invite) {
     let (endpoint, chain) = (endpoint(&key, "127.0.0.1:0").await, key.public().party());
     let connection = connect(&endpoint, invite).await.unwrap();
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    let welcome = Message::Welcome(Welcome {
-        protocol: PROTOCOL,
-        features: 0,
-        charters: Vec::new(),
-        your_address: None,
-    });
-    let first =
-        [&[STREAM_CONTROL][..], &encode(&Message::Hello(hello(&key, invite))), &encode(&welcome)]
-            .concat();
-    send.write_all(&first).await.unwrap();
+    let [hello, welcome] = first_words(&key, invite).map(|word| encode(&word));
+    send.write_all(&[&[STREAM_CONTROL][..], &hello, &welcome].concat()).await.unwrap();
     let reading =
         tokio::spawn(async move { while let Ok(Some(_)) = receive.read_chunk(65_536).await {} });
     let head = Head { chain, next_seq: 5, head: DocumentId::from_bytes([5; 32]) };

@@ -64,6 +64,11 @@ impl TokenBucket {
         Err((wanted - self.level_milli).div_ceil(u64::from(self.per_second)))
     }
 
+    /// When it was made, last taken from or looked at.
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
     /// Whether it holds its burst, as a new one would.
     pub fn is_full(&mut self, now: Timestamp) -> bool {
         self.fill(now);

@@ -159,6 +159,27 @@ impl Client {
         self.read(self.send(call).await?).await
     }
 
+    /// A page of the items that a kept answer was asked with: at most `limit`, in the `order` `asc`
+    /// or `desc`, behind the page whose `last_id` is `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `unknown_response` when there is no such answer.
+    pub async fn response_input_items(
+        &self,
+        id: &str,
+        order: Option<&str>,
+        limit: Option<u32>,
+        after: Option<&str>,
+    ) -> Result<ResponseItemList, ClientError> {
+        let query = [
+            ("order", order.map(str::to_owned)),
+            ("limit", limit.map(|limit| limit.to_string())),
+            ("after", after.map(str::to_owned)),
+        ];
+        self.get(Operation::ResponseInputItems, &[id], &query).await
+    }
+
     /// Whether the node answers.
     ///
     /// # Errors

@@ -167,6 +167,16 @@ const LIMIT: Query =
 const BEFORE: Query =
     Query { name: "before", number: true, description: "The `next` of the page before." };
 
+const ITEMS: Query =
+    Query { name: "limit", number: true, description: "Items at most, 1 to 100; 20 when unset." };
+const ORDER: Query = Query {
+    name: "order",
+    number: false,
+    description: "`desc`, the default, for the last item first, or `asc`.",
+};
+const AFTER: Query =
+    Query { name: "after", number: false, description: "The `last_id` of the page before." };
+
 const STATE: Query = Query {
     name: "state",
     number: false,
@@ -247,6 +257,9 @@ operations! {
     DeleteResponse: Delete "/v1/responses/{id}", INFERENCE, "deleteResponse",
         "Forgets an answer that was kept for the caller's agent.",
         &[], EMPTY => json::<types::DeletedResponse>();
+    ResponseInputItems: Get "/v1/responses/{id}/input_items", INFERENCE, "listResponseInputItems",
+        "Lists what such an answer was asked with, and what that went on from.",
+        &[ITEMS, ORDER, AFTER], EMPTY => json::<types::ResponseItemList>();
     Embeddings: Post "/v1/embeddings", INFERENCE, "createEmbeddings",
         "Turns texts into vectors that say what they mean; the paying agent is the caller's.",
         &[], json::<types::EmbeddingsRequest>() => json::<types::Embeddings>();

@@ -165,6 +165,9 @@ pub struct UpstreamMessage {
     /// The call whose result this is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// Who said it among those of one role, or the tool whose result it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// A tool that was called.

@@ -98,6 +98,7 @@ async fn other_forms_are_asked_for(client: &Client) {
     assert!(client.respond(&ResponsesRequest::new("m", "hi")).await.is_err());
     assert!(client.response("{id}").await.is_err());
     assert!(client.delete_response("{id}").await.is_err());
+    assert!(client.response_input_items("{id}", Some("asc"), Some(5), Some("a")).await.is_err());
 }
 
 #[tokio::test]

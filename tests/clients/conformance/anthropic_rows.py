@@ -2,15 +2,23 @@
 
 import anthropic
 from matrix import *
+from pydantic import BaseModel
 
 # This client has no argument for it.
 GREEDY = {"temperature": 0}
 TOOL = {"name": "weather", "description": "Tells the weather of a city.", "input_schema": CITY}
 
 
+class City(BaseModel):
+    city: str
+    population: int
+
+
 def client_with(key):
+    # Every field of every answer has the type that the client declares for it.
     return anthropic.Anthropic(
-        base_url=BASE_URL.removesuffix("/v1"), api_key=key, max_retries=0, timeout=120)
+        base_url=BASE_URL.removesuffix("/v1"), api_key=key, max_retries=0, timeout=120,
+        _strict_response_validation=True)
 
 
 client = client_with(API_KEY)
@@ -54,6 +62,17 @@ def tools_streamed():
     check_city(call.input)
 
 
+def json_schema():
+    answer = client.messages.parse(
+        model=MODEL, messages=user("Paris has two million people. Give city and population."),
+        output_format=City, max_tokens=200, extra_body=GREEDY)
+    assert isinstance(answer.parsed_output, City), answer
+
+
+def models():
+    assert MODEL in [model.id for model in client.models.list()]
+    assert client.models.retrieve(MODEL).display_name
+
 
 def bad_key():
     refused(anthropic.AuthenticationError, lambda: client_with(WRONG_KEY).messages.create(
@@ -80,5 +99,5 @@ def cancel():
 
 tell("anthropic", anthropic.__version__, {
     "chat": chat, "stream": stream, "tools": tools, "tools streamed": tools_streamed,
-    "bad key": bad_key, "budget": budget, "cancel": cancel,
+    "json_schema": json_schema, "models": models, "bad key": bad_key, "budget": budget, "cancel": cancel,
 })

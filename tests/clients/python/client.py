@@ -260,18 +260,24 @@ def refusals_are_typed():
     error = refused(openai.BadRequestError, 400, lambda: ask(QUESTION, temperature=-1))
     assert error.param == "temperature", error.body
     refused(openai.BadRequestError, 400, lambda: ask(QUESTION, max_tokens=-5))
-    bounded = {"type": "object", "properties": {"a": {"type": "number", "minimum": 0}}}
-    for strict in (True, False):
-        form = {"type": "json_schema", "json_schema": {"name": "a", "strict": strict, "schema": bounded}}
-        asked = lambda: ask(QUESTION, response_format=form, max_tokens=4)
-        asked()
-        bounded["minProperties"] = 1
-        if strict:
-            error = refused(openai.BadRequestError, 400, asked)
-            assert error.param == "response_format" and "minProperties" in error.body["message"], error.body
-        else:
-            asked()
-        del bounded["minProperties"]
+    for keyword, kind in (
+        ("minimum", {"type": "number", "minimum": 0.5}),
+        (None, {"type": "number", "minimum": 0, "maximum": 1}),
+        ("format", {"type": "string", "format": "ipv6"}),
+        ("minProperties", {"type": "object", "minProperties": 1}),
+        (None, {"type": "array", "items": {"$ref": "#"}}),
+    ):
+        schema = {"type": "object", "properties": {"a": kind}}
+        for strict in (True, False):
+            form = {"type": "json_schema", "json_schema": {"name": "a", "strict": strict, "schema": schema}}
+            asked = lambda: ask(QUESTION, response_format=form, max_tokens=4)
+            if strict and keyword:
+                error = refused(openai.BadRequestError, 400, asked)
+                message = error.body["message"]
+                assert error.param == "response_format", error.body
+                assert keyword in message and "#/properties/a" in message, message
+            else:
+                asked()
     too_long = [{"role": "user", "content": "word " * 200_000}]
     refused(openai.BadRequestError, 400, lambda: ask(too_long))
 

@@ -80,6 +80,9 @@ def a_response_is_the_same_whole_and_streamed():
     answer = respond(QUESTION, max_output_tokens=40, metadata={"a": "b"})
     assert "Paris" in answer.output_text and answer.status == "completed", answer
     assert answer.metadata == {"a": "b"}
+    include = ["message.output_text.logprobs"]
+    likely = respond(QUESTION, max_output_tokens=6, top_logprobs=2, include=include).output[0].content[0]
+    assert likely.logprobs and all(len(one.top_logprobs) == 2 for one in likely.logprobs), likely
 
 
 def a_response_goes_on_from_another():
@@ -88,6 +91,8 @@ def a_response_goes_on_from_another():
     assert second.previous_response_id == first.id
     assert second.usage.input_tokens > first.usage.total_tokens, (first, second)
     assert client.responses.retrieve(second.id).output_text == second.output_text
+    items = list(client.responses.input_items.list(second.id, order="asc", limit=1))
+    assert [item.role for item in items] == ["user", "assistant", "user"], items
     client.responses.delete(first.id)
     for call in (
         lambda: client.responses.retrieve(first.id),

@@ -10,6 +10,7 @@ use crate::client::system_of;
 use crate::picture::Curve;
 use crate::report::Table;
 use crate::servers::{Server, peers, tirami};
+use crate::streams::ONE_BY_ONE_MAX;
 
 /// Tokens each sequence of each contender can hold: the longest prompt and a short answer.
 pub(crate) const CONTEXT_TOKENS: u32 = 2_304;
@@ -99,7 +100,12 @@ impl Bench {
             let mut servers = vec![tirami(SEQUENCES, CONTEXT_TOKENS, true)];
             for peer in peers(SEQUENCES, CONTEXT_TOKENS) {
                 match peer {
-                    Ok(server) => servers.push(server),
+                    Ok(server) => {
+                        if !server.batches {
+                            table.note(left_out(&server));
+                        }
+                        servers.push(server);
+                    }
                     Err(why) => table.note(why),
                 }
             }
@@ -155,6 +161,15 @@ impl Bench {
         let messages = vec![system, Message::new("user", content)];
         self.engine.prepare(&Conversation::from(messages)).expect("a prompt")
     }
+}
+
+/// Where there are no figures of a server that answers one after another.
+fn left_out(server: &Server) -> String {
+    format!(
+        "{} answers one request after another: the rows of more than {ONE_BY_ONE_MAX} streams, of \
+         the longest stall and of memory leave it out",
+        server.name
+    )
 }
 
 /// Threads of each contender: what the engine takes by itself.

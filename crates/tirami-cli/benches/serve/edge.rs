@@ -60,7 +60,10 @@ pub(crate) fn overhead(bench: &mut Bench) {
     for (name, part, most) in [("p50", 0.5, 1.0), ("p99", 0.99, 5.0)] {
         let measured = quantile(&took, part);
         bench.table.push(Row {
-            what: format!("a request to an empty engine, HTTP and ledger, {name}"),
+            what: format!(
+                "a request to an empty engine, HTTP and ledger, {name} of {} requests",
+                took.len()
+            ),
             unit: "ms",
             measured,
             beside: vec![

@@ -121,15 +121,17 @@ fn short(figure: f64) -> String {
     }
 }
 
-/// The middle value.
+/// The middle value, or the mean of the two in the middle.
 pub(crate) fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// The value that so large a part of all is not above.
+/// The value that so large a part of all is not above; the mean of two values where the part ends
+/// between them.
 pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
-    let place = (values.len() as f64 * part).ceil() as usize;
-    values[place.clamp(1, values.len()) - 1]
+    let end = values.len() as f64 * part;
+    let at = |place: f64| values[(place as usize).clamp(1, values.len()) - 1];
+    f64::midpoint(at(end.ceil()), at(end.floor() + 1.0))
 }

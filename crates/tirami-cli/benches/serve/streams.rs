@@ -15,7 +15,7 @@ const TOKENS: u32 = 24;
 /// Streams at which first tokens are compared.
 const FIRST_AT: usize = 16;
 /// More streams than this are not asked of a server that answers one after another: nothing new.
-const ONE_BY_ONE_MAX: usize = 8;
+pub(crate) const ONE_BY_ONE_MAX: usize = 8;
 const LONG_PROMPT: usize = 2_048;
 const STALL_ROUNDS_MAX: usize = 3;
 
@@ -75,7 +75,10 @@ pub(crate) fn together(bench: &mut Bench) {
         let shown = |(server, figure): (&Server, f64)| (server.name.to_owned(), figure);
         let beside = others.into_iter().map(shown).collect();
         bench.table.push(Row {
-            what: format!("first token at {FIRST_AT} streams, {name}"),
+            what: format!(
+                "first token at {FIRST_AT} streams, {name} of {} requests",
+                firsts[0].len()
+            ),
             unit: "ms",
             measured,
             beside,

@@ -227,13 +227,17 @@ fn faucet(charter: &MeshCharter) -> String {
 fn watch(charter: &MeshCharter) -> String {
     let names: Vec<String> = charter.witnesses.iter().map(|name| output::short(name)).collect();
     format!(
-        "{} of {} ({}); {} may lie, {} may be away",
+        "{} of {} ({}); {}",
         charter.quorum,
         charter.witnesses.len(),
         names.join(", "),
-        charter.witnesses_tolerated,
-        charter.away_tolerated
+        tolerance(charter.witnesses_tolerated, charter.away_tolerated)
     )
+}
+
+/// How many witnesses may be dishonest, and how many silent, without harm.
+pub(super) fn tolerance(may_lie: u64, may_be_away: u64) -> String {
+    format!("{may_lie} may lie, {may_be_away} may be away")
 }
 
 fn show(draft: &CharterDraft, out: Output) {

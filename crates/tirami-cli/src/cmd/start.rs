@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
+use tirami_node::api_file::url_from_here;
 use tirami_node::config::{Config, Key};
 use tirami_node::keys::{API_KEY_FILE, create_data_dir};
 use tirami_node::mesh::{Invite, MeshOptions, PeerAddress};
@@ -15,7 +16,7 @@ use tirami_node::node::{Node, NodeOptions, RunningNode, StartError};
 use tirami_node::store::{DirLock, StoreError};
 use tracing_subscriber::EnvFilter;
 
-use crate::client::url_from_here;
+use super::mesh::tolerance;
 use crate::exit::{Exit, Failure, quit};
 use crate::model;
 use crate::output::{Output, duration};
@@ -85,6 +86,7 @@ pub(crate) async fn run(global: &Global, args: StartArgs, out: Output) -> Result
         let peer = peer.to_string();
         out.answer(&json!({"peer": peer}), |out| out.line(format_args!("peer: {peer}")));
     }
+    tell_founded(&node, out);
     if !config.bind.is_loopback() {
         out.warn(format_args!(
             "{} can be reached from other machines; every request needs an API key",
@@ -109,6 +111,21 @@ fn tell_models(models: &Models, out: Output) {
             out.line(format_args!("model: {} (digest {digest}){state}", info.name));
         });
     }
+}
+
+/// What the owner of a new mesh relies on.
+fn tell_founded(node: &RunningNode, out: Output) {
+    let Some(founded) = node.founded() else { return };
+    let (mesh, lying, away) = (founded.mesh, founded.witnesses_tolerated, founded.away_tolerated);
+    let shown = json!({
+        "mesh_id": mesh.to_string(),
+        "witnesses_tolerated": lying,
+        "away_tolerated": away,
+    });
+    out.answer(&json!({"founded": shown}), |out| {
+        let borne = tolerance(lying, away);
+        out.line(format_args!("mesh: {mesh}, founded; this node is its witness, {borne}"));
+    });
 }
 
 async fn start(config: &Config, models: Models, mesh: MeshOptions) -> Result<RunningNode, Failure> {

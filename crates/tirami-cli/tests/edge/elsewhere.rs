@@ -89,6 +89,52 @@ fn a_node_sells_the_answers_of_a_server_that_its_config_file_names() {
     refused.fails(3, "the variable NOBODY_HAS_THIS_KEY, which api_key_env of an engine names");
 }
 
+#[test]
+fn a_server_that_answers_nobody_without_a_key_charges_the_agent_of_the_sellers_key() {
+    const VARIABLE: &str = "KEY_OF_THE_SERVER_ELSEWHERE";
+    let home = tempdir().unwrap();
+    // On all addresses no caller is taken for the personal agent.
+    let server = Node::start_with(home.path(), "server", &["--bind", "0.0.0.0"]);
+    let ask = ["chat", "--json", "--max-tokens", "9", "--temperature", "0", "Count to three."];
+    let own = server.run(&ask).succeeds().json();
+    server.run(&["agents", "create", "seller", "--fund", "1000"]).succeeds();
+    let key = server.run(&["keys", "create", "elsewhere", "--agent", "seller"]);
+    let key = key.succeeds().stdout.trim().to_owned();
+
+    let file = home.path().join("engines.toml");
+    let (url, name, gguf) = (format!("{}/v1", server.api), &own["model"], common::model());
+    let table = |key: &str| {
+        format!(
+            "[[engine]]\nkind = \"openai\"\nurl = {url:?}\n{key}\
+             models = [{{ name = \"sold\", upstream = {name}, gguf = {gguf:?} }}]\n"
+        )
+    };
+    let args = ["--no-model", "--config", file.to_str().unwrap()];
+    let count = || {
+        let trades = server.run(&["trades", "list", "--agent", "seller", "--json"]);
+        trades.succeeds().json()["count"].clone()
+    };
+    std::fs::write(&file, table("")).unwrap();
+    let keyless = Node::start_with(home.path(), "keyless", &args);
+    keyless.run(&ask).fails(7, "owner must act");
+    drop(keyless);
+    assert_eq!(count(), 0);
+
+    std::fs::write(&file, table(&format!("api_key_env = \"{VARIABLE}\"\n"))).unwrap();
+    let variables = [(VARIABLE, key.as_str())];
+    let seller = Node::start_under(home.path(), "keyed", &args, &variables);
+    let sold = seller.run(&ask).succeeds().json();
+    assert_eq!(sold["choices"][0]["message"], own["choices"][0]["message"]);
+    assert_eq!(
+        (count(), server.run(&["trades", "--json"]).json()["count"].clone()),
+        (1.into(), 2.into())
+    );
+    let agents = server.run(&["agents", "--json"]).succeeds().json();
+    let agents = agents["agents"].as_array().unwrap();
+    let left = agents.iter().find(|one| one["name"] == "seller").unwrap();
+    assert!(left["balance_trm"].as_f64().unwrap() < 1000.0, "{left}");
+}
+
 /// A text is gone on with, and so are its tokens, and texts become vectors, as at the server.
 async fn texts_go_there_too(server: &Node, name: &str, seller: &Node) {
     const TEXT: &str = "The capital of France is";

@@ -21,35 +21,7 @@ fn a_call_has_an_object_of_arguments_whatever_its_schema_says() {
         });
         post(&node, "/v1/chat/completions", &body)
     };
-    let properties = json!({
-        "guests": {"type": "integer", "minimum": 1, "maximum": 9}, "name": {"enum": ["a", "b"]},
-    });
-    let one_of_two = json!({
-        "type": "object", "properties": properties, "additionalProperties": false,
-        "anyOf": [{"required": ["guests"]}, {"required": ["name"]}],
-    });
-    for (parameters, needed, refused) in [
-        (one_of_two, true, None),
-        (
-            json!({
-                "type": "object", "properties": properties, "required": ["guests"],
-                "anyOf": [{"type": "null"}, {"type": "integer"}],
-            }),
-            true,
-            Some("anyOf"),
-        ),
-        (
-            json!({
-                "type": "object", "required": ["guests", "mail"], "properties": {
-                    "guests": properties["guests"],
-                    "mail": {"type": "string", "maxLength": 9, "pattern": "^(?!\\.)[a-z.]+@x$"},
-                },
-            }),
-            true,
-            Some("look-around"),
-        ),
-        (json!({"const": 5}), false, Some("const")),
-    ] {
+    for (parameters, needed, refused) in parameters() {
         let answer = ask(&parameters, false);
         let choice = &answer["choices"][0];
         for call in choice["message"]["tool_calls"].as_array().unwrap() {
@@ -72,4 +44,67 @@ fn a_call_has_an_object_of_arguments_whatever_its_schema_says() {
             }
         }
     }
+}
+
+/// Parameters of a tool; whether an argument is needed; what a strict tool is refused for.
+fn parameters() -> Vec<(Value, bool, Option<&'static str>)> {
+    let properties = json!({
+        "guests": {"type": "integer", "minimum": 1, "maximum": 9}, "name": {"enum": ["a", "b"]},
+    });
+    let one_of_two = json!({
+        "type": "object", "properties": properties, "additionalProperties": false,
+        "anyOf": [{"required": ["guests"]}, {"required": ["name"]}],
+    });
+    vec![
+        (one_of_two, true, None),
+        (
+            json!({
+                "type": "object", "properties": properties, "required": ["guests"],
+                "anyOf": [{"type": "null"}, {"type": "integer"}],
+            }),
+            true,
+            Some("anyOf"),
+        ),
+        (
+            json!({
+                "type": "object", "required": ["guests", "mail"], "properties": {
+                    "guests": properties["guests"],
+                    "mail": {"type": "string", "maxLength": 9, "pattern": "^(?!\\.)[a-z.]+@x$"},
+                },
+            }),
+            true,
+            Some("look-around"),
+        ),
+        (json!({"const": 5}), false, Some("const")),
+        (
+            json!({
+                "type": "object", "required": ["guests"], "properties": {
+                    "guests": properties["guests"], "tip": {"type": "number", "minimum": 0.5},
+                },
+            }),
+            true,
+            Some("minimum cannot be followed where it stands in the schema, at #/properties/tip;"),
+        ),
+        (
+            json!({
+                "type": "object", "required": ["guests"], "properties": {
+                    "guests": properties["guests"],
+                    "more": {"type": "array", "maxItems": 1, "items": {"$ref": "#/$defs/More"}},
+                },
+                "$defs": {"More": {"type": "object", "properties": {
+                    "next": {"$ref": "#/$defs/More"},
+                }}},
+            }),
+            true,
+            None,
+        ),
+        (
+            json!({
+                "type": "object", "properties": {"guests": properties["guests"],
+                "next": {"$ref": "#"}}, "required": ["guests", "next"],
+            }),
+            true,
+            Some("none ends"),
+        ),
+    ]
 }

@@ -12,8 +12,9 @@ pub enum Format {
     JsonObject,
     /// One JSON value that satisfies this JSON schema. Check it with
     /// [`Engine::check_format`](super::Engine::check_format) before anything is paid for. A schema
-    /// that refers to itself is refused, and so is one that comes to too much: what following it
-    /// would cost has no bound. The bounds are the constants of `llama` that begin with `SCHEMA`.
+    /// that refers to itself without end is refused, and so is one that comes to too much: what
+    /// following it would cost has no bound. The bounds are the constants of `llama` that begin
+    /// with `SCHEMA`.
     JsonSchema(JsonSchema),
     /// Calls of tools, written as [`crate::calls`] says.
     Calls(CallFormat),
@@ -24,8 +25,8 @@ pub enum Format {
 pub struct JsonSchema {
     /// The schema as its text.
     pub text: String,
-    /// Whether all of it that binds an answer is followed or the schema is refused, but for bounds
-    /// of numbers and formats; else what the engine cannot follow is left out.
+    /// Whether all of it that binds an answer is followed or the schema is refused; else what the
+    /// engine cannot follow is left out.
     pub strict: bool,
 }
 
@@ -34,7 +35,8 @@ pub struct JsonSchema {
 pub struct CallSchema {
     /// Its name, which no other tool of the format has.
     pub name: String,
-    /// What the arguments follow, which are an object whatever it says. No reference is in it.
+    /// What the arguments follow, which are an object whatever it says. Its references lead to
+    /// what stands in it.
     pub arguments: JsonSchema,
 }
 

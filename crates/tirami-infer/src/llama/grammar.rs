@@ -22,6 +22,7 @@ pub use pattern::{SCHEMA_PATTERN_DEPTH_MAX, SCHEMA_PATTERN_SIZE_MAX};
 use schema::Schema;
 pub use schema::{
     SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NAME_BYTES_MAX, SCHEMA_NODES_MAX,
+    SCHEMA_REFS_MAX,
 };
 
 use time::Allowance;

@@ -34,7 +34,7 @@ pub use file::LlamaFile;
 use grammar::Grammar;
 pub use grammar::{
     SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_LENGTH_MAX, SCHEMA_NAME_BYTES_MAX, SCHEMA_NODES_MAX,
-    SCHEMA_PATTERN_DEPTH_MAX, SCHEMA_PATTERN_SIZE_MAX,
+    SCHEMA_PATTERN_DEPTH_MAX, SCHEMA_PATTERN_SIZE_MAX, SCHEMA_REFS_MAX,
 };
 pub use lookup::Guesses;
 use sequence::Job;

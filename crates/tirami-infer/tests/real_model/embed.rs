@@ -3,10 +3,7 @@
 use tirami_infer::engine::{EmbedError, Engine};
 use tirami_infer::llama::LlamaEngine;
 
-use super::{CAPITAL, ask, greedy, model_path, shared_engine, small};
-
-#[path = "../support/header.rs"]
-mod header;
+use super::{CAPITAL, ask, greedy, header, model_path, shared_engine, small};
 
 fn vector(engine: &LlamaEngine, tokens: &[u32]) -> Vec<f32> {
     engine.embed(tokens, &|| true).unwrap()

@@ -72,7 +72,34 @@ fn hostile_schemas_get_a_sentence_or_a_grammar_and_never_end_the_process() {
             "}".repeat(depth)
         )
     };
+    // Each has few values, and comes to many where all its references are followed.
+    let many = |one: &str, count: usize| vec![one; count].join(",");
+    let referring = {
+        let ways = |place: &str| many(&format!(r##"{{"$ref":"#/{place}"}}"##), 30);
+        format!(
+            r##"{{"a":{{"enum":[{}]}},"v":{{"anyOf":[{}]}},"w":{{"anyOf":[{}]}},
+            "r":{{"type":"array","items":{{"$ref":"#/r"}}}},"x":[{}]}}"##,
+            many("1", 1_830),
+            ways("a"),
+            ways("v"),
+            many(r##"{"anyOf":[{"$ref":"#/w"}]}"##, 2_250)
+        )
+    };
+    let kinds = {
+        let one = |name: &str| {
+            let values = (0..900).map(|n| format!("\"{name}{n}\"")).collect::<Vec<_>>().join(",");
+            format!(
+                r##"{{"type":"object","properties":{{"k":{{"enum":[{values}]}},
+                "n":{{"$ref":"#/$defs/{name}"}}}},"required":["k"]}}"##
+            )
+        };
+        let pair = r##"{"anyOf":[{"$ref":"#/$defs/a"},{"$ref":"#/$defs/b"}]}"##;
+        let (pairs, a, b) = (many(pair, 800), one("a"), one("b"));
+        format!(r#"{{"prefixItems":[{pairs}],"$defs":{{"a":{a},"b":{b}}}}}"#)
+    };
     for (schema, usable) in [
+        (referring, Some(false)),
+        (kinds, Some(false)),
         ("".to_owned(), Some(false)),
         ("{".to_owned(), Some(false)),
         ("7".to_owned(), Some(false)),
@@ -82,6 +109,9 @@ fn hostile_schemas_get_a_sentence_or_a_grammar_and_never_end_the_process() {
         (r##"{"$ref":"#/definitions/none"}"##.to_owned(), Some(false)),
         (r#"{"$ref":"https://localhost/schema"}"#.to_owned(), Some(false)),
         (r##"{"anyOf":[{"$ref":"#"},{"type":"null"}]}"##.to_owned(), Some(false)),
+        (r##"{"type":"array","items":{"$ref":"#"}}"##.to_owned(), Some(true)),
+        (r##"{"type":"array","items":{"$ref":"#"},"minItems":1}"##.to_owned(), Some(false)),
+        (r##"{"anyOf":[{"items":{"$ref":"#"}},{"items":{"$ref":"#"}}]}"##.to_owned(), Some(false)),
         (r#"{"type":"string","pattern":"^((a|a)*)*b$"}"#.to_owned(), Some(true)),
         (r#"{"type":"string","pattern":"^(a?){999}$"}"#.to_owned(), Some(false)),
         (r#"{"type":"string","pattern":"^((a?){999}){999}$"}"#.to_owned(), Some(false)),
@@ -116,6 +146,58 @@ fn hostile_schemas_get_a_sentence_or_a_grammar_and_never_end_the_process() {
             }
             Err(error) => assert!(matches!(error, PrepareError::Format { .. }), "{error:?}"),
         }
+    }
+}
+
+/// A name and children that are the same.
+const TREE: &str = r##"{
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 4},
+        "children": {"type": "array", "items": {"$ref": "#"}, "maxItems": 2}
+    },
+    "required": ["name", "children"],
+    "additionalProperties": false
+}"##;
+
+/// Levels of a tree that is one.
+fn levels(tree: &serde_json::Value) -> usize {
+    let fields = tree.as_object().unwrap();
+    assert_eq!(fields.len(), 2, "{tree}");
+    assert!(fields["name"].as_str().unwrap().chars().count() <= 4, "{tree}");
+    let children = fields["children"].as_array().unwrap();
+    assert!(children.len() <= 2, "{tree}");
+    1 + children.iter().map(levels).max().unwrap_or(0)
+}
+
+#[test]
+fn an_answer_follows_a_schema_that_refers_to_itself() {
+    let engine = shared_engine();
+    engine.check_format(&strict(TREE)).unwrap();
+    for seed in 0..3 {
+        let sampling = Sampling { format: strict(TREE), ..warm(120, seed) };
+        let answer = ask(&engine, QUESTIONS[1], sampling);
+        if answer.end == Some(Finish::Stop) {
+            levels(&serde_json::from_str(&answer.text).unwrap());
+        }
+    }
+    let begun = |text: &str| {
+        let prompt = engine.prepare(&super::chat(QUESTIONS[0])).unwrap();
+        Prompt { resumed: engine.tokenize(text).unwrap(), ..prompt }
+    };
+    // What ends lists and objects is the likeliest, and the answer ends with them.
+    let likely = ["]", "}"].map(|text| (*engine.tokenize(text).unwrap().last().unwrap(), 100.0));
+    let logit_bias = likely.into_iter().collect();
+    let ending = Sampling { format: strict(TREE), logit_bias, ..greedy(60) };
+    let node = r#"{"name":"a","children":["#;
+    let beginning = node.repeat(5);
+    let answer = super::collect(engine.start(begun(&beginning), ending.clone()).unwrap());
+    let whole = format!("{beginning}{}", answer.text);
+    assert_eq!(answer.end, Some(Finish::Stop), "{whole}");
+    assert_eq!(levels(&serde_json::from_str(&whole).unwrap()), 5, "{whole}");
+    for wrong in ["7", "[", r#"{"children""#] {
+        let started = engine.start(begun(&format!("{beginning}{wrong}")), ending.clone());
+        assert!(matches!(started, Err(StartError::Unsupported { .. })), "{wrong}: {started:?}");
     }
 }
 
@@ -290,6 +372,8 @@ fn what_a_schema_says_is_followed_or_refused_by_its_name_and_left_out_where_that
             "uniqueItems",
         ),
         (r#"{"type":"object","maxProperties":1,"properties":{"a":{}}}"#, "maxProperties"),
+        (r#"{"type":"number","exclusiveMaximum":0.5}"#, "exclusiveMaximum"),
+        (r#"{"type":"string","format":"ipv6","maxLength":4}"#, "format"),
         (r#"{"type":"boolean","not":{"const":true}}"#, "not"),
         (r#"{"oneOf":[{"type":"null"},{"type":["boolean","null"]}]}"#, "oneOf"),
     ] {
@@ -314,6 +398,27 @@ fn what_a_schema_says_is_followed_or_refused_by_its_name_and_left_out_where_that
         let fields = value.as_object().unwrap();
         assert!((1..=2).contains(&fields.len()), "{value}");
         assert!(fields.keys().all(|name| name == "a" || name == "b"), "{value}");
+    }
+}
+
+#[test]
+fn a_number_keeps_its_bounds() {
+    let engine = shared_engine();
+    let schema = r#"{"type":"array","items":{"type":"number","minimum":0,"exclusiveMaximum":2},
+        "minItems":2,"maxItems":2}"#;
+    let sampling = |seed| Sampling { format: strict(schema), ..warm(200, seed) };
+    for seed in 0..3 {
+        let answer = ask(&engine, QUESTIONS[1], sampling(seed));
+        assert_eq!(answer.end, Some(Finish::Stop), "{}", answer.text);
+        let numbers: Vec<f64> = serde_json::from_str(&answer.text).unwrap();
+        assert_eq!(numbers.len(), 2, "{}", answer.text);
+        assert!(numbers.iter().all(|number| (0.0..2.0).contains(number)), "{}", answer.text);
+    }
+    for (begun, follows) in [("[0.5", true), ("[1.99", true), ("[-", false), ("[2", false)] {
+        let prompt = engine.prepare(&super::chat(QUESTIONS[0])).unwrap();
+        let prompt = Prompt { resumed: engine.tokenize(begun).unwrap(), ..prompt };
+        let started = engine.start(prompt, sampling(1));
+        assert_eq!(started.is_ok(), follows, "{begun}: {started:?}");
     }
 }
 

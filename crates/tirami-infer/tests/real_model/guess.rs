@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tirami_infer::engine::{Engine, Format, JsonSchema, Piece, Prompt, Sampling};
 use tirami_infer::llama::{Guesses, LlamaEngine, LlamaOptions};
 
-use super::{chat, engine, greedy, small, warm};
+use super::{chat, engine, greedy, header, model_path, small, warm};
 
 /// What an editor is asked: the answer repeats most of the question.
 const EDIT: &str = "Copy this list and write nothing else:\n- red apples from the north\n- green \
@@ -75,5 +75,23 @@ fn what_is_guessed_where_no_bits_are_promised_is_what_the_model_says() {
     assert_eq!(figures.len(), answer.tokens.len());
     for token in figures {
         assert!(token.chosen.logprob >= token.top[0].logprob - 0.1, "{token:?}");
+    }
+}
+
+#[test]
+fn a_quantisation_that_was_not_measured_is_guessed_only_where_no_bits_are_promised() {
+    /// What `general.file_type` says of `Q4_K_M`.
+    const OTHER: u32 = 15;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.gguf");
+    header::copy_with(&model_path(), &path, &[("general.file_type", header::number(OTHER))]);
+    for reproducible in [true, false] {
+        let guesses = Guesses::Always;
+        let options = LlamaOptions { guesses, reproducible, sequences: 2, ..small() };
+        let engine = LlamaEngine::load(&path, &options).unwrap();
+        let prompt = engine.prepare(&chat(EDIT)).unwrap();
+        pieces(&engine, &prompt, &greedy(90));
+        let kept = engine.load().guessed_tokens_total;
+        assert_eq!(kept == 0, reproducible, "{kept}");
     }
 }

@@ -109,6 +109,11 @@ impl Peer {
         self.since
     }
 
+    /// When its last message came; before its first one, when it connected.
+    pub const fn heard_at(&self) -> Timestamp {
+        self.frames.at()
+    }
+
     /// Whether this node dialled it.
     pub const fn is_outgoing(&self) -> bool {
         self.outgoing

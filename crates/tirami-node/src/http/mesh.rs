@@ -87,6 +87,7 @@ fn peer(
         protocol_version: known.protocol(),
         features: features(known.features()),
         connected_at_ms: known.since().ms(),
+        last_seen_ms: known.heard_at().ms(),
         synced_at_ms: known.synced_at().map(Timestamp::ms),
         chains_ahead: known.chains_ahead() as u64,
         witness: witnesses.contains(&party),
@@ -229,7 +230,7 @@ pub(super) async fn protocol() -> Response {
     json::ok(&Protocol {
         protocol_version: PROTOCOL,
         min_protocol_version: PROTOCOL_MIN,
-        features: FEATURES,
+        features: features(FEATURES),
         transport: "quic".to_owned(),
         wire_codec: "cbor".to_owned(),
         alpn: String::from_utf8_lossy(ALPN).into_owned(),

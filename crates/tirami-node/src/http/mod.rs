@@ -235,6 +235,7 @@ fn handler(operation: Operation) -> MethodRouter<AppState> {
         Operation::Responses => post(responses::create),
         Operation::Response => get(responses::get),
         Operation::DeleteResponse => delete(responses::delete),
+        Operation::ResponseInputItems => get(responses::input_items),
         Operation::Embeddings => post(chat::embeddings),
         Operation::Tokenize => post(tokens::tokenize),
         Operation::Detokenize => post(tokens::detokenize),

@@ -15,7 +15,11 @@ use super::{AppState, json};
 use crate::models::Model as Known;
 
 pub(super) async fn models(State(app): State<AppState>) -> Result<Response, ApiError> {
-    Ok(json::ok(&ModelList { object: "list".to_owned(), data: all(&app).await? }))
+    let data = all(&app).await?;
+    let id = |model: &Model| model.id.clone();
+    let (first_id, last_id) = (data.first().map(id), data.last().map(id));
+    let object = "list".to_owned();
+    Ok(json::ok(&ModelList { object, data, has_more: false, first_id, last_id }))
 }
 
 pub(super) async fn model(
@@ -100,9 +104,13 @@ fn served(kernel: &Kernel, now: Timestamp, own: PartyId) -> BTreeMap<ModelDigest
 
 fn listed(id: String, created: u64, owner: PartyId, x_tirami: ModelDetail) -> Model {
     Model {
+        display_name: id.clone(),
         id,
         object: "model".to_owned(),
+        kind: "model".to_owned(),
         created,
+        lifecycle: "active".to_owned(),
+        created_at: Timestamp::from_ms(created.saturating_mul(1_000)).to_string(),
         owned_by: owner.to_string(),
         max_model_len: x_tirami.context_tokens,
         x_tirami,

@@ -35,7 +35,8 @@ pub(super) async fn resume(
     State(app): State<AppState>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let rest = !app.handle.owner().seen().reasons(crate::clock::now()).is_empty();
+    let seen = app.handle.owner().seen();
+    let rest = app.handle.read(move |_, now| !seen.reasons(now).is_empty()).await?;
     changed(&app, caller, move |policy| {
         policy.paused_by_owner = false;
         policy.paused = rest;

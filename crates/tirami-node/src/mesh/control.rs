@@ -8,10 +8,10 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tirami_core::PartyId;
 use tirami_kernel::mesh::{PeerEvent, Serve, Standing};
 use tirami_proto::{
-    CONTROL_FRAME_BYTES_MAX, FrameError, Goodbye, GoodbyeCode, Message, PeerLimits, STREAM_CONTROL,
-    encode,
+    BYTES_PER_SECOND, CONTROL_FRAME_BYTES_MAX, FrameError, Goodbye, GoodbyeCode, Message,
+    PeerLimits, STREAM_CONTROL, TokenBucket, encode,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -32,7 +32,11 @@ const WRITE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to wait for the end of a connection whose control stream has ended.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Frames that all peers together may send each second; beyond that each waits a little.
-pub(super) const ALL_FRAMES_PER_SECOND: u32 = 16_000;
+pub const ALL_FRAMES_PER_SECOND: u32 = 16_000;
+/// Bytes that all peers together may send each second; beyond that each waits a little. That is
+/// four peers at their limit, and all that a line of 1 Gbit/s brings: so only a flood on a faster
+/// line is held back, and many senders take no more of the node's time than a few.
+const ALL_BYTES_PER_SECOND: u32 = 4 * BYTES_PER_SECOND;
 
 /// Runs a connection until it ends. `false` when it never got as far as the kernel.
 pub(super) async fn run(mesh: Arc<Shared>, connection: Connection, outgoing: bool) -> bool {
@@ -134,7 +138,7 @@ impl Running {
 
     /// Reads until the stream ends or the peer has to go.
     async fn read(&self, mut control: FrameReceiver<Message>) {
-        let mut gate = Limits::new(Arc::clone(&self.mesh));
+        let mut gate = Limits::new(self.mesh.together.clone());
         loop {
             match control.next_through(&mut gate).await {
                 Ok(Some(message)) => {
@@ -216,28 +220,126 @@ async fn serve(mesh: Arc<Shared>, queue: Queue, mut serves: mpsc::Receiver<Serve
     }
 }
 
+/// What all peers together may send. Whoever waits for it longest has the next turn, so that many
+/// small frames keep no large one out.
+#[derive(Debug, Clone)]
+pub(super) struct Together {
+    frames: Arc<Mutex<TokenBucket>>,
+    bytes: Arc<Mutex<TokenBucket>>,
+}
+
+impl Together {
+    /// What a node takes of all its peers.
+    pub(super) fn new() -> Self {
+        Self::of(ALL_FRAMES_PER_SECOND, ALL_BYTES_PER_SECOND)
+    }
+
+    fn of(frames_per_second: u32, bytes_per_second: u32) -> Self {
+        // After a pause twice what a second gives comes at once.
+        let bucket = |per_second: u32| {
+            Arc::new(Mutex::new(TokenBucket::new(per_second, per_second.saturating_mul(2), now())))
+        };
+        Self { frames: bucket(frames_per_second), bytes: bucket(bytes_per_second) }
+    }
+}
+
 /// How fast a peer is read. What comes faster waits in its own stream, where QUIC keeps it from
 /// sending more.
 struct Limits {
-    mesh: Arc<Shared>,
     peer: PeerLimits,
+    together: Together,
 }
 
 impl Limits {
     /// Half of what the kernel allows: it never finds a peer too fast that was read no faster.
-    fn new(mesh: Arc<Shared>) -> Self {
-        Self { mesh, peer: PeerLimits::new(now()) }
+    fn new(together: Together) -> Self {
+        Self { peer: PeerLimits::new(now()), together }
     }
 }
 
 impl Gate for Limits {
+    /// What is only announced takes the peer's own bytes.
     async fn admit(&mut self, bytes: usize) {
-        // A frame is far smaller than the burst, so the wait is short.
-        while let Err(wait_ms) = self.peer.frame(bytes, now()) {
-            tokio::time::sleep(Duration::from_millis(wait_ms.min(1_000))).await;
+        wait(|| self.peer.frame(bytes, now())).await;
+        let mut frames = self.together.frames.lock().await;
+        wait(|| frames.take(1, now())).await;
+    }
+
+    async fn admit_part(&mut self, bytes: usize) {
+        let part = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut together = self.together.bytes.lock().await;
+        wait(|| together.take(part, now())).await;
+    }
+}
+
+/// Comes back when `take` found room; else it says for how many milliseconds to wait. What is
+/// taken is far smaller than the burst, so the wait is short.
+async fn wait(mut take: impl FnMut() -> Result<(), u64>) {
+    while let Err(wait_ms) = take() {
+        tokio::time::sleep(Duration::from_millis(wait_ms.min(1_000))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::mesh::frames::PART_BYTES;
+
+    /// A frame of so many bytes that comes as soon as it is let through.
+    async fn frame(peer: &mut Limits, bytes: usize) {
+        peer.admit(bytes).await;
+        for at in (0..bytes).step_by(PART_BYTES) {
+            peer.admit_part(PART_BYTES.min(bytes - at)).await;
         }
-        while let Err(wait_ms) = self.mesh.frame() {
-            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+    }
+
+    #[tokio::test]
+    async fn many_peers_together_are_read_no_faster_than_all_may_send() {
+        const FRAME: usize = 256 << 10;
+        let begun = Instant::now();
+        let together = Together::of(1_000, 1 << 20);
+        let mut peers = [(); 4].map(|()| Limits::new(together.clone()));
+        // 3 MiB, far below what each may: two come at once, the third takes a second.
+        for _ in 0..3 {
+            for peer in &mut peers {
+                frame(peer, FRAME).await;
+            }
         }
+        assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+    }
+
+    async fn flooding(mut peer: Limits) {
+        loop {
+            frame(&mut peer, 16 << 10).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_gets_its_turn_among_small_ones_without_end() {
+        let together = Together::of(1_000_000, 1 << 20);
+        let mut flood = JoinSet::new();
+        for _ in 0..4 {
+            flood.spawn(flooding(Limits::new(together.clone())));
+        }
+        // Until what may come at once has come.
+        while together.bytes.lock().await.take(1 << 20, now()).is_ok() {}
+        let mut peer = Limits::new(together);
+        timeout(Duration::from_secs(20), frame(&mut peer, 1 << 20)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn large_frames_that_are_only_announced_keep_nobody_out() {
+        let together = Together::of(1_000, 1 << 20);
+        let announcing = async {
+            // A minute of what all may send.
+            for _ in 0..64 {
+                Limits::new(together.clone()).admit(1 << 20).await;
+            }
+            frame(&mut Limits::new(together.clone()), 1 << 20).await;
+        };
+        timeout(Duration::from_secs(20), announcing).await.unwrap();
     }
 }

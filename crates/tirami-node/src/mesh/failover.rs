@@ -29,6 +29,7 @@ use super::retold::Told;
 use super::source::{Source, patiently};
 use crate::handle::{JobToken, SubmitError};
 use crate::http::{Kind, payer};
+use crate::keys::{self, KeyFileError};
 use crate::models::{SERVES_ITSELF, why_here};
 
 /// An order that limits or TRM have no room for is not made shorter than this.
@@ -617,7 +618,8 @@ impl Journey {
 
     async fn ranked(&mut self) -> Result<(Vec<(Candidate, Offer)>, String), RouteError> {
         let query = self.query.clone();
-        let dice = u64::from_le_bytes(random()?);
+        let drawn = keys::random().map_err(|error| RouteError::Book(no_randomness(&error)))?;
+        let dice = u64::from_le_bytes(drawn);
         let read = move |kernel: &tirami_kernel::Kernel, now| {
             let ranking = kernel.rank(&query, now, dice);
             let refusal = ranking.refusal();
@@ -669,13 +671,10 @@ impl Journey {
         prompt_tokens: u32,
         at: Option<(PartyId, Ppm)>,
     ) -> Result<StartJob, Unbegun> {
-        let job = random().map_err(|error| match error {
-            RouteError::Book(error) => Unbegun::Book(error),
-            other => Unbegun::Lost { reason: other.to_string() },
-        })?;
+        let job = keys::job_id().map_err(|error| Unbegun::Book(no_randomness(&error)))?;
         let done = count(&self.tokens);
         let start = StartJob {
-            job: JobId::from_bytes(job),
+            job,
             model,
             shape,
             request: self.request,
@@ -742,9 +741,8 @@ pub(super) fn none(message: &str) -> RouteError {
     RouteError::NoProvider { message: message.to_owned() }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], RouteError> {
-    crate::keys::random()
-        .map_err(|error| RouteError::Book(SubmitError::Stopped { reason: error.to_string() }))
+fn no_randomness(error: &KeyFileError) -> SubmitError {
+    SubmitError::Stopped { reason: error.to_string() }
 }
 
 fn count(tokens: &[u32]) -> u32 {

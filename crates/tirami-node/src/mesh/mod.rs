@@ -46,12 +46,13 @@ use iroh::endpoint::Incoming;
 use tirami_core::{Digest, PartyId, SecretKey};
 use tirami_kernel::mesh::{Faucet, MeshInput, MeshSettings, PeerEvent};
 use tirami_ledger::lattice::Keep;
-use tirami_proto::{ALPN, GoodbyeCode, Message, TokenBucket};
+use tirami_proto::{ALPN, GoodbyeCode, Message};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use control::ALL_FRAMES_PER_SECOND;
 pub use doors::{HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX};
 pub use endpoint::STREAMS_PER_PEER_MAX;
 pub use finding::{DnsOrigin, Finding, RELAYS_NAMED_MAX};
@@ -83,9 +84,10 @@ pub(crate) use remote::{Client, WantedVectors};
 pub(crate) use retold::Retold;
 pub(crate) use serve::{EMBEDDINGS_PATH, Server, understanding_max};
 
-use crate::clock::{Clock, now};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
+use crate::owner::OthersUse;
 use crate::store::StoreReader;
 use doors::{Doors, Source};
 use finding::Relays;
@@ -124,6 +126,8 @@ pub struct MeshOptions {
     pub faucet: Option<Faucet>,
     /// The time by which money is kept.
     pub clock: Clock,
+    /// What other programs use of the processors, by which `serve_idle_percent` is kept.
+    pub others_use: OthersUse,
     /// What helps nodes to find each other.
     pub finding: Finding,
     /// Which chains are kept; where nothing is said, all in a private mesh, and in a public one
@@ -143,6 +147,7 @@ impl MeshOptions {
             public: config.mesh_public,
             faucet: config.faucet(),
             clock: Clock::default(),
+            others_use: OthersUse::default(),
             finding: Finding {
                 relay_urls: config.mesh_relay_urls.clone(),
                 // Nobody beyond this machine could connect.
@@ -232,7 +237,7 @@ struct Shared {
     /// One invite at a time.
     inviting: tokio::sync::Mutex<()>,
     runtime: tokio::runtime::Handle,
-    frames: Mutex<TokenBucket>,
+    together: control::Together,
     dials: Semaphore,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -261,11 +266,6 @@ impl Mesh {
         let finding = finding.naming(remembered.peers());
         let (endpoint, relays) = endpoint::open(key, bind, &finding).await?;
         let (incoming, jobs) = mpsc::channel(INCOMING_JOBS_MAX);
-        let frames = TokenBucket::new(
-            control::ALL_FRAMES_PER_SECOND,
-            2 * control::ALL_FRAMES_PER_SECOND,
-            now(),
-        );
         let Parts { handle, reader, peers, errands } = parts;
         let shared = Arc::new(Shared {
             endpoint,
@@ -279,7 +279,7 @@ impl Mesh {
             data_dir: data_dir.to_path_buf(),
             inviting: tokio::sync::Mutex::new(()),
             runtime: tokio::runtime::Handle::current(),
-            frames: Mutex::new(frames),
+            together: control::Together::new(),
             dials: Semaphore::new(DIALS_AT_ONCE),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -457,11 +457,6 @@ impl Shared {
             // A kernel that has stopped dials nobody.
             drop(self.handle.peer_input(peer, self.peers.number(), PeerEvent::Disconnected).await);
         }
-    }
-
-    /// Accounts for one frame of all peers together, or says how long to wait.
-    fn frame(&self) -> Result<(), u64> {
-        lock(&self.frames).take(1, now())
     }
 
     /// What a message from a peer says about the connection itself.

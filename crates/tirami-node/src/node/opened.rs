@@ -9,6 +9,7 @@ use tirami_ledger::{Keyring, Ledger};
 use tirami_proto::Invite;
 
 use super::StartError;
+use crate::api_file::ApiFile;
 use crate::clock::now;
 use crate::handle::SubmitError;
 use crate::keys::{self, KeyDir, KeyFileError};
@@ -27,6 +28,30 @@ pub(super) struct Opened {
     pub(super) keys: KeyDir,
     pub(super) node: SecretKey,
     pub(super) kernel: Kernel,
+    /// The mesh that was begun with the book.
+    pub(super) founded: Option<Founded>,
+}
+
+/// A mesh that a start founded, and what it bears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Founded {
+    /// Its id.
+    pub mesh: MeshId,
+    /// Dishonest witnesses at most that change nothing.
+    pub witnesses_tolerated: u64,
+    /// Witnesses at most that may be away while payments become final.
+    pub away_tolerated: u64,
+}
+
+impl Founded {
+    fn of(lattice: &Lattice) -> Self {
+        let charter = lattice.charter();
+        Self {
+            mesh: lattice.mesh(),
+            witnesses_tolerated: charter.witnesses_tolerated() as u64,
+            away_tolerated: charter.away_tolerated() as u64,
+        }
+    }
 }
 
 /// Opens the data directory, or begins it: with a mesh of one, or with the mesh of the invite.
@@ -74,6 +99,7 @@ fn look(data_dir: &Path) -> Result<(Found, KeyDir), StartError> {
     keys::create_data_dir(data_dir)
         .map_err(|source| StartError::DataDir { path: data_dir.to_path_buf(), source })?;
     let lock = DirLock::take(data_dir)?;
+    ApiFile::remove_old(data_dir);
     let found = Opening::open(data_dir, lock)?;
     Ok((found, KeyDir::open(data_dir)?))
 }
@@ -85,6 +111,7 @@ fn open(
     line_total: Trm,
     charter: Option<Signed<Charter>>,
 ) -> Result<Opened, StartError> {
+    let founds = charter.is_none() && matches!(found, Found::Nothing(_));
     let (opening, node) = match found {
         // A book without its key must not get a new one.
         Found::Book(_) if !keys.has_node_key() => {
@@ -114,8 +141,9 @@ fn open(
     let mut keyring = Keyring::new(SecretKey::from_seed(node.seed()));
     keys.agents()?.into_iter().for_each(|key| keyring.add_agent(key));
     warn_of_missing_keys(&ledger, &keys)?;
+    let founded = founds.then(|| Founded::of(ledger.lattice()));
     let kernel = Kernel::new(ledger, keyring);
-    Ok(Opened { opening, keys, node, kernel })
+    Ok(Opened { opening, keys, node, kernel, founded })
 }
 
 /// An agent without its key can be looked at but cannot spend.

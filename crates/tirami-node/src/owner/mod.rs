@@ -20,7 +20,6 @@ use tirami_ledger::book::ServingPolicy;
 use tirami_ledger::command::{Actor, Command};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::clock::now;
 use crate::config::Config;
 use crate::handle::{Handle, SubmitError};
 use crate::models::Models;
@@ -28,6 +27,7 @@ use machine::Machine;
 use price::{Electricity, Pace};
 
 pub use hours::Hours;
+pub use machine::OthersUse;
 pub(crate) use refusals::Refusals;
 pub(crate) use transfers::{TransferError, Transfers};
 
@@ -143,7 +143,12 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// The rules in the settings, for a node with these models.
-    pub(crate) fn new(handle: Handle, models: Models, config: &Config) -> Self {
+    pub(crate) fn new(
+        handle: Handle,
+        models: Models,
+        config: &Config,
+        others_use: OthersUse,
+    ) -> Self {
         let owner = Arc::clone(handle.owner());
         *owner.lock() = Seen {
             hours: config.serve_hours,
@@ -156,7 +161,7 @@ impl Rules {
             base: Ppm::new(config.price_ppm),
             electricity: Electricity::of(config),
             jobs_max: config.serve_jobs_max,
-            machine: Machine::default(),
+            machine: Machine::new(others_use),
             pace: Pace::new(&models),
             models,
         }
@@ -191,16 +196,15 @@ impl Rules {
 
     async fn keep(&self, jobs_max: Option<u32>) -> Result<(), SubmitError> {
         let seen = self.owner.seen();
-        let rest = !seen.reasons(now()).is_empty();
-        let fits = move |policy: &ServingPolicy| {
-            policy.paused == (policy.paused_by_owner || rest)
-                && jobs_max.is_none_or(|max| policy.jobs_max == max)
-        };
-        let (is_kept, price) = self
+        let rules = seen.clone();
+        let (rest, is_kept, price) = self
             .handle
-            .read(move |kernel: &Kernel, _| {
-                let book = kernel.ledger().book();
-                (fits(book.serving()), book.price())
+            .read(move |kernel: &Kernel, now| {
+                let rest = !rules.reasons(now).is_empty();
+                let (book, policy) = (kernel.ledger().book(), kernel.ledger().book().serving());
+                let is_kept = policy.paused == (policy.paused_by_owner || rest)
+                    && jobs_max.is_none_or(|max| policy.jobs_max == max);
+                (rest, is_kept, book.price())
             })
             .await?;
         if !is_kept {

@@ -50,6 +50,14 @@ impl DirLock {
         writeln!(file, "{}", std::process::id()).map_err(io)?;
         Ok(Self { _file: file })
     }
+
+    /// Whether a process holds the directory. Nothing is made or written; what cannot be found out
+    /// is no.
+    pub(crate) fn is_held(data_dir: &Path) -> bool {
+        // A start that meets this shared lock tries again.
+        let tried = File::open(data_dir.join(LOCK_FILE)).map(|file| file.try_lock_shared());
+        matches!(tried, Ok(Err(TryLockError::WouldBlock)))
+    }
 }
 
 fn patiently(file: &File) -> Result<(), TryLockError> {

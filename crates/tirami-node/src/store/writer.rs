@@ -139,7 +139,8 @@ impl<'c> Statements<'c> {
                 "DELETE FROM snapshots WHERE n NOT IN
                  (SELECT n FROM snapshots ORDER BY n DESC LIMIT ?1)",
             )?,
-            head: db.prepare_cached("UPDATE head SET n = ?1, checksum = ?2")?,
+            // By its key: what may change several rows copies each page first, to undo them.
+            head: db.prepare_cached("UPDATE head SET n = ?1, checksum = ?2 WHERE one = 1")?,
         })
     }
 

@@ -269,6 +269,25 @@ async fn several_answers_are_several_trades_with_one_bill() {
 }
 
 #[tokio::test]
+async fn log_probabilities_are_of_the_chosen_tokens_alone_where_no_others_are_asked_for() {
+    let node = TestNode::start(quick()).await;
+    let mut body = json!({
+        "model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2,
+        "logprobs": true,
+    });
+    let token = json!({"token": "word ", "logprob": -0.5, "bytes": b"word ", "top_logprobs": []});
+    let answer = node.post(PATH, None, body.to_string()).await.json();
+    assert_eq!(answer["choices"][0]["logprobs"]["content"], json!([token, token]), "{answer}");
+    body["stream"] = true.into();
+    let raw = node.post(PATH, None, body.to_string()).await;
+    let events = raw.text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+    let chunks = events.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+    let told = chunks.map(|chunk| chunk["choices"][0]["logprobs"]["content"].clone());
+    let told: Vec<Value> = told.filter(|content| !content.is_null()).collect();
+    assert_eq!(told, [json!([token]), json!([token])], "{raw:?}");
+}
+
+#[tokio::test]
 async fn several_answers_start_together_or_not_at_all() {
     let node = TestNode::start(quick()).await;
     let request = |n: u32, max_tokens: Option<u32>| {

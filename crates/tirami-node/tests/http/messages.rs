@@ -1,10 +1,15 @@
 //! Anthropic's messages at the edge, as its clients read them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tirami_infer::engine::{Engine as _, ModelInfo};
+use tirami_infer::engine::{
+    Conversation, Engine, EngineLoad, Generation, ModelInfo, PrepareError, Prompt, Sampling,
+    StartError,
+};
 use tirami_infer::fake::{FakeEngine, FakeScript};
+use tirami_node::models::Models;
 use tirami_sdk::types::{KillRequest, Limits, MessagesRequest, Scope};
 
 use crate::support::{Raw, TestNode, saying, script};
@@ -26,7 +31,7 @@ fn tool(name: &str) -> Value {
 }
 
 /// What a strict client makes of a stream: the message, put together.
-fn put_together(text: &str) -> Value {
+pub(crate) fn put_together(text: &str) -> Value {
     let mut message = Value::Null;
     let mut partial: Vec<String> = Vec::new();
     let (mut open, mut is_over) = (None::<usize>, false);
@@ -64,7 +69,10 @@ fn put_together(text: &str) -> Value {
                 assert_eq!(open.take(), index, "{event}");
                 let block = &mut message["content"][index.unwrap()];
                 if block["type"] == "tool_use" {
-                    block["input"] = serde_json::from_str(&partial[index.unwrap()]).unwrap();
+                    let partial = &partial[index.unwrap()];
+                    // Of a call that was cut it is the text as far as it came.
+                    let input = serde_json::from_str(partial);
+                    block["input"] = input.unwrap_or_else(|_| partial.as_str().into());
                 }
             }
             "message_delta" => {
@@ -217,10 +225,74 @@ async fn what_its_clients_send_for_models_that_think_is_taken() {
         assert_eq!(raw.status, 200, "{more}: {raw:?}");
         assert_eq!(raw.json()["usage"]["input_tokens"], tokens, "{more}");
     }
-    let formed = json!({"output_config": {"format": {"type": "json_schema", "schema": {}}}});
-    let raw = node.post(PATH, None, request(formed)).await;
-    assert_eq!((raw.status, raw.code().as_str()), (400, "unsupported_parameter"));
-    assert_eq!(raw.json()["error"]["param"], "output_config.format");
+}
+
+#[tokio::test]
+async fn a_schema_of_the_answer_is_taken_whole_and_streamed() {
+    let said = r#"{"city": "Paris"}"#;
+    let node = TestNode::within(saying(said), |_| ()).await;
+    let schema = json!({"type": "object", "properties": {"city": {"type": "string"}},
+                        "required": ["city"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "schema": schema});
+    for mut more in [json!({"output_config": {"format": format}}), json!({"output_format": format})]
+    {
+        let whole = node.post(PATH, None, request(more.clone())).await;
+        assert_eq!(whole.status, 200, "{whole:?}");
+        assert_eq!(whole.json()["content"], json!([{"type": "text", "text": said}]));
+        let count = node.post("/v1/messages/count_tokens", None, request(more.clone())).await;
+        assert_eq!(count.json(), json!({"input_tokens": 1}), "{count:?}");
+        more["stream"] = true.into();
+        let streamed = node.post(PATH, None, request(more)).await;
+        assert_eq!(shape(put_together(&streamed.text)), shape(whole.json()));
+    }
+    for (more, param) in [
+        (json!({"output_config": {"format": {"type": "xml"}}}), "output_config.format"),
+        (json!({"output_format": {"type": "json_schema"}}), "output_format"),
+    ] {
+        let raw = node.post(PATH, None, request(more)).await;
+        assert_eq!((raw.status, raw.code().as_str()), (400, "invalid_value"), "{raw:?}");
+        assert_eq!(raw.json()["error"]["param"], param);
+    }
+}
+
+/// Follows no format.
+struct Free(FakeEngine);
+
+impl Engine for Free {
+    fn model(&self) -> &ModelInfo {
+        self.0.model()
+    }
+
+    fn prepare(&self, conversation: &Conversation) -> Result<Prompt, PrepareError> {
+        self.0.prepare(conversation)
+    }
+
+    fn start(&self, prompt: Prompt, sampling: Sampling) -> Result<Generation, StartError> {
+        self.0.start(prompt, sampling)
+    }
+
+    fn load(&self) -> EngineLoad {
+        self.0.load()
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_the_engine_refuses_is_called_as_it_was_sent() {
+    let engine = Free(FakeEngine::new(script(1, Duration::ZERO)));
+    let node = TestNode::serving(Models::from_iter([Arc::new(engine) as Arc<dyn Engine>])).await;
+    let format = json!({"type": "json_schema", "schema": {"type": "object"}});
+    for (more, param) in [
+        (json!({"output_config": {"format": format}}), "output_config.format"),
+        (json!({"output_format": format}), "output_format"),
+        (
+            json!({"output_config": {"format": format}, "output_format": format}),
+            "output_config.format",
+        ),
+    ] {
+        let raw = node.post(PATH, None, request(more)).await;
+        assert_eq!((raw.status, raw.code().as_str()), (400, "invalid_value"), "{raw:?}");
+        assert_eq!(raw.json()["error"]["param"], param, "{raw:?}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tirami_core::{ModelDigest, ModelShape};
+use tirami_core::{ModelDigest, ModelShape, Timestamp};
 use tirami_infer::engine::{Engine, ModelInfo};
 use tirami_infer::fake::FakeEngine;
 use tirami_infer::loader::Loader;
@@ -185,6 +185,33 @@ async fn a_name_with_slashes_is_found_whether_its_asker_encodes_them_or_not() {
         let raw = Raw::of(answer).await;
         assert_eq!((raw.status, raw.code().as_str()), (404, "model_not_found"), "{name} {raw:?}");
     }
+}
+
+#[tokio::test]
+async fn a_model_is_listed_as_openais_and_as_anthropics_clients_read_it() {
+    let get = async |node: &TestNode, path: &str| {
+        let answer = node.http.get(format!("{}{path}", node.url)).send().await.unwrap();
+        Raw::of(answer).await.json()
+    };
+    let list = get(&node(10, &[&model("a", 1), &model("b", 1)]).await, "/v1/models").await;
+    let ends = (&list["object"], &list["has_more"], &list["first_id"], &list["last_id"]);
+    assert_eq!(ends, (&json!("list"), &json!(false), &json!("a"), &json!("b")), "{list}");
+    let node = node(10, &[&model("a", 1)]).await;
+    let one = get(&node, "/v1/models/a").await;
+    for (field, value) in [
+        ("id", "a"),
+        ("display_name", "a"),
+        ("object", "model"),
+        ("type", "model"),
+        ("lifecycle", "active"),
+    ] {
+        assert_eq!(one[field], value, "{one}");
+    }
+    let created_ms = one["created"].as_u64().unwrap() * 1_000;
+    let created_at = Timestamp::from_ms(created_ms).to_string();
+    assert_eq!(one["created_at"], created_at, "{one}");
+    assert!(created_at.starts_with("20") && created_at.ends_with(".000Z"), "{created_at}");
+    assert_eq!(get(&node, "/v1/models").await["data"], json!([one]));
 }
 
 #[tokio::test]

@@ -520,7 +520,7 @@ async fn the_server_is_told_the_tools_the_calls_before_and_which_one_is_wanted()
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "parallel_tool_calls": false,
         "messages": [
-            {"role": "user", "content": "hi"},
+            {"role": "user", "name": "Ann", "content": "hi"},
             {"role": "assistant", "content": null, "tool_calls": [called("1", "f"), called("2", "g")]},
             {"role": "tool", "tool_call_id": "2", "content": "two"},
             {"role": "tool", "tool_call_id": "1", "content": "one"},
@@ -541,6 +541,7 @@ async fn the_server_is_told_the_tools_the_calls_before_and_which_one_is_wanted()
         asked["tools"].as_array().unwrap().iter().map(|tool| &tool["function"]["name"]).collect();
     assert_eq!(names, ["f", "g"]);
     let messages = &asked["messages"];
+    assert_eq!((&messages[0]["name"], messages[1].get("name")), (&json!("Ann"), None));
     for (of, result, content) in [(0, 2, "one"), (1, 3, "two")] {
         let id = &messages[1]["tool_calls"][of]["id"];
         assert_eq!(
@@ -548,6 +549,27 @@ async fn the_server_is_told_the_tools_the_calls_before_and_which_one_is_wanted()
             (id, &json!(content)),
             "{messages}"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_told_only_the_tools_that_are_allowed() {
+    let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+    for (mode, allowed) in [("auto", vec!["g"]), ("required", vec!["f", "g"])] {
+        let (url, asked) = hearing(calls("g", &["{}"])).await;
+        let seller = seller_of(&url, "key", 4).await;
+        let tools: Vec<Value> = allowed.iter().copied().map(named).collect();
+        let choice = json!({"type": "allowed_tools",
+                            "allowed_tools": {"mode": mode, "tools": tools}});
+        let request = json!({"max_tokens": 99, "tools": [tool("e"), tool("f"), tool("g")],
+                             "tool_choice": choice});
+        let raw = seller.post("/v1/chat/completions", None, body(request)).await;
+        assert_eq!(raw.status, 200, "{raw:?}");
+        let asked = asked.await.unwrap();
+        assert_eq!(asked["tool_choice"], mode, "{asked}");
+        let told = asked["tools"].as_array().unwrap();
+        let told: Vec<&Value> = told.iter().map(|tool| &tool["function"]["name"]).collect();
+        assert_eq!(told, allowed);
     }
 }
 

@@ -18,7 +18,7 @@ fn request(more: Value) -> String {
 }
 
 /// The events of a stream, each checked as a strict client would.
-fn events(text: &str) -> Vec<Value> {
+pub(crate) fn events(text: &str) -> Vec<Value> {
     let read = |(at, event): (usize, &str)| {
         let (name, data) = event.split_once('\n').unwrap();
         let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
@@ -46,7 +46,7 @@ fn shape(response: &Value) -> Value {
     let typed: ResponseObject = serde_json::from_value(response.clone()).unwrap();
     assert!(typed.id.starts_with("resp_") && typed.x_tirami.is_some(), "{response}");
     let mut response = response.clone();
-    for field in ["id", "created_at", "x_tirami"] {
+    for field in ["id", "created_at", "completed_at", "x_tirami"] {
         response.as_object_mut().unwrap().remove(field);
     }
     for item in response["output"].as_array_mut().unwrap() {
@@ -243,7 +243,9 @@ async fn what_its_clients_send_is_taken_and_refusals_name_their_fields() {
     };
     let long = "x".repeat(5_000 * 4);
     for (more, code, param) in [
-        (json!({"include": ["message.output_text.logprobs"]}), "unsupported_parameter", "include"),
+        (json!({"max_tool_calls": 1}), "unsupported_parameter", "max_tool_calls"),
+        (json!({"top_logprobs": 21}), "invalid_value", "top_logprobs"),
+        (json!({"presence_penalty": 3}), "invalid_value", "presence_penalty"),
         (tool("a b", json!({})), "invalid_value", "tools[0].name"),
         (tool("f", json!({"type": "array"})), "invalid_value", "tools[0].parameters"),
         (json!({"input": long}), "context_length_exceeded", "input"),
@@ -252,10 +254,231 @@ async fn what_its_clients_send_is_taken_and_refusals_name_their_fields() {
     ] {
         let raw = node.post(PATH, None, request(more)).await;
         assert_eq!((raw.status, raw.code().as_str()), (400, code), "{raw:?}");
-        assert_eq!(raw.json()["error"]["param"], param);
+        assert_eq!(raw.json()["error"]["param"], param, "{raw:?}");
         let message = raw.json()["error"]["message"].as_str().unwrap().to_owned();
         assert!(!message.contains(".function"), "{message}");
     }
+}
+
+#[tokio::test]
+async fn every_answer_has_what_strict_clients_require() {
+    let node = TestNode::start(script(2, Duration::ZERO)).await;
+    let unset = json!({
+        "background": false, "error": null, "frequency_penalty": 0.0, "incomplete_details": null,
+        "instructions": null, "max_output_tokens": null, "max_tool_calls": null, "metadata": {},
+        "object": "response", "parallel_tool_calls": true, "presence_penalty": 0.0,
+        "previous_response_id": null, "prompt_cache_key": null, "reasoning": null,
+        "safety_identifier": null, "service_tier": "default", "store": true, "temperature": 1.0,
+        "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [],
+        "top_logprobs": 0, "top_p": 1.0, "truncation": "disabled", "user": null,
+    });
+    let asked = json!({
+        "frequency_penalty": 0.5, "presence_penalty": -0.5, "prompt_cache_key": "k",
+        "reasoning": {"effort": "low", "summary": null}, "safety_identifier": "s",
+        "temperature": 0.5, "top_logprobs": 1, "top_p": 0.5, "user": "u",
+    });
+    for asked in [json!({}), asked] {
+        let mut expected = unset.clone();
+        expected.as_object_mut().unwrap().extend(asked.as_object().unwrap().clone());
+        let whole = node.post(PATH, None, request(asked.clone())).await.json();
+        let mut stream = asked;
+        stream["stream"] = true.into();
+        let told = events(&node.post(PATH, None, request(stream)).await.text);
+        let (begun, ended) = (&told[0]["response"], &told.last().unwrap()["response"]);
+        for (answer, status) in
+            [(begun, "in_progress"), (&whole, "completed"), (ended, "completed")]
+        {
+            assert_eq!(answer["status"], status);
+            for (field, value) in expected.as_object().unwrap() {
+                assert_eq!(answer.get(field), Some(value), "{field}: {answer}");
+            }
+            let (from, to) = (answer["created_at"].as_u64(), answer.get("completed_at").unwrap());
+            assert_eq!(to.as_u64().is_some_and(|to| Some(to) >= from), status == "completed");
+            assert_eq!(to.is_null(), status != "completed");
+        }
+    }
+    let cut = node.post(PATH, None, request(json!({"max_output_tokens": 1}))).await.json();
+    assert_eq!(
+        (&cut["status"], cut.get("completed_at")),
+        (&json!("incomplete"), Some(&json!(null)))
+    );
+}
+
+#[tokio::test]
+async fn log_probabilities_are_told_of_the_text() {
+    let node = TestNode::start(script(2, Duration::ZERO)).await;
+    let top = json!({"token": "word ", "logprob": -0.5, "bytes": b"word "});
+    let token = |count: usize| {
+        let mut token = top.clone();
+        token["top_logprobs"] = vec![top.clone(); count].into();
+        token
+    };
+    let included = json!(["message.output_text.logprobs"]);
+    for (asked, count) in [
+        (json!({"include": included}), 0),
+        (json!({"include": included, "top_logprobs": 2}), 2),
+        (json!({"top_logprobs": 2}), 2),
+    ] {
+        let whole = node.post(PATH, None, request(asked.clone())).await.json();
+        let both = json!([token(count), token(count)]);
+        assert_eq!(whole["output"][0]["content"][0]["logprobs"], both, "{asked}: {whole}");
+        let kept = node.personal().response(whole["id"].as_str().unwrap()).await.unwrap();
+        let mut without = whole["output"].clone();
+        without[0]["content"][0]["logprobs"] = json!([]);
+        assert_eq!(serde_json::to_value(kept.output).unwrap(), without);
+        let mut stream = asked;
+        stream["stream"] = true.into();
+        let told = events(&node.post(PATH, None, request(stream)).await.text);
+        let of = |kind: &str| {
+            let kind = format!("response.{kind}");
+            told.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>()
+        };
+        for delta in of("output_text.delta") {
+            assert_eq!(delta["logprobs"], json!([token(count)]));
+        }
+        assert_eq!(of("output_text.delta").len(), 2);
+        assert_eq!(of("output_text.done")[0]["logprobs"], both);
+        assert_eq!(of("content_part.done")[0]["part"]["logprobs"], both);
+        assert_eq!(shape(&of("completed")[0]["response"]), shape(&whole));
+    }
+    // Beside calls they are told of the text alone.
+    let node = TestNode::within(saying(CALLS), |_| ()).await;
+    let tool = json!({"type": "function", "name": "f", "parameters": {"type": "object"}});
+    let answer = request(json!({"tools": [tool], "include": included}));
+    let answer = node.post(PATH, None, answer).await.json();
+    let told = answer["output"][0]["content"][0]["logprobs"].as_array().unwrap().clone();
+    let text: String = told.iter().map(|one| one["token"].as_str().unwrap()).collect();
+    assert!(text.starts_with("So.") && !text.contains("name"), "{answer}");
+    assert_eq!(answer["output"][1]["name"], "f");
+}
+
+#[tokio::test]
+async fn the_end_of_a_long_stream_tells_the_first_log_probabilities_again_and_no_more() {
+    let (tokens, again) = (600, 512);
+    let node = TestNode::start(script(600, Duration::ZERO)).await;
+    let asked = json!({"top_logprobs": 1});
+    let whole = node.post(PATH, None, request(asked)).await.json();
+    let all = whole["output"][0]["content"][0]["logprobs"].as_array().unwrap().clone();
+    assert_eq!(all.len(), tokens);
+    let asked = json!({"top_logprobs": 1, "stream": true});
+    let told = events(&node.post(PATH, None, request(asked)).await.text);
+    let deltas = told.iter().filter(|event| event["type"] == "response.output_text.delta");
+    let deltas: Vec<_> = deltas.flat_map(|one| one["logprobs"].as_array().unwrap()).collect();
+    assert!(deltas.into_iter().eq(&all));
+    for (kind, at) in [
+        ("output_text.done", "/logprobs"),
+        ("content_part.done", "/part/logprobs"),
+        ("output_item.done", "/item/content/0/logprobs"),
+        ("completed", "/response/output/0/content/0/logprobs"),
+    ] {
+        let is_it = |event: &&Value| event["type"] == format!("response.{kind}");
+        let event = told.iter().find(is_it).unwrap();
+        assert_eq!(event.pointer(at), Some(&json!(all[..again])), "{kind}");
+    }
+    let id = told.last().unwrap()["response"]["id"].as_str().unwrap();
+    let kept = node.personal().response(id).await.unwrap();
+    let kept = serde_json::to_value(kept.output).unwrap();
+    let text = &kept[0]["content"][0];
+    assert_eq!((&text["text"], &text["logprobs"]), (&json!("word ".repeat(tokens)), &json!([])));
+}
+
+#[tokio::test]
+async fn what_an_answer_was_asked_with_is_listed_page_by_page() {
+    let node = TestNode::within(saying(CALLS), |_| ()).await;
+    let agents = [node.agent("a", "10").await, node.agent("b", "10").await];
+    let mut keys = Vec::new();
+    for agent in &agents {
+        keys.push(node.key(Scope::Inference, Some(&agent.did), Limits::default()).await);
+    }
+    let (mine, theirs) = (node.with(&keys[0]), node.with(&keys[1]));
+    let tool = json!({"type": "function", "name": "f", "parameters": {"type": "object"}});
+    let user = json!([{"type": "input_text", "text": "hi"}]);
+    let input = json!([{"role": "developer", "content": "d"}, {"role": "user", "content": user}]);
+    let asked = json!({"tools": [tool], "input": input, "instructions": "Be brief."});
+    let first = node.post(PATH, Some(&keys[0].key), request(asked)).await.json();
+    let call = &first["output"][1]["call_id"];
+    let result = json!({"type": "function_call_output", "call_id": call, "output": "x"});
+    let next = json!({"input": [result], "previous_response_id": first["id"], "tools": [tool]});
+    let next = node.post(PATH, Some(&keys[0].key), request(next)).await.json();
+    let id = next["id"].as_str().unwrap();
+
+    let all = mine.response_input_items(id, Some("asc"), None, None).await.unwrap();
+    let bare = |item: &Value| {
+        let mut item = item.clone();
+        let fields = item.as_object_mut().unwrap();
+        let id = fields.remove("id").unwrap();
+        assert_eq!(fields.remove("status").unwrap(), "completed");
+        assert!(!next["output"].to_string().contains(id.as_str().unwrap()));
+        item
+    };
+    let said = json!([{"type": "output_text", "text": "So.", "annotations": [], "logprobs": []}]);
+    let expected = [
+        json!({"type": "message", "role": "developer",
+               "content": [{"type": "input_text", "text": "d"}]}),
+        json!({"type": "message", "role": "user", "content": user}),
+        json!({"type": "message", "role": "assistant", "content": said}),
+        json!({"type": "function_call", "call_id": call, "name": "f", "arguments": "{\"a\": 1}"}),
+        result,
+    ];
+    assert_eq!(all.data.iter().map(bare).collect::<Vec<_>>(), expected);
+    assert_eq!((all.object.as_str(), all.has_more), ("list", false));
+    let before = mine.response_input_items(first["id"].as_str().unwrap(), None, None, None).await;
+    assert_eq!(before.unwrap().data.len(), 2);
+
+    // The last come first, two at a time.
+    let (mut seen, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let page = mine.response_input_items(id, None, Some(2), after.as_deref()).await.unwrap();
+        assert_eq!(page.has_more, seen.len() + 2 < expected.len());
+        assert_eq!(page.first_id.as_deref(), page.data[0]["id"].as_str());
+        assert_eq!(page.last_id.as_deref(), page.data.last().unwrap()["id"].as_str());
+        seen.extend(page.data);
+        after = page.last_id;
+        if !page.has_more {
+            break;
+        }
+    }
+    let behind = mine.response_input_items(id, None, None, after.as_deref()).await.unwrap();
+    assert_eq!((behind.data.len(), behind.first_id, behind.last_id), (0, None, None));
+    seen.reverse();
+    assert_eq!(seen, all.data);
+
+    let code = |error: tirami_sdk::ClientError| {
+        (error.status().unwrap_or_default(), error.code().unwrap_or_default().to_owned())
+    };
+    let strange = theirs.response_input_items(id, None, None, None).await.unwrap_err();
+    assert_eq!(code(strange), (404, "unknown_response".to_owned()));
+    for (order, limit, after) in [
+        (Some("up"), None, None),
+        (None, Some(0), None),
+        (None, Some(101), None),
+        (None, None, Some("msg_1")),
+    ] {
+        let error = mine.response_input_items(id, order, limit, after).await.unwrap_err();
+        assert_eq!(code(error), (400, "invalid_value".to_owned()), "{order:?} {limit:?} {after:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_gone_on_from_until_its_time_is_over() {
+    let node = TestNode::start(script(2, Duration::ZERO)).await;
+    let mine = node.personal();
+    let first = mine.respond(&ResponsesRequest::new("fake", "hi")).await.unwrap();
+    let mut next = ResponsesRequest::new("fake", "hi");
+    next.previous_response_id = Some(first.id.clone());
+    mine.respond(&next).await.unwrap();
+
+    let db = rusqlite::Connection::open(node.dir.path().join("data/responses.sqlite")).unwrap();
+    let is_over = "UPDATE responses SET expires_at_ms = 1 WHERE id = ?1";
+    assert_eq!(db.execute(is_over, [&first.id]).unwrap(), 1);
+    drop(db);
+
+    let error = mine.respond(&next).await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(400), Some("previous_response_not_found")));
+    let error = mine.response(&first.id).await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(404), Some("unknown_response")));
+    let error = mine.response_input_items(&first.id, None, None, None).await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(404), Some("unknown_response")));
 }
 
 #[tokio::test]

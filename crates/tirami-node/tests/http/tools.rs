@@ -151,6 +151,55 @@ async fn an_answer_of_calls_alone_has_no_content_and_its_results_are_taken() {
 }
 
 #[tokio::test]
+async fn tools_that_are_not_among_the_allowed_ones_are_not_called() {
+    let call = |name: &str| {
+        format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {{}}}}\n</tool_call>")
+    };
+    let chat = |mode: &str, names: &[&str]| {
+        let tools =
+            names.iter().map(|name| json!({"type": "function", "function": {"name": name}}));
+        let tools = tools.collect::<Vec<_>>();
+        let allowed = json!({"mode": mode, "tools": tools});
+        request(json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}}))
+    };
+    let response = |mode: &str, names: &[&str]| {
+        let function = |name: &&str| json!({"type": "function", "name": name});
+        let (tools, among) = (["weather", "now"].iter(), names.iter());
+        json!({
+            "model": "fake", "input": "hi", "store": false,
+            "tools": tools.map(function).collect::<Vec<_>>(),
+            "tool_choice": {"type": "allowed_tools", "mode": mode,
+                            "tools": among.map(function).collect::<Vec<_>>()},
+        })
+    };
+    for (said, names, called) in [
+        ("now", vec!["now"], true),
+        ("now", vec!["weather", "now"], true),
+        ("weather", vec!["now"], false),
+    ] {
+        let node = start(saying(&call(said))).await;
+        for mode in ["auto", "required"] {
+            let answer = node.post(PATH, None, chat(mode, &names).to_string()).await.json();
+            let message = &answer["choices"][0]["message"];
+            let function = &message["tool_calls"][0]["function"]["name"];
+            assert_eq!(function == said, called, "{answer}");
+            let told = response(mode, &names);
+            let answer = node.post("/v1/responses", None, told.to_string()).await.json();
+            assert_eq!(answer["output"][0]["name"] == said, called, "{answer}");
+        }
+    }
+    let node = start(saying("Well.")).await;
+    for (mode, names) in [("auto", vec!["rain"]), ("auto", vec![]), ("none", vec!["now"])] {
+        for (path, asked) in [(PATH, chat(mode, &names)), ("/v1/responses", response(mode, &names))]
+        {
+            let raw = node.post(path, None, asked.to_string()).await;
+            assert_eq!((raw.status, raw.code().as_str()), (400, "invalid_value"), "{raw:?}");
+            assert_eq!(raw.json()["error"]["param"], "tool_choice");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_answer_with_tools_and_a_format_is_one_or_the_other() {
     let schema = json!({"type": "object", "properties": {"a": {"type": "string"}}});
     let schema = json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}});

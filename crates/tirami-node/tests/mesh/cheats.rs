@@ -289,7 +289,14 @@ fn orders_that_are_replayed_for_others_too_late_or_too_cheap_are_refused() {
 
     // Every reason is kept for the owner, with who tried.
     let provider = mesh.provider(0);
-    for code in ["order_price", "order_bad_signature", "order_replayed", "order_other_request"] {
+    for code in [
+        "order_not_for_me",
+        "order_expired",
+        "order_price",
+        "order_bad_signature",
+        "order_replayed",
+        "order_other_request",
+    ] {
         until("it is recorded", SOON, || provider.refused(node.party(), code) > 0);
     }
     assert_eq!(provider.refused(mesh.user().party(), "order_price"), 0);

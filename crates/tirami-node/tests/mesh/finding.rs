@@ -29,7 +29,7 @@ fn forgetful(dir: &std::path::Path, mesh: MeshOptions) -> Peer {
 }
 
 #[test]
-fn a_peer_is_found_by_its_name_and_a_moved_one_by_the_owners_directory() {
+fn a_peer_is_found_by_its_name_and_by_its_key_in_the_owners_directory() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let one = Peer::start(dirs[0].path(), on_loopback());
     let two = Peer::start(dirs[1].path(), joining(one.node.invite().unwrap()));
@@ -53,6 +53,15 @@ fn a_peer_is_found_by_its_name_and_a_moved_one_by_the_owners_directory() {
     let one = forgetful(dirs[0].path(), with());
     assert_ne!(one.node.peer_address().unwrap().via, address.via, "it has moved");
     until("the directory led there", SOON, || two.sees(&one) && one.sees(&two));
+    two.stop();
+    one.stop();
+
+    // The second knows nothing but the key of the first one, which knows nothing of the second.
+    let one = forgetful(dirs[0].path(), with());
+    let bare: PeerAddress = one.party().to_string().parse().unwrap();
+    assert!(bare.via.is_empty(), "{bare}");
+    let two = forgetful(dirs[1].path(), MeshOptions { bootstrap: vec![bare], ..with() });
+    until("the key alone led there", SOON, || two.sees(&one) && one.sees(&two));
     two.stop();
     one.stop();
 }

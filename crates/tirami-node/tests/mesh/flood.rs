@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tirami_core::SecretKey;
-use tirami_proto::{Invite, Message, STREAM_CONTROL, STREAM_JOB, encode};
+use tirami_proto::{GoodbyeCode, Invite, STREAM_CONTROL, STREAM_JOB, encode};
 use tokio::time::{Instant, timeout_at};
 
-use crate::raw::{connect, endpoint, hello, let_in};
+use crate::raw::{connect, endpoint, first_words, let_in};
 
 /// What one party sends again and again.
 #[derive(Debug, Clone)]
@@ -45,12 +45,10 @@ async fn drain(mut receive: RecvStream) {
     while let Ok(Some(_)) = receive.read_chunk(65_536).await {}
 }
 
-async fn on_control(connection: &Connection, hello: &Message, frame: &[u8], until: Instant) -> u64 {
+async fn on_control(connection: &Connection, first: &[u8], frame: &[u8], until: Instant) -> u64 {
     let Ok((mut send, receive)) = connection.open_bi().await else { return 0 };
     let reading = tokio::spawn(drain(receive));
-    if send.write_all(&[STREAM_CONTROL]).await.is_err()
-        || send.write_all(&encode(hello)).await.is_err()
-    {
+    if send.write_all(first).await.is_err() {
         return 0;
     }
     let sent = repeat(&mut send, frame, until).await;
@@ -95,7 +93,8 @@ pub async fn flooding(
 }
 
 /// Floods the node of `invite` as the party of `key` until `until`, connecting again whenever it is
-/// sent away; gives messages, connections, and how many of these ended with a goodbye.
+/// sent away; gives messages, connections, and how many of these ended with a goodbye because it
+/// misbehaved.
 pub async fn flooding_with(
     key: SecretKey,
     invite: Invite,
@@ -103,26 +102,32 @@ pub async fn flooding_with(
     until: Instant,
 ) -> (u64, u64, u64) {
     let endpoint = endpoint(&key, "127.0.0.1:0").await;
-    let hello = Message::Hello(hello(&key, &invite));
+    let [hello, welcome] = first_words(&key, &invite).map(|word| encode(&word));
+    let first = [&[STREAM_CONTROL][..], &hello, &welcome].concat();
     let (mut sent, mut connections, mut goodbyes, mut next) = (0, 0, 0, 0);
     while Instant::now() < until {
         if let Some(connection) = connect(&endpoint, &invite).await {
             connections += 1;
             sent += match &flood {
-                Flood::Control(frame) => on_control(&connection, &hello, frame, until).await,
+                Flood::Control(frame) => on_control(&connection, &first, frame, until).await,
                 Flood::Jobs(jobs) => {
                     let jobs = (jobs.as_slice(), &mut next);
                     on_jobs(&connection, (&key, &invite), jobs, until).await
                 }
             };
-            let ended = connection.close_reason().map(|reason| reason.to_string());
-            goodbyes += u64::from(ended.is_some_and(|reason| reason.contains("goodbye")));
+            goodbyes += u64::from(connection.close_reason().is_some_and(|end| misbehaved(&end)));
             connection.close(0_u32.into(), b"");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     endpoint.close().await;
     (sent, connections, goodbyes)
+}
+
+/// Whether the other side ended a connection because this one misbehaved.
+fn misbehaved(end: &ConnectionError) -> bool {
+    let code = VarInt::from_u32(GoodbyeCode::Misbehaved as u32);
+    matches!(end, ConnectionError::ApplicationClosed(close) if close.error_code == code)
 }
 
 /// A frame that is no message.

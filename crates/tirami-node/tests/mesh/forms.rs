@@ -27,6 +27,7 @@ fn a_continued_text_through_a_peer_is_the_text_of_the_peer() {
         json!({"prompt": [[1, 2], [3]], "seed": 7}),
         json!({"prompt": "a", "echo": true, "stop": ["wo"]}),
         json!({"prompt": [104, 105], "echo": true}),
+        json!({"prompt": "ab", "suffix": "cdefgh"}),
         json!({"prompt": "a", "echo": true, "logprobs": 1, "max_tokens": 0}),
         json!({"prompt": [104, 105], "echo": true, "logprobs": 0, "max_tokens": 2}),
         json!({"prompt": "abcd".repeat(1_000), "echo": true, "logprobs": 5, "max_tokens": 0}),
@@ -47,13 +48,13 @@ fn a_continued_text_through_a_peer_is_the_text_of_the_peer() {
     let (mine, theirs) = (user.trades(), provider.trades());
     let ids =
         |trades: &[Value]| trades.iter().map(|one| one["trade_id"].clone()).collect::<Vec<_>>();
-    assert_eq!(mine.len(), 13);
+    assert_eq!(mine.len(), 14);
     assert!(ids(&mine).iter().all(|id| ids(&theirs).contains(id)), "{mine:?} {theirs:?}");
     // What the provider refuses is told, and nothing is owed for it.
     let (status, refused) = user.send(path, &completion(&json!({"prompt": [70_000]})));
     assert_eq!(status, 400, "{refused}");
     assert!(refused.to_string().contains("tokens of the model"), "{refused}");
-    assert_eq!((user.trades().len(), user.open_holds()), (13, 0));
+    assert_eq!((user.trades().len(), user.open_holds()), (14, 0));
     for (path, request) in [
         ("/tokenize", json!({"model": "fake", "prompt": "a"})),
         ("/detokenize", json!({"model": "fake", "tokens": [97]})),
@@ -68,7 +69,7 @@ fn a_continued_text_through_a_peer_is_the_text_of_the_peer() {
         assert!(message.contains("its file is not at this node"), "{message}");
         assert_eq!(provider.send(path, &request).0, 200, "{path}");
     }
-    assert_eq!((user.trades().len(), user.open_holds()), (13, 0));
+    assert_eq!((user.trades().len(), user.open_holds()), (14, 0));
 }
 
 #[test]

@@ -11,12 +11,6 @@ use tirami_node::mesh::MeshOptions;
 use tirami_sdk::Client;
 use tirami_sdk::types::*;
 
-fn admin(node: &TestNode) -> Client {
-    let path = node.dir.as_ref().unwrap().path().join("api_token");
-    let key = std::fs::read_to_string(path).unwrap();
-    Client::new(&node.url, Some(key.trim())).unwrap()
-}
-
 fn block_on<T>(task: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(task)
 }
@@ -36,7 +30,7 @@ fn both_see_each_other_and_who_would_answer() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let (user, provider) = (mesh.user(), mesh.provider(0));
     let (one, other) = (user.party().to_string(), provider.party().to_string());
-    let client = admin(user);
+    let client = user.owner();
     block_on(async {
         let peers = client.peers().await.unwrap();
         let peer = &peers.peers[0];
@@ -47,6 +41,7 @@ fn both_see_each_other_and_who_would_answer() {
         assert!(peer.features.is_empty());
         assert_eq!(peer.price_trm.map(|price| price.to_string()).as_deref(), Some("1"));
         assert!(peer.slots_free.is_some_and(|free| free > 0) && peer.address.is_some());
+        assert!(peer.last_seen_ms >= peer.connected_at_ms, "{peer:?}");
         assert!(peer.signal_at_ms.is_some_and(|at| at >= peer.connected_at_ms - 300_000));
         assert!(peer.owes_trm.trm().is_zero() && !peer.trusted && peer.http_endpoint.is_none());
         let providers = client.providers().await.unwrap();
@@ -64,6 +59,7 @@ fn both_see_each_other_and_who_would_answer() {
         assert_eq!(topology.links.len(), 1);
         let protocol = client.protocol().await.unwrap();
         assert_eq!((protocol.protocol_version, protocol.alpn.as_str()), (1, "tirami/1"));
+        assert_eq!(protocol.features, ["keeps_own"]);
 
         let request =
             |provider| ScheduleRequest { max_tokens: Some(10), provider, ..Default::default() };
@@ -84,13 +80,16 @@ fn both_see_each_other_and_who_would_answer() {
         refused!(client.route(None, None, Some("best"), None), 400, "invalid_value");
         refused!(client.route(Some("gpt"), None, None, None), 404, "no_provider");
         // Where the model is, it is answered.
-        let here = admin(provider).schedule(&request(None)).await.unwrap();
+        let here = provider.owner().schedule(&request(None)).await.unwrap();
         assert_eq!((here.kind.as_str(), &here.provider), ("local", &other));
     });
     until("both have the same chains", SOON, || {
         let hash = |node: &TestNode| node.get("/v1/tirami/network")["lattice_state_hash"].clone();
         hash(user) == hash(provider) && !hash(user).as_str().unwrap().is_empty()
     });
+    let last_seen = || block_on(user.owner().peers()).unwrap().peers[0].last_seen_ms;
+    let before = last_seen();
+    until("the other one says something", SOON, || last_seen() > before);
     user.post(&ask(3, false));
     let list = block_on(client.providers()).unwrap();
     let found = list.providers.iter().find(|found| found.node_id == other).unwrap();
@@ -115,13 +114,13 @@ fn both_see_each_other_and_who_would_answer() {
 fn whoever_comes_with_an_invite_that_is_used_up_is_told_why_it_gets_no_line() {
     let owner = TestNode::start(on_loopback(), None);
     let few = InviteRequest { uses: Some(1), expires_in_s: None, renew: false };
-    let invite = block_on(admin(&owner).mesh_invite(&few)).unwrap();
+    let invite = block_on(owner.owner().mesh_invite(&few)).unwrap();
     assert_eq!(invite.enrolments_left, 1);
     let invite: tirami_proto::Invite = invite.invite.parse().unwrap();
     let first = TestNode::start(joining(invite.clone()), None);
     until("the first one has a line", SOON, || !owner.peer.line_of(first.party()).is_zero());
     let second = TestNode::start(joining(invite), None);
-    let charter = || block_on(admin(&second).mesh_charter()).unwrap();
+    let charter = || block_on(second.owner().mesh_charter()).unwrap();
     until("the second one is told", SOON, || {
         let told = charter().welcome.and_then(|welcome| welcome.refused);
         told.is_some_and(|told| told.contains("no use left"))
@@ -136,7 +135,7 @@ fn whoever_comes_with_an_invite_that_is_used_up_is_told_why_it_gets_no_line() {
     });
     let party = party.to_string();
     block_on(async {
-        let client = admin(&second);
+        let client = second.owner();
         let refused = client.change_witnesses(WitnessAction::Add, &party).await.unwrap_err();
         assert_eq!(code(&refused), (409, "contradicts".to_owned()));
         let message = refused.to_string();
@@ -151,7 +150,7 @@ fn invites_lines_and_witnesses_are_the_admins() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let (user, provider) = (mesh.user(), mesh.provider(0));
     let other = provider.party().to_string();
-    let (client, member) = (admin(user), admin(provider));
+    let (client, member) = (user.owner(), provider.owner());
     let stranger = "07".repeat(32);
     block_on(async {
         let invite = client.mesh_invite(&InviteRequest::default()).await.unwrap();
@@ -229,7 +228,7 @@ fn invites_lines_and_witnesses_are_the_admins() {
 fn a_transfer_is_made_once_for_each_key() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let (user, provider) = (mesh.user(), mesh.provider(0));
-    let client = admin(user);
+    let client = user.owner();
     let before = provider.peer.worth_of(provider.party());
     let transfer = |amount: &str, key: &str| TransferRequest {
         to: provider.party().to_string(),
@@ -255,7 +254,7 @@ fn a_transfer_is_made_once_for_each_key() {
 fn the_owner_pauses_and_the_policy_is_kept() {
     let mesh = Mesh::of(&[script(3, Duration::ZERO)]);
     let (user, provider) = (mesh.user(), mesh.provider(0));
-    let client = admin(provider);
+    let client = provider.owner();
     let serving = |node: &TestNode| node.get("/v1/tirami/serving");
     until("it serves", SOON, || serving(provider)["serving"] == true);
     assert_eq!(serving(user)["serving"], false);
@@ -297,7 +296,7 @@ fn only_trusted_providers_see_what_asks_for_them() {
     assert_eq!(user.raw(&request).0, 503);
     let trusted = Some(vec![provider.party().to_string()]);
     let change = ServingChange { trusted, ..ServingChange::default() };
-    block_on(admin(user).change_serving(&change)).unwrap();
+    block_on(user.owner().change_serving(&change)).unwrap();
     assert_eq!(user.raw(&request).0, 200);
     let peer = user.get("/v1/tirami/peers")["peers"][0].clone();
     assert_eq!(peer["trusted"], true);
@@ -339,7 +338,7 @@ fn while_it_is_busy_only_contributors_are_served() {
     mesh.funded(&contributor);
     until("it is answered", SOON, || contributor.raw(&at(provider, 1)).0 == 200);
     until("nothing runs", SOON, || provider.served_running() == 0);
-    let client = admin(provider);
+    let client = provider.owner();
     let change = ServingChange { contributors_above: Some(1), ..ServingChange::default() };
     block_on(client.change_serving(&change)).unwrap();
     std::thread::scope(|scope| {
@@ -376,7 +375,7 @@ fn a_node_without_its_line_yet_is_not_told_that_it_has_too_little() {
     let engine = Arc::new(FakeEngine::new(script(3, Duration::ZERO)));
     let owner = TestNode::start(on_loopback(), Some(engine));
     let few = InviteRequest { uses: Some(1), expires_in_s: None, renew: false };
-    let invite = block_on(admin(&owner).mesh_invite(&few)).unwrap();
+    let invite = block_on(owner.owner().mesh_invite(&few)).unwrap();
     let invite: tirami_proto::Invite = invite.invite.parse().unwrap();
     let first = TestNode::start(joining(invite.clone()), None);
     until("the first one has a line", SOON, || !owner.peer.line_of(first.party()).is_zero());

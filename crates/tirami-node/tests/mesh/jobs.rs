@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use crate::cheats::vouched;
 use crate::jobs_support::{Mesh, Stream, ask, micro, script, words};
 use crate::support::{SOON, until};
 use serde_json::json;
+use tirami_core::MINUTE_MS;
+use tirami_infer::engine::PIECES_AHEAD_MAX;
 use tirami_infer::fake::FakeScript;
-use tirami_kernel::book::ServingPolicy;
-use tirami_ledger::command::{Actor, Command};
+use tirami_node::mesh::WINDOW_TOKENS_MAX;
 
 const FAST: Duration = Duration::ZERO;
 
@@ -245,10 +247,12 @@ fn without_fallbacks_a_lost_provider_has_no_successor() {
 }
 
 #[test]
-fn when_the_consumer_vanishes_the_provider_stops_and_keeps_its_highest_voucher() {
-    let mesh = Mesh::of(&[script(4_000, Duration::from_millis(10))]);
+fn when_the_consumer_vanishes_the_provider_stops_and_claims_its_highest_voucher() {
+    // Until its end is noticed it could make several times what it may be ahead.
+    let mesh = Mesh::of(&[script(4_000, Duration::from_millis(2))]);
     // The consumer is a node that the mesh does not depend on.
     let user = mesh.add_user();
+    let party = user.party();
     let mut stream = Stream::open(&user, &ask(4_000, true));
     stream.until_words(50);
     user.kill();
@@ -256,12 +260,28 @@ fn when_the_consumer_vanishes_the_provider_stops_and_keeps_its_highest_voucher()
     let provider = mesh.provider(0);
     until("the engine rests", Duration::from_secs(8), || provider.running() == 0);
     until("the job has ended", SOON, || provider.served_running() == 0);
-    let (due, vouched) = provider.peer.read(|kernel| {
+    let (due, signed) = provider.peer.read(|kernel| {
         let job = kernel.ledger().book().served().values().next().cloned().unwrap();
         (job.end.unwrap().due, job.vouched())
     });
-    assert_eq!(due, vouched);
+    assert_eq!(due, signed);
     assert!(!due.is_zero());
+    let made = provider.engine.as_ref().unwrap().load().completion_tokens_total;
+    // One more is in the engine's hand.
+    let ahead = u64::from(WINDOW_TOKENS_MAX) + PIECES_AHEAD_MAX as u64 + 1;
+    let most = u64::from(vouched(provider).unwrap()) + ahead;
+    assert!(made <= most, "{made} tokens of at most {most}");
+
+    // The consumer stays away, and its provider shows the voucher to the witness.
+    mesh.clock.pass_ms(11 * MINUTE_MS);
+    let claimed = || {
+        mesh.user().peer.read(move |kernel| {
+            let claims = kernel.ledger().book().claims_against(party, kernel.clock());
+            claims.map(|(_, left)| left).collect::<Vec<_>>()
+        })
+    };
+    until("the witness knows the claim", SOON, || !claimed().is_empty());
+    assert_eq!(claimed(), [due]);
 }
 
 #[test]
@@ -285,9 +305,9 @@ fn a_pause_moves_the_running_job_within_five_seconds() {
     let mut stream = Stream::open(mesh.user(), &ask(400, true));
     stream.until_words(10);
     let running = mesh.running();
-    let policy = running.peer.read(|kernel| kernel.ledger().book().serving().clone());
-    let paused = ServingPolicy { paused: true, paused_by_owner: true, ..policy };
-    running.submit(Actor::Node, Command::SetServing(paused));
+    let owner = running.owner();
+    let serving = running.peer.block_on(async { owner.pause().await.unwrap() });
+    assert!(serving.paused_by_owner && !serving.serving, "{serving:?}");
     until("it stopped", Duration::from_secs(5), || running.running() == 0);
     let answer = stream.rest();
     assert_eq!(answer.text, words(400));

@@ -170,10 +170,19 @@ impl TestNode {
         answer
     }
 
+    fn admin_key(&self) -> String {
+        let path = self.dir.as_ref().unwrap().path().join("api_token");
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    }
+
+    /// The owner's client.
+    pub fn owner(&self) -> tirami_sdk::Client {
+        tirami_sdk::Client::new(&self.url, Some(&self.admin_key())).unwrap()
+    }
+
     /// What the owner sees.
     pub fn get(&self, path: &str) -> Value {
-        let key = std::fs::read_to_string(self.dir.as_ref().unwrap().path().join("api_token"));
-        let call = self.http.get(format!("{}{path}", self.url)).bearer_auth(key.unwrap().trim());
+        let call = self.http.get(format!("{}{path}", self.url)).bearer_auth(self.admin_key());
         self.runtime.block_on(async {
             let text = call.send().await.unwrap().text().await.unwrap();
             serde_json::from_str(&text).unwrap()
@@ -182,8 +191,7 @@ impl TestNode {
 
     /// The same as text.
     pub fn text(&self, path: &str) -> String {
-        let key = std::fs::read_to_string(self.dir.as_ref().unwrap().path().join("api_token"));
-        let call = self.http.get(format!("{}{path}", self.url)).bearer_auth(key.unwrap().trim());
+        let call = self.http.get(format!("{}{path}", self.url)).bearer_auth(self.admin_key());
         self.runtime.block_on(async { call.send().await.unwrap().text().await.unwrap() })
     }
 

@@ -35,5 +35,6 @@ mod short;
 mod signals;
 mod support;
 mod talk;
+mod together;
 mod variables;
 mod welcome;

@@ -1,14 +1,19 @@
 //! The owner's rules, as those see them who want to be served.
 
 use std::process::{Child, Command as Process};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
-use tirami_node::config::Config;
+use tirami_core::MINUTE_MS;
+use tirami_node::OthersUse;
+use tirami_node::config::{Config, Hours};
+use tirami_node::mesh::MeshOptions;
 
 use crate::engines::Odd;
-use crate::jobs_support::{Mesh, TestNode, ask};
-use crate::support::{SOON, joining, until};
+use crate::jobs_support::{Mesh, Stream, TestNode, ask, words};
+use crate::support::{Ahead, SOON, joining, until};
 
 /// What `user` knows of `provider`.
 fn known(user: &TestNode, provider: &TestNode) -> Value {
@@ -41,6 +46,16 @@ fn reasons(provider: &TestNode) -> String {
     provider.get("/v1/tirami/serving")["reasons"].to_string()
 }
 
+/// The hours of each day that begin and end so many minutes after this one.
+fn hours(from: u64, to: u64) -> Hours {
+    let minutes = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 60;
+    let clock = |ahead: u64| {
+        let minute = (minutes + ahead) % 1_440;
+        format!("{:02}:{:02}", minute / 60, minute % 60)
+    };
+    format!("{}-{}", clock(from), clock(to)).parse().unwrap()
+}
+
 /// Programs that keep half of the processors busy.
 struct Busy(Vec<Child>);
 
@@ -64,12 +79,6 @@ impl Drop for Busy {
 fn hours_places_and_the_electricity_are_kept() {
     let mesh = Mesh::with(Vec::new());
     let user = mesh.user();
-    let minutes = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 60;
-    let clock = |ahead: u64| {
-        let minute = (minutes + ahead) % 1_440;
-        format!("{:02}:{:02}", minute / 60, minute % 60)
-    };
-    let hours = |from, to| format!("{}-{}", clock(from), clock(to)).parse().unwrap();
     let closed = mesh.add_provider(Odd::new(3, 0), |config| {
         config.serve_hours = Some(hours(120, 180));
     });
@@ -187,4 +196,61 @@ fn a_machine_that_others_use_serves_nobody() {
     until("the reason is known", SOON, || reasons(&idle).contains("other programs use"));
     assert_eq!(mesh.user().raw(&only(&idle, 3)).0, 503);
     drop(busy);
+}
+
+#[test]
+fn hours_that_end_move_the_running_job_and_keep_new_ones_away() {
+    let mesh = Mesh::with(Vec::new());
+    let (user, clock) = (mesh.user(), Ahead::default());
+    let invite = user.peer.node.invite().unwrap();
+    let options = MeshOptions { clock: clock.clock(), ..joining(invite) };
+    let first = TestNode::start_with(options, Some(Odd::new(400, 15)), |config| {
+        config.serve_hours = Some(hours(1_430, 10));
+    });
+    let other = mesh.add_provider(Odd::new(400, 15), |_| {});
+    for provider in [&first, &other] {
+        until("it serves", SOON, || known(user, provider)["serving"] == true);
+    }
+    let mut request = ask(400, true);
+    request["provider"] = json!({"order": [first.party().to_string()]});
+    let mut stream = Stream::open(user, &request);
+    stream.until_words(10);
+    assert_eq!(first.served_running(), 1);
+
+    // Only its own clock says so.
+    clock.pass_ms(11 * MINUTE_MS);
+    let rests = || first.peer.read(|kernel| kernel.ledger().book().serving().paused);
+    until("it rests", SOON, rests);
+    let answer = stream.rest();
+    assert_eq!(answer.text, words(400));
+    let attempts = &answer.info()["route"]["attempts"];
+    assert_eq!(attempts[0]["provider"], first.party().to_string());
+    assert!(attempts[0]["ended"].as_str().unwrap().contains("paused"), "{attempts}");
+    assert_eq!(attempts[1]["provider"], other.party().to_string());
+    until("its job has ended", SOON, || first.served_running() == 0 && first.running() == 0);
+    assert_ne!(user.raw(&only(&first, 3)).0, 200);
+    assert_eq!(first.trades().len(), 1);
+}
+
+/// What others use is told here: on a machine that runs tests nobody knows when it rests.
+#[test]
+fn a_machine_serves_again_when_others_use_it_little() {
+    let mesh = Mesh::with(Vec::new());
+    let (user, percent) = (mesh.user(), Arc::new(AtomicU32::new(90)));
+    let told = Arc::clone(&percent);
+    let others_use = OthersUse::new(move || Some(told.load(Ordering::Relaxed)));
+    let invite = user.peer.node.invite().unwrap();
+    let options = MeshOptions { others_use, ..joining(invite) };
+    let idle = TestNode::start_with(options, Some(Odd::new(3, 0)), |config| {
+        config.serve_idle_percent = 10;
+    });
+    let says = |serving: bool| known(user, &idle)["serving"] == serving;
+    until("it is known to rest", SOON, || says(false));
+    assert_eq!(user.raw(&only(&idle, 3)).0, 503);
+    percent.store(9, Ordering::Relaxed);
+    until("it is known to serve", SOON, || says(true));
+    user.post(&only(&idle, 3));
+    percent.store(10, Ordering::Relaxed);
+    until("it is known to rest again", SOON, || says(false));
+    assert!(reasons(&idle).contains("other programs use 10 %"), "{}", reasons(&idle));
 }

@@ -13,6 +13,9 @@ use tirami_proto::{
     encode,
 };
 
+/// More than a node leaves unread on one stream.
+pub const UNREAD_BYTES: usize = 160 << 10;
+
 /// An endpoint on `address`.
 pub async fn endpoint(key: &SecretKey, address: &str) -> Endpoint {
     Endpoint::builder(presets::Minimal)
@@ -93,12 +96,17 @@ impl Control {
     }
 }
 
+/// What `key` says first where it lets the first node of the invite in.
+pub fn first_words(key: &SecretKey, invite: &Invite) -> [Message; 2] {
+    let welcome =
+        Welcome { protocol: PROTOCOL, features: 0, charters: Vec::new(), your_address: None };
+    [Message::Hello(hello(key, invite)), Message::Welcome(welcome)]
+}
+
 /// Says hello and welcome, and waits to be let in.
 pub async fn let_in(connection: Connection, key: &SecretKey, invite: &Invite) -> Option<Control> {
     let mut control = Control::open(connection).await?;
-    let welcome =
-        Welcome { protocol: PROTOCOL, features: 0, charters: Vec::new(), your_address: None };
-    for message in [Message::Hello(hello(key, invite)), Message::Welcome(welcome)] {
+    for message in first_words(key, invite) {
         control.send(&message).await.then_some(())?;
     }
     let welcomed = |message| matches!(message, Message::Welcome(_)).then_some(());

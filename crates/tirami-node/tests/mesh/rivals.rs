@@ -155,8 +155,7 @@ fn a_witness_comes_and_goes_with_entries_in_flight_and_jobs_go_on_while_it_is_aw
     let second = mesh.add_user();
     let party = second.party();
     let founder = mesh.user();
-    let key = std::fs::read_to_string(founder.dir.as_ref().unwrap().path().join("api_token"));
-    let owner = tirami_sdk::Client::new(&founder.url, Some(key.unwrap().trim())).unwrap();
+    let owner = founder.owner();
     let change = |action| {
         let draft = founder.peer.block_on(owner.change_witnesses(action, &party.to_string()));
         draft.unwrap().in_force
@@ -203,8 +202,7 @@ fn a_witness_comes_and_goes_with_entries_in_flight_and_jobs_go_on_while_it_is_aw
         )
         .unwrap();
     assert!(!draft.in_force, "the other witness has to approve too");
-    let key = std::fs::read_to_string(second.dir.as_ref().unwrap().path().join("api_token"));
-    let other = tirami_sdk::Client::new(&second.url, Some(key.unwrap().trim())).unwrap();
+    let other = second.owner();
     let approve = || second.peer.block_on(other.approve_charter(&draft.draft));
     until("the draft has come and is approved", SOON, || approve().is_ok());
     let all = [founder, provider, &second];

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use tirami_core::{JobId, Ppm};
-use tirami_ledger::book::EXPOSURE_START_ANSWERS;
+use tirami_ledger::book::{EXPOSURE_START_ANSWERS, SETTLE_MS};
 use tirami_ledger::command::{Actor, Command};
 use tirami_ledger::lattice::{Pay, PayItem};
 use tirami_proto::ToConsumer;
@@ -39,6 +39,35 @@ fn whoever_asks_one_thing_after_the_other_pays_in_time_to_be_served_on() {
         }
     }
     assert_eq!(provider.refused(party, "order_exposure"), 0);
+}
+
+#[test]
+fn short_answers_of_one_provider_are_paid_by_one_entry() {
+    let mesh = Mesh::of(&[script(5, Duration::ZERO)]);
+    let (user, provider) = (mesh.user(), mesh.provider(0));
+    let (payer, payee) = (user.party(), provider.party());
+    // Together they cost far less than what is paid at once.
+    for _ in 0..5 {
+        user.post(&ask(9, false));
+    }
+    let costs: Vec<u64> = user.trades().iter().map(|trade| micro(&trade["trm_amount"])).collect();
+    let due: u64 = costs.iter().sum();
+    assert!(costs.len() == 5 && due > 0, "{costs:?}");
+    mesh.clock.pass_ms(SETTLE_MS);
+    let paid = || {
+        user.peer.read(move |kernel| {
+            let entries = kernel.ledger().lattice().final_entries();
+            let own = entries.filter(|(_, entry)| entry.slot.chain == payer);
+            let payouts = own.filter_map(|(_, entry)| entry.effect.payout);
+            let to_it = payouts.filter(|payout| payout.payee == payee);
+            to_it.map(|payout| payout.amount.micro()).collect::<Vec<_>>()
+        })
+    };
+    until("all is paid", SOON, || paid().iter().sum::<u64>() == due);
+    assert_eq!(paid(), [due], "one payment of {costs:?}");
+    // A job counts as paid where an entry names it.
+    let unpaid = || provider.peer.read(|kernel| kernel.ledger().book().served().len());
+    until("the provider sees each of them paid", SOON, || unpaid() == 0);
 }
 
 #[test]

@@ -108,8 +108,7 @@ fn a_stranger_shows_work_asks_pays_and_settles_and_one_that_does_not_costs_its_s
         party: third.party().to_string(),
         amount_trm: Some(trm(700).into()),
     };
-    let key = std::fs::read_to_string(founder.dir.as_ref().unwrap().path().join("api_token"));
-    let owner = tirami_sdk::Client::new(&founder.url, Some(key.unwrap().trim())).unwrap();
+    let owner = founder.owner();
     founder.peer.block_on(owner.sponsor(&sponsor)).unwrap();
     until("the third one begins", SOON, || is(&third, "open"));
 
@@ -144,8 +143,7 @@ fn a_stranger_shows_work_asks_pays_and_settles_and_one_that_does_not_costs_its_s
 #[test]
 fn whom_the_owner_enrols_by_hand_takes_no_use_from_its_invites() {
     let owner = TestNode::start(on_loopback(), None);
-    let key = std::fs::read_to_string(owner.dir.as_ref().unwrap().path().join("api_token"));
-    let client = tirami_sdk::Client::new(&owner.url, Some(key.unwrap().trim())).unwrap();
+    let client = owner.owner();
     let invite = |uses| {
         let asked = InviteRequest { uses: Some(uses), expires_in_s: None, renew: false };
         owner.peer.block_on(client.mesh_invite(&asked)).unwrap()

@@ -71,7 +71,7 @@ pub struct ChatRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<Tool>>,
     /// Whether functions are called: `auto`, the default, leaves it to the model; `none`,
-    /// `required`, or one function.
+    /// `required`, one function, or some of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_choice: Option<ToolChoice>,
     /// Whether there may be several calls in one answer; true when unset. At most 16.
@@ -134,13 +134,18 @@ pub struct ChatMessage {
     /// In a message of `tool`, the call whose result it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// Who said it among those of one role, or the tool whose result it is, where the model's
+    /// template can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 impl ChatMessage {
     /// A message of `role`.
     pub fn new(role: &str, text: impl Into<String>) -> Self {
         let content = Some(Content::Text(text.into()));
-        Self { role: role.to_owned(), content, tool_calls: Vec::new(), tool_call_id: None }
+        let tool_calls = Vec::new();
+        Self { role: role.to_owned(), content, tool_calls, tool_call_id: None, name: None }
     }
 }
 
@@ -175,6 +180,27 @@ pub enum ToolChoice {
     Mode(String),
     /// This function is called.
     Named(NamedTool),
+    /// Only these functions are called.
+    Allowed(AllowedChoice),
+}
+
+/// A choice among some of the functions; the model is told of all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AllowedChoice {
+    /// `allowed_tools`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The functions.
+    pub allowed_tools: AllowedTools,
+}
+
+/// The functions that may be called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AllowedTools {
+    /// `auto` or `required`.
+    pub mode: String,
+    /// The functions by their names; at least one and at most 128.
+    pub tools: Vec<NamedTool>,
 }
 
 /// A function that is to be called.

@@ -57,6 +57,8 @@ pub struct Peer {
     pub features: Vec<String>,
     /// Since when it is connected, in milliseconds since the Unix epoch.
     pub connected_at_ms: u64,
+    /// When its last message came.
+    pub last_seen_ms: u64,
     /// When this node last held everything the peer was known to hold.
     pub synced_at_ms: Option<u64>,
     /// Chains of which it holds more than this node.
@@ -224,8 +226,8 @@ pub struct Protocol {
     pub protocol_version: u16,
     /// The oldest version it speaks.
     pub min_protocol_version: u16,
-    /// Optional abilities, as a bit set.
-    pub features: u64,
+    /// Optional abilities of this version: any of `keeps_own`.
+    pub features: Vec<String>,
     /// `quic`.
     pub transport: String,
     /// `cbor`.

@@ -49,6 +49,10 @@ pub struct MessagesRequest {
     /// most 32, and 16 384 bytes as JSON. One that the template does not read is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template_kwargs: Option<BTreeMap<String, serde_json::Value>>,
+    /// `{"format": {"type": "json_schema", "schema": …}}`: the answer follows the schema, and one
+    /// that cannot be followed in all is refused. The `effort` beside it is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_config: Option<serde_json::Value>,
     /// Whether the answer comes piece by piece as server-sent events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,

@@ -19,10 +19,11 @@ pub use agents::{
     Agent, AgentList, Bundle, CreateAgent, Cryption, ExportAgent, FundAgent, ImportAgent,
 };
 pub use chat::{
-    CalledFunction, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatMessage, ChatRequest,
-    ChatResponse, ChoiceLogprobs, Content, ContentPart, Function, FunctionDelta, FunctionName,
-    ImageUrl, NamedTool, PromptDetails, Route, RouteAttempt, Stop, StreamOptions, TiramiInfo,
-    TokenLogprob, Tool, ToolCall, ToolCallDelta, ToolChoice, TopLogprob, Usage,
+    AllowedChoice, AllowedTools, CalledFunction, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta,
+    ChatMessage, ChatRequest, ChatResponse, ChoiceLogprobs, Content, ContentPart, Function,
+    FunctionDelta, FunctionName, ImageUrl, NamedTool, PromptDetails, Route, RouteAttempt, Stop,
+    StreamOptions, TiramiInfo, TokenLogprob, Tool, ToolCall, ToolCallDelta, ToolChoice, TopLogprob,
+    Usage,
 };
 pub use completions::{
     CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, TextPrompt,
@@ -52,8 +53,8 @@ pub use messages::{
 pub use models::{KeepAlive, LoadModel, Model, ModelDetail, ModelList, ModelState, ModelStateList};
 pub use responses::{
     DeletedResponse, IncompleteDetails, InputDetails, OutputContent, OutputDetails, OutputItem,
-    ResponseError, ResponseEvent, ResponseEventKind, ResponseInput, ResponseObject, ResponseText,
-    ResponseTool, ResponseUsage, ResponsesRequest,
+    ResponseError, ResponseEvent, ResponseEventKind, ResponseInput, ResponseItemList,
+    ResponseObject, ResponseReasoning, ResponseText, ResponseTool, ResponseUsage, ResponsesRequest,
 };
 pub use safety::{
     Approval, ApprovalDecision, ApprovalList, Done, KillRequest, KillStatus, LimitAmount, Limits,

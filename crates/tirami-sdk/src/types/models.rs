@@ -12,6 +12,15 @@ pub struct ModelList {
     pub object: String,
     /// The models.
     pub data: Vec<Model>,
+    /// Whether there are more; false, since all are listed at once.
+    #[serde(default)]
+    pub has_more: bool,
+    /// The first one's `id`, null where there is none.
+    #[serde(default)]
+    pub first_id: Option<String>,
+    /// The last one's `id`, null where there is none.
+    #[serde(default)]
+    pub last_id: Option<String>,
 }
 
 /// A model.
@@ -21,8 +30,20 @@ pub struct Model {
     pub id: String,
     /// `model`.
     pub object: String,
+    /// `model`, under the name Anthropic gives it.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// The name for people: the same as `id`.
+    #[serde(default)]
+    pub display_name: String,
     /// When it was loaded, in seconds since the Unix epoch.
     pub created: u64,
+    /// The same time, RFC 3339 in UTC.
+    #[serde(default)]
+    pub created_at: String,
+    /// `active`: it answers.
+    #[serde(default)]
+    pub lifecycle: String,
     /// The party that serves it.
     pub owned_by: String,
     /// Tokens one request may have, prompt and answer together, under the name vLLM gives it.

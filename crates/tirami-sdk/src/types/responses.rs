@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::TiramiInfo;
+use super::{TiramiInfo, TokenLogprob};
 
 /// What is to be answered. What would change the answer and is not built here is refused.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
@@ -57,6 +57,21 @@ pub struct ResponsesRequest {
     /// one alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
+    /// Lowers the likelihood of what was said at all; −2 to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f64>,
+    /// Lowers the likelihood of what was said, as often as it was; −2 to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f64>,
+    /// `message.output_text.logprobs` asks for the log-probabilities of the text's tokens. Others
+    /// are not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include: Option<Vec<String>>,
+    /// So many of the likeliest tokens at each place come with theirs; 1 and more ask for
+    /// log-probabilities too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 20)]
+    pub top_logprobs: Option<u32>,
     /// Whether the answer comes piece by piece as server-sent events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
@@ -66,6 +81,12 @@ pub struct ResponsesRequest {
     /// A name for the end user; not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Another name for the end user; not used, and given back with the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety_identifier: Option<String>,
+    /// What would be asked again; not used, and given back with the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_cache_key: Option<String>,
 }
 
 impl ResponsesRequest {
@@ -131,16 +152,28 @@ pub struct ResponseObject {
     pub object: String,
     /// Seconds since the Unix epoch.
     pub created_at: u64,
+    /// The same, of its end; null where it is not complete.
+    #[serde(default)]
+    pub completed_at: Option<u64>,
     /// `in_progress`, `completed`, `incomplete` or `failed`.
     pub status: String,
     /// Why it failed.
     pub error: Option<ResponseError>,
     /// Why it is incomplete.
     pub incomplete_details: Option<IncompleteDetails>,
+    /// Always false: nothing is answered in the background.
+    #[serde(default)]
+    pub background: bool,
+    /// As in the request, or 0.
+    #[serde(default)]
+    pub frequency_penalty: f64,
     /// As in the request.
     pub instructions: Option<String>,
     /// As in the request.
     pub max_output_tokens: Option<u32>,
+    /// Always null: calls are not counted.
+    #[serde(default)]
+    pub max_tool_calls: Option<u32>,
     /// As in the request; never null.
     pub metadata: BTreeMap<String, String>,
     /// The model that answered.
@@ -149,8 +182,23 @@ pub struct ResponseObject {
     pub output: Vec<OutputItem>,
     /// As in the request, or true.
     pub parallel_tool_calls: bool,
+    /// As in the request, or 0.
+    #[serde(default)]
+    pub presence_penalty: f64,
     /// As in the request.
     pub previous_response_id: Option<String>,
+    /// As in the request.
+    #[serde(default)]
+    pub prompt_cache_key: Option<String>,
+    /// As in the request.
+    #[serde(default)]
+    pub reasoning: Option<ResponseReasoning>,
+    /// As in the request.
+    #[serde(default)]
+    pub safety_identifier: Option<String>,
+    /// `default`: there are no others.
+    #[serde(default)]
+    pub service_tier: String,
     /// Whether the answer is kept.
     pub store: bool,
     /// As in the request, or 1.
@@ -161,6 +209,9 @@ pub struct ResponseObject {
     pub tool_choice: Value,
     /// As in the request.
     pub tools: Vec<ResponseTool>,
+    /// As in the request, or 0.
+    #[serde(default)]
+    pub top_logprobs: u32,
     /// As in the request, or 1.
     pub top_p: f64,
     /// `disabled`: an input that is too long is refused.
@@ -188,6 +239,15 @@ impl ResponseObject {
     }
 }
 
+/// How much the model thinks.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ResponseReasoning {
+    /// As in the request.
+    pub effort: Option<String>,
+    /// As in the request; nothing is summed up.
+    pub summary: Option<String>,
+}
+
 /// Why an answer failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResponseError {
@@ -205,7 +265,7 @@ pub struct IncompleteDetails {
 }
 
 /// A part of an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputItem {
     /// Text.
@@ -235,7 +295,7 @@ pub enum OutputItem {
 }
 
 /// A part of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputContent {
     /// Text.
@@ -244,8 +304,8 @@ pub enum OutputContent {
         text: String,
         /// Always empty.
         annotations: Vec<Value>,
-        /// Always empty.
-        logprobs: Vec<Value>,
+        /// How likely its tokens were; empty where that is not asked for.
+        logprobs: Vec<TokenLogprob>,
     },
 }
 
@@ -339,8 +399,8 @@ pub enum ResponseEventKind {
         content_index: u32,
         /// The next part.
         delta: String,
-        /// Always empty.
-        logprobs: Vec<Value>,
+        /// How likely its tokens were; empty where that is not asked for.
+        logprobs: Vec<TokenLogprob>,
     },
     /// A text is complete.
     #[serde(rename = "response.output_text.done")]
@@ -353,8 +413,8 @@ pub enum ResponseEventKind {
         content_index: u32,
         /// The whole text.
         text: String,
-        /// Always empty.
-        logprobs: Vec<Value>,
+        /// How likely its tokens were; empty where that is not asked for.
+        logprobs: Vec<TokenLogprob>,
     },
     /// A message's text is complete.
     #[serde(rename = "response.content_part.done")]
@@ -448,4 +508,19 @@ pub struct DeletedResponse {
     pub object: String,
     /// Always true.
     pub deleted: bool,
+}
+
+/// A page of the items that a kept answer was asked with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ResponseItemList {
+    /// `list`.
+    pub object: String,
+    /// Items of type `message`, `function_call` and `function_call_output`, each with an `id`.
+    pub data: Vec<Value>,
+    /// The first one's id; null where there is none.
+    pub first_id: Option<String>,
+    /// The last one's id; null where there is none.
+    pub last_id: Option<String>,
+    /// Whether there are more behind it.
+    pub has_more: bool,
 }

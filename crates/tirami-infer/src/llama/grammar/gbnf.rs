@@ -1,5 +1,8 @@
 //! The text of a grammar, as the native engine writes and reads it.
 
+/// What stands behind a text of JSON that is a literal.
+const TEXT_END: &str = r#"") "\"""#;
+
 /// `rules` with `prefix` before the name of each rule. A literal whose text `is_name` of a rule
 /// that stands elsewhere becomes that name.
 pub(super) fn renamed(rules: &str, prefix: &str, is_name: impl Fn(&str) -> bool) -> String {
@@ -29,6 +32,19 @@ pub(super) fn renamed(rules: &str, prefix: &str, is_name: impl Fn(&str) -> bool)
     renamed
 }
 
+/// `rules` with literals that begin with `begin` in place of the texts of JSON of which the native
+/// engine makes these. No other literal begins so without a quote.
+pub(super) fn unquoted(rules: &str, begin: &str) -> String {
+    let before = format!(r#""\"" ("{begin}"#);
+    let mut parts = rules.split(&before);
+    let mut unquoted = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once(TEXT_END).unwrap_or((part, ""));
+        unquoted.extend(["\"", begin, name, "\"", rest]);
+    }
+    unquoted
+}
+
 fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '-'
 }
@@ -48,6 +64,22 @@ fn through(text: &str, end: char) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_become_the_literals_that_stand_in_them() {
+        for (rules, expected) in [
+            (r#"a ::= "\"" ("v-0-root") "\"" b"#, r#"a ::= "v-0-root" b"#),
+            (
+                r#"a ::= "\"" ("v-0-root") "\"" "\"" ("v-1-root") "\"""#,
+                r#"a ::= "v-0-root" "v-1-root""#,
+            ),
+            (r#"a ::= "\"" ("w-0") "\"" | b"#, r#"a ::= "\"" ("w-0") "\"" | b"#),
+            (r#"a ::= "\"v-0-root\"""#, r#"a ::= "\"v-0-root\"""#),
+            ("", ""),
+        ] {
+            assert_eq!(unquoted(rules, "v-"), expected, "{rules}");
+        }
+    }
 
     #[test]
     fn names_are_renamed_and_nothing_else() {

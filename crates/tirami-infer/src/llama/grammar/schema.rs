@@ -1,17 +1,21 @@
 //! A JSON schema before the native engine makes a grammar of it: it is bounded, has only what is
-//! followed, and the patterns of its texts are made rules here.
+//! followed, and the patterns of its texts and the bounds of its numbers are made rules here.
 
+mod bounds;
 mod followed;
 mod kind;
+mod references;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bounds::Numbers;
 use followed::Reader;
 use kind::{Kind, TYPES};
 use llama_cpp_2::json_schema_to_grammar;
+use references::{APART_STEPS_MAX, Targets};
 use serde_json::{Map, Value, json};
 
-use super::gbnf::renamed;
+use super::gbnf::{renamed, unquoted};
 use super::pattern::{Lengths, Pattern};
 use crate::engine::{CallSchema, JsonSchema};
 
@@ -26,8 +30,11 @@ pub const SCHEMA_NODES_MAX: usize = 2_000;
 const OPTIONAL_SQUARED_BY: usize = 32;
 /// What a schema may say of the length of a text or a list.
 pub const SCHEMA_LENGTH_MAX: u64 = 1_000;
-/// Depth of a schema, its references followed.
+/// Depth of a schema, its references followed but those that lead to where they stand.
 pub const SCHEMA_DEPTH_MAX: usize = 64;
+/// Places that the references in the schemas of an answer lead to: the native engine makes rules
+/// of each anew.
+pub const SCHEMA_REFS_MAX: usize = 200;
 
 /// What an alternative counts beside its values where another one may begin alike: the native
 /// engine follows both at once, each in some ten ways behind a number.
@@ -43,17 +50,20 @@ const REF_BYTES_MAX: usize = 4 * SCHEMA_NAME_BYTES_MAX;
 /// What a length counts by, beside its value: a grammar has a rule for each.
 const LENGTH_BY: usize = 64;
 
-/// What a schema says of a number's bounds. The native engine follows those of whole numbers.
+/// What a schema says of a number's bounds. The native engine follows those of whole numbers alone.
 const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
+/// Where a schema has what its references lead to.
+const DEFINING: [&str; 2] = ["$defs", "definitions"];
 /// What a schema says of lengths.
 const LENGTHS: [&str; 4] = ["minLength", "maxLength", "minItems", "maxItems"];
 
 /// A schema that may be followed.
 #[derive(Debug)]
 pub(super) struct Schema {
-    /// With the names of rules for patterns.
+    /// With the names of rules for patterns and references.
     root: Value,
     patterns: Patterns,
+    targets: Targets,
 }
 
 impl Schema {
@@ -74,8 +84,12 @@ impl Schema {
         fitting(name, left, |mut patterns, left| {
             let mut root = given.clone();
             Reader::new(&whole, schema.strict, &mut patterns).read(&mut root)?;
-            let schema = Self { root: root.into(), patterns };
+            let mut targets = Targets::default();
+            targets.put_in(&mut root, &of_targets(name))?;
+            let schema = Self { root: root.into(), patterns, targets };
             schema.count((&schema.root, Part::Schema), SCHEMA_DEPTH_MAX, left)?;
+            schema.count_recursive(left)?;
+            schema.targets.check(&schema.root, &mut { APART_STEPS_MAX })?;
             Ok(schema)
         })
     }
@@ -100,15 +114,17 @@ impl Schema {
         left: &mut usize,
     ) -> Result<Self, String> {
         let mut calls = Vec::with_capacity(tools.len());
-        let mut bytes = SCHEMA_BYTES_MAX;
+        let (mut bytes, mut targets) = (SCHEMA_BYTES_MAX, Targets::default());
         for CallSchema { name, arguments } in tools {
-            let of_tool = |reason: String| format!("{reason} (tool {name:.100})");
+            let of_tool = |reason: String| of_tool(name, &reason);
             let mut of_arguments = parsed(&arguments.text).map_err(of_tool)?;
             bytes = bytes.checked_sub(arguments.text.len()).ok_or_else(too_long)?;
             of_arguments.insert("type".to_owned(), "object".into());
             let whole = Value::Object(of_arguments.clone());
             let reader = Reader::new(&whole, arguments.strict, &mut patterns);
             reader.read(&mut of_arguments).map_err(of_tool)?;
+            let begin = of_targets(patterns.name);
+            targets.put_in(&mut of_arguments, &begin).map_err(of_tool)?;
             calls.push(json!({
                 "type": "object",
                 "properties": {"name": {"const": name}, "arguments": of_arguments},
@@ -116,11 +132,17 @@ impl Schema {
                 "additionalProperties": false,
             }));
         }
-        let schema = Self { root: json!({"anyOf": calls}), patterns };
+        let schema = Self { root: json!({"anyOf": calls}), patterns, targets };
         take(left, 1)?;
         // No two of them go on alike, because their names come first.
         let calls = &schema.root["anyOf"];
         schema.count((calls, Part::Schema), SCHEMA_DEPTH_MAX - 1, left)?;
+        schema.count_recursive(left)?;
+        let mut steps = APART_STEPS_MAX;
+        for (tool, call) in tools.iter().zip(calls.as_array().into_iter().flatten()) {
+            let checked = schema.targets.check(call, &mut steps);
+            checked.map_err(|reason| of_tool(&tool.name, &reason))?;
+        }
         Ok(schema)
     }
 
@@ -131,13 +153,43 @@ impl Schema {
     ///
     /// One sentence when the native engine makes none of it.
     pub(super) fn rules(&self) -> Result<String, String> {
-        let refused = |_| "it uses something of JSON schema that cannot be followed".to_owned();
-        let rules = json_schema_to_grammar(&self.root.to_string()).map_err(refused)?;
-        let Patterns { name, all, .. } = &self.patterns;
-        // No name that somebody gave can be the name of another rule then.
-        let mut rules = renamed(&rules, &format!("{name}-"), |name| all.contains_key(name));
-        rules.extend(all.values().map(|pattern| pattern.rules.as_str()));
+        let mut numbers = Numbers::new(&of_targets(self.patterns.name));
+        let mut rules = self.rules_of(&self.root, self.patterns.name, &mut numbers)?;
+        for (name, target) in self.targets.iter() {
+            rules.push_str(&self.rules_of(target, name, &mut numbers)?);
+        }
+        rules.extend(self.patterns.all.values().map(|pattern| pattern.rules.as_str()));
+        rules.push_str(&numbers.rules());
         Ok(rules)
+    }
+
+    /// The rules of one schema, whose names begin with `name` and a dash.
+    fn rules_of(
+        &self,
+        schema: &Value,
+        name: &str,
+        numbers: &mut Numbers,
+    ) -> Result<String, String> {
+        let refused = |_| "it uses something of JSON schema that cannot be followed".to_owned();
+        let mut marked = self.targets.marked(schema, Part::Schema);
+        numbers.mark(&mut marked, Part::Schema);
+        let rules = json_schema_to_grammar(&marked.to_string()).map_err(refused)?;
+        let rules = unquoted(&rules, &of_targets(self.patterns.name));
+        let is_rule = |name: &str| {
+            self.patterns.all.contains_key(name)
+                || self.targets.is_rule(name)
+                || numbers.is_rule(name)
+        };
+        // No name that somebody gave can be the name of another rule then.
+        Ok(renamed(&rules, &format!("{name}-"), is_rule))
+    }
+
+    /// Takes what leads to itself off those that are `left`, each once.
+    fn count_recursive(&self, left: &mut usize) -> Result<(), String> {
+        let mut targets = self.targets.recursive();
+        targets.try_for_each(|target| {
+            self.count((&target.schema, Part::Schema), SCHEMA_DEPTH_MAX, left)
+        })
     }
 
     /// Takes the values of `node` off those that are `left`, its references followed.
@@ -185,14 +237,12 @@ impl Schema {
         left: &mut usize,
     ) -> Result<(), String> {
         match value {
-            Value::String(place) if name == "$ref" && place.len() > REF_BYTES_MAX => {
-                Err(format!("a $ref in a schema has at most {REF_BYTES_MAX} bytes"))
-            }
-            Value::String(place) if name == "$ref" => {
-                // The native engine knows no escapes in a reference, and would go elsewhere.
-                let target = found(&self.root, place);
-                let target = target.ok_or_else(|| format!("the schema has no {place:.100}"))?;
-                self.count((target, part), depth, left)
+            Value::String(target) if part == Part::Schema && name == "$ref" => {
+                let target = self.targets.get(target).ok_or_else(no_schema)?;
+                match target.is_recursive {
+                    true => take(left, 1),
+                    false => self.count((&target.schema, part), depth, left),
+                }
             }
             Value::Number(length) if LENGTHS.contains(&name.as_str()) => {
                 let length = length.as_u64().filter(|length| *length <= SCHEMA_LENGTH_MAX);
@@ -230,7 +280,8 @@ impl Schema {
     /// is a number too.
     fn types(&self, way: &Value) -> Vec<&'static str> {
         let place = way.get("$ref").and_then(Value::as_str);
-        let way = place.and_then(|place| found(&self.root, place)).unwrap_or(way);
+        let target = place.and_then(|place| self.targets.get(place));
+        let way = target.map_or(way, |target| &target.schema);
         let Some(fields) = way.as_object() else { return Vec::new() };
         let mut types = BTreeSet::new();
         for kind in Kind::of(fields) {
@@ -281,6 +332,11 @@ fn parsed(text: &str) -> Result<Map<String, Value>, String> {
     }
 }
 
+/// A reason with the name of the tool.
+fn of_tool(name: &str, reason: &str) -> String {
+    format!("{reason} (tool {name:.100})")
+}
+
 fn too_long() -> String {
     format!("a schema has at most {SCHEMA_BYTES_MAX} bytes")
 }
@@ -293,7 +349,13 @@ fn no_schema() -> String {
     "a $ref in the schema leads to what is no schema".to_owned()
 }
 
-/// Where a `$ref` leads. The native engine knows no escapes in it, and would go elsewhere.
+/// What the names begin with of what the references of a schema of this name lead to, and of its
+/// numbers that have bounds.
+fn of_targets(name: &str) -> String {
+    format!("value-{name}-")
+}
+
+/// Where a `$ref` leads. Escapes in it are not read.
 fn found<'a>(root: &'a Value, place: &str) -> Option<&'a Value> {
     root.pointer(place.strip_prefix('#').filter(|path| !path.contains('~'))?)
 }
@@ -391,8 +453,8 @@ fn take(left: &mut usize, count: usize) -> Result<(), String> {
         format!(
             "the schemas of an answer count {SCHEMA_NODES_MAX} at most: values, once for each of \
              their types, parts of patterns, digits of bounds, large lengths, alternatives that \
-             may begin alike, and the square of the properties that may be left out; and they do \
-             not refer to themselves"
+             may begin alike, and the square of the properties that may be left out; and those \
+             that are made one do not refer to themselves"
         )
     })?;
     Ok(())
@@ -414,12 +476,12 @@ fn times(fields: &Map<String, Value>) -> Result<usize, String> {
     Ok(types.iter().filter_map(Value::as_str).filter(has_more).count().max(1))
 }
 
-/// Digits of the bounds of a whole number: a grammar follows each of them in several ways at once.
+/// Digits of the bounds of a number: a grammar follows each of them in several ways at once.
 fn digits(fields: &Map<String, Value>) -> usize {
-    let is_whole = |kind: &Value| kind.as_str() == Some("integer");
+    let is_number = |kind: &Value| matches!(kind.as_str(), Some("integer" | "number"));
     let kind = fields.get("type");
-    let is_list = || kind.and_then(Value::as_array).is_some_and(|all| all.iter().any(is_whole));
-    if !kind.is_some_and(is_whole) && !is_list() {
+    let is_list = || kind.and_then(Value::as_array).is_some_and(|all| all.iter().any(is_number));
+    if !kind.is_some_and(is_number) && !is_list() {
         return 0;
     }
     let bounds = BOUNDS.iter().filter_map(|word| fields.get(*word));

@@ -1,6 +1,6 @@
 //! Steps made one at a time, on the real model: what each of them may keep anybody waiting for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,15 @@ use super::super::grammar::Grammar;
 use super::super::lookup::Guesses;
 use super::super::sequence::Job;
 use super::*;
-use crate::engine::{Failure, Format, Generation, Progress, Prompt, Sampling};
+use crate::engine::{
+    Failure, Format, Generation, Progress, Prompt, PromptImage, Sampling, image_tokens,
+};
+use crate::image::Image;
+
+#[path = "../../../tests/support/vision.rs"]
+mod support;
+
+use support::{PICTURE_TOKENS, png, projector};
 
 const SEQUENCES: u32 = 4;
 
@@ -37,10 +45,13 @@ fn setting() -> Setting {
 
 /// A reader of a job of so many prompt and completion tokens, queued.
 fn ask(shared: &Shared, prompt: u32, completion_max: u32) -> mpsc::Receiver<Piece> {
-    let (sender, reader) = mpsc::channel(512);
     // Any tokens will do; those of two prompts differ from the first on.
     let tokens = (0..prompt).map(|i| 1_000 + (i * 37 + prompt) % 5_000).collect::<Vec<_>>();
-    let prompt = Prompt::from(tokens);
+    submit(shared, Prompt::from(tokens), completion_max)
+}
+
+fn submit(shared: &Shared, prompt: Prompt, completion_max: u32) -> mpsc::Receiver<Piece> {
+    let (sender, reader) = mpsc::channel(512);
     // Without its end token the model goes on.
     let logit_bias = [(0, -100.0), (2, -100.0)].into();
     let sampling = Sampling { completion_max, logit_bias, ..Sampling::default() };
@@ -61,10 +72,18 @@ fn came(reader: &mut mpsc::Receiver<Piece>) -> usize {
 }
 
 fn steps(play: impl FnOnce(&mut Steps<'_>, &Shared)) {
-    let model = model();
+    steps_seeing(None, play);
+}
+
+/// The same with this projector.
+fn steps_seeing(projector: Option<&Path>, play: impl FnOnce(&mut Steps<'_>, &Shared)) {
+    let owned = Arc::new(model());
+    let open = |path| Arc::new(Vision::open(path, &owned, &setting()).unwrap());
+    let vision = projector.map(open);
+    let model: &LlamaModel = &owned;
     let shared = Shared::new(SEQUENCES, 64);
-    let context = setting().context(&model).unwrap();
-    play(&mut Steps::new((&model, None), context, setting(), &shared, Vec::new()), &shared);
+    let context = setting().context(model).unwrap();
+    play(&mut Steps::new((model, vision), context, setting(), &shared, Vec::new()), &shared);
 }
 
 #[test]
@@ -132,6 +151,65 @@ fn a_short_prompt_does_not_wait_for_a_long_one_and_the_long_one_goes_on() {
             assert!(steps.step().unwrap());
         }
         assert!(!long.is_empty());
+    });
+}
+
+#[test]
+fn a_round_is_made_in_passes_of_the_size_that_gains_most() {
+    // No pass takes so long; how long those take that are made is not known here.
+    const LONG: Duration = Duration::from_secs(1_000);
+    const LONGER: Duration = Duration::from_secs(1_000_000);
+    steps(|steps, shared| {
+        let mut running = [5, 6, 7, 8].map(|tokens| ask(shared, tokens, 400));
+        while running.iter().any(mpsc::Receiver::is_empty) {
+            assert!(steps.step().unwrap());
+        }
+        running.iter_mut().for_each(|reader| assert!(came(reader) > 0));
+        for best in [1, 2, 4] {
+            steps.pace = Pace::default();
+            for size in 1..=4 {
+                steps.pace.note(size, if size == best { LONG } else { LONGER });
+            }
+            assert!(steps.step().unwrap());
+            running.iter_mut().for_each(|reader| assert_eq!(came(reader), 1, "by {best}"));
+            let took = |size: usize| steps.pace.seconds(size).unwrap();
+            let made: Vec<usize> =
+                (1..=4).filter(|size| took(*size) < LONG.as_secs_f32() / 2.0).collect();
+            assert_eq!(made, [best]);
+        }
+    });
+}
+
+#[test]
+fn a_picture_is_read_at_most_once_between_two_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mmproj.gguf");
+    std::fs::write(&file, projector(1)).unwrap();
+    let pictured = |seed: u8| {
+        let image = Image::open(png(64, 48, seed)).unwrap();
+        let tokens = PICTURE_TOKENS as usize;
+        let given = image_tokens(&image, tokens).chain([1_000]).collect::<Vec<_>>();
+        let images = vec![PromptImage { start: 0, tokens, image }];
+        Prompt { images, ..Prompt::from(given) }
+    };
+    steps_seeing(Some(&file), |steps, shared| {
+        let mut running = ask(shared, 5, 400);
+        while running.is_empty() {
+            assert!(steps.step().unwrap());
+        }
+        came(&mut running);
+        // As many as would be read between two tokens if they were texts.
+        let late = [1, 2, 3].map(|seed| submit(shared, pictured(seed), 1));
+        let mut made = 0;
+        while late.iter().any(mpsc::Receiver::is_empty) {
+            let read = shared.prompt_tokens_total.load(Ordering::Relaxed);
+            assert!(steps.step().unwrap());
+            let read = shared.prompt_tokens_total.load(Ordering::Relaxed) - read;
+            assert!(read <= u64::from(PICTURE_TOKENS), "{read} prompt tokens in step {made}");
+            assert_eq!(came(&mut running), 1, "in step {made}");
+            made += 1;
+            assert!(made < 100, "the pictures are not read");
+        }
     });
 }
 

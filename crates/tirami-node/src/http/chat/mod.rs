@@ -37,7 +37,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use tirami_core::{Digest, JobId, ModelDigest, Ppm};
+use tirami_core::{Digest, ModelDigest, Ppm};
 use tirami_infer::engine::{
     Conversation, Engine, Finish, Format, Prompt, RawPrompt, Sampling, StartError,
 };
@@ -312,7 +312,7 @@ impl Asker<'_> {
         let model = engine.model();
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let start = StartJob {
-            job: JobId::from_bytes(crate::keys::random().map_err(no_randomness)?),
+            job: crate::keys::job_id().map_err(no_randomness)?,
             model: model.digest,
             shape: model.shape,
             request: Digest::of(body),
@@ -412,7 +412,7 @@ impl Plan {
             Self::Mesh(ask) => ask.seed = ask.seed.wrapping_add(index),
             Self::Here(here) => {
                 let seed = here.start.seed.wrapping_add(index);
-                here.start.job = JobId::from_bytes(crate::keys::random().map_err(no_randomness)?);
+                here.start.job = crate::keys::job_id().map_err(no_randomness)?;
                 (here.start.seed, here.sampling.seed) = (seed, seed);
                 if let Some(ask) = &mut here.instead {
                     ask.seed = seed;

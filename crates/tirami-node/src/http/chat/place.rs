@@ -212,7 +212,9 @@ fn of_chat(conversation: &Conversation, image_tokens: u32) -> (usize, usize) {
         let written = |call: &Call| CALL_BYTES + call.name.len() + written_out(&call.arguments);
         one.calls.iter().map(written).sum::<usize>()
     };
-    let of_message = |one: &Message| one.content.len() + one.role.len() + of_calls(one);
+    let of_name = |one: &Message| one.name.as_ref().map_or(0, String::len);
+    let of_message =
+        |one: &Message| one.content.len() + one.role.len() + of_name(one) + of_calls(one);
     let tools = &conversation.tools;
     let of_tools = if tools.is_empty() { 0 } else { TOOLS_TOKENS };
     let of_tools = of_tools + tools.iter().map(|tool| written_out(tool)).sum::<usize>();

@@ -255,7 +255,15 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
     };
     let result_of = present(fields, "tool_call_id").and_then(Value::as_str);
     let call_id = result_of.filter(|_| role == "tool").map(str::to_owned);
-    Ok(Message { role: role.to_owned(), content, images, calls, call_id })
+    let name = match present(fields, "name") {
+        None => None,
+        Some(Value::String(name)) => Some(name.clone()),
+        Some(_) => {
+            let param = format!("{at}.name");
+            return Err(ApiError::invalid(&param, format!("{param} must be text")));
+        }
+    };
+    Ok(Message { role: role.to_owned(), content, images, calls, call_id, name })
 }
 
 /// The text of a part; that an assistant would not answer is what it said.
@@ -552,6 +560,10 @@ mod tests {
                 "messages[0].role: ",
             ),
             (r#"{"model":"m","messages":[{"role":"user"}]}"#.to_owned(), "messages[0].content: "),
+            (
+                r#"{"model":"m","messages":[{"role":"user","content":"x","name":7}]}"#.to_owned(),
+                "messages[0].name: messages[0].name must be text",
+            ),
             (
                 r#"{"model":"m","messages":[{"role":"user","content":[{"type":"refusal",
                 "refusal":"No."}]}]}"#

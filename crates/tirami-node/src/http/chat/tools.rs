@@ -56,7 +56,7 @@ pub(super) struct Tools {
 struct Tool<'a> {
     name: &'a str,
     description: Option<&'a str>,
-    /// A schema without references.
+    /// A schema without references but those that lead back to where they stand.
     parameters: Value,
     /// The same without notes: what a call follows.
     followed: Value,
@@ -64,12 +64,15 @@ struct Tool<'a> {
     strict: bool,
 }
 
-/// Which tools have to be called.
-enum Choice<'a> {
-    Auto,
-    None,
-    Required,
-    Named(&'a str),
+/// Which tools may be called.
+#[derive(Default)]
+struct Choice<'a> {
+    /// Only these; none where all may be.
+    among: Option<Vec<&'a str>>,
+    /// Whether the answer is calls and no text.
+    is_owed: bool,
+    /// Whether there is one call.
+    once: bool,
 }
 
 /// Reads `tools`, `tool_choice` and `parallel_tool_calls`.
@@ -77,28 +80,36 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Tools, ApiError> {
     let tools = tools(fields)?;
     let choice = choice(fields)?;
     let several = flag(fields, "parallel_tool_calls")?.unwrap_or(true);
-    // What is named is called once.
-    let several = several && !matches!(choice, Choice::Named(_));
-    let callable: Vec<&Tool<'_>> = match &choice {
-        Choice::None => return Ok(Tools::default()),
-        Choice::Auto if tools.is_empty() => return Ok(Tools::default()),
-        Choice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
-        Choice::Auto | Choice::Required => tools.iter().collect(),
+    let Some(choice) = choice else { return Ok(Tools::default()) };
+    let is_offered = |name: &&str| tools.iter().any(|tool| tool.name == *name);
+    let are_there = match &choice.among {
+        Some(names) => names.iter().all(is_offered),
+        None => !tools.is_empty() || !choice.is_owed,
     };
-    if callable.is_empty() {
+    if !are_there {
         let message = "tool_choice asks for a tool that is not in tools; name one that is";
         return Err(ApiError::invalid("tool_choice", message));
     }
+    if tools.is_empty() {
+        return Ok(Tools::default());
+    }
+    let callable: Vec<&Tool<'_>> = tools.iter().filter(|tool| choice.lets(tool.name)).collect();
     let format = CallFormat {
         tools: callable.iter().map(|tool| tool.call_schema()).collect(),
-        text: if matches!(choice, Choice::Auto) { CallText::Free } else { CallText::None },
-        several,
+        text: if choice.is_owed { CallText::None } else { CallText::Free },
+        several: several && !choice.once,
     };
     Ok(Tools {
         offered: tools.iter().map(Tool::shown).collect(),
         names: callable.iter().map(|tool| tool.name.to_owned()).collect(),
         format: Some(format),
     })
+}
+
+impl Choice<'_> {
+    fn lets(&self, name: &str) -> bool {
+        self.among.as_ref().is_none_or(|names| names.contains(&name))
+    }
 }
 
 impl Tool<'_> {
@@ -197,10 +208,21 @@ fn tool<'a>(at: &str, value: &'a Value, left: &mut Left) -> Result<Tool<'a>, Api
     schema.retain(|name, _| !matches!(name.as_str(), "$defs" | "definitions" | "$schema"));
     left.values = left.values.saturating_sub(TOOL_VALUES);
     let schema = Value::Object(schema);
-    let mut inlining = Inlining { root: &root, strict, within: vec!["#"], left };
+    let (within, again) = (vec!["#"], Vec::new());
+    let mut inlining = Inlining { root: &root, strict, within, again, left };
+    let of_parameters = |what: String| wrong(".function.parameters", &what);
     let parameters = inlining.inlined(&schema, Part::Schema, DEPTH_MAX);
-    let parameters = parameters.map_err(|what| wrong(".function.parameters", &what))?;
-    let followed = without_notes(&parameters, Part::Schema);
+    let mut parameters = parameters.map_err(of_parameters)?;
+    let defined = Value::Object(inlining.defined().map_err(of_parameters)?);
+    let mut followed = without_notes(&parameters, Part::Schema);
+    if defined.as_object().is_some_and(|defined| !defined.is_empty()) {
+        let bound = without_notes(&defined, Part::Named);
+        for (schema, defined) in [(&mut parameters, defined), (&mut followed, bound)] {
+            if let Value::Object(schema) = schema {
+                schema.insert("$defs".to_owned(), defined);
+            }
+        }
+    }
     Ok(Tool { name, description, parameters, followed, strict })
 }
 
@@ -260,6 +282,8 @@ struct Inlining<'a> {
     strict: bool,
     /// The references that lead to where it is.
     within: Vec<&'a str>,
+    /// Those that lead back to where they stand, and what they lead to.
+    again: Vec<(&'a str, &'a Value)>,
     left: &'a mut Left,
 }
 
@@ -289,6 +313,33 @@ impl<'a> Inlining<'a> {
         }
     }
 
+    /// What stands where `place` leads back: any value, or in a strict schema a reference.
+    fn kept(&mut self, place: &'a str, target: &'a Value) -> Value {
+        if !self.strict {
+            return Value::Object(Map::new());
+        }
+        if place == "#" {
+            return serde_json::json!({"$ref": "#"});
+        }
+        let known = self.again.iter().position(|(known, _)| *known == place);
+        let at = known.unwrap_or(self.again.len());
+        if known.is_none() {
+            self.again.push((place, target));
+        }
+        serde_json::json!({"$ref": format!("#/$defs/{at}")})
+    }
+
+    /// What the references lead to that were kept.
+    fn defined(&mut self) -> Result<Map<String, Value>, String> {
+        let mut defined = Map::new();
+        while let Some((place, target)) = self.again.get(defined.len()).copied() {
+            self.within = vec!["#", place];
+            let inlined = self.inlined(target, Part::Schema, DEPTH_MAX)?;
+            defined.insert(defined.len().to_string(), inlined);
+        }
+        Ok(defined)
+    }
+
     /// What `place` leads to, which is one of `fields`. What stands beside it holds together with
     /// it, which the engine sees to.
     fn followed(
@@ -300,13 +351,9 @@ impl<'a> Inlining<'a> {
         let root = self.root;
         let target = place.strip_prefix('#').and_then(|place| root.pointer(place));
         let target = target.ok_or("has a $ref that leads to nothing in it")?;
-        let target = if self.within.contains(&place) {
-            if self.strict {
-                let what = "refers to itself, which cannot be followed; leave it out, or set \
-                            strict to false, and any value is followed there";
-                return Err(what.to_owned());
-            }
-            Value::Object(Map::new())
+        let is_again = self.again.iter().any(|(known, _)| *known == place);
+        let target = if is_again || self.within.contains(&place) {
+            self.kept(place, target)
         } else {
             self.within.push(place);
             let followed = self.inlined(target, Part::Schema, depth);
@@ -345,22 +392,59 @@ fn without_notes(node: &Value, part: Part) -> Value {
     }
 }
 
-fn choice(fields: &Map<String, Value>) -> Result<Choice<'_>, ApiError> {
-    match present(fields, "tool_choice") {
-        None => Ok(Choice::Auto),
-        Some(Value::String(mode)) if mode == "auto" => Ok(Choice::Auto),
-        Some(Value::String(mode)) if mode == "none" => Ok(Choice::None),
-        Some(Value::String(mode)) if mode == "required" => Ok(Choice::Required),
-        Some(value) => {
-            let is_function = value.get("type").and_then(Value::as_str) == Some("function");
-            let name = value.pointer("/function/name").and_then(Value::as_str);
-            name.filter(|_| is_function).map(Choice::Named).ok_or_else(|| {
-                let message = "tool_choice must be auto, none, required or {\"type\": \
-                               \"function\", \"function\": {\"name\": …}}";
-                ApiError::invalid("tool_choice", message)
-            })
-        }
+/// None where no tool may be called.
+fn choice(fields: &Map<String, Value>) -> Result<Option<Choice<'_>>, ApiError> {
+    let wrong = |message: &str| ApiError::invalid("tool_choice", message);
+    let Some(value) = present(fields, "tool_choice") else {
+        return Ok(Some(Choice::default()));
+    };
+    if value.get("type").is_some_and(|kind| kind == "allowed_tools") {
+        return allowed(value).map(Some).ok_or_else(|| {
+            wrong(&format!(
+                "tool_choice of the type allowed_tools must have a mode, auto or required, and a \
+                 list of 1 to {TOOLS_MAX} functions by their names"
+            ))
+        });
     }
+    if value == "none" {
+        return Ok(None);
+    }
+    if let Some(is_owed) = mode(value) {
+        return Ok(Some(Choice { is_owed, ..Choice::default() }));
+    }
+    // What is named is called once.
+    let named = |name| Some(Choice { among: Some(vec![name]), is_owed: true, once: true });
+    function_name(value).map(named).ok_or_else(|| {
+        wrong(
+            "tool_choice must be auto, none, required, {\"type\": \"function\", \"function\": \
+             {\"name\": …}}, or of the type allowed_tools",
+        )
+    })
+}
+
+/// Some of the tools, and whether one of them has to be called.
+fn allowed(value: &Value) -> Option<Choice<'_>> {
+    let is_owed = mode(value.pointer("/allowed_tools/mode")?)?;
+    let names = value.pointer("/allowed_tools/tools")?.as_array()?;
+    if !(1..=TOOLS_MAX).contains(&names.len()) {
+        return None;
+    }
+    let among = Some(names.iter().map(function_name).collect::<Option<Vec<_>>>()?);
+    Some(Choice { among, is_owed, once: false })
+}
+
+/// Whether a tool has to be called.
+fn mode(value: &Value) -> Option<bool> {
+    match value.as_str()? {
+        "auto" => Some(false),
+        "required" => Some(true),
+        _ => None,
+    }
+}
+
+fn function_name(value: &Value) -> Option<&str> {
+    let is_function = value.get("type")? == "function";
+    value.pointer("/function/name")?.as_str().filter(|_| is_function)
 }
 
 /// Puts results in the order of the calls they answer: a model sees no ids. What names no call of
@@ -457,11 +541,17 @@ mod tests {
     fn which_tools_are_called_is_understood() {
         let both = json!([named("a", Value::Null), named("b", json!({"properties": {}}))]);
         let named_b = json!({"type": "function", "function": {"name": "b"}});
+        let only_b = |mode: &str| {
+            let allowed = json!({"mode": mode, "tools": [named_b]});
+            json!({"type": "allowed_tools", "allowed_tools": allowed})
+        };
         for (choice, offered, names, text) in [
             (Value::Null, 2, vec!["a", "b"], Some(CallText::Free)),
             (json!("auto"), 2, vec!["a", "b"], Some(CallText::Free)),
             (json!("required"), 2, vec!["a", "b"], Some(CallText::None)),
             (named_b.clone(), 2, vec!["b"], Some(CallText::None)),
+            (only_b("auto"), 2, vec!["b"], Some(CallText::Free)),
+            (only_b("required"), 2, vec!["b"], Some(CallText::None)),
             (json!("none"), 0, vec![], None),
         ] {
             // Whoever names a tool wants one call of it.
@@ -476,6 +566,8 @@ mod tests {
                 (offered, &names.into_iter().map(str::to_owned).collect())
             );
             assert_eq!(tools.format.as_ref().map(|format| format.text.clone()), text);
+            let followed = tools.format.iter().flat_map(|format| &format.tools);
+            assert!(followed.map(|tool| &tool.name).eq(&tools.names), "{choice}");
             assert!(tools.format.is_none_or(|format| !format.several));
         }
         let none = read(json!({"tools": []})).unwrap();
@@ -514,8 +606,16 @@ mod tests {
         let tools = read(json!({"tools": [named("a", schema.clone())]})).unwrap();
         assert!(!tools.format.as_ref().unwrap().tools[0].arguments.strict);
         assert_eq!(arguments_of(tools), expected.to_string());
-        let refused = read(json!({"tools": [strict("a", schema)]})).map(drop);
-        assert_eq!(refused, Err("tools[0].function.parameters".to_owned()));
+        // All of a strict one is followed.
+        let tools = read(json!({"tools": [strict("a", schema)]})).unwrap();
+        let again = json!({"$ref": "#/$defs/0"});
+        let node = json!({"type": "object", "properties": {
+            "name": {"type": "string"}, "next": again, "all": {"$ref": "#"},
+        }});
+        let expected = json!({
+            "properties": {"first": node, "second": again}, "type": "object", "$defs": {"0": node},
+        });
+        assert_eq!(arguments_of(tools), expected.to_string());
         let noted = json!({"properties": {"a": {"$ref": "#/$defs/A", "description": "d"}},
                            "$defs": {"A": {"type": "string"}}});
         let tools = read(json!({"tools": [strict("a", noted)]})).unwrap();
@@ -598,7 +698,19 @@ mod tests {
         let one = named("a", Value::Null);
         let itself = json!({"properties": {"a": {"$ref": "#"}}});
         let odd = json!({"type": "function", "function": {"name": "a", "strict": "yes"}});
+        let function = |name: &str| json!({"type": "function", "function": {"name": name}});
+        let allowed = |mode: &str, tools: Value| {
+            let choice = json!({"type": "allowed_tools",
+                                "allowed_tools": {"mode": mode, "tools": tools}});
+            json!({"tools": [one], "tool_choice": choice})
+        };
         for (request, param) in [
+            (allowed("auto", json!([])), "tool_choice"),
+            (allowed("auto", json!(["a"])), "tool_choice"),
+            (allowed("auto", json!([function("a"), function("b")])), "tool_choice"),
+            (allowed("auto", json!(vec![function("a"); TOOLS_MAX + 1])), "tool_choice"),
+            (allowed("none", json!([function("a")])), "tool_choice"),
+            (json!({"tools": [one], "tool_choice": {"type": "allowed_tools"}}), "tool_choice"),
             (json!({"tools": {}}), "tools"),
             (json!({"tools": ["a"]}), "tools[0]"),
             (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),

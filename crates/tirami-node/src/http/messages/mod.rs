@@ -30,15 +30,16 @@ pub(super) async fn messages(
     let answer = async {
         let body = json::body(request, &app).await?;
         let read = |fields: Map<String, Value>| {
-            Ok::<_, ApiError>((request::stops(&fields)?, request::chat(&fields, true)?))
+            let (stops, named) = (request::stops(&fields)?, request::names(&fields));
+            Ok::<_, ApiError>((stops, named, request::chat(&fields, true)?))
         };
-        let (stops, mut translated) = json::understood(&app, body, read).await?;
+        let (stops, named, mut translated) = json::understood(&app, body, read).await?;
         fit(&app, &mut translated).await?;
         let chat = chat::form::written(&translated).into();
         drop(translated);
         let form = |_: &chat::Ask, _| -> Box<dyn Form> { Box::new(MessagesForm::new(stops)) };
         let answer = chat::answer(app, &caller, (Kind::Chat, chat), form).await;
-        answer.map_err(|error| names::renamed(error, &request::NAMES))
+        answer.map_err(|error| names::renamed(error, &named))
     };
     answer.await.unwrap_or_else(refused)
 }
@@ -61,7 +62,7 @@ pub(super) async fn count_tokens(State(app): State<AppState>, request: Request<B
     let answer = async {
         let fields: Map<String, Value> = json::read(request, &app).await?;
         let counted = counted(&app, &request::chat(&fields, false)?).await;
-        counted.map_err(|error| names::renamed(error, &request::NAMES))
+        counted.map_err(|error| names::renamed(error, &request::names(&fields)))
     };
     answer.await.map_or_else(refused, |counted| json::ok(&counted))
 }

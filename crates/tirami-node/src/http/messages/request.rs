@@ -20,12 +20,22 @@ const SAME: [&str; 10] = [
 ];
 
 /// What the chat's other fields are called here.
-pub(super) const NAMES: [(&str, &str); 4] = [
-    ("stop", "stop_sequences"),
-    ("user", "metadata.user_id"),
-    ("tools[].function.parameters", "tools[].input_schema"),
-    ("tools[].function", "tools[]"),
-];
+pub(super) type Names = [(&'static str, &'static str); 5];
+
+/// What this request calls them, or would.
+pub(super) fn names(fields: &Map<String, Value>) -> Names {
+    [
+        ("response_format", asked_format(fields).map_or(FORMAT, |(param, _)| param)),
+        ("stop", "stop_sequences"),
+        ("user", "metadata.user_id"),
+        ("tools[].function.parameters", "tools[].input_schema"),
+        ("tools[].function", "tools[]"),
+    ]
+}
+
+/// The newer name of the answer's schema; it counts where both are sent.
+const FORMAT: &str = "output_config.format";
+const FORMAT_OLDER: &str = "output_format";
 
 /// The chat that a request asks for; `is_run` unless it is only to be counted.
 pub(super) fn chat(
@@ -61,6 +71,9 @@ pub(super) fn chat(
         chat.insert("user".to_owned(), user.clone());
     }
     chat.insert("messages".to_owned(), messages(fields, is_run)?.into());
+    if let Some(format) = format(fields)? {
+        chat.insert("response_format".to_owned(), format);
+    }
     tools(fields, &mut chat)?;
     Ok(chat)
 }
@@ -78,15 +91,32 @@ pub(super) fn stops(fields: &Map<String, Value>) -> Result<Vec<String>, ApiError
     })
 }
 
-/// What would change the answer and is not built here. How much is thought before an answer, which
-/// `output_config` asks for, is up to the model.
+/// The format that counts, and the name by which it was sent.
+fn asked_format(fields: &Map<String, Value>) -> Option<(&'static str, &Value)> {
+    let config = present(fields, "output_config").and_then(Value::as_object);
+    let newer = config.and_then(|config| present(config, "format"));
+    let older = || present(fields, FORMAT_OLDER).map(|format| (FORMAT_OLDER, format));
+    newer.map(|format| (FORMAT, format)).or_else(older)
+}
+
+/// The schema that the answer follows, as a chat has it. How much is thought before an answer,
+/// which `output_config` asks for too, is up to the model.
+fn format(fields: &Map<String, Value>) -> Result<Option<Value>, ApiError> {
+    let Some((param, format)) = asked_format(fields) else { return Ok(None) };
+    let is_schema = format.get("type").is_some_and(|kind| kind == "json_schema");
+    let schema = format.get("schema").filter(|schema| is_schema && schema.is_object());
+    let schema = schema.ok_or_else(|| {
+        let message = format!("{param} must be {{\"type\": \"json_schema\", \"schema\": …}}");
+        ApiError::invalid(param, message)
+    })?;
+    // Clients of this interface have no other word for it, and rely on all of their schema.
+    let schema = json!({"schema": schema, "strict": true});
+    Ok(Some(json!({"type": "json_schema", "json_schema": schema})))
+}
+
+/// What would change the answer and is not built here.
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
-    let config = present(fields, "output_config");
-    if config.and_then(|config| config.get("format")).is_some_and(|format| !format.is_null()) {
-        let message = "output_config.format is not supported here; leave it out";
-        return Err(ApiError::unsupported("output_config.format", message));
-    }
-    for name in ["container", "mcp_servers", "output_format"] {
+    for name in ["container", "mcp_servers"] {
         let is_off = |value: &Value| {
             value.get("type").is_some_and(|kind| kind == "disabled")
                 || value.as_array().is_some_and(Vec::is_empty)
@@ -400,6 +430,30 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_of_the_answer_is_followed_in_all_by_its_newer_and_its_older_name() {
+        let format = |schema: Value| json!({"type": "json_schema", "schema": schema});
+        let (one, other) = (json!({"type": "object"}), json!({"type": "string"}));
+        for (more, schema) in [
+            (json!({"output_config": {"format": format(one.clone())}}), &one),
+            (json!({"output_format": format(one.clone())}), &one),
+            (
+                json!({"output_config": {"format": format(one.clone()), "effort": "low"},
+                       "output_format": format(other.clone())}),
+                &one,
+            ),
+            (
+                json!({"output_config": {"format": null}, "output_format": format(other.clone())}),
+                &other,
+            ),
+        ] {
+            let chat = read(more.clone()).unwrap();
+            let expected = json!({"schema": schema, "strict": true});
+            assert_eq!(chat["response_format"]["type"], "json_schema", "{more}");
+            assert_eq!(chat["response_format"]["json_schema"], expected, "{more}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let image = json!([{"role": "user", "content": [{"type": "image", "source": {}}]}]);
         let result = json!([{"role": "user", "content": [{"type": "tool_result"}]}]);
@@ -426,6 +480,8 @@ mod tests {
             (json!({"tools": [{"name": "f"}]}), "tools[0].input_schema"),
             (json!({"tool_choice": "auto"}), "tool_choice"),
             (json!({"output_config": {"format": {"type": "json_schema"}}}), "output_config.format"),
+            (json!({"output_config": {"format": {"type": "xml"}}}), "output_config.format"),
+            (json!({"output_format": {"schema": {}}}), "output_format"),
         ] {
             assert_eq!(read(more.clone()).unwrap_err(), param, "{more}");
         }

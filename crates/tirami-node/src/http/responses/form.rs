@@ -4,14 +4,16 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tirami_core::AgentId;
 use tirami_infer::calls::Said;
+use tirami_infer::engine::TokenLogprobs;
 use tirami_sdk::types::{
     IncompleteDetails, InputDetails, OutputContent, OutputDetails, OutputItem, ResponseError,
-    ResponseEvent, ResponseEventKind, ResponseObject, ResponseUsage,
+    ResponseEvent, ResponseEventKind, ResponseObject, ResponseUsage, TokenLogprob,
 };
 
-use crate::http::chat::form::{Ended, Form, News, named_event, written};
+use crate::http::chat::form::{Ended, Form, News, named_event, token, written};
 use crate::http::chat::{Head, call_id};
 use crate::http::error::ApiError;
+use crate::http::views;
 use crate::responses::Kept;
 
 /// One answer; there is never more than one.
@@ -24,17 +26,25 @@ pub(super) struct ResponsesForm {
     keeper: Option<AgentId>,
     /// The item that has begun.
     open: Option<OutputItem>,
+    /// Whether it is told whole, so that nobody reads its events.
+    is_whole: bool,
+    /// So many more log-probabilities are gathered.
+    likely_left: usize,
     /// Calls that have begun.
     calls: u32,
     /// Events told so far.
     told: u64,
     /// What is told whole, until it ends.
-    news: Vec<Said>,
+    news: Vec<News>,
     /// Events of the end that are not told yet; none before the end.
     last: Option<Vec<u8>>,
 }
 
 const IN_PROGRESS: &str = "in_progress";
+
+/// Log-probabilities that the events which end a stream tell again, at most, those of the first
+/// tokens: one is up to 2 KB of JSON, four events tell it, and a stream gathers it until then.
+const LIKELY_AGAIN_MAX: usize = 512;
 
 impl ResponsesForm {
     pub(super) fn new(
@@ -47,6 +57,8 @@ impl ResponsesForm {
             conversation,
             keeper,
             open: None,
+            is_whole: false,
+            likely_left: LIKELY_AGAIN_MAX,
             calls: 0,
             told: 0,
             news: Vec::new(),
@@ -55,6 +67,9 @@ impl ResponsesForm {
     }
 
     fn tell(&mut self, into: &mut Vec<u8>, kind: ResponseEventKind) {
+        if self.is_whole {
+            return;
+        }
         let event = ResponseEvent { sequence_number: self.told, kind };
         self.told += 1;
         named_event(into, event.kind.name(), &event);
@@ -71,65 +86,80 @@ impl ResponsesForm {
         self.answer.model.clone_from(&head.model);
     }
 
-    fn said(&mut self, into: &mut Vec<u8>, head: &Head, said: Said) {
-        match said {
-            Said::Text(text) => self.text(into, head, text),
-            Said::Call { name, .. } => {
-                self.close(into, "completed");
-                let item = OutputItem::FunctionCall {
-                    id: self.item_id("fc", head),
-                    call_id: call_id(&head.id, 0, self.calls),
-                    name,
-                    arguments: String::new(),
-                    status: IN_PROGRESS.to_owned(),
-                };
-                self.calls += 1;
-                self.start(into, item);
-            }
-            Said::Arguments { text, .. } => {
-                let output_index = self.index();
-                if let Some(OutputItem::FunctionCall { id, arguments, .. }) = &mut self.open {
-                    arguments.push_str(&text);
-                    let item_id = id.clone();
-                    let delta =
-                        ResponseEventKind::ArgumentsDelta { item_id, output_index, delta: text };
-                    self.tell(into, delta);
+    /// Tells what became certain, and of the text how likely its tokens were.
+    fn hear(&mut self, into: &mut Vec<u8>, head: &Head, news: News) {
+        let News { said, mut likely } = news;
+        let has_calls = said.iter().any(|said| !matches!(said, Said::Text(_)));
+        for said in said {
+            match said {
+                Said::Text(text) => {
+                    let end = if has_calls { tokens_of(&text, &likely) } else { likely.len() };
+                    let logprobs = likely.drain(..end).map(token).collect();
+                    self.text(into, head, text, logprobs);
                 }
+                Said::Call { name, .. } => self.call(into, head, name),
+                Said::Arguments { text, .. } => self.arguments(into, text),
             }
         }
     }
 
-    fn text(&mut self, into: &mut Vec<u8>, head: &Head, delta: String) {
+    fn call(&mut self, into: &mut Vec<u8>, head: &Head, name: String) {
+        self.close(into, "completed");
+        let item = OutputItem::FunctionCall {
+            id: self.item_id("fc", head),
+            call_id: call_id(&head.id, 0, self.calls),
+            name,
+            arguments: String::new(),
+            status: IN_PROGRESS.to_owned(),
+        };
+        self.calls += 1;
+        self.start(into, item);
+    }
+
+    fn arguments(&mut self, into: &mut Vec<u8>, delta: String) {
         let output_index = self.index();
+        if let Some(OutputItem::FunctionCall { id, arguments, .. }) = &mut self.open {
+            arguments.push_str(&delta);
+            let item_id = id.clone();
+            self.tell(into, ResponseEventKind::ArgumentsDelta { item_id, output_index, delta });
+        }
+    }
+
+    fn text(&mut self, into: &mut Vec<u8>, head: &Head, delta: String, likely: Vec<TokenLogprob>) {
         if !matches!(self.open, Some(OutputItem::Message { .. })) {
             self.close(into, "completed");
-            let id = self.item_id("msg", head);
-            self.start(
-                into,
-                OutputItem::Message {
-                    id: id.clone(),
-                    role: "assistant".to_owned(),
-                    status: IN_PROGRESS.to_owned(),
-                    content: Vec::new(),
-                },
-            );
-            let (part, content_index, output_index) = (part(String::new()), 0, self.index());
-            let added =
-                ResponseEventKind::PartAdded { item_id: id, output_index, content_index, part };
-            self.tell(into, added);
-            if let Some(OutputItem::Message { content, .. }) = &mut self.open {
-                content.push(self::part(String::new()));
-            }
-            return self.text(into, head, delta);
+            self.begin_text(into, head);
         }
+        let output_index = self.index();
         let Some(OutputItem::Message { id, content, .. }) = &mut self.open else { return };
-        if let Some(OutputContent::OutputText { text, .. }) = content.last_mut() {
+        if let Some(OutputContent::OutputText { text, logprobs, .. }) = content.last_mut() {
             text.push_str(&delta);
+            logprobs.extend(likely.iter().take(self.likely_left).cloned());
+            self.likely_left = self.likely_left.saturating_sub(likely.len());
         }
-        let (item_id, content_index, logprobs) = (id.clone(), 0, Vec::new());
+        let (item_id, content_index, logprobs) = (id.clone(), 0, likely);
         let delta =
             ResponseEventKind::TextDelta { item_id, output_index, content_index, delta, logprobs };
         self.tell(into, delta);
+    }
+
+    fn begin_text(&mut self, into: &mut Vec<u8>, head: &Head) {
+        let item_id = self.item_id("msg", head);
+        let item = OutputItem::Message {
+            id: item_id.clone(),
+            role: "assistant".to_owned(),
+            status: IN_PROGRESS.to_owned(),
+            content: Vec::new(),
+        };
+        self.start(into, item);
+        let (part, content_index, output_index) = (empty(), 0, self.index());
+        self.tell(
+            into,
+            ResponseEventKind::PartAdded { item_id, output_index, content_index, part },
+        );
+        if let Some(OutputItem::Message { content, .. }) = &mut self.open {
+            content.push(empty());
+        }
     }
 
     fn item_id(&self, kind: &str, head: &Head) -> String {
@@ -151,8 +181,8 @@ impl ResponsesForm {
             OutputItem::Message { id, content, status, .. } => {
                 ended.clone_into(status);
                 for whole in content.iter() {
-                    let OutputContent::OutputText { text, .. } = whole;
-                    let (content_index, logprobs) = (0, Vec::new());
+                    let OutputContent::OutputText { text, logprobs, .. } = whole;
+                    let (content_index, logprobs) = (0, logprobs.clone());
                     let (item_id, text) = (id.clone(), text.clone());
                     self.tell(
                         into,
@@ -193,14 +223,15 @@ impl ResponsesForm {
         }
         let mut last = Vec::new();
         self.know(head);
-        for said in core::mem::take(&mut self.news) {
-            self.said(&mut last, head, said);
+        for news in core::mem::take(&mut self.news) {
+            self.hear(&mut last, head, news);
         }
         let is_cut = end.finishes.first().is_some_and(|finished| finished.reason == "length");
         let status = if is_cut { "incomplete" } else { "completed" };
         self.close(&mut last, status);
         let answer = &mut self.answer;
         status.clone_into(&mut answer.status);
+        answer.completed_at = (!is_cut).then(|| views::now_ms() / 1_000);
         answer.incomplete_details =
             is_cut.then(|| IncompleteDetails { reason: "max_output_tokens".to_owned() });
         answer.usage = Some(ResponseUsage {
@@ -215,6 +246,20 @@ impl ResponsesForm {
         });
         answer.x_tirami = Some(end.info.clone());
         self.last = Some(last);
+    }
+
+    /// The answer as it is kept: log-probabilities would take many times the room of their text,
+    /// which is everybody's, and nobody goes on from them.
+    fn kept(&self) -> ResponseObject {
+        let mut kept = self.answer.clone();
+        for item in &mut kept.output {
+            if let OutputItem::Message { content, .. } = item {
+                for OutputContent::OutputText { logprobs, .. } in content {
+                    logprobs.clear();
+                }
+            }
+        }
+        kept
     }
 
     /// The answer as a message of a chat.
@@ -262,9 +307,7 @@ impl Form for ResponsesForm {
 
     fn says(&mut self, head: &Head, _: usize, news: News) -> Bytes {
         let mut bytes = Vec::new();
-        for said in news.said {
-            self.said(&mut bytes, head, said);
-        }
+        self.hear(&mut bytes, head, news);
         bytes.into()
     }
 
@@ -273,7 +316,7 @@ impl Form for ResponsesForm {
         let agent = self.keeper?;
         self.conversation.push(self.message());
         let conversation = written(&core::mem::take(&mut self.conversation));
-        Some(Kept { agent, id: head.id.clone(), response: written(&self.answer), conversation })
+        Some(Kept { agent, id: head.id.clone(), response: written(&self.kept()), conversation })
     }
 
     fn is_not_kept(&mut self) {
@@ -307,7 +350,9 @@ impl Form for ResponsesForm {
     }
 
     fn gathers(&mut self, _: usize, news: News) {
-        self.news.extend(news.said);
+        // These are told once, in the answer itself.
+        (self.is_whole, self.likely_left) = (true, usize::MAX);
+        self.news.push(news);
     }
 
     fn whole(&mut self, head: &Head, end: &Ended) -> Vec<u8> {
@@ -316,6 +361,18 @@ impl Form for ResponsesForm {
     }
 }
 
-fn part(text: String) -> OutputContent {
+fn empty() -> OutputContent {
+    let text = String::new();
     OutputContent::OutputText { text, annotations: Vec::new(), logprobs: Vec::new() }
+}
+
+/// So many of the tokens, from the first, say the text; those behind them say calls.
+fn tokens_of(text: &str, likely: &[TokenLogprobs]) -> usize {
+    let mut bytes = 0_usize;
+    let is_part = |one: &&TokenLogprobs| {
+        let is_part = bytes < text.len();
+        bytes = bytes.saturating_add(one.chosen.bytes.len());
+        is_part
+    };
+    likely.iter().take_while(is_part).count()
 }

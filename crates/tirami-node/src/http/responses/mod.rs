@@ -1,6 +1,7 @@
 //! OpenAI's responses: a translation into a chat and back, and what is kept of them.
 
 mod form;
+mod items;
 mod reference;
 mod request;
 
@@ -21,6 +22,8 @@ use super::{AppState, json, names, views};
 use crate::responses::{Kept, ResponsesError};
 use form::ResponsesForm;
 use request::Asked;
+
+pub(super) use items::input_items;
 
 /// Answers `POST /v1/responses`.
 pub(super) async fn create(

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use tirami_sdk::types::{ResponseObject, ResponseText, ResponseTool};
+use tirami_infer::engine::TOP_LOGPROBS_MAX;
+use tirami_sdk::types::{ResponseObject, ResponseReasoning, ResponseText, ResponseTool};
 
 use crate::http::chat::{Said, check, flag, number, present};
 use crate::http::error::ApiError;
@@ -14,11 +15,13 @@ const NOTE_NAME_BYTES_MAX: usize = 64;
 const NOTE_BYTES_MAX: usize = 512;
 
 /// Fields that a chat has too, by the same name and with the same meaning.
-const SAME: [&str; 11] = [
+const SAME: [&str; 13] = [
     "model",
     "stream",
     "temperature",
     "top_p",
+    "presence_penalty",
+    "frequency_penalty",
     "user",
     "provider",
     "keep_alive",
@@ -29,7 +32,8 @@ const SAME: [&str; 11] = [
 ];
 
 /// What the chat's other fields are called here.
-pub(super) const NAMES: [(&str, &str); 6] = [
+pub(super) const NAMES: [(&str, &str); 7] = [
+    ("logprobs", "include"),
     ("max_completion_tokens", "max_output_tokens"),
     ("max_tokens", "max_output_tokens"),
     ("messages", "input"),
@@ -41,7 +45,7 @@ pub(super) const NAMES: [(&str, &str); 6] = [
 /// Who may say something.
 const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
 
-/// What `include` may ask for that an answer could have.
+/// What `include` may ask for that an answer has.
 const LIKELIHOODS: &str = "message.output_text.logprobs";
 
 /// A request that is understood as far as it is not a chat's.
@@ -66,14 +70,8 @@ pub(super) fn read(fields: &Map<String, Value>, before: Vec<Value>) -> Result<As
     if let Some(most) = max_output_tokens {
         chat.insert("max_completion_tokens".to_owned(), most.into());
     }
-    let reasoning = present(fields, "reasoning");
-    if reasoning.is_some_and(|of| !of.is_object()) {
-        let message = "reasoning must be an object, such as {\"effort\": \"low\"}";
-        return Err(ApiError::invalid("reasoning", message));
-    }
-    if let Some(effort) = reasoning.and_then(|of| of.get("effort")) {
-        chat.insert("reasoning_effort".to_owned(), effort.clone());
-    }
+    let reasoning = reasoning(fields, &mut chat)?;
+    let top_logprobs = likelihoods(fields, &mut chat)?;
     let tools = tools(fields)?;
     if !tools.is_empty() {
         let tools = tools.iter().map(chat_tool).collect::<Vec<_>>();
@@ -93,27 +91,38 @@ pub(super) fn read(fields: &Map<String, Value>, before: Vec<Value>) -> Result<As
     let told = instructions.iter().map(|text| json!({"role": "system", "content": text}));
     let messages: Vec<Value> = told.chain(conversation.iter().cloned()).collect();
     chat.insert("messages".to_owned(), messages.into());
-    let real = |name| present(fields, name).and_then(Value::as_f64).unwrap_or(1.0);
+    // The chat refuses what is no number.
+    let real = |name, unset| present(fields, name).and_then(Value::as_f64).unwrap_or(unset);
     let base = ResponseObject {
         id: String::new(),
         object: "response".to_owned(),
         created_at: 0,
+        completed_at: None,
         status: "in_progress".to_owned(),
         error: None,
         incomplete_details: None,
+        background: false,
+        frequency_penalty: real("frequency_penalty", 0.0),
         instructions,
         max_output_tokens,
+        max_tool_calls: None,
         metadata: metadata(fields)?,
         model: String::new(),
         output: Vec::new(),
         parallel_tool_calls: flag(fields, "parallel_tool_calls")?.unwrap_or(true),
+        presence_penalty: real("presence_penalty", 0.0),
         previous_response_id: text(fields, "previous_response_id")?,
+        prompt_cache_key: text(fields, "prompt_cache_key")?,
+        reasoning,
+        safety_identifier: text(fields, "safety_identifier")?,
+        service_tier: "default".to_owned(),
         store: flag(fields, "store")?.unwrap_or(true),
-        temperature: real("temperature"),
+        temperature: real("temperature", 1.0),
         text: ResponseText { format: Some(format.unwrap_or_else(|| json!({"type": "text"}))) },
         tool_choice: tool_choice.unwrap_or_else(|| "auto".into()),
         tools,
-        top_p: real("top_p"),
+        top_logprobs,
+        top_p: real("top_p", 1.0),
         truncation: "disabled".to_owned(),
         usage: None,
         user: text(fields, "user")?,
@@ -129,20 +138,11 @@ fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
                        is refused";
         return Err(ApiError::invalid("truncation", message));
     }
-    let mut included = present(fields, "include").and_then(Value::as_array).into_iter().flatten();
-    if included.any(|one| one == LIKELIHOODS) {
-        let message = format!(
-            "include asks for {LIKELIHOODS}, which are not told here; leave it out, or ask for \
-             logprobs at /v1/chat/completions"
-        );
-        return Err(ApiError::unsupported("include", message));
-    }
-    for name in ["background", "conversation", "prompt", "top_logprobs"] {
+    for name in ["background", "conversation", "max_tool_calls", "prompt"] {
         let is_off = |value: &Value| match value {
             Value::Bool(is_on) => !is_on,
-            Value::Number(number) => number.as_u64() == Some(0),
             Value::Object(parts) => parts.values().all(Value::is_null),
-            Value::Null | Value::String(_) | Value::Array(_) => false,
+            Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) => false,
         };
         if present(fields, name).is_some_and(|value| !is_off(value)) {
             let message = format!("{name} is not supported here; leave it out");
@@ -150,6 +150,41 @@ fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// Tells the chat how much is to be thought.
+fn reasoning(
+    fields: &Map<String, Value>,
+    chat: &mut Map<String, Value>,
+) -> Result<Option<ResponseReasoning>, ApiError> {
+    let of = match present(fields, "reasoning") {
+        None => return Ok(None),
+        Some(Value::Object(of)) => of,
+        Some(_) => {
+            let message = "reasoning must be an object, such as {\"effort\": \"low\"}";
+            return Err(ApiError::invalid("reasoning", message));
+        }
+    };
+    if let Some(effort) = of.get("effort") {
+        chat.insert("reasoning_effort".to_owned(), effort.clone());
+    }
+    let word = |name| present(of, name).and_then(Value::as_str).map(str::to_owned);
+    Ok(Some(ResponseReasoning { effort: word("effort"), summary: word("summary") }))
+}
+
+/// Asks the chat for log-probabilities where either of their two fields asks for some; of how many
+/// of the likeliest tokens.
+fn likelihoods(
+    fields: &Map<String, Value>,
+    chat: &mut Map<String, Value>,
+) -> Result<u32, ApiError> {
+    let top = number(fields, "top_logprobs", 0, TOP_LOGPROBS_MAX)?.unwrap_or(0);
+    let mut included = present(fields, "include").and_then(Value::as_array).into_iter().flatten();
+    if top > 0 || included.any(|one| one == LIKELIHOODS) {
+        chat.insert("logprobs".to_owned(), true.into());
+        chat.insert("top_logprobs".to_owned(), top.into());
+    }
+    Ok(top)
 }
 
 fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, ApiError> {
@@ -343,9 +378,16 @@ fn chat_choice(choice: &Value) -> Result<Value, ApiError> {
         (Value::Object(_), Some(name)) if choice["type"] == "function" => {
             Ok(json!({"type": "function", "function": {"name": name}}))
         }
+        (Value::Object(_), _) if choice["type"] == "allowed_tools" => {
+            let function =
+                |tool: &Value| json!({"type": tool["type"], "function": {"name": tool["name"]}});
+            let tools = choice["tools"].as_array().into_iter().flatten().map(function);
+            let allowed = json!({"mode": choice["mode"], "tools": tools.collect::<Vec<_>>()});
+            Ok(json!({"type": "allowed_tools", "allowed_tools": allowed}))
+        }
         _ => {
-            let message = "tool_choice must be auto, none, required or {\"type\": \"function\", \
-                           \"name\": …}";
+            let message = "tool_choice must be auto, none, required, {\"type\": \"function\", \
+                           \"name\": …}, or of the type allowed_tools";
             Err(ApiError::invalid("tool_choice", message))
         }
     }
@@ -438,6 +480,24 @@ mod tests {
     }
 
     #[test]
+    fn either_field_asks_for_log_probabilities() {
+        let included = json!(["message.output_text.logprobs"]);
+        for (more, asked, top) in [
+            (json!({}), json!(null), 0),
+            (json!({"top_logprobs": 0, "include": []}), json!(null), 0),
+            (json!({"top_logprobs": 2}), json!(true), 2),
+            (json!({"include": included}), json!(true), 0),
+            (json!({"include": included, "top_logprobs": 20}), json!(true), 20),
+        ] {
+            let read = ask(more.clone(), Vec::new()).ok().unwrap();
+            let logprobs = read.chat.get("logprobs").cloned().unwrap_or_default();
+            assert_eq!((&logprobs, read.base.top_logprobs), (&asked, top), "{more}");
+            let told = read.chat.get("top_logprobs").cloned();
+            assert_eq!(told, (asked == true).then(|| top.into()), "{more}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (more, param) in [
             (json!({"input": null}), "input"),
@@ -459,8 +519,11 @@ mod tests {
             (json!({"metadata": {"a": 1}}), "metadata"),
             (json!({"background": true}), "background"),
             (json!({"truncation": "middle"}), "truncation"),
-            (json!({"include": ["message.output_text.logprobs"]}), "include"),
             (json!({"conversation": "c"}), "conversation"),
+            (json!({"max_tool_calls": 0}), "max_tool_calls"),
+            (json!({"top_logprobs": 21}), "top_logprobs"),
+            (json!({"reasoning": "high"}), "reasoning"),
+            (json!({"safety_identifier": 7}), "safety_identifier"),
         ] {
             assert_eq!(ask(more.clone(), Vec::new()).err().unwrap(), param, "{more}");
         }

@@ -1,7 +1,8 @@
 //! What a server elsewhere is asked for: a chat, or a text to go on with as it stands.
 
 use tirami_infer::engine::{
-    Call, Conversation, Format, Message, PrepareError, Prompt, RawPrompt, Sampling, Source,
+    Call, CallFormat, Conversation, Format, Message, PrepareError, Prompt, RawPrompt, Sampling,
+    Source,
 };
 use tirami_infer::vocabulary::Vocabulary;
 use tirami_sdk::upstream::{
@@ -69,13 +70,22 @@ fn chat(
         Format::Calls(calls) => Some(calls),
         _ => None,
     };
-    let tools = calls.map_or(&[][..], |_| &conversation.tools);
+    let offered = calls.map_or(&[][..], |_| &conversation.tools);
+    let tool_choice = calls.map(|calls| told::choice(calls, offered.len()));
+    // Few servers know of tools that may not be called: these are told only where one is named.
+    let is_named = tool_choice.as_ref().is_some_and(serde_json::Value::is_object);
+    let is_told = |tool: &serde_json::Value| {
+        let name = tool.pointer("/function/name").and_then(serde_json::Value::as_str);
+        let may_be = |calls: &CallFormat| calls.tools.iter().any(|one| Some(&*one.name) == name);
+        is_named || calls.is_some_and(may_be)
+    };
+    let tools = offered.iter().filter_map(|tool| serde_json::from_str(tool).ok());
     UpstreamChat {
         model,
         messages: messages(conversation),
         sampling: sampled,
-        tools: tools.iter().filter_map(|tool| serde_json::from_str(tool).ok()).collect(),
-        tool_choice: calls.map(|calls| told::choice(calls, tools.len())),
+        tools: tools.filter(is_told).collect(),
+        tool_choice,
         parallel_tool_calls: calls.and_then(|calls| (!calls.several).then_some(false)),
         chat_template_kwargs: UpstreamChat::variables(&conversation.variables.named),
         response_format: match sampling.format.without_calls() {
@@ -114,6 +124,7 @@ fn messages(conversation: &Conversation) -> Vec<UpstreamMessage> {
                 .map(|Call { id, name, arguments }| UpstreamCall { id, name, arguments })
                 .collect(),
             tool_call_id: message.call_id.clone(),
+            name: message.name.clone(),
         }
     };
     conversation.messages.iter().map(message).collect()

@@ -1,13 +1,16 @@
 //! What a server elsewhere refuses is told to the caller as what it is, and costs nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use tirami_sdk::types::{Limits, Scope};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{adds, body, events, give, patient_seller, request, standing_still};
-use crate::support::{Raw, TestNode};
+use super::{adds, ask, body, events, give, patient_seller, request, selling, standing_still};
+use crate::support::{Raw, TestNode, script};
 
 const CHAT: &str = "/v1/chat/completions";
 const SECRET: &str = "sk-secretsecretsecret";
@@ -95,6 +98,39 @@ async fn a_server_that_is_full_for_longer_than_it_may_take_is_told_of_at_once_wi
 }
 
 #[tokio::test]
+async fn who_has_spent_a_budget_is_refused_and_the_server_is_not_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            counter.fetch_add(1, Ordering::Relaxed);
+            request(&mut stream).await;
+            give(&mut stream, &events(&[&adds("word "), "[DONE]"])).await;
+        }
+    });
+    let seller = patient_seller(&url, SECRET, (4, Duration::from_secs(300))).await;
+    let agent = seller.agent("payer", "100").await;
+    let key = seller.key(Scope::Inference, Some(&agent.did), Limits::default()).await;
+    let client = seller.with(&key);
+    let answer = client.chat(&ask(1)).await.unwrap();
+    assert_eq!((answer.text().as_str(), asked.load(Ordering::Relaxed)), ("word ", 1));
+    let spent = answer.x_tirami.unwrap().trm_cost;
+    seller.limit(&key.info.id, Limits { lifetime_max_trm: Some(spent), ..Limits::default() }).await;
+    for stream in [false, true] {
+        let body = body(json!({"max_tokens": 1, "stream": stream}));
+        let raw = seller.post(CHAT, Some(&key.key), body).await;
+        assert_eq!((raw.status, raw.code().as_str()), (403, "budget_limit"), "{raw:?}");
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    let status = seller.settled().await;
+    assert_eq!((status.total_trades, status.open_holds), (1, 0));
+    assert_eq!(seller.admin.balance(Some(&agent.did)).await.unwrap().consumed, spent);
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_or_speaks_no_tls_or_says_nothing_is_told_apart() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = format!("http://{}", nobody.local_addr().unwrap());
@@ -145,4 +181,19 @@ async fn in_a_stream_and_as_a_message_it_is_the_same_refusal() {
     assert_eq!((told.status, told.code().as_str()), (500, "engine_misconfigured"), "{told:?}");
     let status = seller.settled().await;
     assert_eq!((status.total_trades, status.open_holds), (0, 0));
+}
+
+#[tokio::test]
+async fn log_probabilities_of_a_response_are_refused_as_those_of_a_chat_are() {
+    let (_server, seller) = selling(script(2, Duration::ZERO), None, 1).await;
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    let included = json!(["message.output_text.logprobs"]);
+    for (path, asked, param) in [
+        (CHAT, json!({"model": "sold", "messages": messages, "logprobs": true}), "logprobs"),
+        ("/v1/responses", json!({"model": "sold", "input": "hi", "include": included}), "include"),
+    ] {
+        let raw = seller.post(path, None, asked.to_string()).await;
+        assert_eq!((raw.status, raw.code().as_str()), (400, "unsupported_parameter"), "{raw:?}");
+        assert_eq!(raw.json()["error"]["param"], param, "{raw:?}");
+    }
 }

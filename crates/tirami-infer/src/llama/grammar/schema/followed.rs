@@ -3,11 +3,11 @@
 //! The native engine drops without a word what it does not know, and whatever stands beside
 //! `$ref`, `anyOf` and `oneOf`; of `allOf` it understands little. So schemas that hold together are
 //! made one here where that is simple. What is left and would not be followed is left out; but in a
-//! strict schema what changes the shape of an answer is refused by its name.
+//! strict schema it is refused by its name.
 
 use serde_json::{Map, Value};
 
-use super::kind::{Kind, OF_NUMBERS, binds, is_of, pattern_of_format};
+use super::kind::{Kind, binds, is_of, pattern_of_format};
 use super::{Part, Patterns, SCHEMA_DEPTH_MAX, SCHEMA_NODES_MAX, found, no_schema, take};
 
 type Fields = Map<String, Value>;
@@ -32,13 +32,15 @@ pub(super) struct Reader<'r> {
     /// Whether what is not followed is refused.
     strict: bool,
     patterns: &'r mut Patterns,
+    /// The names that lead to where it reads.
+    at: Vec<String>,
     /// Values that may still be written again where schemas are made one.
     left: usize,
 }
 
 impl<'r> Reader<'r> {
     pub(super) fn new(whole: &'r Value, strict: bool, patterns: &'r mut Patterns) -> Self {
-        Self { whole, strict, patterns, left: SCHEMA_NODES_MAX }
+        Self { whole, strict, patterns, at: Vec::new(), left: SCHEMA_NODES_MAX }
     }
 
     /// Leaves in `root` what is followed, with the names of rules for patterns.
@@ -54,15 +56,31 @@ impl<'r> Reader<'r> {
         let depth = depth.checked_sub(1).ok_or_else(super::too_deep)?;
         match node {
             Value::Array(items) if part != Part::Data => {
-                items.iter_mut().try_for_each(|item| self.part(item, part, depth))
+                let mut items = items.iter_mut().enumerate();
+                items.try_for_each(|(n, item)| self.named_part(&n.to_string(), item, part, depth))
             }
             Value::Object(fields) if part == Part::Schema => self.schema(fields, depth),
             Value::Object(fields) if part == Part::Named => {
-                let mut schemas = fields.values_mut();
-                schemas.try_for_each(|schema| self.part(schema, Part::Schema, depth))
+                let mut schemas = fields.iter_mut();
+                schemas.try_for_each(|(name, schema)| {
+                    self.named_part(name, schema, Part::Schema, depth)
+                })
             }
             _ => Ok(()),
         }
+    }
+
+    fn named_part(
+        &mut self,
+        name: &str,
+        node: &mut Value,
+        part: Part,
+        depth: usize,
+    ) -> Result<(), String> {
+        self.at.push(name.to_owned());
+        self.part(node, part, depth)?;
+        self.at.pop();
+        Ok(())
     }
 
     fn schema(&mut self, fields: &mut Fields, depth: usize) -> Result<(), String> {
@@ -81,25 +99,28 @@ impl<'r> Reader<'r> {
                 fields.insert("pattern".to_owned(), pattern.into());
             }
             self.patterns.put_in(fields, !self.strict || of_format.is_some())?;
+            if of_format.is_some() && !fields.contains_key("pattern") {
+                self.lose("format")?;
+            }
         }
         for (word, value) in fields.iter_mut() {
             let strict = self.strict;
             self.strict = strict && LEADING.contains(&word.as_str());
-            self.part(value, Part::Schema.under(word), depth)?;
+            self.named_part(word, value, Part::Schema.under(word), depth)?;
             self.strict = strict;
         }
         Ok(())
     }
 
-    /// Leaves out what cannot be followed, or refuses it. Bounds of numbers and formats go in any
-    /// case: libraries send them with every strict schema, and an answer has its shape without.
+    /// Leaves out what cannot be followed, or refuses it.
     fn lose(&self, word: &str) -> Result<(), String> {
-        if !self.strict || OF_NUMBERS.contains(&word) || word == "format" {
+        if !self.strict {
             return Ok(());
         }
+        let place: String = self.at.iter().flat_map(|name| ["/", name.as_str()]).collect();
         Err(format!(
-            "{word} cannot be followed where it stands in the schema; leave it out, or set strict \
-             to false, and it is not followed"
+            "{word} cannot be followed where it stands in the schema, at #{place:.200}; leave it \
+             out, or set strict to false, and it is not followed"
         ))
     }
 
@@ -108,6 +129,15 @@ impl<'r> Reader<'r> {
         while let Some(Value::Array(parts)) = fields.get("allOf") {
             let parts = parts.clone();
             fields.shift_remove("allOf");
+            let is_alone = !fields.iter().any(|(name, value)| binds(name, value));
+            if let [Value::Object(part)] = &*parts
+                && is_alone
+                && is_only_ref(part)
+            {
+                // It stays one, because what it leads to may lead back.
+                fields.extend(part.clone());
+                continue;
+            }
             for part in &parts {
                 match self.at(part)?.and_then(|part| joined(fields, &part)) {
                     Some(all) => *fields = all,
@@ -349,7 +379,7 @@ fn types(fields: &Fields) -> Option<Vec<&str>> {
 }
 
 /// The values a schema names, where to compare them is simple.
-fn values(fields: &Fields) -> Option<Vec<&Value>> {
+pub(super) fn values(fields: &Fields) -> Option<Vec<&Value>> {
     let values = match (fields.get("const"), fields.get("enum")) {
         (Some(value), _) => vec![value],
         (None, Some(Value::Array(values))) => values.iter().collect(),
@@ -359,8 +389,14 @@ fn values(fields: &Fields) -> Option<Vec<&Value>> {
     values.iter().all(is_simple).then_some(values)
 }
 
+/// Whether nothing but a reference binds in a schema.
+fn is_only_ref(fields: &Fields) -> bool {
+    let binds = |(name, value): (&String, &Value)| name != "$ref" && binds(name, value);
+    fields.contains_key("$ref") && !fields.iter().any(binds)
+}
+
 /// Whether a schema stands in this place.
-fn is_schema(place: &str) -> bool {
+pub(super) fn is_schema(place: &str) -> bool {
     let words = place.split('/').skip(1);
     words.fold(Part::Schema, Part::under) == Part::Schema
 }
@@ -382,7 +418,7 @@ fn size(fields: &Fields) -> usize {
     values.fold(1, usize::saturating_add)
 }
 
-fn values_of(node: &Value) -> usize {
+pub(super) fn values_of(node: &Value) -> usize {
     match node {
         Value::Array(items) => items.iter().map(values_of).fold(1, usize::saturating_add),
         Value::Object(fields) => size(fields),

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use super::{BOUNDS, bounds};
+
 /// The types of JSON schema.
 pub(super) const TYPES: [&str; 7] =
     ["array", "boolean", "integer", "null", "number", "object", "string"];
@@ -48,7 +50,7 @@ const OF_LISTS: [&str; 10] = [
     "uniqueItems",
 ];
 const OF_TEXTS: [&str; 4] = ["format", "maxLength", "minLength", "pattern"];
-pub(super) const OF_NUMBERS: [&str; 5] =
+const OF_NUMBERS: [&str; 5] =
     ["exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"];
 
 /// Formats of texts that bind and that the native engine does not know. What is in neither list
@@ -79,12 +81,20 @@ const DURATION: &str = concat!(
     r"(T(\d+H(\d+M(\d+S)?)?|\d+M(\d+S)?|\d+S))?",
     r"|T(\d+H(\d+M(\d+S)?)?|\d+M(\d+S)?|\d+S))$",
 );
+/// A URI of a host, without user and with a port of four digits at most.
+const URI: &str = concat!(
+    r"^[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9]+([.-][A-Za-z0-9]+)*(:\d{1,4})?",
+    r"(/([\w.~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?",
+    r"(\?([\w.~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?",
+    r"(#([\w.~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?$",
+);
 /// Formats that are followed as patterns: what is commonly meant by them, written plainly.
-const PATTERNS: [(&str, &str); 4] = [
+const PATTERNS: [(&str, &str); 5] = [
     ("duration", DURATION),
     ("email", r"^[\w+-]+(\.[\w+-]+)*@([A-Za-z0-9]+(-+[A-Za-z0-9]+)*\.)+[A-Za-z]{2,}$"),
     ("hostname", r"^[A-Za-z0-9]+(-+[A-Za-z0-9]+)*(\.[A-Za-z0-9]+(-+[A-Za-z0-9]+)*)*$"),
     ("ipv4", r"^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)$"),
+    ("uri", URI),
 ];
 
 /// What the native engine takes a schema for.
@@ -173,10 +183,10 @@ impl Kind {
             }
     }
 
-    /// Whether the native engine does what the word says, which is one of `fields`.
+    /// Whether what the word says, which is one of `fields`, is done by the native engine or by
+    /// rules of this node's own.
     pub(super) fn follows(self, word: &str, fields: &Map<String, Value>) -> bool {
         let has = |word: &str| fields.contains_key(word);
-        let is_number = || fields.get(word).is_some_and(Value::is_number);
         match (self, word) {
             (Self::Ref, "$ref")
             | (Self::Ways, "anyOf" | "oneOf")
@@ -198,9 +208,9 @@ impl Kind {
                 !has("pattern") && (has_format(fields) || pattern_of_format(fields).is_some())
             }
             (Self::Text, "minLength" | "maxLength") => has("pattern") || !has_format(fields),
-            (Self::Whole, "minimum" | "maximum") => is_number(),
-            (Self::Whole, "exclusiveMinimum") => !has("minimum") && is_number(),
-            (Self::Whole, "exclusiveMaximum") => !has("maximum") && is_number(),
+            (Self::Whole | Self::Number, word) if BOUNDS.contains(&word) => {
+                bounds::follows(word, fields, self)
+            }
             _ => false,
         }
     }
@@ -216,7 +226,8 @@ pub(super) fn binds(word: &str, value: &Value) -> bool {
         ("format", Value::String(format)) => {
             FORMATS.contains(&format.as_str()) || FORMATS_FOLLOWED.contains(&format.as_str())
         }
-        ("uniqueItems", Value::Bool(is_on)) => *is_on,
+        // The exclusive ones were switches once.
+        ("uniqueItems" | "exclusiveMaximum" | "exclusiveMinimum", Value::Bool(is_on)) => *is_on,
         (
             "additionalItems"
             | "additionalProperties"
@@ -256,7 +267,7 @@ pub(super) fn is_of(kind: &str, value: &Value) -> bool {
 }
 
 /// How many items an array has whose items are each said for themselves.
-fn tuple(fields: &Map<String, Value>) -> Option<usize> {
+pub(super) fn tuple(fields: &Map<String, Value>) -> Option<usize> {
     fields.get("items").or_else(|| fields.get("prefixItems"))?.as_array().map(Vec::len)
 }
 

@@ -40,6 +40,12 @@ fn a_schema_is_counted_with_its_references() {
         format!("{{\"anyOf\":[{}]}}", vec![one; count].join(","))
     };
     let ways = |one: &str, count: usize| format!("{{\"anyOf\":[{}]}}", vec![one; count].join(","));
+    let referring = |count: usize| {
+        let all = |one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<Vec<_>>().join(",");
+        let items = all(&|n| format!("{{\"$ref\":\"#/$defs/{n}\"}}"));
+        let defined = all(&|n| format!("\"{n}\":{{\"const\":{n}}}"));
+        format!("{{\"prefixItems\":[{items}],\"$defs\":{{{defined}}}}}")
+    };
     let named = |word: &str, bytes: usize| format!("{{{word:?}:{{{:?}:{{}}}}}}", "_".repeat(bytes));
     for (schema, usable) in [
         ("{}".to_owned(), true),
@@ -60,6 +66,8 @@ fn a_schema_is_counted_with_its_references() {
         (format!(r#"{{"type":["integer","null"],"enum":[{}1]}}"#, "1,".repeat(1_100)), false),
         (bounded("integer", 30), true),
         (bounded("integer", 40), false),
+        (bounded("number", 30), true),
+        (bounded("number", 40), false),
         (paged(70), true),
         (paged(90), false),
         // What may begin alike is followed at once, and values are not.
@@ -70,12 +78,15 @@ fn a_schema_is_counted_with_its_references() {
         (ways(r#"{"type":"null"},{"type":"string"},{"type":"number"},{"items":{}}"#, 1), true),
         (named("properties", SCHEMA_NAME_BYTES_MAX), true),
         (named("properties", SCHEMA_NAME_BYTES_MAX + 1), false),
-        (named("$defs", SCHEMA_NAME_BYTES_MAX + 1), false),
+        // Nothing leads there.
+        (named("$defs", SCHEMA_NAME_BYTES_MAX + 1), true),
         (named("const", 1_000), true),
         (format!(r##"{{"$ref":"#/const/{0}","const":{{"{0}":{{}}}}}}"##, "_".repeat(600)), false),
         (format!(r#"{{"anyOf":[{}{{}}]}}"#, r#"{"maxLength":1000},"#.repeat(50)), true),
         (format!(r#"{{"anyOf":[{}{{}}]}}"#, r#"{"maxLength":1000},"#.repeat(120)), false),
-        (r##"{"items":{"$ref":"#"}}"##.to_owned(), false),
+        (r##"{"items":{"$ref":"#"}}"##.to_owned(), true),
+        (referring(SCHEMA_REFS_MAX), true),
+        (referring(SCHEMA_REFS_MAX + 1), false),
         (r##"{"$ref":"#/$defs/none"}"##.to_owned(), false),
         // Each of the two would go elsewhere.
         (r##"{"$ref":"#/$defs/a~1b","$defs":{"a/b":{},"a~1b":{}}}"##.to_owned(), false),
@@ -126,7 +137,8 @@ fn a_pattern_is_followed_where_the_native_engine_sees_one_and_is_refused_elsewhe
         (of(r#","allOf":[{"pattern":"b"}]"#), None),
         (format!(r#"{{"allOf":[{}]}}"#, of("")), Some(1)),
         (format!(r#"{{"allOf":[{{"anyOf":[{}]}}]}}"#, of("")), Some(1)),
-        (defined(r##""allOf":[{"$ref":"#/$defs/a"}]"##), Some(2)),
+        (defined(r##""allOf":[{"$ref":"#/$defs/a"}]"##), Some(1)),
+        (defined(r##""allOf":[{"$ref":"#/$defs/a"},{"minLength":1}]"##), Some(2)),
         (r#"{"type":"string","pattern":"("}"#.to_owned(), None),
         // A value is no schema, whatever it looks like.
         (format!(r##"{{"$ref":"#/default","default":{}}}"##, of("")), None),
@@ -263,7 +275,7 @@ fn what_is_not_followed_is_refused_by_its_name_or_left_out() {
         (
             r##"{"$defs":{"a":{"type":"null"}},"$ref":"#/$defs/a","type":"null"}"##,
             "type",
-            r##"{"$defs":{"a":{"type":"null"}},"$ref":"#/$defs/a"}"##,
+            r#"{"$ref":"value-x-0"}"#,
         ),
         (
             r#"{"type":"object","properties":{"a":{}},"anyOf":[{"type":"null"}]}"#,
@@ -284,32 +296,54 @@ fn what_is_not_followed_is_refused_by_its_name_or_left_out() {
 }
 
 #[test]
-fn bounds_of_numbers_and_formats_that_cannot_be_followed_go_from_a_strict_schema_too() {
-    for (schema, followed) in [
-        (r#"{"type":"number","minimum":0}"#, r#"{"type":"number"}"#),
-        (r#"{"type":["number","null"],"maximum":1}"#, r#"{"type":["number","null"]}"#),
-        (r#"{"type":"integer","minimum":1,"multipleOf":5}"#, r#"{"type":"integer","minimum":1}"#),
+fn a_bound_of_a_number_and_a_format_that_cannot_be_followed_are_named_with_their_place() {
+    for (schema, word, followed) in [
         (
-            r#"{"type":"integer","minimum":1,"exclusiveMinimum":true}"#,
+            r#"{"type":"number","minimum":0.5,"maximum":1}"#,
+            "minimum",
+            r#"{"type":"number","maximum":1}"#,
+        ),
+        (r#"{"type":["number","null"],"maximum":1.5}"#, "maximum", r#"{"type":["number","null"]}"#),
+        (r#"{"type":"number","multipleOf":5}"#, "multipleOf", r#"{"type":"number"}"#),
+        (
+            r#"{"type":"integer","minimum":1,"multipleOf":5}"#,
+            "multipleOf",
             r#"{"type":"integer","minimum":1}"#,
         ),
-        (r#"{"minimum":1}"#, "{}"),
-        (r#"{"type":"string","format":"uri","minLength":1}"#, r#"{"type":"string","minLength":1}"#),
+        (
+            r#"{"type":"integer","minimum":1,"exclusiveMinimum":true}"#,
+            "exclusiveMinimum",
+            r#"{"type":"integer","minimum":1}"#,
+        ),
+        (r#"{"minimum":1}"#, "minimum", "{}"),
+        (
+            r#"{"type":"string","format":"ipv6","minLength":1}"#,
+            "format",
+            r#"{"type":"string","minLength":1}"#,
+        ),
+        (
+            r#"{"type":"string","pattern":"a","format":"email"}"#,
+            "format",
+            r#"{"type":"string","pattern":"^pattern-x-0$"}"#,
+        ),
         // With such a length its pattern comes to too much.
         (
             r#"{"type":"string","format":"email","maxLength":1000}"#,
+            "format",
             r#"{"type":"string","maxLength":1000}"#,
         ),
     ] {
-        for read in [read, read_loosely] {
-            assert_eq!(read(schema).unwrap().root.to_string(), followed, "{schema}");
-        }
+        let within = format!(r#"{{"type":"object","properties":{{"a":{schema}}}}}"#);
+        let refused = read(&within).unwrap_err();
+        assert!(refused.starts_with(&format!("{word} ")), "{schema}: {refused}");
+        assert!(refused.contains(" #/properties/a;"), "{schema}: {refused}");
+        assert_eq!(read_loosely(schema).unwrap().root.to_string(), followed, "{schema}");
     }
 }
 
 #[test]
 fn some_formats_are_followed_as_patterns() {
-    for format in ["duration", "email", "hostname", "ipv4"] {
+    for format in ["duration", "email", "hostname", "ipv4", "uri"] {
         for schema in [
             format!(r#"{{"type":"string","format":"{format}"}}"#),
             format!(r#"{{"type":["string","null"],"format":"{format}"}}"#),
@@ -352,6 +386,8 @@ fn what_is_followed_or_binds_nothing_is_left_as_it_is() {
         r#"{"type":"object","properties":{"a":{"const":1},"b":{}},"required":["a"]}"#,
         r#"{"type":"object","additionalProperties":{"type":"boolean"}}"#,
         r#"{"type":"integer","exclusiveMinimum":0,"maximum":9}"#,
+        r#"{"type":"number","minimum":0,"exclusiveMaximum":1.0}"#,
+        r#"{"type":["number","null"],"exclusiveMinimum":-1}"#,
         r#"{"type":"array","items":{"type":"null"},"minItems":1,"maxItems":3,"uniqueItems":false}"#,
         r#"{"type":"array","prefixItems":[{},{"type":"null"}],"minItems":2,"maxItems":2}"#,
         r#"{"type":"string","format":"date-time"}"#,
@@ -394,7 +430,7 @@ fn schemas_that_hold_together_are_made_one() {
         ),
         (
             r##"{"$defs":{"a":{"minLength":1}},"type":"string","allOf":[{"$ref":"#/$defs/a"}]}"##,
-            r#"{"$defs":{"a":{"minLength":1}},"type":"string","minLength":1}"#,
+            r#"{"type":"string","minLength":1}"#,
         ),
     ] {
         let joined: Value = serde_json::from_str(joined).unwrap();
@@ -464,4 +500,202 @@ fn patterns_that_come_to_too_much_are_all_left_out_where_they_may_be() {
     let same = r#"{"type":"string","pattern":"(?=a)b"}"#;
     let same = format!(r#"{{"prefixItems":[{}]}}"#, vec![same; 100].join(","));
     assert!(read_loosely(&same).is_ok());
+}
+
+#[test]
+fn a_schema_that_refers_to_itself_becomes_rules_that_do() {
+    let tree = r##"{"type":"object","properties":{"name":{"type":"string"},
+        "children":{"type":"array","items":{"$ref":"#"}}},"required":["name","children"]}"##;
+    let rules = read(tree).unwrap().rules().unwrap();
+    for line in [
+        "x-children-item ::= value-x-0-root",
+        "value-x-0-children-item ::= value-x-0-root",
+        r#"value-x-0-name-kv ::= "\"name\"" value-x-0-space ":" value-x-0-space value-x-0-string"#,
+    ] {
+        assert_eq!(rules.lines().filter(|one| *one == line).count(), 1, "{line}\n{rules}");
+    }
+    assert_eq!(rules.lines().filter(|line| line.starts_with("value-x-0-root ::= ")).count(), 1);
+    // A name that would be the same as another one's, and a value that looks like a rule's name.
+    let alike = r##"{"$defs":{"a b":{"const":1},"a-b":{"const":"value-x-0-root"}},
+        "prefixItems":[{"$ref":"#/$defs/a b"},{"$ref":"#/$defs/a-b"}]}"##;
+    let rules = read(alike).unwrap().rules().unwrap();
+    for line in [
+        "x-tuple-0 ::= value-x-0-root",
+        "x-tuple-1 ::= value-x-1-root",
+        "value-x-0-root ::= \"1\"",
+        r#"value-x-1-root ::= "\"value-x-0-root\"""#,
+    ] {
+        assert_eq!(rules.lines().filter(|one| *one == line).count(), 1, "{line}\n{rules}");
+    }
+}
+
+#[test]
+fn the_rules_of_a_number_with_bounds_stand_in_its_place() {
+    let schema = r##"{"$defs":{"share":{"type":"number","minimum":0,"maximum":1}},
+        "type":"object","properties":{
+        "a":{"type":"number","minimum":0.0,"maximum":1},
+        "b":{"anyOf":[{"type":"number","exclusiveMinimum":9},{"type":"null"}]},
+        "c":{"type":["number","null"],"maximum":1,"minimum":0},
+        "d":{"type":"array","items":{"$ref":"#/$defs/share"}},
+        "e":{"const":{"type":"number","minimum":0}},
+        "f":{"const":"value-x-number-0"},
+        "g":{"type":"number"}}}"##;
+    let rules = read(schema).unwrap().rules().unwrap();
+    for line in [
+        "x-a ::= value-x-number-0",
+        "x-b-0 ::= value-x-number-1",
+        "x-b ::= x-b-0 | x-null",
+        "x-c-0 ::= value-x-number-0",
+        "x-d-item ::= value-x-0-root",
+        "value-x-0-root ::= value-x-number-0",
+        r#"x-f ::= "\"value-x-number-0\"""#,
+        r#"value-x-number-0 ::= ([0-0]) ("." [0-9]{1,16})? | "1" ("." [0]{1,16})?"#,
+    ] {
+        assert_eq!(rules.lines().filter(|one| *one == line).count(), 1, "{line}\n{rules}");
+    }
+    assert_eq!(rules.lines().filter(|line| line.starts_with("value-x-number-")).count(), 2);
+    assert!(rules.contains("\nx-g-kv ::= ") && rules.contains(" x-number\n"), "{rules}");
+}
+
+#[test]
+fn tools_refer_to_what_is_their_own() {
+    let tool = |name: &str, kind: &str| {
+        let arguments = format!(
+            r##"{{"properties":{{"v":{{"type":"{kind}"}},"next":{{"$ref":"#/$defs/0"}}}},
+            "$defs":{{"0":{{"type":["{kind}","array"],"items":{{"$ref":"#/$defs/0"}}}}}}}}"##
+        );
+        CallSchema { name: name.to_owned(), arguments: JsonSchema::new(arguments, true) }
+    };
+    let tools = [tool("f", "boolean"), tool("g", "null")];
+    let schema = Schema::of_calls(&tools, "x", &mut { SCHEMA_NODES_MAX }).unwrap();
+    let rules = schema.rules().unwrap();
+    for (n, kind) in [(0, "boolean"), (1, "null")] {
+        let next = format!("x-alternative-{n}-arguments-next ::= value-x-{n}-root\n");
+        assert!(rules.contains(&next), "{rules}");
+        assert!(rules.contains(&format!("value-x-{n}-{kind} ::= ")), "{rules}");
+    }
+    assert!(!rules.contains("value-x-0-null ::= "), "{rules}");
+}
+
+#[test]
+fn a_schema_that_refers_to_itself_ends_and_is_told_apart_before_it_does() {
+    let node = |more: &str| format!(r##"{{"$ref":"#/$defs/n","$defs":{{"n":{more}}}}}"##);
+    let ways = |all: &str| node(&format!(r#"{{"anyOf":[{all}]}}"#));
+    let kind = |value: &str, more: &str| {
+        format!(
+            r##"{{"type":"object","properties":{{"kind":{{"const":"{value}"}}{more}}},
+            "required":["kind","of"]}}"##
+        )
+    };
+    let of = r##","of":{"$ref":"#/$defs/n"}"##;
+    let again = r##"{"$ref":"#/$defs/n"}"##;
+    let list = format!(r#"{{"type":"array","items":{again}}}"#);
+    for (schema, problem) in [
+        (node(&list), ""),
+        (ways(&format!(r#"{list},{{"type":"null"}}"#)), ""),
+        (ways(&format!(r#"{},{},{{"type":"number"}}"#, kind("a", of), kind("b", of))), ""),
+        (node(&format!(r#"{{"properties":{{"next":{again}}}}}"#)), ""),
+        (
+            node(&format!(
+                r#"{{"properties":{{"next":{{"anyOf":[{again},{{"type":"null"}}]}}}},
+                "required":["next"]}}"#
+            )),
+            "",
+        ),
+        // What stands alone in `allOf` stays a reference.
+        (node(&format!(r#"{{"properties":{{"next":{{"allOf":[{again}],"title":"T"}}}}}}"#)), ""),
+        (node(&format!(r#"{{"type":"array","items":{again},"minItems":1}}"#)), "none ends"),
+        (node(&format!(r#"{{"prefixItems":[{again}]}}"#)), "none ends"),
+        (node(&format!(r#"{{"properties":{{"next":{again}}},"required":["next"]}}"#)), "none ends"),
+        (ways(&format!("{},{}", kind("a", of), kind("b", of))), "none ends"),
+        (r##"{"$ref":"#"}"##.to_owned(), "nothing in between"),
+        (node(again), "nothing in between"),
+        (
+            r##"{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}"##
+                .to_owned(),
+            "nothing in between",
+        ),
+        (ways(&format!(r#"{again},{{"type":"null"}}"#)), "nothing in between"),
+        (ways(&format!("{list},{list}")), "begin alike"),
+        (ways(&format!("{list},{{}}")), "begin alike"),
+        (ways(&format!(r#"{list},{{"const":[[]]}}"#)), "begin alike"),
+        (ways(&format!(r#"{},{},{{"type":"null"}}"#, kind("a", of), kind("a", of))), "begin alike"),
+        (format!(r#"{{"anyOf":[{again},{again}],"$defs":{{"n":{list}}}}}"#), "begin alike"),
+    ] {
+        for read in [read, read_loosely] {
+            let read = read(&schema);
+            assert_eq!(read.is_ok(), problem.is_empty(), "{schema}: {read:?}");
+            match read {
+                Ok(schema) => assert!(schema.rules().is_ok()),
+                Err(reason) => assert!(reason.contains(problem), "{schema}: {reason}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn alternatives_with_too_many_values_to_tell_apart_are_refused_with_a_reason_of_their_own() {
+    for (values, usable) in [(150, true), (900, false)] {
+        let one = |name: &str| {
+            let all = (0..values).map(|n| format!("\"{name}{n}\"")).collect::<Vec<_>>().join(",");
+            format!(
+                r##"{{"type":"object","properties":{{"kind":{{"enum":[{all}]}},
+                "of":{{"$ref":"#/$defs/{name}"}}}},"required":["kind"]}}"##
+            )
+        };
+        let (a, b) = (one("a"), one("b"));
+        let schema = format!(
+            r##"{{"anyOf":[{{"$ref":"#/$defs/a"}},{{"$ref":"#/$defs/b"}}],
+            "$defs":{{"a":{a},"b":{b}}}}}"##
+        );
+        let read = read(&schema).map(drop);
+        assert_eq!(read.is_ok(), usable, "{values}: {read:?}");
+        assert!(read.err().is_none_or(|reason| reason.contains("steps to tell apart")));
+    }
+}
+
+#[test]
+fn a_schema_is_counted_before_its_alternatives_are_told_apart() {
+    let refs = |place: &str| vec![format!(r##"{{"$ref":"#/{place}"}}"##); 30].join(",");
+    let (a, b) = (refs("a"), refs("b"));
+    let values = vec!["1"; 1_830].join(",");
+    let schema = format!(
+        r##"{{"a":{{"enum":[{values}]}},"b":{{"anyOf":[{a}]}},"c":{{"anyOf":[{b}]}},
+        "d":{{"type":"array","items":{{"$ref":"#/d"}}}},"e":[{{"anyOf":[{{"$ref":"#/c"}}]}}]}}"##
+    );
+    let reason = read(&schema).unwrap_err();
+    assert!(reason.starts_with("the schemas of an answer count"), "{reason}");
+}
+
+#[test]
+fn a_reference_leads_to_an_object_or_a_boolean() {
+    for (target, usable) in
+        [("{}", true), ("true", true), ("[[[[]]]]", false), ("[]", false), ("1", false)]
+    {
+        let schema = format!(r##"{{"items":{{"$ref":"#/x"}},"x":{target}}}"##);
+        let read = read_loosely(&schema).map(drop);
+        assert_eq!(read.is_ok(), usable, "{target}: {read:?}");
+        assert!(read.err().is_none_or(|reason| reason.contains("no schema")), "{target}");
+    }
+    let places = ["#/x", "#/x/0", "#/x/0/0"].map(|place| format!(r#"{{"$ref":"{place}"}}"#));
+    let schema = format!(r#"{{"prefixItems":[{}],"x":[[[[]]]]}}"#, places.join(","));
+    assert!(read_loosely(&schema).unwrap_err().contains("no schema"));
+}
+
+#[test]
+fn what_only_unused_definitions_lead_to_becomes_no_rules() {
+    let values = vec!["1"; SCHEMA_NODES_MAX].join(",");
+    let text = format!(
+        r##"{{"properties":{{"p":{{"$ref":"#/$defs/a"}}}},"$defs":{{
+        "a":{{"type":"array","items":{{"$ref":"#/$defs/b"}}}},"b":{{"type":"null"}},
+        "unused":{{"$ref":"#/$defs/large"}},"large":{{"enum":[{values}]}}}}}}"##
+    );
+    let tool = CallSchema { name: "f".to_owned(), arguments: JsonSchema::new(&*text, true) };
+    let calls = Schema::of_calls(&[tool], "x", &mut { SCHEMA_NODES_MAX });
+    for schema in [read(&text), calls] {
+        let schema = schema.unwrap();
+        let places: Vec<&String> = schema.targets.iter().map(|(name, _)| name).collect();
+        assert_eq!(places, ["value-x-0", "value-x-1"]);
+        assert!(schema.rules().is_ok());
+    }
 }

@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use tirami_core::{Digest, JobId, ModelDigest};
+use tirami_core::{Digest, ModelDigest};
 use tirami_infer::engine::{EmbedError, Engine, Failure};
 use tirami_kernel::scheduler::Preferences;
 use tirami_ledger::command::{Actor, StartJob};
@@ -181,7 +181,7 @@ impl Run {
     fn start(&self, engine: &dyn Engine, prompt_tokens: u32) -> Result<StartJob, ApiError> {
         let model = engine.model();
         Ok(StartJob {
-            job: JobId::from_bytes(crate::keys::random().map_err(no_randomness)?),
+            job: crate::keys::job_id().map_err(no_randomness)?,
             model: model.digest,
             shape: model.shape.without_attention(),
             request: Digest::of(&self.body),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tirami_infer::calls::Said;
-use tirami_infer::engine::TokenLogprobs;
+use tirami_infer::engine::{Likely, TokenLogprobs};
 use tirami_sdk::types::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatMessage, ChatResponse, ChoiceLogprobs,
     Content, FunctionDelta, TokenLogprob, ToolCall, ToolCallDelta, TopLogprob,
@@ -145,20 +145,21 @@ fn message(answer: Answer, id: &str, choice: usize) -> ChatMessage {
 
 /// The likelihoods as the interface shows them; none where none were asked for.
 fn shown(likely: Vec<TokenLogprobs>, is_asked: bool) -> Option<ChoiceLogprobs> {
+    is_asked.then(|| ChoiceLogprobs { content: likely.into_iter().map(token).collect() })
+}
+
+/// A token's likelihood as OpenAI's interfaces show it.
+pub(in crate::http) fn token(token: TokenLogprobs) -> TokenLogprob {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let content = likely.into_iter().map(|token| TokenLogprob {
+    let top = |top: Likely| TopLogprob {
+        token: text(&top.bytes),
+        logprob: top.logprob.into(),
+        bytes: top.bytes,
+    };
+    TokenLogprob {
         token: text(&token.chosen.bytes),
         logprob: token.chosen.logprob.into(),
         bytes: token.chosen.bytes,
-        top_logprobs: token
-            .top
-            .into_iter()
-            .map(|top| TopLogprob {
-                token: text(&top.bytes),
-                logprob: top.logprob.into(),
-                bytes: top.bytes,
-            })
-            .collect(),
-    });
-    is_asked.then(|| ChoiceLogprobs { content: content.collect() })
+        top_logprobs: token.top.into_iter().map(top).collect(),
+    }
 }

@@ -17,6 +17,7 @@ use crate::http::error::ApiError;
 use crate::responses::Kept;
 
 pub(super) use chat::ChatForm;
+pub(in crate::http) use chat::token;
 pub(super) use completion::CompletionForm;
 
 /// How the answers to one request are told: as a stream, or whole.
