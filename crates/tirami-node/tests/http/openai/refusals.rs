@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tirami_sdk::types::{Limits, Scope};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::{adds, ask, body, events, give, patient_seller, request, selling, standing_still};
 use crate::support::{Raw, TestNode, script};
@@ -132,9 +132,10 @@ async fn who_has_spent_a_budget_is_refused_and_the_server_is_not_asked() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_or_speaks_no_tls_or_says_nothing_is_told_apart() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // It has its port, so that no other test gets it, and hears nobody there.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let gone = format!("http://{}", nobody.local_addr().unwrap());
-    drop(nobody);
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let no_tls = format!("https://{}", plain.local_addr().unwrap());
     tokio::spawn(async move {
