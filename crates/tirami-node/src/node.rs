@@ -164,6 +164,7 @@ impl Node {
     }
 
     async fn run(options: NodeOptions, http: HttpConfig) -> Result<RunningNode, StartError> {
+        crate::memory::return_large_blocks();
         let NodeOptions { data_dir, bind, models, config, mesh } = options;
         let first = models.first();
         let served = first.as_ref().map(|model| model.info().shape);
