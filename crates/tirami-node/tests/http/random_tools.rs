@@ -88,7 +88,8 @@ impl Engine for Parrot {
                 made += 1;
             }
             let finish = if text.is_empty() { Finish::Stop } else { Finish::Length };
-            let _ = sender.send(Piece::End { text: answer.finish(), finish }).await;
+            // Whoever asked may have left.
+            drop(sender.send(Piece::End { text: answer.finish(), finish }).await);
         });
         Ok(Generation::new(pieces, progress))
     }

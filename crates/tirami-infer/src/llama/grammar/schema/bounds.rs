@@ -327,6 +327,15 @@ mod tests {
         }
     }
 
+    fn takes_just(fields: &str, kind: Kind, taken: &[&str], others: &[&str]) {
+        let range = range(fields, kind).unwrap();
+        for (texts, is_taken) in [(taken, true), (others, false)] {
+            for text in texts {
+                assert_eq!(takes(range, text), is_taken, "{fields}: {text}");
+            }
+        }
+    }
+
     #[test]
     fn a_number_is_taken_where_it_keeps_its_bounds() {
         for (fields, taken, others) in [
@@ -362,12 +371,7 @@ mod tests {
             (r#"{"minimum":0,"exclusiveMinimum":false}"#, &["0"], &["-1"]),
             (r#"{"minimum":0.5,"maximum":1}"#, &["0", "-3", "1"], &["1.5"]),
         ] {
-            let range = range(fields, Kind::Number).unwrap();
-            for (texts, is_taken) in [(taken, true), (others, false)] {
-                for text in texts {
-                    assert_eq!(takes(range, text), is_taken, "{fields}: {text}");
-                }
-            }
+            takes_just(fields, Kind::Number, taken, others);
         }
     }
 
@@ -388,12 +392,7 @@ mod tests {
                 &["9007199254740992", "-9007199254740992", "9999999999999999"],
             ),
         ] {
-            let range = range(fields, Kind::Whole).unwrap();
-            for (texts, is_taken) in [(taken, true), (others, false)] {
-                for text in texts {
-                    assert_eq!(takes(range, text), is_taken, "{fields}: {text}");
-                }
-            }
+            takes_just(fields, Kind::Whole, taken, others);
         }
     }
 
